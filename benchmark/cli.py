@@ -1,0 +1,239 @@
+"""The command `reclaim`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from . import published, tuning
+from .datasets import asset
+from .engines import jobs_of, run_jobs
+from .recipes import CHOSEN, RECIPES, find_recipe
+from .records import RecordStore, default_store
+from .statistics import mean_interval
+from .streams import STREAMS, find_stream
+
+
+def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value != "cpu":
+        import torch  # seconds that the default should not cost
+
+        try:
+            torch.empty(0, device=value)
+        except (RuntimeError, AssertionError) as error:
+            raise click.BadParameter(f"{value!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return value
+
+
+RECORDS = click.option("--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records].")
+JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at a time [default: one per core].")
+DEVICE = click.option("--device", default="cpu", callback=_device, help="Torch device.")
+
+
+class _Commands(click.Group):
+    """Turns the errors that a user can mend into one line without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, RuntimeError, TypeError, OSError, FloatingPointError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted: finished runs are on record, the same command goes on from them") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="reclaim")
+def main() -> None:
+    """Re-run the claims of continual-learning papers with many seeds, and say which of them hold."""
+
+
+@main.command("list")
+@click.argument("thing", required=False)
+def list_(thing: str | None) -> None:
+    """List recipes, streams, backbones, claims or cells, or show one of them in full.
+
+    THING is one of these words, or the name of a recipe, stream, claim or cell. Without it, everything is listed but the cells.
+    """
+    tables = {"recipes": _recipes, "streams": _streams, "backbones": _backbones, "claims": _claims, "cells": _cells}
+    if thing is None:
+        for title in ("recipes", "streams", "backbones", "claims"):
+            click.echo(f"{title}\n{tables[title]()}\n")
+    elif thing in tables:
+        click.echo(tables[thing]())
+    else:
+        click.echo(_in_full(thing))
+
+
+def _recipes() -> str:
+    rows = [(r.name, r.title, r.home, r.hyperparameters_from) for r in RECIPES.values()]
+    return tabulate(rows, headers=("name", "method", "home stream", "hyper-parameters"))
+
+
+def _streams() -> str:
+    return tabulate([(s.name, len(s.sizes), s.description) for s in STREAMS.values()], headers=("name", "experiences", "classes"))
+
+
+def _backbones() -> str:
+    report = json.loads(asset("quickdraw_vit.json").read_text())
+    held_out = f"{report['held_out_accuracy']:.1f}% on held-out drawings of its 245 upstream classes"
+    rows = [("quickdraw_vit", f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}")]
+    return tabulate([*rows, ("any timm model", "with random weights; see timm.list_models()")], headers=("name", "what"))
+
+
+def _claims() -> str:
+    rows = [
+        (c.id, c.family, f"{c.better} {'>' if c.kind == 'superior' else '>='} {c.worse}", c.stream, c.metric) for c in published.claims()
+    ]
+    return tabulate(rows, headers=("claim", "family", "says", "stream", "metric"))
+
+
+def _cells() -> str:
+    rows = [(c.id, c.published.mean, c.published.std, c.published.n) for c in published.cells()]
+    return tabulate(rows, headers=("cell", "mean", "std", "runs"))
+
+
+def _in_full(name: str) -> str:
+    if name in STREAMS:
+        stream = STREAMS[name]
+        return f"{stream.name}: {stream.description}\nclasses per experience: {', '.join(map(str, stream.sizes))}\ntier: {stream.tier}"
+    for entry in (*published.claims(), *published.cells()):
+        if entry.id == name:
+            return tabulate([(key, value) for key, value in vars(entry).items()], tablefmt="plain")
+    if name not in RECIPES:
+        everything = [*RECIPES, *STREAMS, *(entry.id for entry in (*published.claims(), *published.cells()))]
+        similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
+        raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
+    recipe = RECIPES[name]
+    choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else f"tuned as: {recipe.tuned_as}"
+    settings = json.dumps(recipe.config.as_dict(), indent=1)
+    return f"{recipe.name}: {recipe.title}\n{recipe.description}\nhome stream: {recipe.home}\n{choice}\n{settings}"
+
+
+def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    first, dash, last = value.partition("-")
+    try:
+        seeds = range(int(first), int(last) + 1) if dash else range(int(first))
+    except ValueError:
+        seeds = range(0)
+    if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32:
+        raise click.BadParameter(f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds lie below 2**32")
+    return list(seeds)
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("stream", required=False)
+@click.option("--seeds", default="1", callback=_seeds, help="How many (seeds 0, 1, ...), or a range such as 3-7.")
+@JOBS
+@RECORDS
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as lr=0.1 or alignment.tau=0.05; repeatable."
+)
+@click.option("--again", is_flag=True, help="Make runs anew that are on record already.")
+@DEVICE
+def run(
+    recipe: str,
+    stream: str | None,
+    seeds: list[int],
+    jobs: int | None,
+    records: Path | None,
+    settings: tuple[str, ...],
+    again: bool,
+    device: str,
+) -> None:
+    """Run RECIPE on STREAM (by default the recipe's home stream) and record every seed.
+
+    A run already on record is not run again. Interrupting keeps what is finished.
+    """
+    found = find_recipe(recipe)
+    target = find_stream(stream or found.home)
+    store = RecordStore(records) if records else default_store()
+    made = run_jobs(jobs_of(found, target, seeds, settings, device), store, jobs, again)
+    rows = []
+    for metric in published.METRICS:
+        summary = mean_interval([published.metric_of(record, metric) for record in made])
+        interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}" if summary.interval else "none (one run)"
+        rows.append((metric, f"{summary.mean:.2f}", "-" if summary.std is None else f"{summary.std:.2f}", interval))
+    click.echo(
+        tabulate(rows, headers=(f"{found.name} on {target.name}, n = {len(made)}", "mean", "std", "95% interval"), disable_numparse=True)
+    )
+
+
+@main.command()
+@click.argument("recipes", nargs=-1)
+@click.option("--seeds", "n_seeds", default=len(tuning.SEEDS), type=click.IntRange(1), help="Seeds per candidate (1000, 1001, ...).")
+@JOBS
+@click.option("--output", type=click.Path(path_type=Path), help=f"Where the choice is written [default: the package's assets/{CHOSEN}].")
+def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path | None) -> None:
+    """Choose the hyper-parameters of RECIPES (default: all that have a grid) on the validation part, and record the choice."""
+    chosen = [find_recipe(name) for name in recipes] or [r for r in RECIPES.values() if r.grid]
+    path = output or asset(CHOSEN)
+    tuning.save(path, {})  # a file that cannot be written should be known before hours of training
+    try:
+        choices = tuning.sweep(chosen, range(tuning.SEEDS[0], tuning.SEEDS[0] + n_seeds), jobs)
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted: no choice is made of half a sweep, and its runs are not kept") from None
+    tuning.save(path, choices)
+    for name, choice in choices.items():
+        rows = [
+            (json.dumps(c["settings"]), f"{c['score']:.2f}", "chosen" * (c["settings"] == choice["settings"])) for c in choice["candidates"]
+        ]
+        click.echo(tabulate(rows, headers=(name, choice["metric"], ""), disable_numparse=True) + "\n")
+
+
+@main.command()
+@RECORDS
+@click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
+def leaderboard(records: Path | None, output: Path) -> None:
+    """Write embedded.md and embedded.csv from the records: same records, same bytes."""
+    from .leaderboard import write
+
+    store = RecordStore(records) if records else default_store()
+    for path in write(store, output):
+        click.echo(f"wrote {path}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def conform(files: Sequence[Path]) -> None:
+    """Hold the implementations against golden FILES (.npz): the largest deviation beside its tolerance; fails beyond it."""
+    from . import conform as conformance
+
+    rows = []
+    for path in files:
+        try:
+            deviations = conformance.check(path)
+        except conformance.UnsupportedGolden as error:
+            rows.append((path.name, str(error), "", "", "not checked"))
+            continue
+        rows += [(path.name, d.quantity, f"{d.value:.3g}", f"{d.tolerance:.3g}", "ok" if d.within else "BEYOND") for d in deviations]
+    click.echo(tabulate(rows, headers=("file", "quantity", "largest deviation", "tolerance", ""), disable_numparse=True))
+    if any(row[-1] == "BEYOND" for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("backbone", type=click.Choice(["quickdraw"]))
+@click.option("--output", type=click.Path(path_type=Path), default=Path("pretrained"), help="Folder of weights, report and checkpoint.")
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@DEVICE
+def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads: int, device: str) -> None:
+    """Pretrain the embedded backbone on the upstream drawings; the same command goes on from its checkpoint."""
+    from .pretrain import Pretraining
+    from .pretrain import pretrain as train
+
+    report = train(Pretraining(seed=seed, **({"epochs": epochs} if epochs else {})), output, device, threads)
+    click.echo(f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings; fingerprint {report['fingerprint']}; wrote {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The configuration of a run: every number that shapes its result, in parts that are absent when unused."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+from .datasets import Part
+
+Seeding = Literal["class_order", "class_order+initialisation"]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Classifier alignment after each experience (SLCA, stage 2); the switches are F3-F6 of docs/fidelity.md.
+
+    :ivar lr: the heads' rate of stage 1 when absent, as in the code.
+    """
+
+    epochs: int = 5
+    samples_per_class: int = 256
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    tau: float = 0.1
+    ridge: float = 1e-4
+    mean_decay: bool = True
+    task_index: Literal["true", "reference"] = "true"
+    restore_heads: bool = True
+
+
+@dataclass(frozen=True)
+class Olor:
+    """Weight rollback in the optimizer (OLOR); the switches are F8-F12 of docs/fidelity.md."""
+
+    rollback_input: float = 0.01
+    rollback_output: float = 0.0
+    rollback_power: float = 1.0
+    counting: Literal["layers", "tensors"] = "layers"
+    rollback_decay: Literal["paper", "reference"] = "reference"
+    anchor: Literal["pretrained", "previous"] = "pretrained"
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """EPG mixed with cross-entropy (aEPG): the schedule's name, or the constant weight of cross-entropy (0 is pure EPG); F22."""
+
+    schedule: str | float = "sigmoid"
+    tau: float = 6.0
+    horizon: Literal["task", "stream"] = "task"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA on keys and values of the first blocks, frozen for the first epochs of each experience but the first (F17, F18)."""
+
+    blocks: int = 3
+    rank: int = 4
+    frozen_epochs: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, but for its stream and seed.
+
+    :ivar numerics: raised by whoever changes a recipe's numbers: its runs are then made again.
+    :ivar seeding: what the seed varies (F2).
+    :ivar joint: train on all experiences as one.
+    :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
+    :ivar schedule: of the learning rate, over the epochs of one experience.
+    :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
+    """
+
+    numerics: int = 1
+    backbone: str = "quickdraw_vit"
+    part: Part = "test"
+    seeding: Seeding = "class_order+initialisation"
+    joint: bool = False
+    trainable: Literal["all", "heads"] = "all"
+    epochs: int = 4
+    batch_size: int = 32
+    augment: bool = True
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.03
+    slow_factor: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    head_init_std: float = 0.02
+    final_norm: Literal["pretrained", "fresh"] = "pretrained"
+    alignment: Alignment | None = None
+    olor: Olor | None = None
+    annealing: Annealing | None = None
+    lora: Lora | None = None
+    l2_sp: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values; parts that are absent are left out, so that adding a part to this class changes no hash."""
+        return _as_dict(self)
+
+    def set(self, assignments: Iterable[str]) -> Config:
+        """A copy with ``key=value`` applied, such as ``lr=0.1``, ``alignment.tau=0.05``, ``olor=null`` or ``olor={}``.
+
+        :raises ValueError: no such key, a value of the wrong kind, or a combination that means nothing.
+        """
+        values = dict(vars(self))
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"cannot read {assignment!r}: write key=value, such as lr=0.1")
+            _assign(Config, values, key.strip(), key.strip().split("."), _parse(text.strip()))
+        return Config(**values)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "head_init_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("slow_factor", "momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.trainable == "heads" and (self.lora or self.olor or self.l2_sp is not None):
+            raise ValueError("trainable='heads' freezes the backbone: lora, olor and l2_sp would do nothing; set them to null")
+        if self.olor and self.l2_sp is not None:
+            raise ValueError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
+
+
+def _as_dict(part: Any) -> dict[str, Any]:
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {name: _as_dict(v) if is_dataclass(v) else v for name, v in values.items() if v is not None}
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The configuration that :meth:`Config.as_dict` wrote."""
+    return Config().set(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value: Any) -> None:
+    """Put one value among the fields of a configuration or part, which is built when all are in: their order must not matter."""
+    name, *rest = path
+    hints = typing.get_type_hints(kind)
+    if name not in hints:
+        similar = difflib.get_close_matches(name, hints, n=3) or list(hints)
+        raise ValueError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")
+    inner = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
+    if rest and inner is None:
+        raise ValueError(f"unknown setting {key!r}: {name!r} has no parts")
+    if inner is not None and (rest or isinstance(value, dict)):
+        part = dict(vars(values[name] if rest and values[name] else inner()))
+        if rest:
+            _assign(inner, part, key, rest, value)
+        else:
+            for inner_name, inner_value in value.items():
+                _assign(inner, part, f"{key}.{inner_name}", [inner_name], inner_value)
+        values[name] = inner(**part)
+    else:
+        values[name] = _checked(key, value, hints[name])
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """The value if it is of the kind that the field's type hint says; an integer passes for a float, NaN and infinity do not."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return value
+        elif option is float:
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        elif option is types.NoneType:
+            if value is None:
+                return None
+        elif type(value) is option:
+            return value
+    names = {float: "a finite number", int: "an integer", types.NoneType: "null"}
+    expected = " or ".join(
+        "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o, o.__name__) for o in options
+    )
+    raise ValueError(f"{key} must be {expected}, got {value!r}")

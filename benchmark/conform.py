@@ -1,0 +1,222 @@
+"""Holds the implementations against golden vectors recorded from the papers' public code.
+
+A golden file is an ``.npz`` archive; which implementation it tests is recognised by the arrays in it. Each implementation runs in its
+``reference`` mode, and the largest deviation is compared with the tolerance that comes with the vectors.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from reclaim.strategies.gaussians import ClassGaussians
+from reclaim.strategies.heads import TaskHeads
+from reclaim.strategies.olor import OLORSGD, OLORAdam, layer_depths
+from reclaim.strategies.peft import LoRA, attach_lora
+from reclaim.strategies.slca import align_heads
+from timm.models.vision_transformer import VisionTransformer
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One quantity of a golden file: how far the implementation is from it, and how far it may be."""
+
+    quantity: str
+    value: float
+    tolerance: float
+
+    @property
+    def within(self) -> bool:
+        # written so that NaN is not within
+        return self.value <= self.tolerance
+
+
+# --- OLOR ---
+def olor(arrays: Arrays) -> list[Deviation]:
+    """The parameters after every step of a recorded trajectory; its learning rate falls to 0 along a cosine."""
+    lr, steps, pretrained = float(arrays["lr0"]), int(arrays["steps"]), int(arrays["n_pretrained"])
+    count = sum(name.startswith("init_") for name in arrays)
+    params = torch.nn.ParameterList(torch.from_numpy(arrays[f"init_{i}"].copy()) for i in range(count))
+    depths = layer_depths(torch.nn.ParameterList(params[:pretrained]), counting="tensors")
+    # The code's b: lambda is lr b for Adam, and b for SGD, to which the authors' script gives b = iota / lr; so iota is lr b for both.
+    rollback = {
+        "rollback_input": lr * float(arrays["back_level_max"]),
+        "rollback_output": lr * float(arrays["back_level_min"]),
+        "rollback_power": float(arrays["back_pow"]),
+    }
+    optimizer: OLORAdam | OLORSGD
+    if str(arrays["kind"]) == "adam":
+        optimizer = OLORAdam(params, lr, depths, rollback_decay="reference", **rollback)
+    else:
+        optimizer = OLORSGD(
+            params,
+            lr,
+            depths,
+            momentum=float(arrays["beta"]),
+            gradient_damping="reference",
+            lr_factor="reference",
+            momentum_average="reference",
+            **rollback,
+        )
+    deviations = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + np.cos(np.pi * step / steps))
+        for i, param in enumerate(params):
+            param.grad = torch.from_numpy(arrays[f"grad_{step}_{i}"].copy())
+        optimizer.step()
+        deviations += [np.abs(param.detach().numpy() - arrays[f"param_{step}_{i}"]).max() for i, param in enumerate(params)]
+    return [Deviation("parameters over all steps", float(np.max(deviations)), 1e-5)]
+
+
+# --- SLCA ---
+ALIGNMENT_RUNS = 20
+
+
+def slca(arrays: Arrays) -> list[Deviation]:
+    """Class statistics, and the outcome of 20 alignments against that of 20 recorded ones, which drew other samples.
+
+    The standard error of a difference is sqrt((s_ref^2 + s_own^2) / 20).
+    """
+    features, targets = torch.from_numpy(arrays["X"]), torch.from_numpy(arrays["Y"])
+    test_features, test_targets = torch.from_numpy(arrays["Xt"]), torch.from_numpy(arrays["Yt"])
+    heads = TaskHeads(features.shape[1])
+    gaussians = ClassGaussians(ridge=1e-4)
+    ends = np.cumsum(arrays["task_sizes"]).tolist()
+    for task, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        heads.add_head(range(start, end))
+        chosen = (targets >= start) & (targets < end)
+        gaussians.fit(features[chosen], targets[chosen], experience=task)
+    unaligned = [
+        torch.from_numpy(part)
+        for weight, bias in zip(np.split(arrays["head_weight"], ends[:-1]), np.split(arrays["head_bias"], ends[:-1]), strict=True)
+        for part in (weight, bias)
+    ]
+
+    weights, accuracies = [], []
+    for seed in range(ALIGNMENT_RUNS):
+        heads.restore(unaligned)
+        generator = torch.Generator().manual_seed(seed)
+        align_heads(heads, gaussians, tau=float(arrays["logit_norm"]), task_index="reference", generator=generator)
+        with torch.no_grad():
+            accuracies.append((heads(test_features).argmax(dim=1) == test_targets).double().mean().item())
+            weights.append(torch.cat([head.weight for head in heads.heads]).double().numpy())
+    own_weights, own_accuracy = np.stack(weights), np.array(accuracies)
+
+    def in_standard_errors(own: np.ndarray, reference_mean: np.ndarray, reference_std: np.ndarray) -> np.ndarray:
+        error = np.sqrt((reference_std.astype(np.float64) ** 2 + own.var(axis=0, ddof=1)) / ALIGNMENT_RUNS)
+        return np.abs(own.mean(axis=0) - reference_mean) / error
+
+    z = in_standard_errors(own_weights, arrays["weight_after_mean"], arrays["weight_after_std"])
+    z_accuracy = in_standard_errors(own_accuracy, arrays["acc_after"].mean(), arrays["acc_after"].std(ddof=1))
+    means = np.stack([gaussians[c].mean.numpy() for c in heads.classes])
+    covariances = np.stack([gaussians[c].covariance.numpy() for c in heads.classes])
+    return [
+        Deviation("class means", float(np.abs(means - arrays["class_means"]).max()), 1e-5),
+        Deviation("class covariances", float(np.abs(covariances - arrays["class_covs"]).max()), 1e-5),
+        Deviation("fraction of mean weights beyond 4 standard errors", float((z > 4).mean()), 0.01),
+        Deviation("mean squared z of the mean weights", float((z**2).mean()), 1.3),
+        Deviation("mean accuracy, in standard errors", float(z_accuracy), 4.0),
+    ]
+
+
+# --- LAE modules ---
+
+GOLDEN_VIT_HEADS = 4  # the one size of the recorded ViT that its weights do not tell
+
+
+class UnsupportedGolden(ValueError):
+    """A golden file of something that is not implemented yet: it was not checked."""
+
+
+def lae_module(arrays: Arrays) -> list[Deviation]:
+    """Deviations of a PEFT module of LAE inside a small ViT: all tokens without and with the modules, and the modules' gradients.
+
+    :raises UnsupportedGolden: the file's ``kind`` is not "lora".
+    """
+    kind = str(arrays["kind"])
+    if kind != "lora":
+        raise UnsupportedGolden(f"not checked: golden file of kind {kind!r}, of LAE's modules only 'lora' is implemented so far")
+    vit = _recorded_vit(arrays)
+    images = torch.from_numpy(arrays["x"])
+    with torch.no_grad():
+        plain = vit.forward_features(images)
+    modules = attach_lora(vit, arrays["adapt_blocks"].tolist(), rank=arrays["pet0.lora_A.0"].shape[0])
+    for i, module in enumerate(modules):
+        for name, parameter, index in _recorded_lora_parameters(i, module):
+            parameter.data[index] = torch.from_numpy(arrays[name])
+    adapted = vit.forward_features(images)
+    adapted[:, 0].square().sum().backward()
+
+    deviations = [
+        Deviation("tokens_plain", float(np.abs(plain.numpy() - arrays["tokens_plain"]).max()), 1e-5),
+        Deviation("tokens_adapted", float(np.abs(adapted.detach().numpy() - arrays["tokens_adapted"]).max()), 1e-5),
+    ]
+    for i, module in enumerate(modules):
+        for name, parameter, index in _recorded_lora_parameters(i, module):
+            assert parameter.grad is not None
+            reference = arrays[f"grad_{name}"]
+            difference = np.abs(parameter.grad[index].numpy() - reference).max()
+            deviations.append(Deviation(f"grad_{name}", float(difference / np.abs(reference).max()), 1e-4))
+    return deviations
+
+
+def _recorded_vit(arrays: Arrays) -> VisionTransformer:
+    weights = {name.removeprefix("vit."): torch.from_numpy(array) for name, array in arrays.items() if name.startswith("vit.")}
+    dim, channels, patch, _ = weights["patch_embed.proj.weight"].shape
+    vit = VisionTransformer(
+        img_size=arrays["x"].shape[-1],
+        patch_size=patch,
+        in_chans=channels,
+        embed_dim=dim,
+        depth=sum(name.endswith("attn.qkv.weight") for name in weights),
+        num_heads=GOLDEN_VIT_HEADS,
+        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        num_classes=0,
+    )
+    vit.load_state_dict(weights)
+    return vit.eval()
+
+
+def _recorded_lora_parameters(i: int, module: LoRA) -> list[tuple[str, torch.nn.Parameter, int]]:
+    """The file's names of module i's parameters, each with the parameter and the index (0 = k, 1 = v) that it stands for."""
+    names = {"lora_A.{}": module.A, "lora_B.{}": module.B, "scale.{}.scale": module.scale}
+    return [(f"pet{i}.{name.format(index)}", parameter, index) for name, parameter in names.items() for index in range(2)]
+
+
+# --- recognition ---
+
+KINDS: tuple[tuple[frozenset[str], Callable[[Arrays], list[Deviation]]], ...] = (
+    (frozenset({"lr0", "back_level_max", "n_pretrained", "init_0"}), olor),
+    (frozenset({"X", "Y", "task_sizes", "head_weight", "weight_after_mean"}), slca),
+    (frozenset({"kind", "adapt_blocks", "tokens_plain", "tokens_adapted"}), lae_module),
+)
+"""The arrays by which a file is recognised, and what checks it."""
+
+
+def check(path: Path) -> list[Deviation]:
+    """The deviations of the implementation that a golden file tests.
+
+    :raises ValueError: the file cannot be read, or no implementation is known by its arrays.
+    :raises UnsupportedGolden: the file is recognised, but what it tests is not implemented yet.
+    """
+    try:
+        with zipfile.ZipFile(path):  # numpy would also take other files, each with errors of its own
+            pass
+        with np.load(path) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read {path} as an .npz archive: {error}") from error
+    for names, run in KINDS:
+        if names <= arrays.keys():
+            try:
+                return run(arrays)
+            except KeyError as error:
+                raise ValueError(f"{path} is not a whole golden file: it lacks the array {error}") from error
+    raise ValueError(f"{path} is no golden file known here: its arrays are {', '.join(sorted(arrays)[:8])}, ...")

@@ -1,0 +1,86 @@
+"""The embedded drawings: what is upstream (pretraining) and what is downstream (streams), and their parts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UPSTREAM_CLASSES = 245
+DRAWINGS_PER_CLASS = 100
+UPSTREAM_TRAIN = 90
+DOWNSTREAM_TRAIN = 80
+DOWNSTREAM_VALIDATION = 16  # of the 80: the last ones
+
+Part = Literal["test", "validation"]
+
+
+def asset(name: str) -> Path:
+    """Path of a file that ships in ``reclaim.benchmark``'s assets."""
+    return Path(str(resources.files("reclaim.benchmark") / "assets" / name))
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Drawings and what they are.
+
+    :ivar train: (classes, n, 1, 28, 28) float32 in [0, 1], stroke = 1.
+    :ivar test: (classes, m, 1, 28, 28), likewise.
+    :ivar names: the classes' names, in order.
+    :ivar sha256: of both arrays as uint8, in hex.
+    """
+
+    train: Tensor
+    test: Tensor
+    names: tuple[str, ...]
+    sha256: str
+
+
+@functools.cache
+def _archive() -> tuple[np.ndarray, np.ndarray]:
+    with np.load(asset("quickdraw345.npz")) as archive:
+        return archive["X"], archive["names"]
+
+
+def _drawings(classes: np.ndarray, train: slice, test: slice) -> Drawings:
+    images, names = _archive()
+    parts = [np.ascontiguousarray(images[classes, part]) for part in (train, test)]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part.shape).encode())
+        digest.update(part.tobytes())
+    tensors = [torch.from_numpy(part).unsqueeze(2).float() / 255 for part in parts]
+    return Drawings(tensors[0], tensors[1], tuple(str(n) for n in names[classes]), digest.hexdigest())
+
+
+def _class_split() -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.RandomState(0).permutation(len(_archive()[0]))
+    return order[:UPSTREAM_CLASSES], order[UPSTREAM_CLASSES:]
+
+
+def upstream() -> Drawings:
+    """The 245 classes that the embedded backbone is pretrained on: 90 drawings a class for training, 10 held out."""
+    return _drawings(_class_split()[0], slice(0, UPSTREAM_TRAIN), slice(UPSTREAM_TRAIN, DRAWINGS_PER_CLASS))
+
+
+def downstream(part: Part = "test") -> Drawings:
+    """The 100 classes of the streams.
+
+    :param part: ``"test"``: 80 drawings a class to train, the other 20 to test. ``"validation"``, for choosing hyper-parameters: 64 of
+        those 80 to train, 16 to validate; no test drawing is touched.
+    """
+    if part == "test":
+        split = slice(0, DOWNSTREAM_TRAIN), slice(DOWNSTREAM_TRAIN, DRAWINGS_PER_CLASS)
+    elif part == "validation":
+        border = DOWNSTREAM_TRAIN - DOWNSTREAM_VALIDATION
+        split = slice(0, border), slice(border, DOWNSTREAM_TRAIN)
+    else:
+        raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
+    return _drawings(_class_split()[1], *split)

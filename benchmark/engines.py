@@ -1,0 +1,144 @@
+"""Runs many runs: on one core each, several at a time, each on record as soon as it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from .config import Config
+from .recipes import Recipe
+from .records import Record, RecordStore, config_hash
+from .streams import Stream
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made."""
+
+    recipe: str
+    config: Config
+    stream: Stream
+    seed: int
+    hyperparameters_from: str
+    device: str = "cpu"
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """What a record store finds the run by."""
+        return self.recipe, self.stream.name, config_hash(self.config.as_dict()), self.seed
+
+    def __str__(self) -> str:
+        return f"{self.recipe} {self.stream.name} seed {self.seed}"
+
+
+def jobs_of(recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), device: str = "cpu") -> list[Job]:
+    """One job per seed; settings on top of the recipe's own make its hyper-parameters "given"."""
+    config = recipe.config.set(settings)
+    origin = recipe.hyperparameters_from if config == recipe.config else "given"
+    return [Job(recipe.name, config, stream, seed, origin, device) for seed in seeds]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None = None, again: bool = False, quiet: bool = False
+) -> list[Record]:
+    """The records of all jobs, in their order: those on record read, the others made and written as each ends.
+
+    Interrupting keeps what is finished.
+
+    :param store: where records are read and written; ``None`` makes every run and writes none.
+    :param n_jobs: runs at a time; one per core by default.
+    :param again: make runs anew that are on record already.
+    :raises RuntimeError: naming the runs that failed, after all others are finished and on record.
+    :raises RecordError: before any run: a record is damaged, or the store cannot be written.
+    """
+    if n_jobs is not None and n_jobs < 1:
+        raise ValueError(f"the number of runs at a time must be at least 1, got {n_jobs}")
+    known = {job: record for job in jobs if store and not again and (record := store.get(*job.place))}
+    missing = [job for job in dict.fromkeys(jobs) if job not in known]
+    if store and missing:
+        store.require_writable()
+    n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
+    failures: dict[Job, BaseException] = {}
+
+    def finish(job: Job, make: Callable[[], Record]) -> None:
+        try:
+            record = make()
+            if store:
+                store.write(record)
+            known[job] = record
+        except Exception as error:
+            failures[job] = error
+
+    with tqdm(total=sum(_units(job) for job in missing), unit="experience", disable=quiet or not missing, smoothing=0.05) as bar:
+
+        def advance(label: str) -> None:
+            left = sum(job not in known and job not in failures for job in missing)
+            bar.set_description_str(f"{label}, {left} of {len(missing)} runs to go")
+            bar.update()
+
+        if n_jobs == 1:
+            for job in missing:
+                finish(job, lambda job=job: _make(job, advance))  # type: ignore[misc]
+        else:
+            _in_processes(missing, n_jobs, finish, advance)
+    if failures:
+        listed = "\n".join(f"  {job}: {type(error).__name__}: {error}" for job, error in failures.items())
+        raise RuntimeError(f"{len(failures)} of {len(missing)} runs failed, the others are kept:\n{listed}")
+    return [known[job] for job in jobs]
+
+
+def _units(job: Job) -> int:
+    return 1 if job.config.joint else len(job.stream.sizes)
+
+
+def _make(job: Job, advance: Callable[[str], Any]) -> Record:
+    from .runner import run  # imported late: reading records needs neither torch nor Avalanche
+
+    return run(
+        job.recipe,
+        job.config,
+        job.stream,
+        job.seed,
+        hyperparameters_from=job.hyperparameters_from,
+        device=job.device,
+        progress=lambda t, n: advance(str(job)),
+    )
+
+
+def _in_processes(
+    jobs: Sequence[Job], n_jobs: int, finish: Callable[[Job, Callable[[], Record]], None], advance: Callable[[str], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
+    with context.Manager() as manager:
+        messages = manager.Queue()
+        # Ctrl-C reaches every process of a terminal: this one alone answers it
+        pool = ProcessPoolExecutor(n_jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        try:
+            pending: dict[Future[Record], Job] = {pool.submit(_make, job, messages.put): job for job in jobs}
+            while pending:
+                with contextlib.suppress(queue.Empty):
+                    advance(messages.get(timeout=0.2))
+                for future in [future for future in pending if future.done()]:
+                    finish(pending.pop(future), future.result)
+            while not messages.empty():
+                advance(messages.get())
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,145 @@
+"""Leaderboards from records: the same records give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from .paper_check import current
+from .published import judge_claims, metric_of
+from .recipes import RECIPES
+from .records import Record, RecordStore
+from .statistics import MeanInterval, mean_interval
+from .streams import STREAMS
+
+COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
+SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
+
+INTRODUCTION = """\
+# The embedded tier
+
+Class-incremental learning on real drawings in miniature: a small ViT, pretrained on 245 classes of Quick, Draw!, meets 100 other classes.
+**Nothing here was measured on a paper's data, and no number here is comparable with a paper's.** What can be compared is which method is
+better than which.
+
+Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and the initialisation of the heads. The
+intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points at 50%). No
+stream's classes were used in pretraining. Hyper-parameters: "validation" means chosen from four candidates on a part of the training
+drawings, on seeds not used here.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe on a stream, over its seeds."""
+
+    recipe: str
+    stream: str
+    seeds: tuple[int, ...]
+    numbers: dict[str, MeanInterval]
+    trained_parameters: int
+    bytes_kept: int
+    hyperparameters: str
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """One row per recipe and stream, by stream and falling Last-Acc."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda r: r.seed):
+        groups.setdefault((record.stream, record.recipe), []).append(record)
+    found = []
+    for (stream, recipe), group in groups.items():
+        numbers = {column: mean_interval([_number(record, column) for record in group]) for column in COLUMNS}
+        result = group[0].result
+        seeds = tuple(record.seed for record in group)
+        found.append(
+            Row(recipe, stream, seeds, numbers, result["trained_parameters"], result["bytes_kept"], result["hyperparameters_from"])
+        )
+    streams = list(STREAMS)
+    return sorted(found, key=lambda r: (streams.index(r.stream), -r.numbers["last_acc"].mean, r.recipe))
+
+
+def write(store: RecordStore, folder: Path) -> list[Path]:
+    """Write ``embedded.md`` and ``embedded.csv``, each replaced whole.
+
+    :raises ValueError: there is no record to show, or one is damaged.
+    """
+    records, problems = store.load()
+    if problems:
+        raise ValueError("damaged records:\n" + "\n".join(f"  {problem}" for problem in problems))
+    shown = [record for record in current(records) if record.recipe in RECIPES and record.stream in STREAMS]
+    if not shown:
+        raise ValueError(f"no records of any recipe's present configuration in {store.root}: make some with `reclaim run`")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (("embedded.md", markdown(shown)), ("embedded.csv", as_csv(shown))):
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, folder / name)
+        written.append(folder / name)
+    return written
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The page: a table per stream, then the verdicts on the claims."""
+    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5)]
+    all_rows = rows(records)
+    for stream in STREAMS.values():
+        table = [
+            (
+                RECIPES[row.recipe].title,
+                f"`{row.recipe}`",
+                len(row.seeds),
+                *(_with_interval(row.numbers[column]) for column in SHOWN),
+                f"{row.trained_parameters:,}",
+                f"{row.bytes_kept:,}",
+                row.hyperparameters,
+            )
+            for row in all_rows
+            if row.stream == stream.name
+        ]
+        if table:
+            header = ("method", "recipe", "n", *SHOWN.values(), "trained parameters", "bytes kept", "hyper-parameters")
+            parts.append(
+                f"## {stream.name}\n\n{stream.description}.\n\n{tabulate(table, header, tablefmt='pipe', disable_numparse=True)}\n"
+            )
+    claims = [
+        (f"`{v.claim.id}`", v.claim.text, v.claim.family, f"`{v.claim.stream}` {v.claim.metric}", str(v), f"**{v.outcome}**")
+        for v in judge_claims(records)
+    ]
+    header = ("claim", "says", "family", "measured on", "difference (95% interval)", "verdict")
+    parts.append(
+        "## Claims\n\nDifferences are paired by seed; p is one-sided, after Holm's correction over the confirmatory family. "
+        "A claim of no difference says its margin in `papers/claims.toml`.\n\n"
+        + tabulate(claims, header, tablefmt="pipe", disable_numparse=True)
+        + "\n"
+    )
+    return "\n".join(parts)
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """All numbers, unrounded: mean, standard deviation and the ends of the 95% interval of each."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
+    writer.writerow(["stream", "recipe", "n", *statistics, "trained_parameters", "bytes_kept", "hyperparameters_from"])
+    for row in rows(records):
+        numbers = [value for column in COLUMNS for m in [row.numbers[column]] for value in (m.mean, m.std, *(m.interval or (None, None)))]
+        writer.writerow([row.stream, row.recipe, len(row.seeds), *numbers, row.trained_parameters, row.bytes_kept, row.hyperparameters])
+    return buffer.getvalue()
+
+
+def _number(record: Record, column: str) -> float:
+    return record.metrics_task_known()["last_acc"] if column == "task_known_last_acc" else metric_of(record, column)
+
+
+def _with_interval(summary: MeanInterval) -> str:
+    if summary.interval is None:
+        return f"{summary.mean:.2f}"
+    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}"

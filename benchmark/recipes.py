@@ -1,0 +1,214 @@
+"""Recipes: what a name on a leaderboard stands for, and how its hyper-parameters were chosen.
+
+A recipe is a configuration and a grid of four candidates for what the paper's protocol cannot tell about drawings of 28 x 28 pixels.
+`reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is read here: code and record of the
+choice cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import Alignment, Config, Lora
+from .datasets import asset
+
+SPLIT = "split-quickdraw-10"
+SINGLE = "quickdraw-1"
+CHOSEN = "chosen.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named way to train.
+
+    :ivar home: the stream on which the hyper-parameters are chosen.
+    :ivar base: the configuration without the choice.
+    :ivar grid: setting -> candidates; their product has four members in every recipe that has a choice at all.
+    :ivar headline: trained live by every paper check.
+    :ivar tuned_as: take the choice of another recipe, for ablations that must differ in one thing only.
+    """
+
+    name: str
+    title: str
+    description: str
+    home: str
+    base: Config
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    headline: bool = False
+    tuned_as: str | None = None
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Every combination of the grid's values."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Config:
+        return self.base.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+    @property
+    def config(self) -> Config:
+        """The configuration with the recorded choice, or with the grid's first candidate where none is recorded."""
+        choice = chosen().get(self.tuned_as or self.name)
+        return self.with_settings(choice["settings"] if choice else (self.candidates() or [{}])[0])
+
+    @property
+    def hyperparameters_from(self) -> str:
+        return "validation" if (self.tuned_as or self.name) in chosen() else "given"
+
+
+@functools.cache
+def chosen() -> dict[str, Any]:
+    """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate."""
+    path = asset(CHOSEN)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+_SGD_LRS = [0.01, 0.03, 0.1, 0.3]
+_SLOW = {"lr": [0.03, 0.1], "slow_factor": [0.03, 0.3]}
+_ADAM_LRS = [1e-4, 3e-4, 1e-3, 3e-3]
+_PEFT_LRS = [1e-3, 3e-3, 1e-2, 3e-2]
+
+_slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh", epochs=4)
+_single = Config(optimizer="adam", lr=1e-3, epochs=6, schedule="cosine")
+_lora = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001, lora=Lora())
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "seqft-fast",
+            "Sequential fine-tuning",
+            "All weights at one learning rate, one experience after another (SLCA's SeqFT).",
+            SPLIT,
+            Config(weight_decay=5e-4, schedule="step"),
+            {"lr": _SGD_LRS},
+            headline=True,
+        ),
+        Recipe(
+            "seqft-slow",
+            "Slow learner",
+            "Sequential fine-tuning with the backbone at a fraction of the heads' learning rate (SLCA's SeqFT+SL).",
+            SPLIT,
+            _slow,
+            _SLOW,
+            headline=True,
+        ),
+        Recipe(
+            "slca",
+            "SLCA",
+            "Slow learner, then classifier alignment after each experience.",
+            SPLIT,
+            _slow.set(["alignment={}"]),
+            _SLOW,
+            headline=True,
+        ),
+        Recipe(
+            "slca-no-norm",
+            "SLCA without logit normalisation",
+            "SLCA with the alignment's logit normalisation off; everything else as chosen for SLCA.",
+            SPLIT,
+            _slow.set(["alignment.tau=0"]),
+            tuned_as="slca",
+        ),
+        Recipe(
+            "frozen-ca",
+            "Frozen backbone + alignment",
+            "Heads alone are trained, and aligned after each experience.",
+            SPLIT,
+            Config(trainable="heads", schedule="step", weight_decay=5e-4, alignment=Alignment()),
+            {"lr": _SGD_LRS},
+        ),
+        Recipe(
+            "linear",
+            "Linear probe",
+            "Heads alone are trained.",
+            SPLIT,
+            Config(trainable="heads", schedule="step", weight_decay=5e-4),
+            {"lr": _SGD_LRS},
+        ),
+        Recipe(
+            "joint",
+            "Joint training",
+            "All experiences at once: not a continual learner, the usual upper reference.",
+            SPLIT,
+            _slow.set(["joint=true", "epochs=6"]),
+            _SLOW,
+        ),
+        Recipe("lora-ce", "LoRA, cross-entropy", "LoRA modules and heads, cross-entropy.", SPLIT, _lora, {"lr": _PEFT_LRS}, headline=True),
+        Recipe(
+            "lora-epg",
+            "LoRA, EPG",
+            "LoRA modules and heads, expected policy gradient from the first step.",
+            SPLIT,
+            _lora.set(["annealing.schedule=0"]),
+            {"lr": _PEFT_LRS},
+        ),
+        Recipe(
+            "lora-aepg",
+            "LoRA, aEPG",
+            "LoRA modules and heads, cross-entropy annealed into expected policy gradient (sigmoid).",
+            SPLIT,
+            _lora.set(["annealing={}"]),
+            {"lr": _PEFT_LRS},
+            headline=True,
+        ),
+        Recipe(
+            "lora-half-epg",
+            "LoRA, 1/2 CE + 1/2 EPG",
+            "LoRA modules and heads, a constant half of each loss: annealing without annealing.",
+            SPLIT,
+            _lora.set(["annealing.schedule=0.5"]),
+            {"lr": _PEFT_LRS},
+        ),
+        Recipe("full-1", "Full fine-tuning", "All weights, Adam, one experience (OLOR's Full).", SINGLE, _single, {"lr": _ADAM_LRS}),
+        Recipe(
+            "olor-1",
+            "OLOR",
+            "Full fine-tuning with weights rolled back towards the pretrained ones, most at the input.",
+            SINGLE,
+            _single.set(["olor={}"]),
+            {"lr": [3e-4, 1e-3], "olor.rollback_input": [0.001, 0.01]},
+            headline=True,
+        ),
+        Recipe(
+            "l2sp-1",
+            "L2-SP",
+            "Full fine-tuning with a quadratic pull towards the pretrained weights.",
+            SINGLE,
+            _single.set(["l2_sp=0.01"]),
+            {"lr": [3e-4, 1e-3], "l2_sp": [0.01, 1.0]},
+        ),
+        Recipe(
+            "linear-1",
+            "Linear probe, one experience",
+            "The head alone, Adam, one experience (OLOR's Linear).",
+            SINGLE,
+            _single.set(["trainable=heads"]),
+            {"lr": _PEFT_LRS},
+        ),
+        Recipe(
+            "slca-olor-aepg",
+            "SLCA + OLOR + aEPG",
+            "The three methods at once: slow learner with rollback, annealed EPG, aligned heads; nobody's claim.",
+            SPLIT,
+            _slow.set(["alignment={}", "olor={}", "annealing={}"]),
+            _SLOW,
+        ),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    :raises ValueError: there is none; the message names similar ones.
+    """
+    if name not in RECIPES:
+        similar = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
+        raise ValueError(f"unknown recipe {name!r}: did you mean {', '.join(similar)}? (`reclaim list recipes` shows all)")
+    return RECIPES[name]

@@ -1,0 +1,60 @@
+"""Choosing hyper-parameters: every candidate of a recipe's grid on the validation part, on seeds that no leaderboard uses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from .engines import Job, run_jobs
+from .recipes import Recipe
+from .streams import find_stream
+
+SEEDS = (1000, 1001)
+"""Seeds of the choice; leaderboards use 0, 1, 2, ..."""
+
+METRIC = "last_acc"
+
+
+def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = SEEDS, n_jobs: int | None = None) -> dict[str, dict[str, Any]]:
+    """Recipe -> the chosen settings, and the score of every candidate; no test drawing is touched.
+
+    The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several.
+
+    :raises ValueError: a recipe has no grid of its own.
+    """
+    for recipe in recipes:
+        if not recipe.grid:
+            own = f": it is tuned as {recipe.tuned_as!r}" if recipe.tuned_as else ""
+            raise ValueError(f"recipe {recipe.name!r} has no grid to choose from{own}")
+    jobs = [
+        Job(recipe.name, recipe.with_settings(candidate).set(["part=validation"]), find_stream(recipe.home), seed, "given")
+        for recipe in recipes
+        for candidate in recipe.candidates()
+        for seed in seeds
+    ]
+    records = iter(run_jobs(jobs, None, n_jobs))
+    chosen = {}
+    for recipe in recipes:
+        scores = [fmean(next(records).metrics()[METRIC] for _ in seeds) for _ in recipe.candidates()]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        chosen[recipe.name] = {
+            "settings": recipe.candidates()[best],
+            "stream": recipe.home,
+            "part": "validation",
+            "metric": METRIC,
+            "seeds": list(seeds),
+            "candidates": [{"settings": c, "score": score} for c, score in zip(recipe.candidates(), scores, strict=True)],
+        }
+    return chosen
+
+
+def save(path: Path, choices: dict[str, dict[str, Any]]) -> None:
+    """Merge choices into the JSON file at ``path``, which is replaced whole."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(dict(sorted({**known, **choices}.items())), indent=1) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,164 @@
+"""One linear head per experience, and the model every strategy here works on: a backbone with such heads.
+
+Both SLCA and the LAE code that aEPG builds on give each task a linear layer of its own, train it on the logits of that
+task's classes alone, and at test time concatenate the logits of all heads so far; no task identity is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from avalanche.models import DynamicModule
+from torch import Tensor, nn
+
+UNSEEN = -1000.0
+"""Logit of a class that no head knows: finite in float16, and never the largest."""
+
+
+class TaskHeads(DynamicModule):
+    """Linear heads, one per experience, whose logits stand in the columns of their class ids.
+
+    Grows by Avalanche's model adaptation, in training only: a new head for the classes that no head has yet. Earlier heads are
+    frozen unless the experience brings one of their classes back. Evaluating an experience of unseen classes only
+    widens the output with :data:`UNSEEN` logits, so that the criterion stays defined.
+
+    :param in_features: width d of the features.
+    :param init_std: standard deviation of a new head's weights (truncated normal, cut at +-2 absolute); the bias starts at 0. 0.02 in
+        SLCA's code, 0.001 in aEPG's protocol.
+    :param freeze_earlier: stop gradients to the heads of earlier experiences.
+    """
+
+    def __init__(self, in_features: int, init_std: float = 0.02, freeze_earlier: bool = True) -> None:
+        super().__init__()
+        if in_features < 1:
+            raise ValueError(f"in_features must be at least 1, got {in_features}: pass the width of the backbone's features")
+        if init_std < 0:
+            raise ValueError(f"init_std must not be negative, got {init_std}")
+        self.in_features = in_features
+        self.init_std = init_std
+        self.freeze_earlier = freeze_earlier
+        self.heads = nn.ModuleList()
+        self.head_classes: list[list[int]] = []
+        # An optimizer built before the first experience has this empty tensor in its group for heads; Avalanche then puts every
+        # new head where its sibling is, instead of into the backbone's group.
+        self.group_anchor = nn.Parameter(torch.empty(0))
+        self._eval_width = 0
+
+    @property
+    def classes(self) -> list[int]:
+        """Ids of all classes seen, in the order of the heads."""
+        return [c for classes in self.head_classes for c in classes]
+
+    def adaptation(self, experience: Any) -> None:
+        """Add a head for the new classes of an experience (training), or make room for its logits (evaluation)."""
+        present = sorted({int(c) for c in experience.classes_in_this_experience})
+        if not self.training:
+            self._eval_width = max(self._eval_width, present[-1] + 1)
+            return
+        new = sorted(set(present) - set(self.classes))
+        if new:
+            self.add_head(new)
+        for head, classes in zip(self.heads, self.head_classes, strict=True):
+            head.requires_grad_(not self.freeze_earlier or bool(set(classes) & set(present)))
+
+    def add_head(self, classes: Sequence[int]) -> nn.Linear:
+        """Append a head for ``classes`` (ids that no head has yet) and return it."""
+        known = set(classes) & set(self.classes)
+        if known or len(set(classes)) != len(classes) or min(classes, default=-1) < 0:
+            raise ValueError(
+                f"a new head needs distinct, non-negative ids of unseen classes, got {list(classes)} (already known: {sorted(known)})"
+            )
+        head = nn.Linear(self.in_features, len(classes), device=self.group_anchor.device, dtype=self.group_anchor.dtype)
+        nn.init.trunc_normal_(head.weight, std=self.init_std) if self.init_std else nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.heads.append(head)
+        self.head_classes.append([int(c) for c in classes])
+        return head
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, d) to logits (N, largest class id + 1)."""
+        if not self.heads and not self.training and self._eval_width:  # evaluated before its first training
+            return features.new_full((len(features), self._eval_width), UNSEEN)
+        return self.combine([head(features) for head in self.heads])
+
+    def combine(self, logits: Sequence[Tensor]) -> Tensor:
+        """One (N, c_t) tensor of logits per head to logits (N, largest class id + 1), each in its class's column."""
+        if not self.heads:
+            raise RuntimeError(
+                "the model has no head yet: train it on an experience, or call heads.add_head(classes), before the forward pass"
+            )
+        classes = self.classes
+        joined = torch.cat(list(logits), dim=1)
+        width = max(max(classes) + 1, 0 if self.training else self._eval_width)
+        if width == len(classes) and classes == list(range(width)):
+            return joined
+        columns = torch.tensor(classes, device=joined.device)
+        return joined.new_full((len(joined), width), UNSEEN).index_copy(1, columns, joined)
+
+    def snapshot(self) -> list[Tensor]:
+        """Copies of all weights and biases, for :meth:`restore`."""
+        return [p.detach().clone() for p in self.heads.parameters()]
+
+    @torch.no_grad()
+    def restore(self, snapshot: Sequence[Tensor]) -> None:
+        """Write a snapshot back in place; heads added since are left as they are."""
+        for parameter, saved in zip(self.heads.parameters(), snapshot, strict=False):
+            parameter.copy_(saved)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"head_classes": self.head_classes}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.head_classes = [list(c) for c in state["head_classes"]]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint may hold more heads than a model just built: make them first, so that loading is strict.
+        saved = state_dict.get(prefix + "_extra_state", {"head_classes": []})["head_classes"]
+        for classes in saved[len(self.heads) :]:
+            self.add_head(classes)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class ContinualModel(nn.Module):
+    """A backbone that gives one feature vector per image, with :class:`TaskHeads` on top.
+
+    :param backbone: maps images (N, C, H, W) to features (N, d). A timm model is stripped of its classifier
+        (``reset_classifier(0)``).
+    :param in_features: d; read from a timm model's ``num_features`` when not given.
+    :param init_std: see :class:`TaskHeads`.
+    """
+
+    def __init__(self, backbone: nn.Module, in_features: int | None = None, init_std: float = 0.02, freeze_earlier: bool = True) -> None:
+        super().__init__()
+        if hasattr(backbone, "reset_classifier"):
+            backbone.reset_classifier(0)
+        if in_features is None:
+            in_features = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+            if in_features is None:
+                raise ValueError(f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; pass in_features")
+        self.backbone = backbone
+        self.heads = TaskHeads(int(in_features), init_std, freeze_earlier)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to features (N, d)."""
+        features = self.backbone(images)
+        if features.ndim != 2 or features.shape[1] != self.heads.in_features:
+            raise ValueError(
+                f"the backbone returned features of shape {tuple(features.shape)}, expected (N, {self.heads.in_features}): "
+                "pass in_features, or a backbone that pools its output"
+            )
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, largest class id + 1)."""
+        logits: Tensor = self.heads(self.features(images))
+        return logits
+
+
+def require_continual_model(model: nn.Module, who: str) -> ContinualModel:
+    """The model as a :class:`ContinualModel`, or an error that says how to make it one."""
+    if not isinstance(model, ContinualModel):
+        raise TypeError(f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, ContinualModel(backbone)")
+    return model

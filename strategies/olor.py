@@ -1,0 +1,524 @@
+"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): every step pulls a parameter back to its pretrained value.
+
+theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
+lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, none for a head.
+
+:func:`layer_depths` says where in the model a parameter stands (i/n), :class:`OLORSGD` and :class:`OLORAdam` do the steps, in plain
+torch as in Avalanche, and :class:`OLORPlugin` says what theta_0 is when experience follows experience::
+
+    optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
+
+Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.sgd import sgd
+
+from .heads import ContinualModel
+from .peft import peft_parameters
+
+Mode = Literal["paper", "reference"]
+
+
+def rollback_rate(depth: float, rollback_input: float, rollback_output: float, rollback_power: float) -> float:
+    """lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2).
+
+    :param depth: i/n, 0 at the input and 1 at the output. Beyond 1 it counts as 1: the published code's base falls just below zero there,
+        which makes a fractional power of it complex (F11).
+    """
+    return rollback_output + max(0.0, 1.0 - depth) ** rollback_power * (rollback_input - rollback_output)
+
+
+def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequence[float], foreach: bool) -> None:
+    """theta <- (1 - lambda) theta + lambda theta_0, in place; exact at lambda = 0 and at lambda = 1.
+
+    :param params: tensors theta; ``anchors``: theta_0 of the same shapes; ``rates``: lambda of each.
+    :param foreach: one fused call for all tensors of the same lambda, or one call each.
+    """
+    if not foreach:
+        for param, anchor, rate in zip(params, anchors, rates, strict=True):
+            param.lerp_(anchor, rate)
+        return
+    # By rate, because torch takes one weight for each tensor only since its later versions; the tensors of a layer share theirs.
+    same_rate: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    for param, anchor, rate in zip(params, anchors, rates, strict=True):
+        same_rate[rate][0].append(param)
+        same_rate[rate][1].append(anchor)
+    for rate, (some_params, their_anchors) in same_rate.items():
+        torch._foreach_lerp_(some_params, their_anchors, rate)
+
+
+class Anchor(NamedTuple):
+    """Where a parameter is pulled to (``value``, theta_0) and where it stands in the model (``depth``, i/n)."""
+
+    depth: float
+    value: Tensor
+
+
+class OLOROptimizer(Optimizer, ABC):
+    """What :class:`OLORSGD` and :class:`OLORAdam` share: the anchors, and the rate of the rollback at each step.
+
+    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, also one that Avalanche adds later) takes the
+    plain step. The anchors stand beside ``state``, which Avalanche empties at its first ``train()``; ``state_dict()`` holds both, copying
+    and pickling keep both. theta_0 is a parameter's value when it came into the optimizer: load pretrained weights first, or call
+    :meth:`reset_anchors` after.
+    """
+
+    anchors: dict[Tensor, Anchor]
+    _non_negative: ClassVar[tuple[str, ...]] = ("lr", "base_lr", "rollback_input", "rollback_output", "rollback_power", "weight_decay")
+    _modes: ClassVar[tuple[str, ...]] = ("rollback_decay",)
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], depths: Mapping[nn.Parameter, float] | None) -> None:
+        self.anchors = {}
+        super().__init__(params, {**defaults, "depth": None})
+        held = {p for group in self.param_groups for p in group["params"]}
+        self.add_anchors({p: depth for p, depth in (depths or {}).items() if p in held})
+        if not self.anchors:
+            raise ValueError(
+                f"{type(self).__name__} has nothing to roll back: pass depths=layer_depths(model) of the model whose parameters it gets, "
+                "or a parameter group with a 'depth'"
+            )
+        for group in self.param_groups:
+            self.rates(group, group["params"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; if it has an entry ``depth`` (i/n), its parameters get their present values as anchors.
+
+        :raises ValueError: an option is out of its range, or the rollback diverges; nothing is added then.
+        """
+        group = {**self.defaults, **param_group}
+        if group["base_lr"] is None:
+            group["base_lr"] = float(group["lr"])
+        self._check(group)
+        if group["depth"] is not None:
+            self._rates_at(group, [_checked_depth(group["depth"])])
+        param_group["base_lr"] = group["base_lr"]
+        super().add_param_group(param_group)
+        if group["depth"] is not None:
+            self.add_anchors(dict.fromkeys(param_group["params"], group["depth"]))
+
+    def _check(self, group: dict[str, Any]) -> None:
+        for name in self._non_negative:
+            if not (group[name] >= 0 and math.isfinite(group[name])):
+                raise ValueError(f"{name} must be a finite number and not negative, got {group[name]}")
+        for name in self._modes:
+            if group[name] not in ("paper", "reference"):
+                raise ValueError(f"{name} must be 'paper' or 'reference', got {group[name]!r}")
+
+    def add_anchors(self, depths: Mapping[Any, float]) -> None:
+        """Let parameters be rolled back to their present values from now on; ``depths`` maps each to its i/n."""
+        for parameter, depth in depths.items():
+            self.anchors[parameter] = Anchor(_checked_depth(depth), parameter.detach().clone())
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of all theta_0."""
+        return sum(anchor.value.numel() * anchor.value.element_size() for anchor in self.anchors.values())
+
+    def reset_anchors(self) -> None:
+        """Make the present value of each anchored parameter its theta_0."""
+        self.add_anchors({parameter: anchor.depth for parameter, anchor in self.anchors.items()})
+
+    def rates(self, group: dict[str, Any], parameters: Iterable[Tensor]) -> list[float]:
+        """lambda of each parameter at the group's present learning rate; 0 without an anchor.
+
+        :raises ValueError: the rollback diverges (lambda > 2), or is undefined because the learning rate started at 0.
+        """
+        return self._rates_at(group, [self.anchors[p].depth if p in self.anchors else None for p in parameters])
+
+    def _rates_at(self, group: dict[str, Any], depths: Sequence[float | None]) -> list[float]:
+        if all(depth is None for depth in depths):
+            return [0.0] * len(depths)
+        options = group["rollback_input"], group["rollback_output"], group["rollback_power"]
+        scale = self._scale(group)
+        rates = [0.0 if depth is None else scale * rollback_rate(depth, *options) for depth in depths]
+        if max(rates) > 2:
+            raise ValueError(
+                f"a rollback of {max(rates):.4g} diverges, it must not exceed 2: lower rollback_input ({options[0]:g}) and rollback_output "
+                f"({options[1]:g}), or the factor {scale:.4g} that comes of lr {float(group['lr']):g} and base_lr {group['base_lr']:g}"
+            )
+        return rates
+
+    def _scale(self, group: dict[str, Any]) -> float:
+        """What lambda_i is multiplied by at the present learning rate (F12)."""
+        return 1.0 if group["rollback_decay"] == "paper" else float(group["lr"]) / self._positive_base_lr(group)
+
+    @staticmethod
+    def _positive_base_lr(group: dict[str, Any]) -> float:
+        if group["base_lr"] == 0:
+            raise ValueError("the rollback is relative to the initial learning rate, which is 0: pass base_lr, or rollback_decay='paper'")
+        return float(group["base_lr"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of every parameter that has a gradient; the others are neither trained nor rolled back.
+
+        :param closure: evaluates the model and returns the loss.
+        :raises ValueError: see :meth:`rates`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in params):
+                raise ValueError(f"{type(self).__name__} takes dense gradients only: make the layer with sparse=False")
+            foreach = group["foreach"]
+            if foreach is None:
+                foreach = len({(p.device, p.dtype) for p in params}) == 1
+            self._step_group(group, params, self.rates(group, params), foreach)
+        return loss
+
+    @abstractmethod
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
+        """Train and roll back those parameters of a group that have a gradient."""
+
+    def _roll_back(self, params: list[Tensor], rates: list[float], foreach: bool) -> None:
+        rated = [(p, rate) for p, rate in zip(params, rates, strict=True) if rate]
+        roll_back([p for p, _ in rated], [self._anchor_value(p) for p, _ in rated], [rate for _, rate in rated], foreach)
+
+    def _anchor_value(self, parameter: Tensor) -> Tensor:
+        """theta_0 where the parameter is now: Avalanche moves a model to its device after the optimizer was built."""
+        anchor = self.anchors[parameter]
+        if (anchor.value.device, anchor.value.dtype) != (parameter.device, parameter.dtype):
+            anchor = self.anchors[parameter] = anchor._replace(value=anchor.value.to(parameter.detach()))
+        return anchor.value
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's dictionary and, under ``anchors``, the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
+        state_dict = super().state_dict()
+        numbered = self._numbered(state_dict)
+        return {**state_dict, "anchors": {number: self.anchors[p]._asdict() for number, p in numbered.items() if p in self.anchors}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, the anchors included; those of now are forgotten.
+
+        :raises ValueError: another kind of optimizer's state, or one of other parameters; nothing is loaded then.
+        """
+        if "anchors" not in state_dict:
+            raise ValueError(f"this state holds no 'anchors', so it is not one of {type(self).__name__}: load it into what made it")
+        numbered = self._numbered(state_dict)
+        for number, anchor in state_dict["anchors"].items():
+            have = tuple(numbered[number].shape) if number in numbered else None
+            if have != tuple(anchor["value"].shape):
+                raise ValueError(
+                    f"the anchor of parameter {number} has shape {tuple(anchor['value'].shape)}, the parameter "
+                    f"{'is missing' if have is None else f'has {have}'}: build the optimizer with the groups that the state was made with"
+                )
+        super().load_state_dict(state_dict)
+        self.anchors = {
+            numbered[number]: Anchor(anchor["depth"], anchor["value"].to(numbered[number].detach(), copy=True))
+            for number, anchor in state_dict["anchors"].items()
+        }
+
+    def _numbered(self, state_dict: dict[str, Any]) -> dict[int, Tensor]:
+        numbers = (number for group in state_dict["param_groups"] for number in group["params"])
+        return dict(zip(numbers, (p for group in self.param_groups for p in group["params"]), strict=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch keeps nothing but defaults, state and groups
+        return {**super().__getstate__(), "anchors": self.anchors}  # type: ignore[misc]
+
+
+def _checked_depth(depth: float) -> float:
+    if not (depth >= 0 and math.isfinite(depth)):
+        raise ValueError(f"a depth is i/n, from 0 (input) to 1 (output), got {depth}")
+    return float(depth)
+
+
+class OLORSGD(OLOROptimizer):
+    """SGD with rollback. Without any rollback it is ``torch.optim.SGD``, bit for bit.
+
+    :param params: parameters, or groups of them; each option below can be given per group.
+    :param lr: learning rate eta.
+    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param momentum: beta of the momentum.
+    :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_output: iota_2, lambda at the output.
+    :param rollback_power: gamma.
+    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
+        ``"paper"``: they are constant.
+    :param gradient_damping: F9. ``"paper"``: 1 - lambda damps the gradient step, too; ``"reference"``: it does not,
+        theta_t = (1 - lambda) theta_{t-1} + lambda theta_0 - eta g.
+    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script gives it to their SGD, divided by the
+        initial learning rate and constant whatever ``rollback_decay``.
+    :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's running mean,
+        m = beta m + (1 - beta) g.
+    :param base_lr: the initial learning rate; ``lr`` by default.
+    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
+    """
+
+    _non_negative = (*OLOROptimizer._non_negative, "momentum")
+    _modes = (*OLOROptimizer._modes, "gradient_damping", "lr_factor", "momentum_average")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        depths: Mapping[nn.Parameter, float] | None = None,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        rollback_input: float = 0.01,
+        rollback_output: float = 0.0,
+        rollback_power: float = 1.0,
+        rollback_decay: Mode = "reference",
+        gradient_damping: Mode = "paper",
+        lr_factor: Mode = "paper",
+        momentum_average: Mode = "paper",
+        base_lr: float | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "base_lr": base_lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "rollback_input": rollback_input,
+            "rollback_output": rollback_output,
+            "rollback_power": rollback_power,
+            "rollback_decay": rollback_decay,
+            "gradient_damping": gradient_damping,
+            "lr_factor": lr_factor,
+            "momentum_average": momentum_average,
+            "foreach": foreach,
+        }
+        super().__init__(params, defaults, depths)
+
+    def _scale(self, group: dict[str, Any]) -> float:
+        return 1.0 / self._positive_base_lr(group) if group["lr_factor"] == "reference" else super()._scale(group)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
+        momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
+        grads = [p.grad for p in params if p.grad is not None]
+        if group["weight_decay"]:
+            # here, not in torch's step: the gradient is that of theta_{t-1}, also where the rollback comes first
+            grads = [g.add(p, alpha=group["weight_decay"]) for g, p in zip(grads, params, strict=True)]
+        buffers: list[Tensor | None] = [self.state[p].get("momentum_buffer") if momentum else None for p in params]
+        if momentum and averaged:
+            # torch would start with m = g
+            buffers = [torch.zeros_like(p) if m is None else m for m, p in zip(buffers, params, strict=True)]
+        if group["gradient_damping"] == "reference":
+            self._roll_back(params, rates, foreach)
+        sgd(
+            params,
+            grads,
+            buffers,
+            foreach=foreach,
+            fused=False,
+            weight_decay=0.0,
+            momentum=momentum,
+            lr=float(group["lr"]),
+            dampening=momentum if averaged else 0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        if group["gradient_damping"] == "paper":
+            self._roll_back(params, rates, foreach)
+        if momentum:
+            for p, buffer in zip(params, buffers, strict=True):
+                self.state[p]["momentum_buffer"] = buffer
+
+
+class OLORAdam(OLOROptimizer):
+    """Adam with rollback. Without any rollback it is ``torch.optim.Adam``, bit for bit.
+
+    :param params: parameters, or groups of them; each option below can be given per group.
+    :param lr: learning rate eta; the paper's is 1e-4 for a ViT.
+    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param betas: factors of the running means of the gradient and of its square.
+    :param eps: added to the root of the latter.
+    :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_output: iota_2, lambda at the output.
+    :param rollback_power: gamma.
+    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
+        ``"paper"``: they are constant.
+    :param base_lr: the initial learning rate; ``lr`` by default.
+    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
+    """
+
+    _non_negative = (*OLOROptimizer._non_negative, "eps")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-4,
+        depths: Mapping[nn.Parameter, float] | None = None,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rollback_input: float = 0.01,
+        rollback_output: float = 0.0,
+        rollback_power: float = 1.0,
+        rollback_decay: Mode = "reference",
+        base_lr: float | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "base_lr": base_lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rollback_input": rollback_input,
+            "rollback_output": rollback_output,
+            "rollback_power": rollback_power,
+            "rollback_decay": rollback_decay,
+            "foreach": foreach,
+        }
+        super().__init__(params, defaults, depths)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"betas must be at least 0 and below 1, got {group['betas']}")
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        beta1, beta2 = group["betas"]
+        adam(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
+            [],
+            [self.state[p]["step"] for p in params],
+            foreach=foreach,
+            fused=False,
+            has_complex=any(p.is_complex() for p in params),
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=float(group["lr"]),
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        self._roll_back(params, rates, foreach)
+
+
+def layer_depths(
+    model: nn.Module, counting: Literal["layers", "tensors"] = "layers", exclude: Iterable[nn.Parameter] = ()
+) -> dict[nn.Parameter, float]:
+    """Relative depth i/n of each pretrained parameter of a model: 0 at the input, 1 at the output.
+
+    A :class:`~reclaim.strategies.heads.ContinualModel` stands for its backbone. A timm model's classifier and the modules of
+    :mod:`~reclaim.strategies.peft` are left out; exclude whatever else is new in the model, for what has a depth is rolled back.
+
+    :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are 0, block j is
+        j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of timm's ``group_matcher``; in a
+        model without one each submodule is a layer, in the order of their registration, containers (``Sequential``, ``ModuleList``) opened.
+        ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
+    :param exclude: parameters that are not pretrained, such as those of a head in a model that is not timm's: no depth, not counted.
+    :raises ValueError: unknown ``counting``, or no parameter left.
+    """
+    if counting not in ("layers", "tensors"):
+        raise ValueError(f"counting must be 'layers' or 'tensors', got {counting!r}")
+    if isinstance(model, ContinualModel):
+        model = model.backbone
+    excluded = {*exclude, *peft_parameters(model), *_classifier_parameters(model)}
+    layers = [[p] for p in model.parameters()] if counting == "tensors" else _layers(model)
+    layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
+    if not layers:
+        raise ValueError(f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained")
+    # One layer alone: n = 0, and its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts where it comes first.
+    n = max(len(layers) - 1, 1)
+    return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
+
+
+def _classifier_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        get_classifier = getattr(module, "get_classifier", None)
+        if get_classifier is not None:
+            classifier = get_classifier()
+            # timm's distilled models have two
+            for head in classifier if isinstance(classifier, (tuple, list)) else [classifier]:
+                if isinstance(head, nn.Module):
+                    yield from head.parameters()
+
+
+def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of each layer, from the input to the output."""
+    group_matcher = getattr(model, "group_matcher", None)
+    if group_matcher is not None:
+        return _timm_layers(model, group_matcher(coarse=False))
+    own = list(model.parameters(recurse=False))
+    children = [child for child in model.children() if next(child.parameters(), None) is not None]
+    if len(children) == 1 and not own:
+        return _layers(children[0])
+    layers: list[list[nn.Parameter]] = []
+    for child in children:
+        layers += _layers(child) if isinstance(child, (nn.Sequential, nn.ModuleList)) else [list(child.parameters())]
+    # A module's own tensors are tokens and embeddings: input.
+    return [own + layers[0], *layers[1:]] if own and layers else layers or [own]
+
+
+def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
+    if isinstance(matcher, dict):
+        matcher = {name: _own_layer_for_the_rest(spec) for name, spec in matcher.items()}
+    layer_of = group_parameters(model, matcher, reverse=True)
+    last = max(layer_of.values(), default=0)
+    layers: dict[int, list[nn.Parameter]] = defaultdict(list)
+    before_blocks = True
+    for name, parameter in model.named_parameters():
+        layer = layer_of[name]
+        before_blocks = before_blocks and not 0 < layer < last
+        # Tensors that timm's patterns do not know come out last, also a token or norm of the input: it is registered before the blocks.
+        layers[0 if before_blocks and last > 1 else layer].append(parameter)
+    return [layers[i] for i in sorted(layers)]
+
+
+def _own_layer_for_the_rest(spec: Any) -> Any:
+    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999), as one of a layer after that block."""
+    if not isinstance(spec, (list, tuple)):
+        return spec
+    return [(pattern, (math.inf,) if suffix == (99999,) else suffix) for pattern, suffix in spec]
+
+
+class OLORPlugin(SupervisedPlugin[Any]):
+    """Says what theta_0 is in a stream of experiences; the strategy's optimizer is an :class:`OLORSGD` or :class:`OLORAdam`.
+
+    The paper has one task only: both ways are Reclaim's own. To start each experience with empty momentum as well, add
+    :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`.
+
+    :param anchor: ``"pretrained"``: theta_0 stays what the optimizer was built with, as it does without this plugin; ``"previous"``:
+        theta_0 becomes the weights at the start of each experience.
+    :raises TypeError: when training starts with another optimizer.
+    """
+
+    def __init__(self, anchor: Literal["pretrained", "previous"] = "pretrained") -> None:
+        super().__init__()
+        if anchor not in ("pretrained", "previous"):
+            raise ValueError(f"anchor must be 'pretrained' or 'previous', got {anchor!r}")
+        self.anchor = anchor
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        optimizer = strategy.optimizer
+        if not isinstance(optimizer, OLOROptimizer):
+            raise TypeError(
+                f"OLORPlugin needs OLORSGD or OLORAdam as the strategy's optimizer, got {type(optimizer).__name__}: "
+                "build it with depths=layer_depths(model)"
+            )
+        if self.anchor == "previous":
+            optimizer.reset_anchors()

@@ -1,0 +1,390 @@
+"""SLCA, Slow Learner with Classifier Alignment (Zhang et al., ICCV 2023, arXiv 2303.05118).
+
+Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2, after each
+experience but the first, retrains all heads on features drawn from one Gaussian per class seen (:class:`ClassifierAlignment`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import MultiStepLR
+from torch.utils.data import DataLoader
+
+from .fresh_optimizer import FreshOptimizer
+from .gaussians import ClassGaussians
+from .heads import TaskHeads, require_continual_model
+from .task_loss import TaskCrossEntropy
+
+TaskIndex = Literal["true", "reference"]
+
+
+# Stage 1: the slow learner
+
+
+def slow_learner_groups(
+    model: nn.Module, lr: float = 0.01, slow_factor: float = 0.01, weight_decay: float | None = 5e-4
+) -> list[dict[str, Any]]:
+    """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, the heads, those to come included, at ``lr``.
+
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :param slow_factor: 0.01 in the paper; 1 is plain fine-tuning, 0 leaves the backbone as it is.
+    :param weight_decay: of both groups; ``None`` leaves it to the optimizer.
+    :raises ValueError: a rate is NaN, infinite or negative.
+    :raises TypeError: the model has no heads of its own.
+    """
+    heads = require_continual_model(model, "slow_learner_groups").heads
+    _require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
+    of_heads = {id(p) for p in heads.parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if id(p) not in of_heads], "lr": lr * slow_factor},
+        {"params": list(heads.parameters()), "lr": lr},
+    ]
+    if weight_decay is not None:
+        for group in groups:
+            group["weight_decay"] = weight_decay
+    return groups
+
+
+def fresh_final_norm(model: nn.Module) -> None:
+    """Make the backbone's final LayerNorm a fresh one, in place: weight 1, bias 0, eps 1e-5 (code fact F1).
+
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` on a timm model.
+    :raises ValueError: the backbone has no LayerNorm where timm's models have their last one.
+    """
+    backbone = require_continual_model(model, "fresh_final_norm").backbone
+    for name in ("fc_norm", "norm", "head.norm"):
+        norm: Any = backbone
+        for part in name.split("."):
+            norm = getattr(norm, part, None)
+        if isinstance(norm, nn.LayerNorm):
+            norm.reset_parameters()
+            norm.eps = 1e-5
+            return
+    raise ValueError(f"{type(backbone).__name__} has no LayerNorm named norm, fc_norm or head.norm: use final_norm='pretrained'")
+
+
+# Stage 2: classifier alignment
+
+
+def align_heads(
+    heads: TaskHeads,
+    gaussians: ClassGaussians,
+    *,
+    epochs: int = 5,
+    samples_per_class: int = 256,
+    batch_size: int = 256,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    tau: float | None = 0.1,
+    mean_decay: bool = True,
+    task_index: TaskIndex = "true",
+    generator: torch.Generator,
+) -> None:
+    """Retrain all heads, frozen ones included, in place, on features drawn from the Gaussians of all classes.
+
+    In each epoch every class gives ``samples_per_class`` features, shuffled together. SGD with momentum; the learning rate follows a cosine
+    to 0 and moves once per epoch. Whether a head requires gradients is neither used nor changed.
+
+    :param heads: heads over exactly the classes that ``gaussians`` knows.
+    :param epochs: 0 leaves the heads as they are.
+    :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 takes the logits as they are.
+    :param mean_decay: scale the means as :func:`mean_scales` says (F4).
+    :param task_index: which index of a class's task goes into that (F5).
+    :param generator: a CPU generator; nothing else is drawn from.
+    :raises ValueError: a number out of its range, or classes with a head but without statistics or the other way round.
+    :raises FloatingPointError: the weights became NaN or infinite; the heads are left as they were.
+    """
+    _check_alignment(
+        epochs=epochs,
+        samples_per_class=samples_per_class,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        tau=tau,
+        task_index=task_index,
+    )
+    classes = heads.classes
+    if set(classes) != set(gaussians.classes):
+        raise ValueError(
+            f"classes with a head {sorted(classes)} and classes with statistics {sorted(gaussians.classes)} differ: "
+            "alignment has to see every experience, from the first on"
+        )
+    if epochs == 0:
+        return
+    sizes = [len(c) for c in heads.head_classes]
+    scales = mean_scales(heads, gaussians, task_index) if mean_decay else None
+    linears: list[Any] = list(heads.heads)
+    # One matrix for all heads: the same arithmetic as SGD on each of them, in a single product.
+    weight = torch.cat([head.weight.detach() for head in linears]).requires_grad_()
+    bias = torch.cat([head.bias.detach() for head in linears]).requires_grad_()
+    optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
+    targets = torch.arange(len(classes)).repeat_interleave(samples_per_class)
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        features = gaussians.sample(classes, samples_per_class, generator, scales).flatten(0, 1)
+        order = torch.randperm(len(features), generator=generator)
+        batches = zip(features[order].to(weight).split(batch_size), targets[order].to(weight.device).split(batch_size), strict=True)
+        for x, y in batches:
+            with torch.enable_grad():
+                logits = F.linear(x, weight, bias)
+                loss = F.cross_entropy(normalised_logits(logits, sizes, tau) if tau else logits, y)
+            weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
+            optimizer.step()
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise FloatingPointError(f"the aligned heads are NaN or infinite: lower the alignment's learning rate, now {lr}")
+    with torch.no_grad():
+        for head, new_weight, new_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
+            head.weight.copy_(new_weight)
+            head.bias.copy_(new_bias)
+
+
+def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tensor:
+    """Logits (N, C) divided by n tau: n = the mean over tasks, of ``sizes`` classes each, of the L2 norm of a task's logits plus 1e-7.
+
+    The gradient flows through n, too.
+    """
+    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in logits.split(list(sizes), dim=1)])
+    return logits / ((norms.mean(dim=0) + 1e-7) * tau).unsqueeze(1)
+
+
+def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
+    """A factor for each class's mean, in the order of ``heads.classes``: 0.9 + 0.1 (t + 1) / (T + 1), T being the newest task (F4).
+
+    :param task_index: t is the index of the experience that the class's statistics are from (``"true"``), or the class's place in the
+        order of the heads divided by the size of the newest head, which is wrong when tasks differ in size (``"reference"``, F5).
+    """
+    experiences = [gaussians[c].experience for c in heads.classes]
+    newest = max(experiences)
+    if task_index == "reference":
+        experiences = [place // len(heads.head_classes[-1]) for place in range(len(experiences))]
+    return [0.9 + 0.1 * (t + 1) / (newest + 1) for t in experiences]
+
+
+def _check_alignment(
+    *,
+    epochs: int,
+    samples_per_class: int,
+    batch_size: int,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    tau: float | None,
+    task_index: str,
+) -> None:
+    """Raise a :class:`ValueError` that names the first hyper-parameter of :func:`align_heads` that is out of its range."""
+    for name, value, least in (("epochs", epochs, 0), ("samples_per_class", samples_per_class, 1), ("batch_size", batch_size, 1)):
+        if value != int(value) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+    _require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
+    if task_index not in ("true", "reference"):
+        raise ValueError(f"task_index must be 'true' or 'reference', got {task_index!r}")
+
+
+class ClassifierAlignment(SupervisedPlugin[Any]):
+    """Stage 2 of SLCA as a plugin for any Avalanche strategy whose model is a :class:`~reclaim.strategies.heads.ContinualModel`.
+
+    After training on an experience it fits one Gaussian to the features of each of its classes (training images, test transform, eval
+    mode); a class that comes back is fitted anew, to its new images alone, and counts as one of the newest experience. Then, from the
+    second experience on, it runs :func:`align_heads`. Experiences are counted as they are trained on: training twice on one counts twice.
+
+    It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags of the heads as
+    they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins after it the aligned ones.
+
+    :param epochs: passes over the drawn features; 0 switches alignment off.
+    :param samples_per_class: features drawn per class and epoch.
+    :param lr: at the start of its cosine; the paper's is the heads' rate in stage 1.
+    :param tau: temperature of the logit normalisation, 0.1 (0.05 for Cars-196); ``None`` or 0 switches the normalisation off.
+    :param covariance_ridge: multiple of the identity added to each covariance: 1e-4 in the code, 0 in the text (F3).
+    :param mean_decay: scale the means of earlier experiences' classes, as in the code; the text does not, that is ``False`` (F4).
+    :param task_index: ``"true"``, or ``"reference"`` for the code's index, which is wrong when tasks differ in size (F5).
+    :param restore: go on training from the unaligned heads: they are put back before the next experience, so that
+        evaluation in between sees the aligned ones (F6).
+    :param seed: of the drawn features, together with the index of the experience.
+    :raises ValueError: a number out of its range; while training, features that are NaN or infinite.
+    :raises TypeError: while training, a model without heads of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 5,
+        samples_per_class: int = 256,
+        batch_size: int = 256,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        tau: float | None = 0.1,
+        covariance_ridge: float = 1e-4,
+        mean_decay: bool = True,
+        task_index: TaskIndex = "true",
+        restore: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            "epochs": epochs,
+            "samples_per_class": samples_per_class,
+            "batch_size": batch_size,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "tau": tau,
+            "task_index": task_index,
+        }
+        _check_alignment(**self.settings)
+        self.settings["mean_decay"] = mean_decay
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        self.restore = restore
+        self.seed = seed
+        self.gaussians = ClassGaussians(covariance_ridge)
+        self._unaligned: list[Tensor] | None = None
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the class statistics, which are all that is kept between experiences."""
+        return self.gaussians.nbytes
+
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # The first hook of an experience: the model has not been adapted yet, no head has been added.
+        if self._unaligned is not None:
+            require_continual_model(strategy.model, "ClassifierAlignment").heads.restore(self._unaligned)
+            self._unaligned = None
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        model = require_continual_model(strategy.model, "ClassifierAlignment")
+        # Avalanche's clock is its last plugin: here it still has the index of the experience that is ending.
+        experience = strategy.clock.train_exp_counter
+        batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
+        # the experience's own data, not the adapted dataset, which may hold a replay buffer
+        features, targets = extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device)
+        self.gaussians.fit(features, targets, experience)
+        if experience > 0:
+            if self.restore:
+                self._unaligned = model.heads.snapshot()
+            entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(entropy[0]))
+            align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
+
+
+@torch.no_grad()
+def extract_features(model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Features (N, d) and targets (N,) of a dataset, in its order, on the CPU, with the model in eval mode.
+
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`; the modes of its modules are put back.
+    """
+    model = require_continual_model(model, "extract_features")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        # a loader without a generator of its own would draw a seed from the global one
+        loader = DataLoader(dataset, batch_size, collate_fn=getattr(dataset, "collate_fn", None), generator=torch.Generator())
+        batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return torch.cat([features for features, _ in batches]), torch.cat([targets for _, targets in batches])
+
+
+# Both stages
+
+
+class SLCA(SupervisedTemplate):
+    """SLCA as a ready-made strategy: used like Avalanche's ``Naive``, but without an optimizer and a criterion, which it makes itself.
+
+    Stage 1: SGD over :func:`slow_learner_groups`, new for each experience, cross-entropy over the experience's classes; stage 2:
+    :class:`ClassifierAlignment`, with the rate, momentum and weight decay of stage 1, as in the code. The defaults are those
+    of CIFAR-100 with supervised pretraining; the paper's other data sets take 50 epochs with milestone 40, MoCo v3 90 with 80.
+
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with heads of ``init_std=0.02``.
+    :param lr: of the heads, in both stages; the backbone's is ``lr * slow_factor``.
+    :param milestones: epochs of each experience after which both rates are multiplied by ``lr_decay``; none beyond ``train_epochs``.
+    :param final_norm: ``"fresh"`` makes the final LayerNorm a new one, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
+    :param alignment_epochs: 0 leaves the slow learner alone.
+    :param tau, samples_per_class, covariance_ridge, mean_decay, task_index, restore, seed: see :class:`ClassifierAlignment` (F3-F6).
+    :param plugins: further plugins; they run after SLCA's own.
+    :param base_kwargs: what else ``SupervisedTemplate`` takes.
+    :raises ValueError: a number out of its range, or no LayerNorm to make fresh.
+    :raises TypeError: the model has no heads of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        lr: float = 0.01,
+        slow_factor: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (18,),
+        lr_decay: float = 0.1,
+        final_norm: Literal["fresh", "pretrained"] = "fresh",
+        tau: float | None = 0.1,
+        alignment_epochs: int = 5,
+        samples_per_class: int = 256,
+        covariance_ridge: float = 1e-4,
+        mean_decay: bool = True,
+        task_index: TaskIndex = "true",
+        restore: bool = True,
+        seed: int = 0,
+        train_mb_size: int = 128,
+        train_epochs: int = 20,
+        eval_mb_size: int = 128,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin[Any]] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
+        **base_kwargs: Any,
+    ) -> None:
+        alignment = ClassifierAlignment(
+            epochs=alignment_epochs,
+            samples_per_class=samples_per_class,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            tau=tau,
+            covariance_ridge=covariance_ridge,
+            mean_decay=mean_decay,
+            task_index=task_index,
+            restore=restore,
+            seed=seed,
+        )
+        groups = slow_learner_groups(model, lr, slow_factor, weight_decay)
+        _require_not_negative(lr_decay=lr_decay)
+        if any(epoch != int(epoch) or epoch < 1 for epoch in milestones):
+            raise ValueError(f"milestones must be epochs, integers of at least 1, got {list(milestones)}")
+        if final_norm not in ("fresh", "pretrained"):
+            raise ValueError(f"final_norm must be 'fresh' or 'pretrained', got {final_norm!r}")
+        if final_norm == "fresh":
+            fresh_final_norm(model)
+        super().__init__(
+            model=model,
+            optimizer=torch.optim.SGD(groups, lr=lr, momentum=momentum),
+            criterion=TaskCrossEntropy(),
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=[FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, list(milestones), lr_decay)), alignment, *(plugins or [])],
+            evaluator=evaluator,
+            **base_kwargs,
+        )
+        self.alignment = alignment
+
+
+def _require_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

@@ -1,0 +1,70 @@
+"""Losses over the current experience's classes only, as the code of SLCA and aEPG computes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
+    """A criterion that is also an Avalanche plugin: while training it sees the logits of the current experience's classes alone.
+
+    Pass it to a strategy as its criterion (Avalanche then registers it as a plugin, too). In evaluation, and outside Avalanche, it takes
+    all logits.
+
+    :param restrict: ``False`` takes all logits in training as well, which a replay buffer needs.
+    """
+
+    def __init__(self, restrict: bool = True) -> None:
+        nn.Module.__init__(self)
+        SupervisedPlugin.__init__(self)
+        self.restrict = restrict
+        self._classes: Tensor | None = None
+        self._evaluating = False
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of logits (N, C) and class indices (N,): a scalar."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of logits (N, classes) and class ids (N,): a scalar.
+
+        :raises ValueError: a target is not among the current experience's classes (samples of a replay buffer).
+        """
+        if self._classes is not None and not self._evaluating:
+            classes = self._classes.to(logits.device)
+            position = torch.searchsorted(classes, targets).clamp_(max=len(classes) - 1)
+            foreign = classes[position] != targets
+            if foreign.any():
+                raise ValueError(
+                    f"target {int(targets[foreign][0])} is not among the classes of the current experience {classes.tolist()}: "
+                    f"with a replay buffer, or joint training, use {type(self).__name__}(restrict=False) "
+                    "and ContinualModel(freeze_earlier=False)"
+                )
+            logits, targets = logits[:, classes], position
+        return self.loss(logits, targets)
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self.restrict:
+            self._classes = torch.tensor(sorted({int(c) for c in strategy.experience.classes_in_this_experience}))
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._classes = None
+
+    def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._evaluating = True
+
+    def after_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._evaluating = False
+
+
+class TaskCrossEntropy(TaskLoss):
+    """Cross-entropy over the current experience's classes (stage 1 of SLCA; the CE rows of aEPG's tables)."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets)

@@ -1,0 +1,90 @@
+"""What tests of the harness share: runs of a quarter of a second on a few real drawings, and records that nobody had to run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from reclaim.benchmark import datasets, engines, runner, streams
+from reclaim.benchmark.config import Config
+from reclaim.benchmark.datasets import Drawings, Part
+from reclaim.benchmark.engines import Job
+from reclaim.benchmark.metrics import pack_bits
+from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.records import Record, config_hash
+from reclaim.benchmark.streams import STREAMS, Stream
+
+SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
+SETTINGS = ("epochs=2", "batch_size=16")
+
+_make = engines._make
+
+
+@functools.cache
+def drawings(part: Part = "test") -> Drawings:
+    """Six classes of the downstream drawings, eight to train and four to test."""
+    whole = datasets.downstream(part)
+    return Drawings(whole.train[:6, :8].contiguous(), whole.test[:6, :4].contiguous(), whole.names[:6], whole.sha256)
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
+    patch.setattr(streams, "downstream", drawings)
+    patch.setattr(runner, "downstream", drawings)
+    patch.setitem(STREAMS, SMALL.name, SMALL)
+
+
+def make_small(job: Job, advance: Callable[[str], Any]) -> Record:
+    """A run on the small drawings, also in another process: stands in for ``engines._make``."""
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        return _make(job, advance)
+
+
+def small_config(recipe: str, *settings: str) -> Config:
+    """A recipe's configuration with few epochs and samples."""
+    config = RECIPES[recipe].config
+    parts = ["alignment.epochs=1", "alignment.samples_per_class=8"] if config.alignment else []
+    return config.set([*SETTINGS, *parts, *(["lora.frozen_epochs=1"] if config.lora else []), *settings])
+
+
+def synthetic_record(
+    recipe: str, stream: str = "split-quickdraw-10", seed: int = 0, last_acc: float = 50.0, entropy: float = 1.0, config: Config | None = None
+) -> Record:
+    """A sound record of a recipe's present configuration, with the accuracy (percent) and final entropy (nats) that are asked for."""
+    config = config or (RECIPES[recipe].config if recipe in RECIPES else Config())
+    sizes = STREAMS[stream].sizes if stream in STREAMS else (50, 50)
+    if config.joint:
+        sizes = (sum(sizes),)
+    counts = [20 * size for size in sizes]
+    right = [round(last_acc / 100 * count) for count in counts]
+    accuracies = [100 * r / count for r, count in zip(right, counts, strict=True)]
+    matrix = [accuracies[: t + 1] for t in range(len(sizes))]
+    values = config.as_dict()
+    return Record(
+        {
+            "schema": 1,
+            "recipe": recipe,
+            "stream": stream,
+            "seed": seed,
+            "config": values,
+            "config_hash": config_hash(values),
+            "varied": config.seeding,
+            "accuracy": matrix,
+            "accuracy_task_known": matrix,
+            "test_counts": counts,
+            "correct": pack_bits([i < r for r, count in zip(right, counts, strict=True) for i in range(count)]),
+            # only the last epoch of an experience counts as final
+            "entropy": [*[9.0] * (config.epochs - 1), entropy] * len(sizes),
+            "train_loss": [1.0] * config.epochs * len(sizes),
+            "class_order": streams.class_order(sum(sizes), seed),
+            "data_sha256": "0" * 64,
+            "weights_sha256": "f" * 64,
+            "trained_parameters": 1234,
+            "bytes_kept": 56,
+            "hyperparameters_from": "given",
+        },
+        {"torch": "2.6.0", "platform": "Linux", "cpu_capability": "AVX2", "cpu_model": "a processor", "threads": 1, "accelerator": None},
+    )

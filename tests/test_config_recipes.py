@@ -1,0 +1,202 @@
+"""Configurations: what can be set, what is refused, what the hash holds. Recipes: every one of them builds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from avalanche.training.supervised import Naive
+from reclaim.benchmark import recipes
+from reclaim.benchmark.config import Alignment, Annealing, Config, Lora, Olor, from_dict
+from reclaim.benchmark.engines import jobs_of
+from reclaim.benchmark.recipes import RECIPES, Recipe, find_recipe
+from reclaim.benchmark.records import config_hash
+from reclaim.benchmark.runner import make_model, make_strategy
+from reclaim.benchmark.streams import STREAMS
+
+# --- configurations ---
+
+
+def test_settings_are_read_as_json_or_words() -> None:
+    config = Config().set(
+        ["lr=0.1", "epochs = 7", "augment=false", "optimizer=adam", "alignment.tau=0.05", 'olor={"rollback_input": 0.5}', "lora={}", "l2_sp=null"]
+    )
+    assert (config.lr, config.epochs, config.augment, config.optimizer) == (0.1, 7, False, "adam")
+    assert config.alignment == Alignment(tau=0.05)  # naming a part's setting switches the part on
+    assert config.olor == Olor(rollback_input=0.5)
+    assert config.lora == Lora()
+    assert config.l2_sp is None
+    assert config.set(["alignment.epochs=2"]).alignment == Alignment(tau=0.05, epochs=2)
+    assert config.set(["alignment={}"]).alignment == Alignment()
+    assert config.set(["alignment=null"]).alignment is None
+    assert Config().set(["annealing.schedule=0.5"]).annealing == Annealing(schedule=0.5)
+    assert Config().set(["annealing.schedule=linear"]).annealing == Annealing(schedule="linear")
+    assert Config().set([]) == Config()
+
+
+def test_an_integer_passes_for_a_float_and_hashes_like_one() -> None:
+    assert config_hash(Config().set(["lr=1"]).as_dict()) == config_hash(Config().set(["lr=1.0"]).as_dict())
+    assert type(Config().set(["l2_sp=1"]).l2_sp) is float
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("lr", "cannot read 'lr': write key=value"),
+        ("=5", "unknown setting ''"),
+        ("learning_rate=1", "unknown setting 'learning_rate'.*did you mean"),
+        ("epoch=1", "did you mean epochs"),
+        ("alignment.taw=1", "unknown setting 'alignment.taw'.*did you mean tau"),
+        ('alignment={"taw": 1}', "unknown setting 'alignment.taw'"),
+        ("lr.factor=1", "'lr' has no parts"),
+        ("alignment.tau.x=1", "'tau' has no parts"),
+        ("alignment=5", "alignment must be Alignment or null, got 5"),
+        ("alignment=", "alignment must be Alignment or null, got ''"),
+        ("lr=fast", "lr must be a finite number, got 'fast'"),
+        ("lr=", "lr must be a finite number, got ''"),
+        ("lr=true", "lr must be a finite number, got True"),
+        ("lr=NaN", "lr must be a finite number, got nan"),
+        ("lr=Infinity", "lr must be a finite number, got inf"),
+        ("weight_decay=-Infinity", "weight_decay must be a finite number"),
+        ("lr=null", "lr must be a finite number, got None"),
+        ("lr=[1]", r"lr must be a finite number, got \[1\]"),
+        ("epochs=2.5", "epochs must be an integer, got 2.5"),
+        ("epochs=true", "epochs must be an integer, got True"),
+        ("augment=1", "augment must be bool, got 1"),
+        ("backbone=5", "backbone must be str, got 5"),
+        ("optimizer=rmsprop", r"optimizer must be sgd\|adam, got 'rmsprop'"),
+        ("part=train", r"part must be test\|validation, got 'train'"),
+        ("seeding=none", r"seeding must be class_order\|class_order\+initialisation"),
+        ("annealing.schedule=null", "annealing.schedule must be str or a finite number, got None"),
+        ("l2_sp=much", "l2_sp must be a finite number or null, got 'much'"),
+        ("epochs=0", "epochs must be positive, got 0"),
+        ("batch_size=-1", "batch_size must be positive, got -1"),
+        ("lr=0", "lr must be positive"),
+        ("head_init_std=0", "head_init_std must be positive"),
+        ("momentum=-0.1", "momentum must not be negative, got -0.1"),
+        ("slow_factor=-1", "slow_factor must not be negative"),
+        ("weight_decay=-1", "weight_decay must not be negative"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(setting: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Config().set([setting])
+
+
+@pytest.mark.parametrize("part", ["lora={}", "olor={}", "l2_sp=0.1"])
+def test_combinations_that_mean_nothing_are_refused(part: str) -> None:
+    with pytest.raises(ValueError, match="trainable='heads' freezes the backbone"):
+        Config().set(["trainable=heads", part])
+
+
+def test_two_pulls_to_the_pretrained_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="olor and l2_sp both pull"):
+        Config().set(["olor={}", "l2_sp=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("start", "settings"),
+    [
+        (Config(olor=Olor()), ["trainable=heads", "olor=null"]),
+        (Config(l2_sp=0.1), ["olor={}", "l2_sp=null"]),
+        (Config(l2_sp=0.1, olor=None), ["l2_sp=null", "olor.rollback_input=0.5"]),
+    ],
+)
+def test_the_order_of_settings_does_not_matter(start: Config, settings: list[str]) -> None:
+    assert start.set(settings) == start.set(settings[::-1])
+
+
+def test_a_configuration_is_not_changed_by_setting() -> None:
+    config = Config(alignment=Alignment())
+    config.set(["lr=9", "alignment.tau=9"])
+    assert config == Config(alignment=Alignment())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_round_trip(recipe: str) -> None:
+    config = RECIPES[recipe].config
+    text = json.dumps(config.as_dict(), sort_keys=True)
+    assert from_dict(json.loads(text)) == config
+    assert config_hash(from_dict(json.loads(text)).as_dict()) == config_hash(config.as_dict())
+
+
+def test_parts_that_are_absent_are_not_in_the_hash() -> None:
+    values = Config().as_dict()
+    assert not {"alignment", "olor", "annealing", "lora", "l2_sp"} & values.keys()
+    assert "lr" not in Config(alignment=Alignment()).as_dict()["alignment"]
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(Config):
+        """The configuration of a later version, with one more part."""
+
+        mixup: float | None = None
+
+    assert config_hash(Later().as_dict()) == config_hash(values)
+    assert config_hash(Later(mixup=0.1).as_dict()) != config_hash(values)
+
+
+def test_every_number_is_in_the_hash() -> None:
+    base = Config(alignment=Alignment(), olor=Olor(), annealing=Annealing(), lora=Lora())
+    changed: dict[str, Any] = {
+        **dict.fromkeys(("part=validation", "seeding=class_order", "joint=true", "augment=false", "optimizer=adam", "schedule=step")),
+        **dict.fromkeys(("numerics=2", "backbone=other", "epochs=9", "batch_size=9", "lr=9", "slow_factor=9", "momentum=9")),
+        **dict.fromkeys(("weight_decay=9", "head_init_std=9", "final_norm=fresh", "alignment.tau=9", "alignment.lr=9", "olor=null")),
+        **dict.fromkeys(("olor.counting=tensors", "olor.anchor=previous", "annealing.tau=9", "lora.rank=9", "alignment.mean_decay=false")),
+    }
+    hashes = {config_hash(base.as_dict()), *(config_hash(base.set([setting]).as_dict()) for setting in changed)}
+    assert len(hashes) == len(changed) + 1
+
+
+# --- recipes ---
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_method_gets_four_candidates(recipe: Recipe) -> None:
+    if recipe.tuned_as:
+        assert not recipe.grid
+        assert RECIPES[recipe.tuned_as].grid
+        return
+    candidates = recipe.candidates()
+    assert len(candidates) == 4
+    assert len({config_hash(recipe.with_settings(c).as_dict()) for c in candidates}) == 4
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_builds(recipe: Recipe) -> None:
+    assert recipe.home in STREAMS
+    assert recipe.name == recipe.name.lower()
+    config = recipe.config
+    strategy = make_strategy(config, make_model(config), 0, [])
+    assert isinstance(strategy, Naive)
+    assert (strategy.train_epochs, strategy.train_mb_size) == (config.epochs, config.batch_size)
+
+
+def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = {"slca": {"settings": {"lr": 0.123, "slow_factor": 0.5}}}
+    monkeypatch.setattr(recipes, "chosen", lambda: choice)
+    for name in ("slca", "slca-no-norm"):  # the ablation differs in one thing only
+        assert (RECIPES[name].config.lr, RECIPES[name].config.slow_factor) == (0.123, 0.5)
+        assert RECIPES[name].hyperparameters_from == "validation"
+    assert RECIPES["slca-no-norm"].config == RECIPES["slca"].config.set(["alignment.tau=0"])
+    assert RECIPES["linear"].hyperparameters_from == "given"
+    first = RECIPES["linear"].candidates()[0]
+    assert RECIPES["linear"].config == RECIPES["linear"].with_settings(first)
+
+    jobs = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0, 1])
+    assert [(job.seed, job.hyperparameters_from) for job in jobs] == [(0, "validation"), (1, "validation")]
+    (job,) = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0], ["lr=0.5"])
+    assert (job.config.lr, job.hyperparameters_from) == (0.5, "given")
+    (job,) = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0], ["lr=0.123"])
+    assert job.hyperparameters_from == "validation"
+
+
+def test_unknown_recipes_get_suggestions() -> None:
+    assert find_recipe("slca") is RECIPES["slca"]
+    with pytest.raises(ValueError, match="unknown recipe 'slcaa': did you mean slca"):
+        find_recipe("slcaa")
+    with pytest.raises(ValueError, match="unknown recipe ''.*seqft-fast.*reclaim list recipes"):
+        find_recipe("")

@@ -1,0 +1,89 @@
+"""README and docs are true: their Python runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reclaim.benchmark.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+# a block of Python, and the block of text after it, which is what it prints
+PYTHON = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+
+
+def with_a(pattern: re.Pattern[str]) -> list[Any]:
+    return [pytest.param(page, id=page.name) for page in PAGES if pattern.search(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", with_a(PYTHON))
+def test_python_blocks_run_one_after_another(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in PYTHON.finditer(text):
+        # so that a traceback names the page's line
+        code = "\n" * text.count("\n", 0, block.start(1)) + block[1]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, str(page), "exec"), names)
+        if block[2] is not None:
+            assert printed.getvalue() == block[2]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of shell blocks, and code in running text that starts with the command's name."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    inline = re.findall(r"`((?:reclaim|make|pytest) [^`]+)`", text)
+    return [line.split("  #")[0].strip() for line in lines + inline]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if commands(page)])
+def test_commands_exist(page: Path, pytestconfig: pytest.Config) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands(page):
+        program, *arguments = shlex.split(command)
+        if program == "reclaim":
+            found = main.commands[arguments[0]]
+            # raises on an unknown option or a bad value; runs nothing
+            found.make_context(arguments[0], arguments[1:])
+        elif program == "make":
+            assert f"\n{arguments[0]}:" in makefile, command
+        elif program == "pytest":
+            for option in [a for a in arguments if a.startswith("--")]:
+                assert option.split("=")[0] in pytest_options(pytestconfig), command
+
+
+def pytest_options(config: pytest.Config) -> set[str]:
+    parser = config._parser
+    return {name for group in [parser._anonymous, *parser._groups] for option in group.options for name in option.names()}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_files_named_in_code_exist(page: Path) -> None:
+    named = re.findall(r"`((?:strategies|benchmark|tests|docs|leaderboards|\.ci)/[\w./-]*\w)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    first = re.search(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert first is not None
+    assert [line.split()[:2] for line in first[1].splitlines()] == [["make", "paper-check"], ["make", "test"]]
+
+
+def test_a_plugin_takes_at_most_30_lines() -> None:
+    block = PYTHON.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block is not None
+    assert len(block[1].splitlines()) <= 30

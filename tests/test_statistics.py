@@ -1,0 +1,538 @@
+"""Statistics against scipy, printed values, simulation, and the properties that any of it must have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from reclaim.benchmark.statistics import (
+    MAX_SEEDS,
+    ClaimKind,
+    PairedDifference,
+    Published,
+    claim_p,
+    holm,
+    judge_cell,
+    judge_claim,
+    judge_family,
+    mean_interval,
+    paired_difference,
+    prediction_interval,
+    published_leaves,
+    seeds_needed,
+    tost,
+    verdict,
+    verdict_probabilities,
+    welch,
+)
+from scipy import stats
+
+OURS = [91.2, 91.9, 91.4, 91.6, 92.0]
+accuracies = st.lists(st.floats(0, 100), min_size=2, max_size=12)
+
+
+def paired(differences: list[float]) -> PairedDifference:
+    """Differences as they come from two methods, the second at 0."""
+    result = paired_difference(dict(enumerate(differences)), {seed: 0.0 for seed in range(len(differences))})
+    assert result is not None
+    return result
+
+
+# --- means and differences ---
+
+
+def test_mean_interval_from_a_t_table() -> None:
+    # 1..5: mean 3, variance 2.5; t(0.975, 4) = 2.776 in any printed table
+    result = mean_interval([1, 2, 3, 4, 5])
+    assert (result.mean, result.n) == (3.0, 5)
+    assert result.std == pytest.approx(math.sqrt(2.5))
+    assert result.interval == pytest.approx((3 - 2.776 * math.sqrt(0.5), 3 + 2.776 * math.sqrt(0.5)), abs=1e-3)
+
+
+def test_mean_interval_follows_the_level() -> None:
+    result = mean_interval(OURS, level=0.9)
+    assert result.interval == pytest.approx(stats.t.interval(0.9, 4, np.mean(OURS), stats.sem(OURS)))
+
+
+def test_one_value_has_no_interval() -> None:
+    result = mean_interval([91.0])
+    assert (result.mean, result.std, result.n, result.interval) == (91.0, None, 1, None)
+
+
+def test_equal_values_have_a_point_for_an_interval() -> None:
+    # 0.1 + 0.2 is not 0.3: rounding errors are no spread
+    result = mean_interval([0.1 + 0.2, 0.3, 0.3])
+    assert result.std == 0.0
+    assert result.interval == pytest.approx((0.3, 0.3))
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [1.0, float("inf")], [[1.0], [2.0]]])
+def test_values_that_are_none_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite numbers"):
+        mean_interval(values)
+
+
+def test_welch_is_that_of_scipy() -> None:
+    published = Published(91.0, 0.7, 3)
+    difference = welch(mean_interval(OURS), published)
+    mean, std = np.mean(OURS), np.std(OURS, ddof=1)
+    greater = stats.ttest_ind_from_stats(mean, std, 5, 91.0, 0.7, 3, equal_var=False, alternative="greater")
+    less = stats.ttest_ind_from_stats(mean, std, 5, 91.0, 0.7, 3, equal_var=False, alternative="less")
+    assert difference.p_above(0.0) == pytest.approx(greater.pvalue)
+    assert difference.p_below(0.0) == pytest.approx(less.pvalue)
+    shifted = stats.ttest_ind_from_stats(mean, std, 5, 91.4, 0.7, 3, equal_var=False, alternative="greater")
+    assert difference.p_above(0.4) == pytest.approx(shifted.pvalue)
+
+
+def test_welch_interval_is_that_of_scipy() -> None:
+    theirs = [90.1, 92.3, 91.0]
+    summary = mean_interval(theirs)
+    difference = welch(mean_interval(OURS), Published(summary.mean, summary.std, 3))
+    expected = stats.ttest_ind(OURS, theirs, equal_var=False).confidence_interval(0.95)
+    assert difference.interval(0.95) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_constant_is_the_one_sample_test() -> None:
+    difference = welch(mean_interval(OURS), Published(91.0, 0.7, 3).as_constant())
+    expected = stats.ttest_1samp(OURS, 91.0, alternative="greater")
+    assert difference.p_above(0.0) == pytest.approx(expected.pvalue)
+    # scipy's interval is that of the mean, not of its difference from the constant
+    low, high = stats.ttest_1samp(OURS, 91.0).confidence_interval(0.95)
+    assert difference.interval(0.95) == pytest.approx((low - 91.0, high - 91.0))
+
+
+def test_published_std_of_exactly_zero_leaves_our_error() -> None:
+    exact = welch(mean_interval(OURS), Published(91.0, 0.0, 5))
+    assert exact.df == pytest.approx(4)
+    assert exact.interval() == pytest.approx(welch(mean_interval(OURS), Published(91.0)).interval())
+
+
+def test_printed_zero_is_half_a_unit() -> None:
+    # "73.0 +- 0.0" printed to 0.1: the std may be up to 0.05 and the mean off by 0.05
+    printed = welch(mean_interval(OURS), Published(91.0, 0.0, 5, rounding=0.05))
+    plain = welch(mean_interval(OURS), Published(91.0, 0.05, 5))
+    low, high = plain.interval() or (0, 0)
+    assert printed.interval() == pytest.approx((low - 0.05, high + 0.05))
+    assert printed.p_above(0.3) == pytest.approx(plain.p_above(0.35))
+    assert printed.p_below(1.3) == pytest.approx(plain.p_below(1.25))
+
+
+def test_tost_is_the_larger_one_sided_p() -> None:
+    difference = welch(mean_interval(OURS), Published(91.0, 0.3, 5))
+    low = stats.ttest_ind_from_stats(np.mean(OURS), np.std(OURS, ddof=1), 5, 90.0, 0.3, 5, equal_var=False, alternative="greater").pvalue
+    high = stats.ttest_ind_from_stats(np.mean(OURS), np.std(OURS, ddof=1), 5, 92.0, 0.3, 5, equal_var=False, alternative="less").pvalue
+    assert tost(difference, 1.0) == pytest.approx(max(low, high))
+
+
+def test_prediction_interval() -> None:
+    # t(0.975, 2) = 4.303; a new mean of 6 runs: 0.9 * sqrt(1/3 + 1/6)
+    half = 4.303 * 0.9 * math.sqrt(0.5)
+    assert prediction_interval(Published(90, 0.9, 3), 6) == pytest.approx((90 - half, 90 + half), abs=1e-3)
+    assert prediction_interval(Published(90), 6) is None
+
+
+def test_prediction_interval_covers_replications() -> None:
+    rng = np.random.default_rng(0)
+    runs, inside = 4000, 0
+    first, second = rng.normal(0, 1, (runs, 3)), rng.normal(0, 1, (runs, 5)).mean(axis=1)
+    for sample, mean in zip(first, second, strict=True):
+        low, high = prediction_interval(Published(float(sample.mean()), float(sample.std(ddof=1)), 3), 5) or (0, 0)
+        inside += low <= mean <= high
+    assert inside / runs == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / runs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"mean": math.nan}, "mean is nan"),
+        ({"mean": 90, "std": -0.1, "n": 3}, "std is -0.1"),
+        ({"mean": 90, "std": 0.1, "n": 1}, "over 1 runs"),
+        ({"mean": 90, "std": 0.1}, "over None runs"),
+        ({"mean": 90, "rounding": -1.0}, "rounding is -1.0"),
+    ],
+)
+def test_published_numbers_are_checked(arguments: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Published(**arguments)  # type: ignore[arg-type]
+
+
+# --- verdicts ---
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(0.0, "reproduced"), (3.0, "above"), (-3.0, "below"), (1.0, "undecided"), (-1.0, "undecided")]
+)
+def test_verdicts(shift: float, expected: str) -> None:
+    values = [90 + shift + e for e in (-0.2, -0.1, 0.0, 0.1, 0.2)]
+    cell = judge_cell(values, Published(90, 0.2, 5), margin=1.0)
+    assert cell.sampled.verdict == expected
+    assert cell.constant.verdict == expected
+    assert cell.in_prediction_interval is (shift == 0.0)
+
+
+def test_not_run_and_no_reference() -> None:
+    missing = judge_cell([], Published(90, 0.2, 5), 1.0)
+    assert (missing.sampled.verdict, missing.constant.verdict, missing.ours) == ("not run", "not run", None)
+    unknown = judge_cell(OURS, None, 1.0)
+    assert (unknown.sampled.verdict, unknown.constant.verdict) == ("no reference", "no reference")
+    assert unknown.ours == mean_interval(OURS)
+    mean_only = judge_cell(OURS, Published(91.6), 1.0)
+    assert (mean_only.sampled.verdict, mean_only.constant.verdict) == ("no reference", "reproduced")
+    assert mean_only.in_prediction_interval is None
+
+
+def test_the_published_side_limits_what_can_be_decided() -> None:
+    # DESIGN: n0 = 3 and std 0.9 leave +- 2.920 * 0.9 / sqrt(3) whatever we do; the constant column can always be narrowed
+    cell = judge_cell([90.9, 89.1, 90.0], Published(90, 0.9, 3), margin=1.0)
+    assert (cell.sampled.verdict, cell.sampled.limited_by, cell.sampled.seeds_needed) == ("undecided", "published", None)
+    assert cell.published_leaves == pytest.approx(2.920 * 0.9 / math.sqrt(3), abs=1e-3)
+    assert (cell.constant.verdict, cell.constant.limited_by) == ("undecided", "ours")
+    assert cell.constant.seeds_needed is not None
+    assert cell.constant.seeds_needed > 3
+
+
+def test_our_side_limits_when_more_seeds_would_do() -> None:
+    cell = judge_cell([91.2, 88.8, 90.0], Published(90, 0.2, 5), margin=1.0)
+    assert (cell.sampled.verdict, cell.sampled.limited_by) == ("undecided", "ours")
+    assert cell.sampled.seeds_needed is not None
+    assert 3 < cell.sampled.seeds_needed <= MAX_SEEDS
+
+
+def test_finite_numbers_of_seeds_can_decide_what_the_limit_cannot() -> None:
+    # Welch's degrees of freedom fall to n0 - 1 = 2 in the limit: +- 1.012 there, +- 0.93 with ten seeds of std 0.4
+    published = Published(90, 0.6, 3)
+    assert published_leaves(published) > 1.0
+    assert judge_cell([90.0, 90.4, 89.6], published, margin=1.0).sampled.verdict == "reproduced"
+    assert judge_cell([90.0, 90.8, 89.2], published, margin=1.0).sampled.limited_by == "ours"
+
+
+def test_one_run_decides_nothing() -> None:
+    cell = judge_cell([90.0], Published(90, 0.2, 5), margin=1.0)
+    assert (cell.sampled.verdict, cell.constant.verdict, cell.sampled.interval) == ("undecided", "undecided", None)
+    assert (cell.sampled.limited_by, cell.sampled.p_equivalence) == ("ours", 1.0)
+    assert cell.sampled.seeds_needed is not None
+    assert (cell.constant.limited_by, cell.constant.seeds_needed) == ("ours", None)
+    assert judge_cell([90.0], Published(90, 0.9, 3), margin=1.0).sampled.limited_by == "published"
+
+
+@pytest.mark.parametrize(("n", "expected"), [(2, "undecided"), (4, "undecided"), (5, "reproduced")])
+def test_equal_values_decide_only_as_the_sign_test_does(n: int, expected: str) -> None:
+    # 2 ** -5 < 0.05 < 2 ** -4
+    cell = judge_cell([90.0] * n, Published(90.1), margin=1.0)
+    assert cell.constant.verdict == expected
+    assert cell.constant.p_equivalence == 2.0**-n
+    if expected == "undecided":
+        assert (cell.constant.limited_by, cell.constant.seeds_needed) == ("ours", 5)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(5, "undecided"), (6, "above")])
+def test_equal_values_lie_beyond_only_as_the_sign_test_does(n: int, expected: str) -> None:
+    # the two-sided 5%: 2 ** -6 < 0.025 < 2 ** -5
+    assert judge_cell([95.0] * n, Published(90.0), margin=1.0).constant.verdict == expected
+
+
+def test_a_spread_too_small_to_square_is_none() -> None:
+    difference = welch(mean_interval([90.0, 90.0]), Published(90.0, 1e-160, 3))
+    assert (difference.standard_error, difference.df) == (0.0, 1.0)
+    assert tost(difference, 1.0) == 0.25
+
+
+@given(accuracies, st.floats(0, 100), st.floats(0, 5), st.integers(2, 8), st.floats(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_verdicts_agree_with_their_intervals(values: list[float], mean: float, std: float, n0: int, margin: float) -> None:
+    difference = welch(mean_interval(values), Published(mean, std, n0))
+    assume(difference.standard_error)
+    narrow, wide = difference.interval(0.9), difference.interval(0.95)
+    assert narrow is not None
+    assert wide is not None
+    # a bound that meets the margin to the last digits may fall either way
+    assume(all(abs(abs(bound) - margin) > 1e-6 for bound in (*narrow, *wide)))
+    expected = "undecided"
+    if -margin < narrow[0] and narrow[1] < margin:
+        expected = "reproduced"
+    elif wide[0] > margin:
+        expected = "above"
+    elif wide[1] < -margin:
+        expected = "below"
+    assert verdict(difference, margin) == expected
+
+
+@given(accuracies, st.floats(0, 100), st.floats(0, 5), st.integers(2, 8), st.floats(0, 3), st.floats(0, 3))
+@settings(deadline=None)
+def test_a_wider_margin_is_never_harder(values: list[float], mean: float, std: float, n0: int, margin: float, more: float) -> None:
+    difference = welch(mean_interval(values), Published(mean, std, n0))
+    assert tost(difference, margin + more) <= tost(difference, margin)
+    assert difference.p_above(margin + more) >= difference.p_above(margin)
+    if verdict(difference, margin) == "reproduced":
+        assert verdict(difference, margin + more) == "reproduced"
+
+
+@given(accuracies, st.floats(0, 100), st.floats(0, 5), st.integers(2, 8), st.floats(0, 3))
+@settings(deadline=None)
+def test_signs_mirror(values: list[float], mean: float, std: float, n0: int, margin: float) -> None:
+    difference = welch(mean_interval(values), Published(mean, std, n0))
+    mirrored = replace(difference, value=-difference.value)
+    assert tost(difference, margin) == pytest.approx(tost(mirrored, margin))
+    assert difference.p_above(margin) == pytest.approx(mirrored.p_below(-margin))
+    assert verdict(mirrored, margin) == {"above": "below", "below": "above"}.get(verdict(difference, margin), verdict(difference, margin))
+
+
+@given(accuracies, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_the_order_of_the_seeds_does_not_matter(values: list[float], random: Random) -> None:
+    shuffled = random.sample(values, len(values))
+    assert mean_interval(shuffled) == mean_interval(values)
+
+
+@given(accuracies, st.floats(0.0, 0.05))
+@settings(deadline=None)
+def test_rounding_only_makes_it_harder(values: list[float], rounding: float) -> None:
+    plain, rounded = (welch(mean_interval(values), Published(50.0, 0.0, 5, r)) for r in (0.0, rounding))
+    assume(plain.standard_error)
+    # Satterthwaite's df may grow with the published std, hence not exactly monotone
+    assert tost(rounded, 1.0) >= tost(plain, 1.0) - 0.01
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: judge_cell(OURS, None, margin=-1.0),
+        lambda: judge_cell(OURS, None, margin=math.nan),
+        lambda: judge_cell(OURS, None, margin=1.0, alpha=0.0),
+        lambda: mean_interval(OURS, level=1.0),
+        lambda: prediction_interval(Published(90, 0.1, 3), 3, level=95),
+        lambda: verdict_probabilities(0.5, 1, Published(90), 1.0),
+        lambda: verdict_probabilities(-0.5, 3, Published(90), 1.0),
+        lambda: seeds_needed(0.5, Published(90), 1.0, power=1.0),
+    ],
+)
+def test_impossible_settings_are_named(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r" is (-|nan|0|1|95).*: "):
+        call()
+
+
+# --- probabilities, against the numbers of the design and by simulation ---
+
+
+@pytest.mark.parametrize(
+    ("std", "n", "expected"),
+    [(0.9, 3, 0.03), (0.9, math.inf, 0.17), (0.3, 3, 0.85)],
+)
+def test_power_of_tost_at_three_published_runs(std: float, n: float, expected: float) -> None:
+    power = verdict_probabilities(std, n, Published(90, std, 3), margin=1.0, given_published=False)["reproduced"]
+    assert power == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(3, 0.965), (20, 0.926)])
+def test_coverage_of_welch_at_three_published_runs(n: int, expected: float) -> None:
+    # at margin 0 the verdict is decided exactly when the interval misses the true difference
+    coverage = verdict_probabilities(1.0, n, Published(90, 1.0, 3), margin=0.0, given_published=False)["undecided"]
+    assert coverage == pytest.approx(expected, abs=0.001)
+
+
+@pytest.mark.parametrize(("n0", "bound"), [(3, 0.065), (5, 0.055)])
+def test_size_of_tost(n0: int, bound: float) -> None:
+    # the true difference lies on the margin; as many seeds of ours as published runs, or more
+    for n in (n0, 20, math.inf):
+        for std in (0.1, 0.3):
+            for published_std in (0.1, 0.3):
+                size = verdict_probabilities(std, n, Published(90, published_std, n0), 1.0, difference=1.0, given_published=False)
+                assert size["reproduced"] <= bound
+
+
+def test_power_is_not_monotone_in_the_seeds() -> None:
+    published = Published(90, 0.3, 3)
+    ten, limit = (verdict_probabilities(0.3, n, published, 1.0, given_published=False)["reproduced"] for n in (10, math.inf))
+    assert ten > limit
+
+
+@pytest.mark.parametrize(
+    ("n", "difference", "given_published"), [(3, 0.0, False), (10, 0.4, False), (5, -2.0, False), (4, 0.3, True), (8, -1.6, True)]
+)
+def test_probabilities_by_simulation(n: int, difference: float, given_published: bool) -> None:
+    rng = np.random.default_rng(7)
+    runs, published, margin = 40_000, Published(0.0, 0.5, 3), 1.0
+    ours = rng.normal(difference, 0.6, (runs, n))
+    theirs = rng.normal(0.0, 0.5, (runs, 3))
+    mean, std = (0.0, 0.5) if given_published else (theirs.mean(axis=1), theirs.std(axis=1, ddof=1))
+
+    def reject(bound: float, alternative: Literal["greater", "less"], alpha: float) -> NDArray[np.bool_]:
+        shift = (ours.mean(axis=1) - bound, ours.std(axis=1, ddof=1), n, mean, std, 3)
+        return np.asarray(stats.ttest_ind_from_stats(*shift, equal_var=False, alternative=alternative).pvalue < alpha)
+
+    drawn = {
+        "reproduced": reject(-margin, "greater", 0.05) & reject(margin, "less", 0.05),
+        "above": reject(margin, "greater", 0.025),
+        "below": reject(-margin, "less", 0.025),
+    }
+    expected = verdict_probabilities(0.6, n, published, margin, difference, given_published=given_published)
+    for name, hits in drawn.items():
+        p = expected[name]
+        assert hits.mean() == pytest.approx(p, abs=4 * math.sqrt(max(p * (1 - p), 1e-4) / runs)), name
+    assert sum(expected.values()) == pytest.approx(1.0)
+
+
+def test_seeds_needed_is_the_smallest_number_that_suffices() -> None:
+    published = Published(90, 0.3, 3)
+    needed = seeds_needed(0.8, published, 1.0)
+    assert needed is not None
+    decided = [1 - verdict_probabilities(0.8, n, published, 1.0)["undecided"] for n in range(2, needed + 1)]
+    assert decided[-1] >= 0.8
+    assert max(decided[:-1]) < 0.8
+    assert seeds_needed(0.8, published, 1.0, more_than=needed + 3) == needed + 4
+    assert seeds_needed(0.8, published, 1.0, max_seeds=needed - 1) is None
+
+
+def test_no_number_of_seeds_overcomes_a_wide_published_error() -> None:
+    assert seeds_needed(0.9, Published(90, 0.9, 3), 1.0) is None
+    assert seeds_needed(0.9, Published(90, 0.9, 3).as_constant(), 1.0) is not None
+
+
+# --- claims ---
+
+
+def test_paired_difference_is_that_of_scipy() -> None:
+    a, b = {1: 50.0, 2: 52.0, 3: 51.5, 4: 55.0, 9: 0.0}, {4: 52.0, 3: 50.0, 2: 51.8, 1: 49.0, 7: 99.0}
+    result = paired_difference(a, b)
+    assert result is not None
+    assert (result.seeds, result.unmatched, result.n) == ((1, 2, 3, 4), (7, 9), 4)
+    x, y = [50.0, 52.0, 51.5, 55.0], [49.0, 51.8, 50.0, 52.0]
+    assert result.p_superior == pytest.approx(stats.ttest_rel(x, y, alternative="greater").pvalue)
+    assert result.interval() == pytest.approx(tuple(stats.ttest_rel(x, y).confidence_interval(0.95)))
+    shifted = stats.ttest_rel(x, [value - 0.5 for value in y], alternative="greater")
+    assert result.p_noninferior(0.5) == pytest.approx(shifted.pvalue)
+    differences = np.subtract(x, y)
+    assert result.effect_size == pytest.approx(differences.mean() / differences.std(ddof=1))
+
+
+def test_no_common_seed_is_no_difference() -> None:
+    assert paired_difference({1: 2.0}, {2: 2.0}) is None
+
+
+def test_one_pair() -> None:
+    result = paired([3.0])
+    assert (result.std, result.interval(), result.p_superior, result.effect_size) == (None, None, 1.0, None)
+    assert judge_claim("superior", result) == "undecided"
+
+
+def test_two_pairs() -> None:
+    # t = 10 with one degree of freedom: p = 1/2 - arctan(10) / pi = 0.0317
+    result = paired([0.9, 1.1])
+    assert result.p_superior == pytest.approx(0.5 - math.atan(10) / math.pi)
+
+
+def test_holm_printed_example() -> None:
+    # the worked example of Holm's procedure: 0.01, 0.02, 0.03, 0.04, 0.05 and ties
+    assert holm([0.03, 0.01, 0.04, 0.02, 0.05]) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
+    assert holm([0.005, 0.011, 0.02, 0.04, 0.13]) == pytest.approx([0.025, 0.044, 0.06, 0.08, 0.13])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.001, 0.2))
+def test_holm_rejects_as_its_step_down_rule(p_values: list[float], alpha: float) -> None:
+    adjusted = holm(p_values)
+    assert all(after >= before for after, before in zip(adjusted, p_values, strict=True))
+    rejected = 0
+    for step, p in enumerate(sorted(p_values)):
+        if p * (len(p_values) - step) >= alpha:
+            break
+        rejected += 1
+    assert sum(p < alpha for p in adjusted) == rejected
+
+
+@pytest.mark.parametrize("p_values", [[0.5, 1.2], [-0.1], [float("nan")]])
+def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
+    with pytest.raises(ValueError, match="p-values"):
+        holm(p_values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "differences", "expected"),
+    [
+        ("superior", 0.0, [2.0, 2.2, 1.8], "holds"),
+        ("superior", 0.0, [-2.0, -2.2, -1.8], "contradicted"),
+        ("superior", 0.0, [2.0, -2.0, 0.1], "undecided"),
+        ("noninferior", 1.0, [0.0, 0.1, -0.1], "holds"),
+        ("noninferior", 1.0, [-0.5, -0.6, -0.4], "holds"),
+        ("noninferior", 1.0, [-2.0, -2.1, -1.9], "contradicted"),
+        ("noninferior", 1.0, [-1.0, -1.1, -0.9], "undecided"),
+        # significantly worse, but by less than the margin: not inferior in the stated sense
+        ("superior", 0.0, [-0.5, -0.6, -0.4], "contradicted"),
+    ],
+)
+def test_outcomes_of_claims(kind: ClaimKind, margin: float, differences: list[float], expected: str) -> None:
+    assert judge_claim(kind, paired(differences), margin) == expected
+
+
+def test_claims_without_runs() -> None:
+    assert judge_claim("superior", None) == "not run"
+    assert judge_claim("noninferior", None, 1.0) == "not run"
+    assert claim_p("superior", None) == 1.0
+
+
+def test_claims_on_equal_differences() -> None:
+    # two methods that do the same: not worse, once there are enough seeds to say so, and never better
+    assert judge_claim("noninferior", paired([0.0] * 2), 1.0) == "undecided"
+    assert judge_claim("noninferior", paired([0.0] * 5), 1.0) == "holds"
+    assert judge_claim("superior", paired([0.0] * 10)) == "undecided"
+    assert judge_claim("superior", paired([0.5] * 5)) == "holds"
+    assert judge_claim("superior", paired([-0.5] * 6)) == "contradicted"
+
+
+def test_the_adjusted_p_decides() -> None:
+    difference = paired([1.0, 2.0, 3.0])
+    assert 0.025 < difference.p_superior < 0.05
+    assert judge_claim("superior", difference) == "holds"
+    assert judge_claim("superior", difference, adjusted_p=2 * difference.p_superior) == "undecided"
+
+
+def test_a_family_keeps_its_size_when_a_claim_was_not_run() -> None:
+    weak, strong = paired([1.0, 2.0, 3.0]), paired([2.0, 2.01, 1.99])
+    outcomes = judge_family([("superior", weak, 0.0), ("superior", None, 0.0), ("noninferior", strong, 1.0)])
+    assert [outcome for outcome, _ in outcomes] == ["undecided", "not run", "holds"]
+    assert [p for _, p in outcomes] == pytest.approx([2 * weak.p_superior, 1.0, 3 * strong.p_noninferior(1.0)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "named"),
+    [
+        ("better", 0.0, "'better'"),
+        ("superior", 1.0, "'superior' has margin 1.0"),
+        ("noninferior", 0.0, "'noninferior' has margin 0.0"),
+        ("noninferior", -1.0, "margin is -1.0"),
+    ],
+)
+def test_claims_that_make_no_sense(kind: ClaimKind, margin: float, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        judge_claim(kind, paired([1.0, 2.0]), margin)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=10), st.floats(0.01, 3), st.floats(0, 3))
+@settings(deadline=None)
+def test_a_wider_margin_never_undoes_noninferiority(differences: list[float], margin: float, more: float) -> None:
+    result = paired(differences)
+    assert result.p_noninferior(margin + more) <= result.p_noninferior(margin)
+    if judge_claim("noninferior", result, margin) == "holds":
+        assert judge_claim("noninferior", result, margin + more) == "holds"
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=10))
+@settings(deadline=None)
+def test_swapping_two_methods_mirrors_the_difference(values: list[float]) -> None:
+    a = dict(enumerate(values))
+    b = {seed: 1.0 for seed in a}
+    forth, back = paired_difference(a, b), paired_difference(b, a)
+    assert forth is not None
+    assert back is not None
+    assert forth.value == pytest.approx(-back.value)
+    if forth.std:
+        assert forth.p_superior == pytest.approx(1 - back.p_superior)
