@@ -103,11 +103,12 @@ def _in_full(name: str) -> str:
     if name in STREAMS:
         stream = STREAMS[name]
         return f"{stream.name}: {stream.description}\nclasses per experience: {', '.join(map(str, stream.sizes))}\ntier: {stream.tier}"
-    for entry in (*published.claims(), *published.cells()):
+    entries: list[published.Claim | published.Cell] = [*published.claims(), *published.cells()]
+    for entry in entries:
         if entry.id == name:
             return tabulate([(key, value) for key, value in vars(entry).items()], tablefmt="plain")
     if name not in RECIPES:
-        everything = [*RECIPES, *STREAMS, *(entry.id for entry in (*published.claims(), *published.cells()))]
+        everything = [*RECIPES, *STREAMS, *(entry.id for entry in entries)]
         similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
     recipe = RECIPES[name]
@@ -192,7 +193,7 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
 @RECORDS
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
 def leaderboard(records: Path | None, output: Path) -> None:
-    """Write embedded.md and embedded.csv from the records: same records, same bytes."""
+    """Write embedded.md, embedded.csv and embedded.svg from the records: same records, same bytes."""
     from .leaderboard import write
 
     store = RecordStore(records) if records else default_store()

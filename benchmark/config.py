@@ -72,7 +72,8 @@ class Config:
     :ivar seeding: what the seed varies (F2).
     :ivar joint: train on all experiences as one.
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
-    :ivar schedule: of the learning rate, over the epochs of one experience.
+    :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs), "cosine" (OLOR: to
+        0, iteration by iteration).
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
     """
 
@@ -82,7 +83,7 @@ class Config:
     seeding: Seeding = "class_order+initialisation"
     joint: bool = False
     trainable: Literal["all", "heads"] = "all"
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 32
     augment: bool = True
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -153,7 +154,7 @@ def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value
     if name not in hints:
         similar = difflib.get_close_matches(name, hints, n=3) or list(hints)
         raise ValueError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")
-    inner = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
+    inner: Any = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
     if rest and inner is None:
         raise ValueError(f"unknown setting {key!r}: {name!r} has no parts")
     if inner is not None and (rest or isinstance(value, dict)):

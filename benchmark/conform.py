@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def olor(arrays: Arrays) -> list[Deviation]:
     params = torch.nn.ParameterList(torch.from_numpy(arrays[f"init_{i}"].copy()) for i in range(count))
     depths = layer_depths(torch.nn.ParameterList(params[:pretrained]), counting="tensors")
     # The code's b: lambda is lr b for Adam, and b for SGD, to which the authors' script gives b = iota / lr; so iota is lr b for both.
-    rollback = {
+    rollback: dict[str, Any] = {
         "rollback_input": lr * float(arrays["back_level_max"]),
         "rollback_output": lr * float(arrays["back_level_min"]),
         "rollback_power": float(arrays["back_pow"]),
@@ -106,7 +107,7 @@ def slca(arrays: Arrays) -> list[Deviation]:
         align_heads(heads, gaussians, tau=float(arrays["logit_norm"]), task_index="reference", generator=generator)
         with torch.no_grad():
             accuracies.append((heads(test_features).argmax(dim=1) == test_targets).double().mean().item())
-            weights.append(torch.cat([head.weight for head in heads.heads]).double().numpy())
+            weights.append(torch.cat(heads.snapshot()[::2]).double().numpy())
     own_weights, own_accuracy = np.stack(weights), np.array(accuracies)
 
     def in_standard_errors(own: np.ndarray, reference_mean: np.ndarray, reference_std: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .figure import dot_plot
 from .paper_check import current
 from .published import judge_claims, metric_of
 from .recipes import RECIPES
@@ -18,6 +19,7 @@ from .records import Record, RecordStore
 from .statistics import MeanInterval, mean_interval
 from .streams import STREAMS
 
+PICTURED = ("split-quickdraw-10", *STREAMS)
 COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
 SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
 
@@ -66,7 +68,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 
 def write(store: RecordStore, folder: Path) -> list[Path]:
-    """Write ``embedded.md`` and ``embedded.csv``, each replaced whole.
+    """Write ``embedded.md``, ``embedded.csv`` and ``embedded.svg``, each replaced whole.
 
     :raises ValueError: there is no record to show, or one is damaged.
     """
@@ -78,7 +80,7 @@ def write(store: RecordStore, folder: Path) -> list[Path]:
         raise ValueError(f"no records of any recipe's present configuration in {store.root}: make some with `reclaim run`")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, text in (("embedded.md", markdown(shown)), ("embedded.csv", as_csv(shown))):
+    for name, text in (("embedded.md", markdown(shown)), ("embedded.csv", as_csv(shown)), ("embedded.svg", svg(shown))):
         temporary = folder / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, folder / name)
@@ -121,6 +123,16 @@ def markdown(records: Sequence[Record]) -> str:
         + "\n"
     )
     return "\n".join(parts)
+
+
+def svg(records: Sequence[Record]) -> str:
+    """The picture of the first stream of :data:`PICTURED` that has rows."""
+    all_rows = rows(records)
+    stream = next(name for name in PICTURED if any(row.stream == name for row in all_rows))
+    entries = [(RECIPES[row.recipe].title, row.numbers["last_acc"]) for row in all_rows if row.stream == stream]
+    n = sorted({e.n for _, e in entries})
+    seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
+    return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", entries)
 
 
 def as_csv(records: Sequence[Record]) -> str:

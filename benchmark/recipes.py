@@ -68,13 +68,14 @@ def chosen() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-_SGD_LRS = [0.01, 0.03, 0.1, 0.3]
-_SLOW = {"lr": [0.03, 0.1], "slow_factor": [0.03, 0.3]}
+_FAST_LRS = [0.001, 0.003, 0.01, 0.03]
+_HEAD_LRS = [0.003, 0.01, 0.03, 0.1]
+_SLOW = {"lr": [0.01, 0.03], "slow_factor": [0.03, 0.3]}
 _ADAM_LRS = [1e-4, 3e-4, 1e-3, 3e-3]
 _PEFT_LRS = [1e-3, 3e-3, 1e-2, 3e-2]
 
-_slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh", epochs=4)
-_single = Config(optimizer="adam", lr=1e-3, epochs=6, schedule="cosine")
+_slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh")
+_single = Config(optimizer="adam", lr=1e-3, epochs=4, schedule="cosine")
 _lora = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001, lora=Lora())
 
 RECIPES: dict[str, Recipe] = {
@@ -86,7 +87,7 @@ RECIPES: dict[str, Recipe] = {
             "All weights at one learning rate, one experience after another (SLCA's SeqFT).",
             SPLIT,
             Config(weight_decay=5e-4, schedule="step"),
-            {"lr": _SGD_LRS},
+            {"lr": _FAST_LRS},
             headline=True,
         ),
         Recipe(
@@ -121,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
             "Heads alone are trained, and aligned after each experience.",
             SPLIT,
             Config(trainable="heads", schedule="step", weight_decay=5e-4, alignment=Alignment()),
-            {"lr": _SGD_LRS},
+            {"lr": _HEAD_LRS},
         ),
         Recipe(
             "linear",
@@ -129,14 +130,14 @@ RECIPES: dict[str, Recipe] = {
             "Heads alone are trained.",
             SPLIT,
             Config(trainable="heads", schedule="step", weight_decay=5e-4),
-            {"lr": _SGD_LRS},
+            {"lr": _HEAD_LRS},
         ),
         Recipe(
             "joint",
             "Joint training",
             "All experiences at once: not a continual learner, the usual upper reference.",
             SPLIT,
-            _slow.set(["joint=true", "epochs=6"]),
+            _slow.set(["joint=true"]),
             _SLOW,
         ),
         Recipe("lora-ce", "LoRA, cross-entropy", "LoRA modules and heads, cross-entropy.", SPLIT, _lora, {"lr": _PEFT_LRS}, headline=True),

@@ -23,7 +23,7 @@ from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_
 from reclaim.strategies.task_loss import TaskCrossEntropy, TaskLoss
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from .arithmetic import cpu_arithmetic
 from .augment import Warp, warp_batch
@@ -118,7 +118,7 @@ def make_model(config: Config, backbone: nn.Module) -> ContinualModel:
 def make_strategy(config: Config, model: ContinualModel, seed: int, plugins: list[SupervisedPlugin[Any]], device: str = "cpu") -> Naive:
     """Avalanche's ``Naive`` with the plugins, the optimizer and the criterion that the configuration names."""
     groups = slow_learner_groups(model, config.lr, config.slow_factor, config.weight_decay)
-    chosen: list[SupervisedPlugin[Any]] = [Reseeding(seed), FreshOptimizer(_schedule(config))]
+    chosen: list[SupervisedPlugin[Any]] = [Reseeding(seed), _fresh_optimizer(config)]
     if config.trainable == "heads":
         chosen.append(FrozenBackbone())
     if config.lora:
@@ -176,12 +176,12 @@ def _optimizer(config: Config, model: ContinualModel, groups: list[dict[str, Any
     return SGD(groups, momentum=config.momentum)
 
 
-def _schedule(config: Config) -> Callable[[Optimizer, int], LRScheduler] | None:
+def _fresh_optimizer(config: Config) -> FreshOptimizer:
     if config.schedule == "step":
-        return lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, round(STEP_AT * epochs))], STEP_FACTOR)
+        return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, round(STEP_AT * epochs))], STEP_FACTOR))
     if config.schedule == "cosine":
-        return lambda optimizer, epochs: CosineAnnealingLR(optimizer, epochs)
-    return None
+        return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, steps), every="iteration")
+    return FreshOptimizer()
 
 
 class Reseeding(SupervisedPlugin[Any]):

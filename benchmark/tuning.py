@@ -13,7 +13,7 @@ from .engines import Job, run_jobs
 from .recipes import Recipe
 from .streams import find_stream
 
-SEEDS = (1000, 1001)
+SEEDS = (1000,)
 """Seeds of the choice; leaderboards use 0, 1, 2, ..."""
 
 METRIC = "last_acc"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -56,6 +59,7 @@ def quickdraw_vit(num_classes: int = 0, drop_path_rate: float = 0.0) -> VisionTr
         drop_path_rate=drop_path_rate,
         embed_layer=ConvStem,  # type: ignore[arg-type]
     )
+    block: Any
     for block in model.blocks:
         block.attn.fused_attn = False  # for 17 tokens plain products are as fast, and with oneDNN's kernels several times faster
     return model
@@ -71,9 +75,12 @@ def create_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
     if name == QUICKDRAW_VIT:
         model: nn.Module = quickdraw_vit()
     elif timm.is_model(name):
-        model = timm.create_model(name, num_classes=0)
+        try:
+            model = timm.create_model(name, num_classes=0)
+        except RuntimeError as error:  # a tag (after the dot) that this model does not have
+            raise ValueError(f"unknown backbone {name!r}: {error}") from error
     else:
-        similar = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        similar = difflib.get_close_matches(name, [QUICKDRAW_VIT, *timm.list_models()], n=5)
         raise ValueError(
             f"unknown backbone {name!r}: use {QUICKDRAW_VIT!r} or a timm model" + (f", such as {', '.join(similar)}" if similar else "")
         )
@@ -82,7 +89,7 @@ def create_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
             raise ValueError(f"no weights at {weights}: pass an existing safetensors file")
         try:
             model.load_state_dict(load_file(weights))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"the weights in {weights} are not those of {name!r}: {error}") from error
     return model
 
@@ -92,5 +99,6 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted((n, t) for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # as bytes: numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ class L2SP(SupervisedPlugin[Any]):
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must not be negative, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number, not negative, got {weight}")
         self.weight = weight
         self._anchors: dict[nn.Parameter, Tensor] = {}
 

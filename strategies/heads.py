@@ -132,8 +132,9 @@ class ContinualModel(nn.Module):
 
     def __init__(self, backbone: nn.Module, in_features: int | None = None, init_std: float = 0.02, freeze_earlier: bool = True) -> None:
         super().__init__()
-        if hasattr(backbone, "reset_classifier"):
-            backbone.reset_classifier(0)
+        reset_classifier: Any = getattr(backbone, "reset_classifier", None)
+        if reset_classifier is not None:
+            reset_classifier(0)
         if in_features is None:
             in_features = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
             if in_features is None:

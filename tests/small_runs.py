@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark import datasets, engines, runner, streams
+from reclaim.benchmark import datasets, engines, streams
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.datasets import Drawings, Part
 from reclaim.benchmark.engines import Job
@@ -32,7 +32,7 @@ def drawings(part: Part = "test") -> Drawings:
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
     patch.setattr(streams, "downstream", drawings)
-    patch.setattr(runner, "downstream", drawings)
+    patch.setattr("reclaim.benchmark.runner.downstream", drawings)  # named, not imported: Avalanche takes seconds to import
     patch.setitem(STREAMS, SMALL.name, SMALL)
 
 

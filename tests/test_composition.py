@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -250,7 +251,7 @@ def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: f
 
     steps = [EPOCHS * math.ceil(size * PER_CLASS / BATCH) for size in SIZES]
     assert [len(alphas) for alphas in watch.alphas] == steps
-    for alphas in watch.alphas if horizon == "task" else [[alpha for alphas in watch.alphas for alpha in alphas]]:
+    for alphas in watch.alphas if horizon == "task" else [list(itertools.chain(*watch.alphas))]:
         total = len(alphas)
         assert alphas == pytest.approx([1 / (1 + math.exp(-6 * (total - 2 * t) / total)) for t in range(total)])
 
@@ -260,7 +261,7 @@ def test_evaluating_during_training_leaves_the_weights_as_without(mode: str, dro
     """Dropout draws from the generator that evaluating draws from; reseeding puts that right from epoch to epoch."""
     stream, results = new_classes(), []
     for eval_every in (-1, 1):
-        model = make_model()
+        model: Any = make_model()
         model.backbone.pos_drop.p = dropout
         strategy = compose(model, eval_every=eval_every, peval_mode=mode)
         for experience in stream.train_stream:
@@ -285,7 +286,7 @@ def test_evaluating_during_training_leaves_the_weights_as_without(mode: str, dro
 )
 def test_timm_models(name: str) -> None:
     torch.manual_seed(0)
-    options = {"img_size": 32} if "vit" in name else {}
+    options: dict[str, Any] = {"img_size": 32} if "vit" in name else {}
     model, watch = ContinualModel(timm.create_model(name, num_classes=0, **options)), Watch()
     start = weights(model.backbone)
     optimizer = olor(OLORAdam, model, slow_factor=0.1)

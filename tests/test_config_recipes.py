@@ -13,7 +13,7 @@ from reclaim.benchmark.config import Alignment, Annealing, Config, Lora, Olor, f
 from reclaim.benchmark.engines import jobs_of
 from reclaim.benchmark.recipes import RECIPES, Recipe, find_recipe
 from reclaim.benchmark.records import config_hash
-from reclaim.benchmark.runner import make_model, make_strategy
+from reclaim.benchmark.runner import make_backbone, make_model, make_strategy
 from reclaim.benchmark.streams import STREAMS
 
 # --- configurations ---
@@ -170,7 +170,7 @@ def test_every_recipe_builds(recipe: Recipe) -> None:
     assert recipe.home in STREAMS
     assert recipe.name == recipe.name.lower()
     config = recipe.config
-    strategy = make_strategy(config, make_model(config), 0, [])
+    strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])
     assert isinstance(strategy, Naive)
     assert (strategy.train_epochs, strategy.train_mb_size) == (config.epochs, config.batch_size)
 

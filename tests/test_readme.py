@@ -36,33 +36,42 @@ def test_python_blocks_run_one_after_another(page: Path, tmp_path: Path, monkeyp
             assert printed.getvalue() == block[2]
 
 
-def commands(page: Path) -> list[str]:
-    """Lines of shell blocks, and code in running text that starts with the command's name."""
-    text = page.read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
-    inline = re.findall(r"`((?:reclaim|make|pytest) [^`]+)`", text)
-    return [line.split("  #")[0].strip() for line in lines + inline]
+def shell_lines(text: str) -> list[str]:
+    """Whole commands: the lines of shell blocks, without their comments."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if commands(page)])
+def commands(text: str) -> list[str]:
+    """The same, and code in running text that starts with a command's name, where arguments may be left out."""
+    return shell_lines(text) + re.findall(r"`((?:reclaim|make|pytest) [^`]+)`", text)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_commands_exist(page: Path, pytestconfig: pytest.Config) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in commands(page):
+    for command in commands(page.read_text(encoding="utf-8")):
         program, *arguments = shlex.split(command)
+        options = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
         if program == "reclaim":
-            found = main.commands[arguments[0]]
-            # raises on an unknown option or a bad value; runs nothing
-            found.make_context(arguments[0], arguments[1:])
+            assert options <= {name for parameter in main.commands[arguments[0]].params for name in parameter.opts}, command
+        elif program == "pytest":
+            for option in options:
+                pytestconfig.getoption(option)  # raises on an unknown one
+            assert all((ROOT / argument).exists() for argument in arguments if argument.endswith((".py", "/"))), command
         elif program == "make":
             assert f"\n{arguments[0]}:" in makefile, command
-        elif program == "pytest":
-            for option in [a for a in arguments if a.startswith("--")]:
-                assert option.split("=")[0] in pytest_options(pytestconfig), command
+        else:
+            assert program == "pip" or (ROOT / program).is_file(), command
 
 
-def pytest_options(config: pytest.Config) -> set[str]:
-    parser = config._parser
-    return {name for group in [parser._anonymous, *parser._groups] for option in group.options for name in option.names()}
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_whole_commands_are_understood(page: Path) -> None:
+    for line in shell_lines(page.read_text(encoding="utf-8")):
+        program, *arguments = shlex.split(line)
+        if program == "reclaim":
+            # raises on a missing argument, an unknown option or a bad value; runs nothing
+            main.commands[arguments[0]].make_context(arguments[0], arguments[1:])
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])

@@ -1,0 +1,210 @@
+"""What the implementations cost beside their plain alternatives. Every measurement is a ratio of two things done in turn, on one thread.
+
+`pytest benchmark/test_speed.py` runs it; the ratios stand in the table of pytest-benchmark, beside the absolute times of this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from avalanche.benchmarks import tensors_benchmark
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Naive
+from reclaim.benchmark.augment import Warp, warp_batch
+from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.backbones import quickdraw_vit
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.gaussians import ClassGaussians
+from reclaim.strategies.heads import ContinualModel, TaskHeads
+from reclaim.strategies.olor import OLORAdam, OLORPlugin, layer_depths
+from reclaim.strategies.slca import align_heads, slow_learner_groups
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, Optimizer
+from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+pytestmark = pytest.mark.speed
+
+WIDTH = 128  # of the embedded tier's features
+HEADS, CLASSES_PER_HEAD = 10, 10
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median and quartiles of the time of A divided by the time of B."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.lower:.2f}-{self.upper:.2f})"
+
+
+def ratio(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> Ratio:
+    """Time of ``a`` over time of ``b`` in ``rounds`` pairs, first one first and then the other."""
+
+    def seconds(run: Callable[[], Any]) -> float:
+        # of this process: whatever else the machine does in the meantime is not counted
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+
+    a(), b()
+    times = [(seconds(a), seconds(b)) if i % 2 else (seconds(b), seconds(a))[::-1] for i in range(rounds)]
+    lower, median, upper = np.quantile([of_a / of_b for of_a, of_b in times], [0.25, 0.5, 0.75])
+    return Ratio(float(median), float(lower), float(upper))
+
+
+@pytest.fixture
+def check(benchmark: Any) -> Callable[..., None]:
+    """Measures A against B, shows it in pytest-benchmark's table and compares the median with a bound."""
+
+    def check(a: Callable[[], Any], b: Callable[[], Any], below: float, than: str, rounds: int = 15) -> None:
+        found = ratio(a, b, rounds)
+        benchmark.extra_info |= {"ratio": found.median, "quartiles": [found.lower, found.upper], "than": than, "below": below}
+        benchmark.name = f"{benchmark.name}: {found} x {than}"
+        benchmark.pedantic(a, rounds=5)
+        assert found.median < below, f"{found} times as long as {than}, expected less than {below}"
+
+    return check
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# Training
+
+
+def test_all_plugins_in_avalanche(check: Callable[..., None]) -> None:
+    """An epoch with OLOR, annealed EPG and a slow learner in Avalanche, beside Adam and cross-entropy in a bare loop."""
+    images, targets = torch.rand(192, 1, 28, 28), torch.arange(192) % CLASSES_PER_HEAD
+    stream = tensors_benchmark(train_tensors=[(images, targets)], test_tensors=[(images, targets)], task_labels=[0])
+    model, bare = ContinualModel(quickdraw_vit()), quickdraw_vit(CLASSES_PER_HEAD)
+    strategy = Naive(
+        model=model,
+        optimizer=OLORAdam(slow_learner_groups(model, 1e-3, weight_decay=None), depths=layer_depths(model)),
+        criterion=AnnealedEPGLoss(),
+        train_mb_size=32,
+        plugins=[FreshOptimizer(), OLORPlugin()],
+        evaluator=EvaluationPlugin(),
+    )
+    optimizer = Adam(bare.parameters(), lr=1e-3)
+
+    def loop() -> None:
+        for batch in torch.randperm(len(images)).split(32):
+            optimizer.zero_grad()
+            F.cross_entropy(bare(images[batch]), targets[batch]).backward()
+            optimizer.step()
+
+    check(lambda: strategy.train(stream.train_stream[0], eval_streams=[]), loop, below=1.3, than="a bare loop's", rounds=7)
+
+
+def steps(make: Callable[[nn.Module], Optimizer]) -> Callable[[], None]:
+    """Five steps of an optimizer on the parameters of the embedded ViT."""
+    model = quickdraw_vit()
+    optimizer = make(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+
+    def run() -> None:
+        for _ in range(5):
+            optimizer.step()
+
+    return run
+
+
+def olor(model: nn.Module, foreach: bool) -> Optimizer:
+    return OLORAdam(model.parameters(), depths=layer_depths(model), foreach=foreach)
+
+
+def test_olor_step(check: Callable[..., None]) -> None:
+    check(steps(partial(olor, foreach=True)), steps(lambda model: Adam(model.parameters(), foreach=True)), below=1.75, than="Adam's")
+
+
+def test_olor_foreach(check: Callable[..., None]) -> None:
+    check(steps(partial(olor, foreach=True)), steps(partial(olor, foreach=False)), below=1.3, than="a for-loop's")
+
+
+# Alignment
+
+
+def statistics() -> ClassGaussians:
+    gaussians = ClassGaussians()
+    features = torch.randn(HEADS, CLASSES_PER_HEAD, 40, WIDTH) + 3 * torch.randn(HEADS, CLASSES_PER_HEAD, 1, WIDTH)
+    for t, of_task in enumerate(features):
+        targets = t * CLASSES_PER_HEAD + torch.arange(CLASSES_PER_HEAD).repeat_interleave(40)
+        gaussians.fit(of_task.flatten(0, 1), targets, t)
+    return gaussians
+
+
+def some_heads() -> TaskHeads:
+    torch.manual_seed(0)
+    heads = TaskHeads(WIDTH)
+    for t in range(HEADS):
+        heads.add_head(range(t * CLASSES_PER_HEAD, (t + 1) * CLASSES_PER_HEAD))
+    return heads
+
+
+def align_head_by_head(heads: TaskHeads, gaussians: ClassGaussians, generator: torch.Generator) -> None:
+    """One epoch of alignment as one would write it down: a forward pass, a norm and an update for each head."""
+    optimizer = SGD(heads.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    classes = heads.classes
+    features = gaussians.sample(classes, SAMPLES, generator).flatten(0, 1)
+    targets = torch.tensor(classes).repeat_interleave(SAMPLES)
+    for batch in torch.randperm(len(features), generator=generator).split(256):
+        logits = [head(features[batch]) for head in heads.heads]
+        norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
+        optimizer.zero_grad()
+        F.cross_entropy(torch.cat(logits, dim=1) / (norm * 0.1).unsqueeze(1), targets[batch]).backward()
+        optimizer.step()
+
+
+def align_at_once(heads: TaskHeads, gaussians: ClassGaussians, generator: torch.Generator) -> None:
+    align_heads(heads, gaussians, epochs=1, samples_per_class=SAMPLES, mean_decay=False, generator=generator)
+
+
+def test_alignment(check: Callable[..., None]) -> None:
+    gaussians, results = statistics(), []
+    for align in (align_at_once, align_head_by_head):
+        heads = some_heads()
+        align(heads, gaussians, torch.Generator().manual_seed(0))
+        results.append(heads.snapshot())
+    torch.testing.assert_close(*results)  # the same work
+    at_once, by_head = (
+        partial(align, some_heads(), gaussians, torch.Generator().manual_seed(0)) for align in (align_at_once, align_head_by_head)
+    )
+    check(at_once, by_head, below=0.85, than="head by head")
+
+
+def test_sampling(check: Callable[..., None]) -> None:
+    """Features of 100 classes, beside torch's distribution of each, both with their Cholesky factors at hand."""
+    gaussians, generator = statistics(), torch.Generator().manual_seed(0)
+    normals = [torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance) for c in gaussians.classes]
+
+    def one_by_one() -> Tensor:
+        return torch.stack([normal.sample(torch.Size([SAMPLES])) for normal in normals])
+
+    check(lambda: gaussians.sample(gaussians.classes, SAMPLES, generator), one_by_one, below=0.3, than="MultivariateNormal's")
+
+
+# Augmentation
+
+
+def test_augmentation(check: Callable[..., None]) -> None:
+    images, warp = torch.rand(128, 1, 28, 28), Warp(flip=0)
+    per_image = v2.RandomAffine(10, translate=(0.07, 0.07), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
+    check(lambda: warp_batch(images, warp), lambda: torch.stack([per_image(x) for x in images]), below=0.3, than="image by image")

@@ -1,0 +1,248 @@
+"""The frozen backbone and L2-SP: the penalty against its formula, and what training leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from avalanche.benchmarks import tensors_benchmark
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.supervised import Naive
+from reclaim.strategies.baselines import L2SP, FrozenBackbone
+from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.slca import SLCA
+from reclaim.strategies.task_loss import TaskCrossEntropy
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+
+def make_model() -> ContinualModel:
+    """A small ConvNet with batch statistics and dropout."""
+    torch.manual_seed(0)
+    pooled = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5)]
+    return ContinualModel(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), *pooled), in_features=12)
+
+
+def make_stream() -> Any:
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.randn(5, 1, 6, 6, generator=generator)
+    tasks = []
+    for classes in ([0, 1], [2], [3, 4]):
+        y = torch.tensor(classes).repeat_interleave(8)
+        tasks.append((patterns[y] + 0.3 * torch.randn(len(y), 1, 6, 6, generator=generator), y))
+    return tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0] * len(tasks))
+
+
+def train(model: ContinualModel, *plugins: SupervisedPlugin[Any], **options: Any) -> ContinualModel:
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01),
+        criterion=TaskCrossEntropy(),
+        train_mb_size=8,
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(),
+        **({"train_epochs": 2} | options),
+    )
+    stream = make_stream()
+    torch.manual_seed(2)
+    for experience in stream.train_stream:
+        strategy.train(experience, eval_streams=[stream.test_stream])
+    return model
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# --- L2-SP ---
+
+
+def penalty(plugin: L2SP, model: nn.Module) -> Tensor:
+    """What the plugin adds to a loss of 0 before the backward pass."""
+    strategy = SimpleNamespace(model=model, loss=torch.zeros(()))
+    plugin.before_backward(strategy)
+    return strategy.loss
+
+
+def anchored(model: nn.Module, weight: float) -> L2SP:
+    plugin = L2SP(weight)
+    plugin.before_training_exp(SimpleNamespace(model=model))
+    return plugin
+
+
+def moved_model(weight: float) -> tuple[L2SP, ContinualModel, dict[str, Tensor]]:
+    """A float64 model moved away from where it was anchored, and its distances to there."""
+    torch.manual_seed(0)
+    model = ContinualModel(nn.Linear(3, 2), in_features=2).double()
+    model.heads.add_head([0, 1])
+    plugin = anchored(model, weight)
+    moves = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(moves[name])
+    return plugin, model, moves
+
+
+def test_the_value_in_numbers() -> None:
+    model: Any = ContinualModel(nn.Linear(3, 2), in_features=2)
+    plugin = anchored(model, 0.1)
+    assert penalty(plugin, model) == 0
+    with torch.no_grad():
+        model.backbone.weight += torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])  # mean square 5/6
+        model.backbone.bias -= 3  # mean square 9
+    assert penalty(plugin, model).item() == pytest.approx(0.1 * 0.5 * (5 / 6 + 9))
+
+
+def test_the_gradient_against_its_formula_and_finite_differences() -> None:
+    plugin, model, moves = moved_model(0.3)
+    penalty(plugin, model).backward()
+    step = 1e-6
+    for name, parameter in model.backbone.named_parameters():
+        move = moves[f"backbone.{name}"]
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 0.3 * move / move.numel())
+        with torch.no_grad():
+            flat = parameter.view(-1)
+            for i in range(len(flat)):
+                flat[i] += step
+                above = penalty(plugin, model)
+                flat[i] -= 2 * step
+                below = penalty(plugin, model)
+                flat[i] += step
+                assert float((above - below) / (2 * step)) == pytest.approx(float(parameter.grad.view(-1)[i]), rel=1e-6, abs=1e-9)
+
+
+def test_heads_are_not_pulled() -> None:
+    plugin, model, _ = moved_model(0.3)
+    penalty(plugin, model).backward()
+    assert all(p.grad is None for p in model.heads.parameters())
+    assert plugin.bytes_kept == (6 + 2) * 8
+
+
+def test_frozen_weights_do_not_count() -> None:
+    plugin, model, moves = moved_model(0.2)
+    model.backbone.weight.requires_grad_(False)
+    expected = 0.2 * 0.5 * moves["backbone.bias"].square().mean()
+    torch.testing.assert_close(penalty(plugin, model), expected)
+    model.backbone.requires_grad_(False)
+    assert penalty(plugin, model) == 0
+
+
+def test_it_adds_to_the_loss_that_is_there() -> None:
+    plugin, model, _ = moved_model(0.2)
+    strategy = SimpleNamespace(model=model, loss=torch.tensor(2.0, dtype=torch.float64))
+    plugin.before_backward(strategy)
+    torch.testing.assert_close(strategy.loss, penalty(plugin, model) + 2)
+
+
+def test_weight_0_changes_nothing() -> None:
+    assert same(state(train(make_model(), L2SP(0.0))), state(train(make_model())))
+
+
+def test_the_heavier_the_nearer_to_where_the_stream_began() -> None:
+    """theta_0 stays what it was before the first experience."""
+    start = [p.detach().clone() for p in make_model().backbone.parameters()]
+
+    def moved(*plugins: L2SP) -> float:
+        end = train(make_model(), *plugins).backbone.parameters()
+        return sum(float((a - b).detach().square().sum()) for a, b in zip(end, start, strict=True))
+
+    plugin = L2SP(3.0)
+    assert 0 < moved(plugin) < moved(L2SP(0.3)) < moved()
+    assert all(torch.equal(a, b) for a, b in zip(plugin._anchors.values(), start, strict=True))
+
+
+def test_a_copy_belongs_to_the_copied_model() -> None:
+    plugin, model, _ = moved_model(0.3)
+    twin, twin_model = copy.deepcopy((plugin, model))
+    penalty(twin, twin_model).backward()
+    assert twin_model.backbone.weight.grad is not None
+    assert model.backbone.weight.grad is None
+    assert torch.equal(penalty(twin, twin_model), penalty(plugin, model))
+
+
+def test_in_slca() -> None:
+    def end(*plugins: L2SP) -> dict[str, Tensor]:
+        model = make_model()
+        torch.manual_seed(2)
+        SLCA(
+            model=model,
+            slow_factor=1,
+            milestones=[],
+            final_norm="pretrained",
+            samples_per_class=8,
+            train_epochs=1,
+            train_mb_size=8,
+            plugins=plugins,
+            evaluator=None,
+        ).train(make_stream().train_stream)
+        return state(model.backbone)
+
+    assert same(end(), end(L2SP(0.0)))
+    assert not same(end(), end(L2SP(1.0)))
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_weight_out_of_its_range(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight must be a finite number, not negative"):
+        L2SP(weight)
+
+
+# --- the frozen backbone ---
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"eval_every": 1}, {"eval_every": 1, "peval_mode": "iteration"}], ids=str)
+def test_the_backbone_and_its_statistics_stay(evaluation: dict[str, Any]) -> None:
+    """Also when the model is evaluated in between, which puts the modes of its modules back and forth."""
+    before = state(make_model().backbone)
+    model: Any = train(make_model(), FrozenBackbone(), **evaluation)
+    assert same(state(model.backbone), before)
+    assert int(model.backbone[1].num_batches_tracked) == 0
+    assert not same(state(train(make_model()).backbone), before)
+
+
+class HeadsAtStart(SupervisedPlugin[Any]):
+    """The heads as each experience found them, and whether any module of the backbone was ever in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[list[Tensor]] = []
+        self.backbone_in_training = False
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.starts.append(strategy.model.heads.snapshot())
+
+    def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.backbone_in_training |= any(module.training for module in strategy.model.backbone.modules())
+
+
+def test_heads_train_on_features_as_in_evaluation() -> None:
+    seen = HeadsAtStart()
+    model: Any = train(make_model(), FrozenBackbone(), seen, train_epochs=10)
+    for t, start in enumerate(seen.starts):
+        assert not torch.equal(start[2 * t], model.heads.heads[t].weight), "two tensors for each head, the weight first"
+    assert not seen.backbone_in_training
+    images, targets = zip(*((x, y) for x, y, *_ in make_stream().test_stream[2].dataset), strict=True)
+    predicted = model.eval()(torch.stack(images))[:, [3, 4]].argmax(dim=1) + 3
+    assert (predicted == torch.tensor(targets)).float().mean() > 0.8
+
+
+def test_l2sp_has_nothing_to_pull_in_a_frozen_backbone() -> None:
+    assert same(state(train(make_model(), FrozenBackbone(), L2SP(1.0))), state(train(make_model(), FrozenBackbone())))
+
+
+@pytest.mark.parametrize("plugin", [FrozenBackbone(), L2SP()], ids=["FrozenBackbone", "L2SP"])
+def test_a_model_without_heads(plugin: SupervisedPlugin[Any]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin], evaluator=None)
+    with pytest.raises(TypeError, match=rf"{type(plugin).__name__} needs a backbone with heads of its own, got Sequential"):
+        strategy.train(make_stream().train_stream[0])

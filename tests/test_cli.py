@@ -1,0 +1,328 @@
+"""The command: what it prints, what it refuses, and that an error is one line and not a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from reclaim.benchmark import cli, datasets, engines, tuning
+from reclaim.benchmark.cli import main
+from reclaim.benchmark.engines import Job
+from reclaim.benchmark.published import cells, claims
+from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.records import Record, RecordStore
+from reclaim.benchmark.streams import STREAMS
+from small_runs import shrink, synthetic_record
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def reclaim(*arguments: object, fails: bool = False) -> str:
+    """Output of the command, whose exit code must be 0, or not 0 and without a traceback."""
+    result: Result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if not fails:
+        assert result.exit_code == 0, result.output
+    else:
+        assert result.exit_code != 0, result.output
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert "Error: " in result.output
+    return result.output
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Few drawings, and an empty working directory."""
+    shrink(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Nothing is trained: the jobs that would have been."""
+    found: list[Job] = []
+
+    def make(job: Job, advance: Any) -> Record:
+        found.append(job)
+        score = 10 + job.seed % 1000 + 1000 * job.config.lr
+        return synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=min(score, 99), config=job.config)
+
+    monkeypatch.setattr(engines, "_make", make)
+    return found
+
+
+# --- help, list ---
+
+
+def test_help_mentions_every_command() -> None:
+    text = reclaim("--help")
+    assert set(main.commands) == {"list", "run", "sweep", "leaderboard", "conform", "pretrain"}
+    for name in main.commands:
+        assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
+        assert f"reclaim {name}" in CliRunner().invoke(main, [name, "-h"], prog_name="reclaim").output
+    assert re.search(r"version \d+\.\d+", reclaim("--version"))
+    assert "No such command 'rnu'" in reclaim("rnu", fails=True)
+
+
+def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quickdraw_vit.json").write_text(json.dumps({"held_out_accuracy": 43.21, "parameters": 1_420_000}))
+    monkeypatch.setattr(cli, "asset", lambda name: tmp_path / name)
+    everything = reclaim("list")
+    words = {
+        "recipes": [*RECIPES],
+        "streams": [*STREAMS],
+        "backbones": ["quickdraw_vit", "43.2%", "1.42 M", "timm"],
+        "claims": [claim.id for claim in claims()],
+    }
+    for thing, names in words.items():
+        text = reclaim("list", thing)
+        for name in names:
+            assert name in text
+            assert name in everything
+    text = reclaim("list", "cells")
+    assert all(cell.id in text for cell in cells())
+
+
+def test_list_shows_one_thing_in_full() -> None:
+    for name, recipe in RECIPES.items():
+        text = reclaim("list", name)
+        assert recipe.title in text
+        assert recipe.description in text
+        assert json.loads(text[text.index("\n{") :]) == recipe.config.as_dict()
+    assert "10, 10, 10, 10, 10, 10, 10, 10, 10, 6, 4" in reclaim("list", "split-quickdraw-uneven")
+    assert claims()[0].text in reclaim("list", claims()[0].id)
+    assert str(cells()[0].published.mean) in reclaim("list", cells()[0].id)
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [("slcaa", "slca"), ("split-quickdraw-11", "split-quickdraw-1"), ("slca/aligment", "slca/alignment"), ("", "slca")],
+)
+def test_list_of_an_unknown_name_suggests_others(name: str, suggestion: str) -> None:
+    text = reclaim("list", name, fails=True)
+    assert f"nothing is called {name!r}" in text
+    assert suggestion in text.split("did you mean", 1)[1]
+
+
+# --- run ---
+
+
+def test_run_trains_records_and_summarises(small: Path) -> None:
+    arguments = ("run", "linear", "small", "--seeds", 2, "--jobs", 1, "--set", "epochs=1", "--set", "batch_size=64", "--records", small / "r")
+    text = reclaim(*arguments)
+    records, problems = RecordStore(small / "r").load()
+    assert not problems
+    assert [(r.recipe, r.stream, r.seed, r.result["config"]["epochs"]) for r in records] == [("linear", "small", seed, 1) for seed in (0, 1)]
+    assert {r.result["hyperparameters_from"] for r in records} == {"given"}
+    assert "linear on small, n = 2" in text
+    for metric in ("last_acc", "inc_acc", "task_avg_last_acc", "forgetting", "final_entropy"):
+        assert re.search(rf"^{metric} +-?\d+\.\d\d +\d+\.\d\d +-?\d", text, re.MULTILINE)
+    mean = sum(r.metrics()["last_acc"] for r in records) / 2
+    assert f"{mean:.2f}" in text
+
+    files = {path: path.read_bytes() for path in (small / "r").rglob("*.json")}
+    assert reclaim(*arguments).split() == text[text.index("linear on small") :].split()  # read, not run: no progress bar
+    assert {path: path.read_bytes() for path in (small / "r").rglob("*.json")} == files
+    reclaim(*arguments, "--again")
+    again = RecordStore(small / "r").load()[0]
+    assert [r.result for r in again] == [r.result for r in records]
+    assert [r.provenance["started"] for r in again] != [r.provenance["started"] for r in records]
+
+
+def test_run_with_one_seed_has_no_interval(made: list[Job], tmp_path: Path) -> None:
+    text = reclaim("run", "slca", "--records", tmp_path)
+    assert "slca on split-quickdraw-10, n = 1" in text
+    assert "none (one run)" in text
+    assert [job.seed for job in made] == [0]
+    assert made[0].config == RECIPES["slca"].config
+    assert made[0].hyperparameters_from == RECIPES["slca"].hyperparameters_from
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("1993-1994", [1993, 1994])])
+def test_seeds(text: str, seeds: list[int], made: list[Job], tmp_path: Path) -> None:
+    reclaim("run", "linear-1", "--seeds", text, "--records", tmp_path, "--jobs", 1)
+    assert [job.seed for job in made] == seeds
+
+
+@pytest.mark.parametrize("text", ["5-3", "0", "-3", "3-", "-", "", "ten", "1.5", "1-2-3", "-2-1", "99999999999999", "0-4294967296"])
+def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> None:
+    assert f"{text!r}: give a number of seeds, such as 10, or a range" in reclaim("run", "linear", f"--seeds={text}", "--records", tmp_path, fails=True)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
+        (["slca", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
+        (["slca", "--set", "alignmnt.tau=1"], "did you mean alignment"),
+        (["slca", "--set", "lr=fast"], "lr must be a finite number, got 'fast'"),
+        (["slca", "--set", "lr"], "cannot read 'lr': write key=value"),
+        (["linear", "--set", "olor={}"], "freezes the backbone"),
+        (["slca", "--jobs", "0"], "0 is not in the range"),
+        (["slca", "--device", "abacus"], "'abacus' cannot be used here"),
+        (["slca", "--device", "cuda:99"], "'cuda:99' cannot be used here"),
+        (["slca", "--device", ""], "'' cannot be used here"),
+        ([], "Missing argument 'RECIPE'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_run_refuses_what_it_does_not_know(arguments: list[str], complaint: str, made: list[Job], tmp_path: Path) -> None:
+    assert complaint in reclaim("run", *arguments, "--records", tmp_path / "r", fails=True)
+    assert made == []
+    assert not (tmp_path / "r").exists()
+
+
+def test_places_where_no_record_can_be_are_named_first(made: list[Job], small: Path) -> None:
+    assert "there is no folder leaderboards/records" in reclaim("run", "linear", fails=True).replace("\\", "/")
+    (small / "file").write_text("")
+    assert f"the records folder {small / 'file'} is a file" in reclaim("run", "linear", "--records", small / "file", fails=True)
+    assert f"cannot write into {small / 'file' / 'r'}" in reclaim("run", "linear", "--records", small / "file" / "r", fails=True)
+    assert made == []
+    (small / "leaderboards" / "records").mkdir(parents=True)
+    reclaim("run", "linear")
+    assert len(list((small / "leaderboards" / "records").rglob("*.json"))) == 1
+
+
+def test_a_diverging_run_is_reported_and_not_recorded(small: Path) -> None:
+    text = reclaim("run", "seqft-fast", "small", "--jobs", 1, "--set", "lr=1e30", "--set", "epochs=1", "--records", small / "r", fails=True)
+    assert "1 of 1 runs failed" in text
+    assert re.search(r"seqft-fast small seed 0: FloatingPointError: .*experience", text)
+    assert [path for path in (small / "r").rglob("*") if path.is_file()] == []
+
+
+def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, "_make", interrupt)
+    assert "finished runs are on record, the same command goes on" in reclaim("run", "linear", "--records", tmp_path, fails=True)
+    assert "no choice is made of half a sweep" in reclaim("sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True)
+
+
+# --- sweep ---
+
+
+def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job], tmp_path: Path) -> None:
+    path = tmp_path / "chosen.json"
+    text = reclaim("sweep", "linear", "slca", "--seeds", 2, "--jobs", 1, "--output", path)
+    assert {job.config.part for job in made} == {"validation"}
+    assert {job.seed for job in made} == {1000, 1001}
+    assert len(made) == 2 * 2 * 4
+    choices = json.loads(path.read_text())
+    assert list(choices) == ["linear", "slca"]
+    for name, choice in choices.items():
+        candidates = RECIPES[name].candidates()
+        assert [c["settings"] for c in choice["candidates"]] == candidates
+        assert choice["seeds"] == [1000, 1001]
+        scores = [c["score"] for c in choice["candidates"]]
+        assert choice["settings"] == candidates[scores.index(max(scores))]  # the first of several
+        assert RECIPES[name].with_settings(choice["settings"])
+        assert re.search(rf"{max(scores):.2f} +chosen", text)
+
+    reclaim("sweep", "linear-1", "--seeds", 1, "--jobs", 1, "--output", path)
+    merged = json.loads(path.read_text())
+    assert list(merged) == ["linear", "linear-1", "slca"]
+    assert merged["slca"] == choices["slca"]
+    assert [p.name for p in tmp_path.iterdir()] == ["chosen.json"]
+
+
+def test_sweep_refuses_what_has_no_choice(made: list[Job], tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim("sweep", "slca-no-norm", "--output", path, fails=True)
+    assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", "--output", path, fails=True)
+    assert made == []
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_sweep_checks_its_file_before_hours_of_training(content: str | None, made: list[Job], tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    if content is None:
+        path = tmp_path / "nowhere" / "c.json"
+    else:
+        path.write_text(content)
+    reclaim("sweep", "linear", "--output", path, fails=True)
+    assert made == []
+
+
+def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(tuning, "sweep", lambda recipes, seeds, jobs: asked.append([r.name for r in recipes]) or {})
+    reclaim("sweep", "--output", tmp_path / "c.json")
+    assert asked == [[name for name, recipe in RECIPES.items() if recipe.grid]]
+
+
+# --- leaderboard ---
+
+
+def test_leaderboard_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    for seed in range(3):
+        store.write(synthetic_record("slca", seed=seed, last_acc=40 + seed))
+    outputs = []
+    for folder in ("a", "b"):
+        text = reclaim("leaderboard", "--records", store.root, "--output", tmp_path / folder)
+        files = sorted((tmp_path / folder).iterdir())
+        assert {path.name for path in files} >= {"embedded.md", "embedded.csv"}
+        assert all(str(path) in text for path in files)
+        outputs.append([path.read_bytes() for path in files])
+    assert outputs[0] == outputs[1]
+
+
+def test_leaderboard_of_nothing_says_so(tmp_path: Path) -> None:
+    assert "make some with `reclaim run`" in reclaim("leaderboard", "--records", tmp_path / "r", "--output", tmp_path, fails=True)
+
+
+# --- conform ---
+
+
+def test_conform_accepts_the_golden_files() -> None:
+    text = reclaim("conform", GOLDEN / "olor_adam_a.npz", GOLDEN / "lae_lora.npz", GOLDEN / "lae_prefix.npz")
+    assert re.search(r"olor_adam_a.npz +parameters over all steps +\S+ +1e-05 +ok", text)
+    assert re.search(r"lae_lora.npz +tokens_adapted +\S+ +1e-05 +ok", text)
+    assert "kind 'prefix'" in text
+    assert "not checked" in text
+    assert "BEYOND" not in text
+
+
+def test_conform_fails_beyond_the_tolerance(tmp_path: Path) -> None:
+    with np.load(GOLDEN / "olor_sgd_a.npz") as archive:
+        arrays = dict(archive)
+    arrays["param_0_0"] = arrays["param_0_0"] + np.float32(1e-3)
+    np.savez(tmp_path / "perturbed.npz", **arrays)
+    result = CliRunner().invoke(main, ["conform", str(GOLDEN / "olor_sgd_a.npz"), str(tmp_path / "perturbed.npz")])
+    assert result.exit_code == 1
+    assert re.search(r"olor_sgd_a.npz .* ok", result.output)
+    assert re.search(r"perturbed.npz .* 0.001 +1e-05 +BEYOND", result.output)
+
+
+def test_conform_refuses_what_is_no_golden_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    assert "other.npz is no golden file known here: its arrays are x" in reclaim("conform", tmp_path / "other.npz", fails=True)
+    assert "cannot read" in reclaim("conform", tmp_path / "absent.npz", fails=True)
+    assert "Missing argument" in reclaim("conform", fails=True)
+
+
+# --- pretrain ---
+
+
+def test_pretrain_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from reclaim.benchmark import pretrain
+
+    pytest.importorskip("torch.optim._muon", reason="pretraining needs torch >= 2.9")
+    whole = datasets.upstream()
+    few = datasets.Drawings(whole.train[:3, :4].contiguous(), whole.test[:3, :2].contiguous(), whole.names[:3], "0" * 64)
+    monkeypatch.setattr(pretrain, "upstream", lambda: few)
+    text = reclaim("pretrain", "quickdraw", "--epochs", 1, "--seed", 3, "--output", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "quickdraw_vit.json").read_text())
+    assert (report["config"]["epochs"], report["config"]["seed"]) == (1, 3)
+    assert report["fingerprint"] in text
+    assert f"{report['held_out_accuracy']:.2f}% on held-out" in text
+    assert "is not 'quickdraw'" in reclaim("pretrain", "imagenet", fails=True)
+    assert "cannot be used here" in reclaim("pretrain", "quickdraw", "--device", "abacus", fails=True)
+    assert "0 is not in the range" in reclaim("pretrain", "quickdraw", "--epochs", 0, fails=True)

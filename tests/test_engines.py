@@ -1,0 +1,268 @@
+"""Many runs: each on record as soon as it ends, none made twice, and nothing finished is lost, whatever happens to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reclaim.benchmark import engines
+from reclaim.benchmark.engines import Job, run_jobs
+from reclaim.benchmark.records import Record, RecordError, RecordStore, compare
+from reclaim.benchmark.streams import STREAMS
+from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
+
+TESTS = Path(__file__).parent
+STREAM = STREAMS["split-quickdraw-5"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "records")
+
+
+def jobs(n: int) -> list[Job]:
+    return [Job("linear", small_config("linear"), STREAM, seed, "given") for seed in range(n)]
+
+
+class Maker:
+    """Stands in for training: makes records at once, and remembers of which jobs."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+        self.instead: dict[int, Callable[[Job], Record]] = {}
+
+    def __call__(self, job: Job, advance: Callable[[str], Any]) -> Record:
+        self.made.append(job.seed)
+        for _ in job.stream.sizes:
+            advance(str(job))
+        if job.seed in self.instead:
+            return self.instead[job.seed](job)
+        return synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=10 + job.seed, config=job.config)
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> Maker:
+    found = Maker()
+    monkeypatch.setattr(engines, "_make", found)
+    return found
+
+
+def fail(error: BaseException) -> Callable[[Job], Record]:
+    def instead(job: Job) -> Record:
+        raise error
+
+    return instead
+
+
+def seeds_on_record(store: RecordStore) -> list[int]:
+    records, problems = store.load()
+    assert not problems
+    return [record.seed for record in records]
+
+
+def test_runs_come_in_the_order_of_their_jobs(maker: Maker, store: RecordStore) -> None:
+    records = run_jobs(jobs(3)[::-1], store, 1)
+    assert [record.seed for record in records] == [2, 1, 0]
+    assert seeds_on_record(store) == [0, 1, 2]
+    assert run_jobs([], store, 1) == []
+
+
+def test_a_run_is_written_when_it_ends(maker: Maker, store: RecordStore) -> None:
+    seen = []
+
+    def look(job: Job) -> Record:
+        seen.append(seeds_on_record(store))
+        return synthetic_record("linear", STREAM.name, job.seed, config=job.config)
+
+    maker.instead = dict.fromkeys(range(3), look)
+    run_jobs(jobs(3), store, 1)
+    assert seen == [[], [0], [0, 1]]
+
+
+def test_what_is_on_record_is_not_run_again(maker: Maker, store: RecordStore) -> None:
+    first = run_jobs(jobs(2), store, 1)
+    assert maker.made == [0, 1]
+    assert run_jobs(jobs(3), store, 1)[:2] == first
+    assert maker.made == [0, 1, 2]
+    run_jobs(jobs(2), store, 1, again=True)
+    assert maker.made == [0, 1, 2, 0, 1]
+    # another configuration is another run
+    run_jobs([Job("linear", small_config("linear", "lr=0.7"), STREAM, 0, "given")], store, 1)
+    assert maker.made == [0, 1, 2, 0, 1, 0]
+
+
+def test_the_same_job_twice_is_one_run(maker: Maker, store: RecordStore) -> None:
+    records = run_jobs([*jobs(2), *jobs(2)], store, 1)
+    assert maker.made == [0, 1]
+    assert [record.seed for record in records] == [0, 1, 0, 1]
+
+
+def test_without_a_store_every_run_is_made_and_none_written(maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_jobs(jobs(2), None, 1)
+    run_jobs(jobs(2), None, 1)
+    assert maker.made == [0, 1, 0, 1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:
+    maker.instead = {1: fail(FloatingPointError("the loss became nan"))}
+    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed(.|\n)*linear split-quickdraw-5 seed 1: FloatingPointError: the loss became nan"):
+        run_jobs(jobs(3), store, 1)
+    assert seeds_on_record(store) == [0, 2]
+    maker.instead, maker.made = {}, []
+    run_jobs(jobs(3), store, 1)
+    assert maker.made == [1]
+
+
+def test_a_record_that_is_not_sound_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:
+    def unsound(job: Job) -> Record:
+        record = synthetic_record("linear", STREAM.name, job.seed, config=job.config)
+        record.result["entropy"][0] = float("nan")
+        return record
+
+    maker.instead = {0: unsound}
+    with pytest.raises(RuntimeError, match=r"seed 0: RecordError: result\.entropy is"):
+        run_jobs(jobs(2), store, 1)
+    assert seeds_on_record(store) == [1]
+
+
+def test_interrupting_keeps_what_is_finished(maker: Maker, store: RecordStore) -> None:
+    maker.instead = {1: fail(KeyboardInterrupt())}
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs(3), store, 1)
+    assert maker.made == [0, 1]
+    assert seeds_on_record(store) == [0]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_fewer_than_one_run_at_a_time_is_refused(n: int, maker: Maker, store: RecordStore) -> None:
+    with pytest.raises(ValueError, match=f"at least 1, got {n}"):
+        run_jobs(jobs(1), store, n)
+    assert maker.made == []
+
+
+@pytest.fixture(params=["under a file", "in a place that takes no folders", "read-only"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "under a file":
+        (tmp_path / "file").write_text("")
+        yield tmp_path / "file" / "records"
+    elif request.param == "read-only":
+        if os.name != "posix" or os.geteuid() == 0:
+            pytest.skip("root may write anywhere")
+        tmp_path.chmod(0o500)
+        yield tmp_path / "records"
+        tmp_path.chmod(0o700)
+    else:
+        if not Path("/proc").is_dir():
+            pytest.skip("there is no /proc")
+        yield Path("/proc/records")
+
+
+def test_an_unwritable_store_is_named_before_anything_is_trained(unwritable: Path, maker: Maker) -> None:
+    with pytest.raises(RecordError, match=rf"cannot write into {unwritable} \(.+\).*--records"):
+        run_jobs(jobs(1), RecordStore(unwritable), 1)
+    assert maker.made == []
+
+
+def test_checking_the_store_leaves_nothing_behind(store: RecordStore) -> None:
+    store.require_writable()
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_store_that_is_only_read_need_not_be_writable(maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_jobs(jobs(1), store, 1)
+    monkeypatch.setattr(RecordStore, "require_writable", lambda self: pytest.fail("nothing is to be written"))
+    assert run_jobs(jobs(1), store, 1)[0].seed == 0
+
+
+def test_a_damaged_record_is_named_before_anything_is_trained(maker: Maker, store: RecordStore) -> None:
+    run_jobs(jobs(2), store, 1)
+    path = store.path_of(*jobs(2)[1].place)
+    path.write_text(path.read_text()[:-50])
+    maker.made = []
+    with pytest.raises(RecordError, match=rf"{path}: .*delete the file"):
+        run_jobs(jobs(3), store, 1)
+    assert maker.made == []
+    run_jobs(jobs(3), store, 1, again=True)
+    assert seeds_on_record(store) == [0, 1, 2]
+
+
+def test_a_record_with_windows_line_ends_is_read(maker: Maker, store: RecordStore) -> None:
+    (record,) = run_jobs(jobs(1), store, 1)
+    path = store.path_of(*jobs(1)[0].place)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert run_jobs(jobs(1), store, 1) == [record]
+    assert maker.made == [0]
+
+
+def test_progress_names_the_run_and_what_is_left(maker: Maker, store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
+    run_jobs(jobs(2), store, 1)
+    shown = capsys.readouterr().err
+    assert "linear split-quickdraw-5 seed 1, 1 of 2 runs to go" in shown
+    assert "10/10" in shown  # experiences
+    run_jobs(jobs(2), store, 1)
+    run_jobs(jobs(3), None, 1, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_make", make_small)
+    config = small_config("slca-olor-aepg")
+    made = [Job("slca-olor-aepg", config, SMALL, seed, "given") for seed in range(2)]
+    diverging = Job("seqft-fast", small_config("seqft-fast", "lr=1e30"), SMALL, 0, "given")
+    parallel, serial = RecordStore(tmp_path / "parallel"), RecordStore(tmp_path / "serial")
+    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed(.|\n)*seqft-fast small seed 0: FloatingPointError: .* experience 0"):
+        run_jobs([diverging, *made], parallel, 2)
+    shrink(monkeypatch)
+    for alone, beside in zip(run_jobs(made, serial, 1), run_jobs(made, parallel, 1), strict=True):
+        assert alone.result == beside.result
+        comparison = compare(alone, beside)
+        assert comparison.exact
+        assert comparison.agree
+
+
+SCRIPT = """
+import sys
+import time
+from reclaim.benchmark import engines
+from reclaim.benchmark.cli import main
+from small_runs import synthetic_record
+
+def make(job, advance):
+    time.sleep(0.05)
+    return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
+
+if __name__ == "__main__":
+    engines._make = make
+    main(["run", "linear", "--seeds", "5000", "--jobs", sys.argv[2], "--records", sys.argv[1]])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends the signal that a terminal sends to all its processes")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_ctrl_c_keeps_what_is_finished_and_says_so(n_jobs: int, store: RecordStore, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(script), str(store.root), str(n_jobs)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(store.root.rglob("*.json")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, shown = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1, shown
+    assert shown.rstrip().endswith("Error: interrupted: finished runs are on record, the same command goes on from them")
+    assert "Traceback" not in shown
+    assert 0 < len(seeds_on_record(store)) < 5000

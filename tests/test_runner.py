@@ -1,0 +1,394 @@
+"""A run: the same result to the last bit, whatever is evaluated in between, and a record that says what happened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from reclaim.benchmark import runner
+from reclaim.benchmark.config import Config
+from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.records import Record, validate
+from reclaim.benchmark.runner import Augmentation, Observer, Reseeding, make_backbone, make_model, make_strategy, run
+from reclaim.benchmark.streams import STREAMS, class_order, make_benchmark
+from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.baselines import L2SP, FrozenBackbone
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin
+from reclaim.strategies.peft import PEFTSchedule, peft_parameters
+from reclaim.strategies.slca import ClassifierAlignment
+from reclaim.strategies.task_loss import TaskCrossEntropy
+from small_runs import SMALL, shrink, small_config
+from torch import Tensor
+
+EVERYTHING = "slca-olor-aepg"
+
+
+class Spy(Observer):
+    """Keeps the weights of each head before it is trained, and all weights at the end."""
+
+    made: ClassVar[list[Spy]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new_heads: list[Tensor] = []
+        self.weights: dict[str, Tensor] = {}
+        Spy.made.append(self)
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.new_heads.append(strategy.model.heads.heads[-1].weight.detach().clone())
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.weights = {name: parameter.detach().clone() for name, parameter in strategy.model.named_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
+    monkeypatch.setattr(Spy, "made", [])
+    monkeypatch.setattr(runner, "Observer", Spy)
+
+
+def run_small(recipe: str, *settings: str, seed: int = 0) -> Record:
+    return run(recipe, small_config(recipe, *settings), SMALL, seed)
+
+
+def checked(record: Record) -> Record:
+    """The record, after the schema check and a trip through JSON."""
+    document = json.loads(json.dumps({"result": record.result, "provenance": record.provenance}, allow_nan=False))
+    validate(document)
+    assert document["result"] == record.result
+    return record
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
+    config = small_config(recipe)
+    record = checked(run(recipe, config, SMALL, 3, hyperparameters_from="validation"))
+    result = record.result
+    tasks = 1 if config.joint else 3
+    assert (record.recipe, record.stream, record.seed) == (recipe, "small", 3)
+    assert result["config"] == config.as_dict()
+    assert result["test_counts"] == ([24] if config.joint else [12, 8, 4])
+    assert result["class_order"] == class_order(6, 3)
+    assert len(result["entropy"]) == len(result["train_loss"]) == 2 * tasks
+    assert result["hyperparameters_from"] == "validation"
+    for t in range(tasks):
+        for i in range(t + 1):
+            # who is right among all classes is right among those of the task
+            assert result["accuracy_task_known"][t][i] >= result["accuracy"][t][i]
+    if not config.joint:
+        assert result["accuracy_task_known"][2][2] == 100  # one class in the task
+
+
+def test_twice_the_same_run_gives_the_same_bits() -> None:
+    first, second, other = run_small(EVERYTHING), run_small(EVERYTHING), run_small(EVERYTHING, seed=1)
+    assert json.dumps(first.result) == json.dumps(second.result)
+    assert Spy.made[0].weights.keys() == Spy.made[1].weights.keys()
+    assert all(torch.equal(w, Spy.made[1].weights[name]) for name, w in Spy.made[0].weights.items())
+    assert other.result["class_order"] != first.result["class_order"]
+    assert other.result["train_loss"] != first.result["train_loss"]
+
+
+def test_what_was_drawn_or_set_before_does_not_matter() -> None:
+    first = run_small(EVERYTHING)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    torch.rand(5)
+    assert run_small(EVERYTHING).result == first.result
+
+
+@pytest.mark.parametrize("recipe", ["seqft-fast", "lora-aepg", EVERYTHING])
+def test_evaluating_in_between_changes_no_weight(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = runner.Naive.eval
+    run_small(recipe)
+
+    def evaluate_everything_twice(strategy: Any, experiences: Any, **kwargs: Any) -> None:
+        whole = experiences[0].benchmark.test_stream
+        for _ in range(2):
+            torch.rand(7)
+            evaluate(strategy, whole, **kwargs)
+
+    monkeypatch.setattr(runner.Naive, "eval", evaluate_everything_twice)
+    run_small(recipe)
+    monkeypatch.setattr(runner.Naive, "eval", lambda *args, **kwargs: None)
+    run_small(recipe)
+    usual, often, never = (spy.weights for spy in Spy.made)
+    assert usual.keys() == often.keys() == never.keys()
+    for name, weight in usual.items():
+        assert torch.equal(weight, often[name]), name
+        assert torch.equal(weight, never[name]), name
+
+
+def test_the_seed_varies_the_initialisation_or_not() -> None:
+    for mode in ("class_order", "class_order+initialisation"):
+        records = [run_small("seqft-slow", f"seeding={mode}", seed=seed) for seed in (0, 1, 2)]
+        assert len({str(r.result["class_order"]) for r in records}) == 3
+        assert {r.result["varied"] for r in records} == {mode}
+    fixed, varied = Spy.made[:3], Spy.made[3:]
+    for experience in range(3):
+        reference = fixed[0].new_heads[experience]
+        assert all(torch.equal(spy.new_heads[experience], reference) for spy in fixed)
+        # seed 1 is the one that F2's mode always uses
+        assert [torch.equal(spy.new_heads[experience], reference) for spy in varied] == [False, True, False]
+
+
+def test_joint_training_is_one_experience() -> None:
+    joint = run_small("joint")
+    whole = run("joint", small_config("joint", "joint=false"), SMALL.joined(), 0)
+    assert joint.stream == "small"
+    assert len(joint.result["accuracy"]) == 1
+    for key in ("accuracy", "correct", "train_loss", "entropy"):
+        assert joint.result[key] == whole.result[key]
+
+
+def test_progress_counts_experiences() -> None:
+    calls: list[tuple[int, int]] = []
+    run("linear", small_config("linear"), SMALL, 0, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_entropy_and_loss_are_those_of_the_current_classes() -> None:
+    # heads at zero that hardly learn: every class of the experience is equally likely, and those of others do not count
+    record = checked(run_small("linear", "head_init_std=1e-12", "lr=1e-12"))
+    expected = np.repeat(np.log([3, 2, 1]), 2)
+    np.testing.assert_allclose(record.result["entropy"], expected, atol=1e-4)
+    np.testing.assert_allclose(record.result["train_loss"], expected, atol=1e-4)
+
+
+def test_trained_parameters_and_bytes_kept() -> None:
+    heads = 6 * (128 + 1)
+    backbone = make_backbone(Config())
+    size = sum(p.numel() for p in backbone.parameters())
+    assert run_small("linear").result["trained_parameters"] == heads
+    assert run_small("seqft-fast").result["trained_parameters"] == size + heads
+    lora = small_config("lora-ce")
+    modules = sum(p.numel() for p in peft_parameters(make_model(lora, make_backbone(lora)).backbone))
+    assert run_small("lora-ce").result["trained_parameters"] == modules + heads
+    assert modules > 0
+
+    assert run_small("seqft-fast").result["bytes_kept"] == 0
+    gaussians = 6 * 4 * (128 + 128 * 128)
+    assert run_small("slca").result["bytes_kept"] >= gaussians
+    assert run_small("olor-1").result["bytes_kept"] == 4 * size
+    assert run_small("l2sp-1").result["bytes_kept"] == 4 * size
+
+
+def test_the_record_names_data_and_starting_weights() -> None:
+    plain, lora, validation = run_small("seqft-fast"), run_small("lora-ce"), run_small("seqft-fast", "part=validation")
+    assert plain.result["weights_sha256"] == lora.result["weights_sha256"] == validation.result["weights_sha256"]
+    assert plain.result["data_sha256"] == lora.result["data_sha256"] != validation.result["data_sha256"]
+    assert plain.provenance["threads"] == 1
+    assert plain.provenance["accelerator"] is None
+
+
+# --- what goes wrong ---
+
+
+def test_a_loss_that_is_not_finite_is_named_by_experience_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaks(TaskCrossEntropy):
+        """Not a number in the second epoch of the second experience: 2, 2, 1, 1, 1, 1 batches."""
+
+        calls = 0
+
+        def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+            self.calls += not self._evaluating
+            return super().loss(logits, targets) * (math.nan if self.calls == 6 else 1.0)
+
+    monkeypatch.setattr(runner, "_loss", lambda config: Breaks())
+    with pytest.raises(FloatingPointError, match="the loss became nan in experience 1, epoch 1: lower the learning rate"):
+        run_small("seqft-fast")
+
+
+def test_a_diverging_run_is_no_result() -> None:
+    with pytest.raises(FloatingPointError, match=r"in experience 0, epoch \d"):
+        run_small("seqft-fast", "lr=1e30")
+    # one step only: the loss was finite, what it left behind is not
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite when evaluated after 1 experience"):
+        run_small("seqft-fast", "lr=1e38", "epochs=1", "batch_size=1000")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "complaint"),
+    [
+        ("slca", "alignment.tau=-1", "tau must be .*got -1.0"),
+        ("slca", "alignment.samples_per_class=0", "samples_per_class must be .*got 0"),
+        ("slca", "alignment.ridge=-1", "ridge must be .*got -1.0"),
+        ("slca", "alignment.epochs=-1", "epochs .*-1"),
+        ("olor-1", "olor.rollback_input=-1", "rollback_input must be .*got -1.0"),
+        ("olor-1", "olor.rollback_power=-1", "rollback_power must be .*got -1.0"),
+        ("lora-aepg", "annealing.schedule=steep", "schedule must be one of sigmoid, linear, cosine, .*got 'steep'"),
+        ("lora-aepg", "annealing.schedule=2", r"alpha must be in \[0, 1\]"),
+        ("lora-aepg", "annealing.tau=0", "tau must be positive"),
+        ("lora-ce", "lora.rank=0", "rank of LoRA must be at least 1, got 0"),
+        ("lora-ce", "lora.blocks=7", "blocks must be distinct indices from 0 to 5"),
+        ("lora-ce", "lora.frozen_epochs=3", "frozen_epochs=3 is more than"),
+        ("l2sp-1", "l2_sp=-1", "weight must be .*not negative, got -1.0"),
+        ("linear", "backbone=vit_of_nobody", "unknown backbone 'vit_of_nobody'"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(recipe: str, setting: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        run_small(recipe, setting)
+
+
+# --- the parts ---
+
+
+def strategy_of(config: Config, seed: int = 0) -> Any:
+    return make_strategy(config, make_model(config, make_backbone(config)), seed, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "plugins", "optimizer", "loss"),
+    [
+        ([], set(), torch.optim.SGD, TaskCrossEntropy),
+        (["optimizer=adam", "augment=false"], set(), torch.optim.Adam, TaskCrossEntropy),
+        (["trainable=heads"], {FrozenBackbone}, torch.optim.SGD, TaskCrossEntropy),
+        (["alignment={}"], {ClassifierAlignment}, torch.optim.SGD, TaskCrossEntropy),
+        (["olor={}"], {OLORPlugin}, OLORSGD, TaskCrossEntropy),
+        (["olor={}", "optimizer=adam", "annealing={}"], {OLORPlugin}, OLORAdam, AnnealedEPGLoss),
+        (["l2_sp=0.1"], {L2SP}, torch.optim.SGD, TaskCrossEntropy),
+        (["lora={}"], {PEFTSchedule}, torch.optim.SGD, TaskCrossEntropy),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else None,
+)
+def test_the_configuration_names_the_parts(settings: list[str], plugins: set[type], optimizer: type, loss: type) -> None:
+    config = Config().set(settings)
+    strategy = strategy_of(config)
+    ours = {Reseeding, FreshOptimizer, FrozenBackbone, PEFTSchedule, OLORPlugin, L2SP, ClassifierAlignment, Augmentation}
+    expected = {Reseeding, FreshOptimizer} | plugins | ({Augmentation} if config.augment else set())
+    assert {type(p) for p in strategy.plugins} & ours == expected
+    assert type(strategy.optimizer) is optimizer
+    assert type(strategy._criterion) is loss
+
+
+def test_numbers_reach_the_parts() -> None:
+    config = Config().set(
+        [
+            *("lr=0.2", "slow_factor=0.1", "momentum=0.5", "weight_decay=0.01", "batch_size=7", "epochs=9"),
+            *("olor.rollback_input=0.3", "olor.rollback_output=0.1", "olor.rollback_power=2", "olor.rollback_decay=paper"),
+            *("annealing.schedule=linear", "annealing.horizon=stream", "alignment.tau=0.3", "alignment.epochs=2"),
+            *("alignment.samples_per_class=5", "alignment.ridge=0.5", "alignment.mean_decay=false", "alignment.task_index=reference"),
+            "alignment.restore_heads=false",
+        ]
+    )
+    strategy = strategy_of(config)
+    assert sorted({group["lr"] for group in strategy.optimizer.param_groups}) == [pytest.approx(0.02), 0.2]
+    for group in strategy.optimizer.param_groups:
+        assert (group["momentum"], group["weight_decay"]) == (0.5, 0.01)
+        assert (group["rollback_input"], group["rollback_output"], group["rollback_power"]) == (0.3, 0.1, 2)
+        assert group["rollback_decay"] == "paper"
+    assert (strategy.train_mb_size, strategy.train_epochs) == (7, 9)
+    (alignment,) = (p for p in strategy.plugins if isinstance(p, ClassifierAlignment))
+    expected = {"tau": 0.3, "epochs": 2, "samples_per_class": 5, "lr": 0.2, "mean_decay": False, "task_index": "reference"}
+    assert {key: alignment.settings[key] for key in expected} == expected
+    assert alignment.gaussians.ridge == 0.5
+    assert alignment.restore is False
+    assert (strategy._criterion.schedule, strategy._criterion.horizon) == ("linear", "stream")
+
+
+def test_each_switch_of_the_parts_changes_the_result() -> None:
+    def losses(*settings: str) -> tuple[str, ...]:
+        result = run_small(EVERYTHING, "lr=0.1", "schedule=cosine", "olor.rollback_input=0.3", *settings).result
+        return str(result["train_loss"]), result["correct"], str(result["accuracy_task_known"])
+
+    settings = ("olor.counting=tensors", "olor.anchor=previous", "olor.rollback_decay=paper", "annealing.horizon=stream", "augment=false")
+    seen = [losses(), *(losses(setting) for setting in settings)]
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("step", [1, 1, 1, 1, 0.1]),
+        ("cosine", [0.5 * (1 + math.cos(math.pi * e / 5)) for e in range(5)]),
+    ],
+)
+def test_schedules_run_over_the_epochs_of_each_experience(schedule: str, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    class Rates(Observer):
+        """Notes the learning rate of every epoch."""
+
+        def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            super().before_training_epoch(strategy)
+            rates.append(strategy.optimizer.param_groups[-1]["lr"])
+
+    monkeypatch.setattr(runner, "Observer", Rates)
+    run_small("linear", "lr=1", "epochs=5", "batch_size=32", f"schedule={schedule}")
+    np.testing.assert_allclose(rates, expected * 3, atol=1e-12)
+
+
+def test_augmentation_is_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, float]] = []
+
+    def blank(images: Tensor, *args: Any) -> Tensor:
+        seen.append((torch.is_grad_enabled(), float(images.sum())))
+        return torch.zeros_like(images)
+
+    evaluated: list[float] = []
+
+    class Looks(Observer):
+        """Notes how much ink there is in what is evaluated."""
+
+        def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            super().after_eval_iteration(strategy)
+            evaluated.append(float(strategy.mb_x.sum()))
+
+    monkeypatch.setattr(runner, "warp_batch", blank)
+    monkeypatch.setattr(runner, "Observer", Looks)
+    run_small("seqft-fast")
+    assert len(seen) == 2 * (2 + 1 + 1)
+    assert all(training and total > 0 for training, total in seen)
+    assert evaluated
+    assert min(evaluated) > 0  # the test drawings are not blank
+    seen.clear()
+    run_small("seqft-fast", "augment=false")
+    assert not seen
+
+
+def test_one_experience_of_real_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    config = small_config("linear", "batch_size=128", "lr=0.1", "schedule=constant")
+    observer = Observer()
+    torch.manual_seed(0)
+    model = make_model(config, make_backbone(config))
+    strategy = make_strategy(config, model, 0, [observer])
+    benchmark = make_benchmark(STREAMS["split-quickdraw-20"], class_order(100, 0))
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    strategy.eval(benchmark.test_stream[:1])
+    assert observer.train_loss[-1] < observer.train_loss[0]
+    assert observer.accuracy[0][0] > 30  # chance is 20
+    assert len(observer.correct) == 100
+    assert observer.accuracy[0][0] == pytest.approx(np.mean(observer.correct) * 100)
+
+
+def test_reseeding_depends_on_seed_experience_and_epoch() -> None:
+    class Clock:
+        train_exp_counter = 0
+        train_exp_epochs = 0
+
+    class Strategy:
+        clock = Clock()
+
+    def drawn(seed: int, experience: int, hook: Callable[[Reseeding], Callable[..., None]], epoch: int = 0) -> float:
+        Strategy.clock.train_exp_counter, Strategy.clock.train_exp_epochs = experience, epoch
+        hook(Reseeding(seed))(Strategy())
+        return float(torch.rand(1))
+
+    def before(r: Reseeding) -> Callable[..., None]:
+        return r.before_train_dataset_adaptation
+
+    def each(r: Reseeding) -> Callable[..., None]:
+        return r.before_training_epoch
+
+    values = [drawn(s, e, before) for s in range(3) for e in range(3)] + [drawn(s, e, each, k) for s in range(3) for e in range(3) for k in (0, 1)]
+    assert len(set(values)) == len(values)
+    assert drawn(1, 1, each, 1) == drawn(1, 1, each, 1)
