@@ -89,7 +89,7 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
         try:
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
         except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            raise RuntimeError(f"cannot read {checkpoint} ({error}): delete it to start anew") from error
+            raise RuntimeError(f"{checkpoint} is damaged ({type(error).__name__}): delete it to start anew") from error
         if saved["config"] != asdict(config):
             raise RuntimeError(f"{checkpoint} belongs to another configuration, {saved['config']}: move it away or use another folder")
         model.load_state_dict(saved["model"])
@@ -101,7 +101,7 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
     for epoch in range(len(curve), config.epochs):
         # All of an epoch's randomness, so that resuming changes nothing; timm's mixup draws from numpy's global generator.
         torch.manual_seed(config.seed * 100_003 + epoch)
-        np.random.seed(config.seed * 100_003 + epoch)
+        np.random.seed((config.seed * 100_003 + epoch) % 2**32)
         model.train()
         total = 0.0
         for step, batch in enumerate(torch.randperm(len(images)).split(config.batch_size)):

@@ -51,7 +51,12 @@ def small_config(recipe: str, *settings: str) -> Config:
 
 
 def synthetic_record(
-    recipe: str, stream: str = "split-quickdraw-10", seed: int = 0, last_acc: float = 50.0, entropy: float = 1.0, config: Config | None = None
+    recipe: str,
+    stream: str = "split-quickdraw-10",
+    seed: int = 0,
+    last_acc: float = 50.0,
+    entropy: float = 1.0,
+    config: Config | None = None,
 ) -> Record:
     """A sound record of a recipe's present configuration, with the accuracy (percent) and final entropy (nats) that are asked for."""
     config = config or (RECIPES[recipe].config if recipe in RECIPES else Config())

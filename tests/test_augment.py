@@ -40,7 +40,7 @@ def test_shape_range_and_type_stay(warp: Warp, shape: tuple[int, ...]) -> None:
         warped = warp_batch(images, warp, seeded(1))
         assert warped.shape == images.shape
         assert warped.dtype == dtype
-        assert 0 <= warped.min()
+        assert warped.min() >= 0
         assert warped.max() <= 1
         assert not torch.equal(warped, images)
         assert torch.equal(images, before)  # the batch itself is left alone

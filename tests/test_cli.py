@@ -14,7 +14,7 @@ from reclaim.benchmark import cli, datasets, engines, tuning
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.published import cells, claims
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, Recipe
 from reclaim.benchmark.records import Record, RecordStore
 from reclaim.benchmark.streams import STREAMS
 from small_runs import shrink, synthetic_record
@@ -113,11 +113,27 @@ def test_list_of_an_unknown_name_suggests_others(name: str, suggestion: str) -> 
 
 
 def test_run_trains_records_and_summarises(small: Path) -> None:
-    arguments = ("run", "linear", "small", "--seeds", 2, "--jobs", 1, "--set", "epochs=1", "--set", "batch_size=64", "--records", small / "r")
+    arguments = (
+        "run",
+        "linear",
+        "small",
+        "--seeds",
+        2,
+        "--jobs",
+        1,
+        "--set",
+        "epochs=1",
+        "--set",
+        "batch_size=64",
+        "--records",
+        small / "r",
+    )
     text = reclaim(*arguments)
     records, problems = RecordStore(small / "r").load()
     assert not problems
-    assert [(r.recipe, r.stream, r.seed, r.result["config"]["epochs"]) for r in records] == [("linear", "small", seed, 1) for seed in (0, 1)]
+    assert [(r.recipe, r.stream, r.seed, r.result["config"]["epochs"]) for r in records] == [
+        ("linear", "small", seed, 1) for seed in (0, 1)
+    ]
     assert {r.result["hyperparameters_from"] for r in records} == {"given"}
     assert "linear on small, n = 2" in text
     for metric in ("last_acc", "inc_acc", "task_avg_last_acc", "forgetting", "final_entropy"):
@@ -151,7 +167,9 @@ def test_seeds(text: str, seeds: list[int], made: list[Job], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["5-3", "0", "-3", "3-", "-", "", "ten", "1.5", "1-2-3", "-2-1", "99999999999999", "0-4294967296"])
 def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> None:
-    assert f"{text!r}: give a number of seeds, such as 10, or a range" in reclaim("run", "linear", f"--seeds={text}", "--records", tmp_path, fails=True)
+    assert f"{text!r}: give a number of seeds, such as 10, or a range" in reclaim(
+        "run", "linear", f"--seeds={text}", "--records", tmp_path, fails=True
+    )
     assert made == []
 
 
@@ -234,7 +252,9 @@ def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job],
 
 def test_sweep_refuses_what_has_no_choice(made: list[Job], tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim("sweep", "slca-no-norm", "--output", path, fails=True)
+    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim(
+        "sweep", "slca-no-norm", "--output", path, fails=True
+    )
     assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", "--output", path, fails=True)
     assert made == []
 
@@ -252,7 +272,12 @@ def test_sweep_checks_its_file_before_hours_of_training(content: str | None, mad
 
 def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
-    monkeypatch.setattr(tuning, "sweep", lambda recipes, seeds, jobs: asked.append([r.name for r in recipes]) or {})
+
+    def sweep(recipes: list[Recipe], seeds: object, jobs: object) -> dict[str, Any]:
+        asked.append([recipe.name for recipe in recipes])
+        return {}
+
+    monkeypatch.setattr(tuning, "sweep", sweep)
     reclaim("sweep", "--output", tmp_path / "c.json")
     assert asked == [[name for name, recipe in RECIPES.items() if recipe.grid]]
 

@@ -138,11 +138,13 @@ class Watch(SupervisedPlugin[Any]):
         self.alphas: list[list[float]] = []
         self.rates: list[list[list[float]]] = []
         self.starts: list[list[Tensor]] = []
+        self.heads_at_start: list[list[Tensor]] = []
         self.unaligned: list[list[Tensor]] = []
         self.accuracies: list[float] = []
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.starts.append(weights(strategy.model.backbone))
+        self.heads_at_start.append(strategy.model.heads.snapshot())
         self.alphas.append([])
         self.rates.append([])
 
@@ -230,8 +232,9 @@ def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: f
     strategy = compose(model, watch, optimizer=olor(cls, model, lr), anchor=anchor, loss=AnnealedEPGLoss(horizon=horizon), eval_every=0)
     for t, experience in enumerate(stream.train_stream):
         strategy.train(experience, eval_streams=[stream.test_stream])
-        before = weights(model)
+        before, at_the_end = weights(model), watch.accuracies
         strategy.eval(stream.test_stream)
+        assert watch.accuracies == at_the_end, "Avalanche's own evaluation at the end of an experience sees aligned heads"
         assert watch.accuracies[t + 1 :] == [0.0] * (len(SIZES) - t - 1), "nothing is predicted as a class not yet seen"
         of_whole_stream = watch.accuracies[: t + 1]
         strategy.eval(stream.test_stream[: t + 1])
@@ -241,6 +244,8 @@ def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: f
         moved = [not torch.equal(a, b) for a, b in zip(watch.unaligned[t], model.heads.snapshot(), strict=True)]
         assert all(moved) if t > 0 else not any(moved)
         assert grouped(strategy.optimizer) == [set(model.backbone.parameters()), set(model.heads.parameters())]
+    for ended, started in zip(watch.unaligned, watch.heads_at_start[1:], strict=False):
+        assert same(started[: len(ended)], ended), "training goes on from the unaligned heads (F6)"
     assert [len(classes) for classes in model.heads.head_classes] == list(SIZES)
     assert sum(watch.accuracies) / len(SIZES) > 0.5  # chance is 0.17
 

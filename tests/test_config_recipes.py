@@ -21,7 +21,16 @@ from reclaim.benchmark.streams import STREAMS
 
 def test_settings_are_read_as_json_or_words() -> None:
     config = Config().set(
-        ["lr=0.1", "epochs = 7", "augment=false", "optimizer=adam", "alignment.tau=0.05", 'olor={"rollback_input": 0.5}', "lora={}", "l2_sp=null"]
+        [
+            "lr=0.1",
+            "epochs = 7",
+            "augment=false",
+            "optimizer=adam",
+            "alignment.tau=0.05",
+            'olor={"rollback_input": 0.5}',
+            "lora={}",
+            "l2_sp=null",
+        ]
     )
     assert (config.lr, config.epochs, config.augment, config.optimizer) == (0.1, 7, False, "adam")
     assert config.alignment == Alignment(tau=0.05)  # naming a part's setting switches the part on
@@ -198,5 +207,5 @@ def test_unknown_recipes_get_suggestions() -> None:
     assert find_recipe("slca") is RECIPES["slca"]
     with pytest.raises(ValueError, match="unknown recipe 'slcaa': did you mean slca"):
         find_recipe("slcaa")
-    with pytest.raises(ValueError, match="unknown recipe ''.*seqft-fast.*reclaim list recipes"):
+    with pytest.raises(ValueError, match=r"unknown recipe ''.*seqft-fast.*reclaim list recipes"):
         find_recipe("")

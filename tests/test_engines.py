@@ -114,7 +114,9 @@ def test_without_a_store_every_run_is_made_and_none_written(maker: Maker, tmp_pa
 
 def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:
     maker.instead = {1: fail(FloatingPointError("the loss became nan"))}
-    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed(.|\n)*linear split-quickdraw-5 seed 1: FloatingPointError: the loss became nan"):
+    with pytest.raises(
+        RuntimeError, match=r"1 of 3 runs failed(.|\n)*linear split-quickdraw-5 seed 1: FloatingPointError: the loss became nan"
+    ):
         run_jobs(jobs(3), store, 1)
     assert seeds_on_record(store) == [0, 2]
     maker.instead, maker.made = {}, []

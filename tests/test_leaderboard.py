@@ -54,7 +54,7 @@ def test_the_page_shows_what_the_records_say() -> None:
         assert f"## {stream}" in page
     assert "## quickdraw-1" not in page
     (row,) = (line for line in page.splitlines() if "`joint`" in line and line.startswith("| Joint"))
-    assert "70.00 |" in row
+    assert "| 70.00 " in row
     assert "±" not in row
     (row,) = (line for line in page.splitlines() if line.startswith("| SLCA ") and "64.50" in line)
     interval = mean_interval([60.0 + seed for seed in range(10)]).interval
@@ -70,7 +70,9 @@ def test_the_table_holds_all_numbers_unrounded() -> None:
     text = as_csv(sample())
     assert "\r" not in text
     table = list(csv.DictReader(io.StringIO(text)))
-    assert [(line["stream"], line["recipe"], line["n"]) for line in table] == [(r.stream, r.recipe, str(len(r.seeds))) for r in rows(sample())]
+    assert [(line["stream"], line["recipe"], line["n"]) for line in table] == [
+        (r.stream, r.recipe, str(len(r.seeds))) for r in rows(sample())
+    ]
     interval = mean_interval([60.0 + seed for seed in range(10)]).interval
     assert interval is not None
     assert float(table[2]["last_acc_low"]) == interval[0]
@@ -126,7 +128,7 @@ def test_damaged_and_foreign_files_are_named(store: RecordStore, tmp_path: Path)
     store.write(sample()[1])
     path.write_text("{")
     (store.root / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"(?s)damaged records:.*0\.json: .*notes\.txt: not a record"):
+    with pytest.raises(ValueError, match=r"(?s)damaged records:.*notes\.txt: not a record.*0\.json: is cut short"):
         write(store, tmp_path / "pages")
     assert not (tmp_path / "pages").exists()
 

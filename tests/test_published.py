@@ -56,7 +56,7 @@ def test_every_claim_can_be_checked() -> None:
 # --- files as they must not be ---
 
 CELL = {"id": "slca/main/slca/stream/last_acc", "method": "SLCA", "stream": "stream", "metric": "last_acc", "mean": 91.5}
-CLAIM = {
+CLAIM: dict[str, Any] = {
     **{"id": "slca/x", "text": "a is better", "source": "a page", "family": "confirmatory", "kind": "superior"},
     **{"better": "slca", "worse": "linear", "stream": "quickdraw-1", "metric": "last_acc"},
 }
@@ -103,7 +103,12 @@ def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], compl
 
 
 def test_a_sound_cell_is_read(document: Callable[[Any], None]) -> None:
-    document({"paper": {"decimals": 1, "runs": 4}, "cell": [CELL, {**CELL, "id": "slca/main/x/s/last_acc", "std": 0.1, "runs": 2, "decimals": 2}]})
+    document(
+        {
+            "paper": {"decimals": 1, "runs": 4},
+            "cell": [CELL, {**CELL, "id": "slca/main/x/s/last_acc", "std": 0.1, "runs": 2, "decimals": 2}],
+        }
+    )
     first, second = read_cells()
     assert first.published == Published(91.5, None, 4, rounding=0.05)
     assert second.published == Published(91.5, 0.1, 2, rounding=0.005)
@@ -173,12 +178,24 @@ def test_the_final_entropy_is_that_of_the_last_epochs() -> None:
 
 def claim(kind: str = "superior", metric: str = "last_acc", **changes: Any) -> Claim:
     margin = {"margin": 1.0, "margin_reason": "so"} if kind == "noninferior" else {}
-    return Claim(**{**CLAIM, "better": "slca", "worse": "seqft-slow", "stream": "split-quickdraw-10", "kind": kind, "metric": metric, **margin, **changes})
+    return Claim(
+        **{
+            **CLAIM,
+            "better": "slca",
+            "worse": "seqft-slow",
+            "stream": "split-quickdraw-10",
+            "kind": kind,
+            "metric": metric,
+            **margin,
+            **changes,
+        }
+    )
 
 
 def runs(recipe: str, values: list[float], metric: str = "last_acc", stream: str = "split-quickdraw-10") -> list[Record]:
     key = "entropy" if metric == "final_entropy" else "last_acc"
-    return [synthetic_record(recipe, stream, seed, **{key: value}) for seed, value in enumerate(values)]
+    named: Any = [{key: value} for value in values]
+    return [synthetic_record(recipe, stream, seed, **name) for seed, name in enumerate(named)]
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, judged: list[Claim], records: list[Record]) -> list[published.ClaimVerdict]:
@@ -242,7 +259,7 @@ def test_runs_are_paired_by_seed_on_the_stream_of_the_claim(monkeypatch: pytest.
 
 
 def test_holm_runs_over_the_confirmatory_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = runs("slca", [52, 52, 53, 56, 56]) + runs("seqft-slow", [50 + x for x in NOISE])
+    records = runs("slca", [52, 51.5, 52.5, 55, 55]) + runs("seqft-slow", [50 + x for x in NOISE])
     (alone,) = judge(monkeypatch, [claim()], records)
     not_run = [claim(id=f"slca/{i}", better="joint") for i in range(10)]
     first, *_, explored = judge(monkeypatch, [claim(), *not_run, claim(id="slca/y", family="exploratory")], records)

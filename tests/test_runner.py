@@ -389,6 +389,8 @@ def test_reseeding_depends_on_seed_experience_and_epoch() -> None:
     def each(r: Reseeding) -> Callable[..., None]:
         return r.before_training_epoch
 
-    values = [drawn(s, e, before) for s in range(3) for e in range(3)] + [drawn(s, e, each, k) for s in range(3) for e in range(3) for k in (0, 1)]
+    values = [drawn(s, e, before) for s in range(3) for e in range(3)] + [
+        drawn(s, e, each, k) for s in range(3) for e in range(3) for k in (0, 1)
+    ]
     assert len(set(values)) == len(values)
     assert drawn(1, 1, each, 1) == drawn(1, 1, each, 1)

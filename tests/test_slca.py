@@ -231,7 +231,7 @@ class TestAlignHeads:
     )
     def test_golden_notices_what_it_should(self, name: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            slca_module, "align_heads", lambda heads, gaussians, **settings: align_heads(heads, gaussians, **(settings | change))
+            conform_module, "align_heads", lambda heads, gaussians, **settings: align_heads(heads, gaussians, **(settings | change))
         )
         with np.load(GOLDEN / f"slca_ca_{name}.npz") as file:
             deviations = conform_slca(dict(file))
