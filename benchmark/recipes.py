@@ -86,7 +86,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequential fine-tuning",
             "All weights at one learning rate, one experience after another (SLCA's SeqFT).",
             SPLIT,
-            Config(weight_decay=5e-4, schedule="step"),
+            _slow.set(["slow_factor=1"]),
             {"lr": _FAST_LRS},
             headline=True,
         ),
