@@ -239,12 +239,12 @@ from reclaim.benchmark.cli import main
 from small_runs import synthetic_record
 
 def make(job, advance):
-    time.sleep(0.05)
+    time.sleep(600 * job.seed)  # the first ends at once, the second never
     return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 
 if __name__ == "__main__":
     engines._make = make
-    main(["run", "linear", "--seeds", "5000", "--jobs", sys.argv[2], "--records", sys.argv[1]])
+    main(["run", "linear", "--seeds", "2", "--jobs", sys.argv[2], "--records", sys.argv[1]])
 """
 
 
@@ -267,4 +267,4 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(n_jobs: int, store: RecordSto
     assert process.returncode == 1, shown
     assert shown.rstrip().endswith("Error: interrupted: finished runs are on record, the same command goes on from them")
     assert "Traceback" not in shown
-    assert 0 < len(seeds_on_record(store)) < 5000
+    assert seeds_on_record(store) == [0]

@@ -128,7 +128,9 @@ def test_outdated_and_damaged_records_are_not_judged(check: Any, one_claim: Any,
     outdated = RECIPES[claim.worse].config.set(["lr=0.77"])
     for seed in range(5):
         store.write(synthetic_record(claim.worse, claim.stream, seed, last_acc=99, config=outdated))
+        # seeds on which hyper-parameters are chosen
         store.write(synthetic_record(claim.worse, claim.stream, 1000 + seed, last_acc=99))
+        store.write(synthetic_record(claim.better, claim.stream, 1000 + seed, last_acc=1))
     (store.root / "notes.txt").write_text("mine")
     result = check("--paper-check", "--records-only", part="test_claims.py")
     result.assert_outcomes(passed=1, warnings=1)
