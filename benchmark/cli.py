@@ -12,6 +12,7 @@ import click
 from tabulate import tabulate
 
 from . import published, tuning
+from .config import QUICKDRAW_VIT
 from .datasets import asset
 from .engines import jobs_of, run_jobs
 from .recipes import CHOSEN, RECIPES, find_recipe
@@ -45,7 +46,7 @@ class _Commands(click.Group):
         except (ValueError, RuntimeError, TypeError, OSError, FloatingPointError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted: finished runs are on record, the same command goes on from them") from None
+            raise click.ClickException("interrupted: what is finished is kept, the same command goes on from it") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -59,7 +60,7 @@ def main() -> None:
 def list_(thing: str | None) -> None:
     """List recipes, streams, backbones, claims or cells, or show one of them in full.
 
-    THING is one of these words, or the name of a recipe, stream, claim or cell. Without it, everything is listed but the cells.
+    THING is one of these words, or the name of a recipe, stream, backbone, claim or cell. Without it, everything is listed but the cells.
     """
     tables = {"recipes": _recipes, "streams": _streams, "backbones": _backbones, "claims": _claims, "cells": _cells}
     if thing is None:
@@ -81,9 +82,9 @@ def _streams() -> str:
 
 
 def _backbones() -> str:
-    report = json.loads(asset("quickdraw_vit.json").read_text())
+    report = json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())
     held_out = f"{report['held_out_accuracy']:.1f}% on held-out drawings of its 245 upstream classes"
-    rows = [("quickdraw_vit", f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}")]
+    rows = [(QUICKDRAW_VIT, f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}")]
     return tabulate([*rows, ("any timm model", "with random weights; see timm.list_models()")], headers=("name", "what"))
 
 
@@ -103,12 +104,14 @@ def _in_full(name: str) -> str:
     if name in STREAMS:
         stream = STREAMS[name]
         return f"{stream.name}: {stream.description}\nclasses per experience: {', '.join(map(str, stream.sizes))}\ntier: {stream.tier}"
+    if name == QUICKDRAW_VIT:
+        return asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8")
     entries: list[published.Claim | published.Cell] = [*published.claims(), *published.cells()]
     for entry in entries:
         if entry.id == name:
             return tabulate([(key, value) for key, value in vars(entry).items()], tablefmt="plain")
     if name not in RECIPES:
-        everything = [*RECIPES, *STREAMS, *(entry.id for entry in entries)]
+        everything = [*RECIPES, *STREAMS, QUICKDRAW_VIT, *(entry.id for entry in entries)]
         similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
     recipe = RECIPES[name]

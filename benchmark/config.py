@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from .datasets import Part
 
+QUICKDRAW_VIT = "quickdraw_vit"
+"""The embedded backbone: also the name of its files in assets/."""
+
 Seeding = Literal["class_order", "class_order+initialisation"]
 
 
@@ -72,13 +75,13 @@ class Config:
     :ivar seeding: what the seed varies (F2).
     :ivar joint: train on all experiences as one.
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
-    :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs), "cosine" (OLOR: to
-        0, iteration by iteration).
+    :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs, rounded), "cosine"
+        (OLOR: to 0, iteration by iteration).
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
     """
 
     numerics: int = 1
-    backbone: str = "quickdraw_vit"
+    backbone: str = QUICKDRAW_VIT
     part: Part = "test"
     seeding: Seeding = "class_order+initialisation"
     joint: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .config import Config
-from .recipes import Recipe
+from .recipes import Recipe, weights_sha256
 from .records import Record, RecordStore, config_hash
 from .streams import Stream
 
@@ -62,17 +62,29 @@ def run_jobs(
     :param store: where records are read and written; ``None`` makes every run and writes none.
     :param n_jobs: runs at a time; one per core by default.
     :param again: make runs anew that are on record already.
-    :raises RuntimeError: naming the runs that failed, after all others are finished and on record.
+    :raises RuntimeError: naming the runs that failed, after all others are finished and, with a store, on record.
     :raises RecordError: before any run: a record is damaged, or the store cannot be written.
     """
+    known, failures = try_jobs(jobs, store, n_jobs, again, quiet)
+    if failures:
+        others = "the others are on record" if store else "nothing is on record"
+        listed = "\n".join(f"  {job}: {type(error).__name__}: {error}" for job, error in failures.items())
+        raise RuntimeError(f"{len(failures)} of {len(failures) + len(known)} runs failed, {others}:\n{listed}")
+    return [known[job] for job in jobs]
+
+
+def try_jobs(
+    jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None = None, again: bool = False, quiet: bool = False
+) -> tuple[dict[Job, Record], dict[Job, Exception]]:
+    """As :func:`run_jobs`, but the errors of runs that failed are returned beside the records of the others."""
     if n_jobs is not None and n_jobs < 1:
         raise ValueError(f"the number of runs at a time must be at least 1, got {n_jobs}")
-    known = {job: record for job in jobs if store and not again and (record := store.get(*job.place))}
+    known = {job: record for job in jobs if store and not again and (record := store.get(*job.place)) and _same_weights(job, record)}
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
     n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
-    failures: dict[Job, BaseException] = {}
+    failures: dict[Job, Exception] = {}
 
     def finish(job: Job, make: Callable[[], Record]) -> None:
         try:
@@ -95,10 +107,12 @@ def run_jobs(
                 finish(job, lambda job=job: _make(job, advance))  # type: ignore[misc]
         else:
             _in_processes(missing, n_jobs, finish, advance)
-    if failures:
-        listed = "\n".join(f"  {job}: {type(error).__name__}: {error}" for job, error in failures.items())
-        raise RuntimeError(f"{len(failures)} of {len(missing)} runs failed, the others are kept:\n{listed}")
-    return [known[job] for job in jobs]
+    return known, failures
+
+
+def _same_weights(job: Job, record: Record) -> bool:
+    """Whether a record started from the weights that the job would start from; those that are drawn at random are not compared."""
+    return weights_sha256(job.config) in (None, record.result["weights_sha256"])
 
 
 def _units(job: Job) -> int:

@@ -9,7 +9,7 @@ import pytest
 from .engines import Job, run_jobs
 from .published import cells
 from .pytest_options import ROWS
-from .recipes import RECIPES
+from .recipes import RECIPES, weights_sha256
 from .records import Record, RecordStore, config_hash, default_store
 from .streams import find_stream
 from .tuning import SEEDS
@@ -45,7 +45,27 @@ def records_to_judge(config: pytest.Config) -> list[Record]:
 
 
 def current(records: list[Record]) -> list[Record]:
-    """Those made with the present configuration of their recipe, on seeds that no choice of hyper-parameters used."""
-    hashes = {name: config_hash(recipe.config.as_dict()) for name, recipe in RECIPES.items()}
+    """The records that count.
+
+    Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
+    a published cell: those on the official test images.
+
+    :raises ValueError: the records of a published cell are of more than one configuration, which must not be pooled.
+    """
+    made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()}
     of_cells = {cell.recipe for cell in cells()}
-    return [r for r in records if r.seed < min(SEEDS) and (hashes.get(r.recipe) == r.config_hash or r.recipe in of_cells)]
+    hashes: dict[tuple[str, str], str] = {}
+    counted = []
+    for record in records:
+        if record.recipe in RECIPES:
+            if record.seed < min(SEEDS) and made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"]):
+                counted.append(record)
+        elif record.recipe in of_cells and record.result["config"].get("part") == "test":
+            known = hashes.setdefault((record.recipe, record.stream), record.config_hash)
+            if known != record.config_hash:
+                raise ValueError(
+                    f"the records of {record.recipe} on {record.stream} are of two configurations, {known} and {record.config_hash}: "
+                    "move one of them out of the store"
+                )
+            counted.append(record)
+    return counted

@@ -148,17 +148,21 @@ def metric_of(record: Record, metric: str) -> float:
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
     """The verdict on every claim; Holm runs over the confirmatory family, exploratory claims stand alone.
 
+    Only the seeds that the family was planned with count: adding seeds until a claim holds is not possible.
+
     :param runs: of the recipes' present configurations; one per recipe, stream and seed.
     """
+    planned = _document("claims.toml")["family"]
     values: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
-        values.setdefault((record.recipe, record.stream), {})[record.seed] = record
+        if record.seed < planned["seeds"]:
+            values.setdefault((record.recipe, record.stream), {})[record.seed] = record
     differences = {claim.id: _difference(claim, values) for claim in claims()}
     families = [[claim for claim in claims() if claim.family == "confirmatory"]]
     families += [[claim] for claim in claims() if claim.family == "exploratory"]
     verdicts = {}
     for family in families:
-        judged = judge_family([(claim.kind, differences[claim.id], claim.margin) for claim in family])
+        judged = judge_family([(claim.kind, differences[claim.id], claim.margin) for claim in family], planned["alpha"])
         for claim, (outcome, p) in zip(family, judged, strict=True):
             verdicts[claim.id] = ClaimVerdict(claim, outcome, p, differences[claim.id])
     return [verdicts[claim.id] for claim in claims()]

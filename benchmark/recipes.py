@@ -1,8 +1,8 @@
 """Recipes: what a name on a leaderboard stands for, and how its hyper-parameters were chosen.
 
 A recipe is a configuration and a grid of four candidates for what the paper's protocol cannot tell about drawings of 28 x 28 pixels.
-`reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is read here: code and record of the
-choice cannot drift apart.
+`reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is read here; a choice made for
+another grid, base or backbone does not count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import Alignment, Config, Lora
+from .config import QUICKDRAW_VIT, Alignment, Config, Lora
 from .datasets import asset
+from .records import config_hash
 
 SPLIT = "split-quickdraw-10"
 SINGLE = "quickdraw-1"
@@ -51,14 +52,29 @@ class Recipe:
         return self.base.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
 
     @property
+    def choice(self) -> dict[str, Any] | None:
+        """What `reclaim sweep` recorded for this recipe, or for the one that it is tuned as.
+
+        Nothing if that was made for another grid, other settings beside it or other weights.
+        """
+        tuned = RECIPES[self.tuned_as] if self.tuned_as else self
+        recorded = chosen().get(tuned.name)
+        same = recorded and recorded["made_for"] == tuned.made_for and [c["settings"] for c in recorded["candidates"]] == tuned.candidates()
+        return recorded if same else None
+
+    @property
+    def made_for(self) -> dict[str, Any]:
+        """What a choice depends on beside the grid: the hash of the configuration without the choice, and the starting weights."""
+        return {"base": config_hash(self.base.as_dict()), "weights_sha256": weights_sha256(self.base)}
+
+    @property
     def config(self) -> Config:
         """The configuration with the recorded choice, or with the grid's first candidate where none is recorded."""
-        choice = chosen().get(self.tuned_as or self.name)
-        return self.with_settings(choice["settings"] if choice else (self.candidates() or [{}])[0])
+        return self.with_settings(self.choice["settings"] if self.choice else (self.candidates() or [{}])[0])
 
     @property
     def hyperparameters_from(self) -> str:
-        return "validation" if (self.tuned_as or self.name) in chosen() else "given"
+        return "validation" if self.choice else "given"
 
 
 @functools.cache
@@ -66,6 +82,13 @@ def chosen() -> dict[str, Any]:
     """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate."""
     path = asset(CHOSEN)
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def weights_sha256(config: Config) -> str | None:
+    """Fingerprint of the weights that a run of this configuration starts from; None when they are drawn at random."""
+    if config.backbone != QUICKDRAW_VIT:
+        return None
+    return str(json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())["fingerprint"])
 
 
 _FAST_LRS = [0.001, 0.003, 0.01, 0.03]
@@ -165,6 +188,22 @@ RECIPES: dict[str, Recipe] = {
             SPLIT,
             _lora.set(["annealing.schedule=0.5"]),
             {"lr": _PEFT_LRS},
+        ),
+        Recipe(
+            "lora-epg-ce-lr",
+            "LoRA, EPG at cross-entropy's rate",
+            "EPG with the learning rate chosen for cross-entropy, so that nothing but the loss differs.",
+            SPLIT,
+            _lora.set(["annealing.schedule=0"]),
+            tuned_as="lora-ce",
+        ),
+        Recipe(
+            "lora-aepg-ce-lr",
+            "LoRA, aEPG at cross-entropy's rate",
+            "aEPG with the learning rate chosen for cross-entropy, so that nothing but the loss differs.",
+            SPLIT,
+            _lora.set(["annealing={}"]),
+            tuned_as="lora-ce",
         ),
         Recipe("full-1", "Full fine-tuning", "All weights, Adam, one experience (OLOR's Full).", SINGLE, _single, {"lr": _ADAM_LRS}),
         Recipe(

@@ -136,6 +136,7 @@ def make_strategy(config: Config, model: ContinualModel, seed: int, plugins: lis
                 epochs=a.epochs,
                 samples_per_class=a.samples_per_class,
                 lr=config.lr if a.lr is None else a.lr,
+                momentum=config.momentum,
                 weight_decay=a.weight_decay,
                 tau=a.tau,
                 covariance_ridge=a.ridge,

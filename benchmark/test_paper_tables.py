@@ -31,7 +31,14 @@ def test_published_cell(cell: Cell, runs: Mapping[tuple[str, str], Sequence[Reco
         pytestconfig.stash[ROWS].append((f"cells of {cell.table}", "-", "see `reclaim list cells`", "not run"))
         pytest.skip(f"not run: no record of {cell.recipe} on {cell.stream}")
     column = judged.sampled if cell.published.std is not None else judged.constant
+    interval = " [{:.2f}, {:.2f}]".format(*judged.ours.interval) if judged.ours.interval else ""
+    limit = f", limited by: {column.limited_by}" if column.limited_by else ""
     pytestconfig.stash[ROWS].append(
-        (cell.id, f"{judged.ours.mean:.2f}, n = {judged.ours.n}", f"{cell.published.mean}{spread}", column.verdict)
+        (
+            cell.id,
+            f"{judged.ours.mean:.2f}{interval}, n = {judged.ours.n}",
+            f"{cell.published.mean}{spread}",
+            f"{column.verdict}{limit}; as a constant: {judged.constant.verdict}",
+        )
     )
     assert column.verdict not in ("above", "below"), f"ours {judged.ours} against {cell.published}: {column}"

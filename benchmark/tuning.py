@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .engines import Job, run_jobs
+from .engines import Job, try_jobs
 from .recipes import Recipe
 from .streams import find_stream
 
@@ -22,7 +22,7 @@ METRIC = "last_acc"
 def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = SEEDS, n_jobs: int | None = None) -> dict[str, dict[str, Any]]:
     """Recipe -> the chosen settings, and the score of every candidate; no test drawing is touched.
 
-    The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several.
+    The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several; a run that diverges scores 0.
 
     :raises ValueError: a recipe has no grid of its own.
     """
@@ -36,13 +36,18 @@ def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = SEEDS, n_jobs: int |
         for candidate in recipe.candidates()
         for seed in seeds
     ]
-    records = iter(run_jobs(jobs, None, n_jobs))
+    records, failures = try_jobs(jobs, None, n_jobs)
+    for job, error in failures.items():
+        if not isinstance(error, FloatingPointError):
+            raise RuntimeError(f"{job} failed: {error}") from error
+    scores_of = iter([records[job].metrics()[METRIC] if job in records else 0.0 for job in jobs])
     chosen = {}
     for recipe in recipes:
-        scores = [fmean(next(records).metrics()[METRIC] for _ in seeds) for _ in recipe.candidates()]
+        scores = [fmean(next(scores_of) for _ in seeds) for _ in recipe.candidates()]
         best = max(range(len(scores)), key=scores.__getitem__)
         chosen[recipe.name] = {
             "settings": recipe.candidates()[best],
+            "made_for": recipe.made_for,
             "stream": recipe.home,
             "part": "validation",
             "metric": METRIC,

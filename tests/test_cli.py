@@ -219,7 +219,7 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engines, "_make", interrupt)
-    assert "finished runs are on record, the same command goes on" in reclaim("run", "linear", "--records", tmp_path, fails=True)
+    assert "what is finished is kept, the same command goes on" in reclaim("run", "linear", "--records", tmp_path, fails=True)
     assert "no choice is made of half a sweep" in reclaim("sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True)
 
 

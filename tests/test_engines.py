@@ -265,6 +265,6 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(n_jobs: int, store: RecordSto
     finally:
         process.kill()
     assert process.returncode == 1, shown
-    assert shown.rstrip().endswith("Error: interrupted: finished runs are on record, the same command goes on from them")
+    assert shown.rstrip().endswith("Error: interrupted: what is finished is kept, the same command goes on from it")
     assert "Traceback" not in shown
     assert seeds_on_record(store) == [0]

@@ -14,6 +14,7 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from reclaim.benchmark import conform as conform_module
 from reclaim.benchmark.conform import slca as conform_slca
 from reclaim.strategies import slca as slca_module
 from reclaim.strategies.gaussians import ClassGaussians
