@@ -12,7 +12,7 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.datasets import Drawings, Part
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.metrics import pack_bits
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records import Record, config_hash
 from reclaim.benchmark.streams import STREAMS, Stream
 
@@ -86,7 +86,7 @@ def synthetic_record(
             "train_loss": [1.0] * config.epochs * len(sizes),
             "class_order": streams.class_order(sum(sizes), seed),
             "data_sha256": "0" * 64,
-            "weights_sha256": "f" * 64,
+            "weights_sha256": weights_sha256(config) or "f" * 64,
             "trained_parameters": 1234,
             "bytes_kept": 56,
             "hyperparameters_from": "given",
