@@ -185,10 +185,12 @@ def test_every_recipe_builds(recipe: Recipe) -> None:
 
 
 def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = {"slca": {"settings": {"lr": 0.123, "slow_factor": 0.5}}}
-    monkeypatch.setattr(recipes, "chosen", lambda: choice)
+    candidates = RECIPES["slca"].candidates()
+    best = candidates[-1]
+    choice = {"settings": best, "made_for": RECIPES["slca"].made_for, "candidates": [{"settings": c, "score": 1.0} for c in candidates]}
+    monkeypatch.setattr(recipes, "chosen", lambda: {"slca": choice})
     for name in ("slca", "slca-no-norm"):  # the ablation differs in one thing only
-        assert (RECIPES[name].config.lr, RECIPES[name].config.slow_factor) == (0.123, 0.5)
+        assert RECIPES[name].config == RECIPES[name].with_settings(best)
         assert RECIPES[name].hyperparameters_from == "validation"
     assert RECIPES["slca-no-norm"].config == RECIPES["slca"].config.set(["alignment.tau=0"])
     assert RECIPES["linear"].hyperparameters_from == "given"
@@ -199,8 +201,26 @@ def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.Mon
     assert [(job.seed, job.hyperparameters_from) for job in jobs] == [(0, "validation"), (1, "validation")]
     (job,) = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0], ["lr=0.5"])
     assert (job.config.lr, job.hyperparameters_from) == (0.5, "given")
-    (job,) = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0], ["lr=0.123"])
+    (job,) = jobs_of(RECIPES["slca"], STREAMS["quickdraw-1"], [0], [f"lr={best['lr']}"])
     assert job.hyperparameters_from == "validation"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"made_for": {"base": "0" * 12, "weights_sha256": "0" * 64}},
+        {"candidates": [{"settings": {"lr": 0.5}, "score": 1.0}]},
+    ],
+    ids=["other base or weights", "other grid"],
+)
+def test_a_choice_made_for_something_else_does_not_count(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPES["linear"]
+    candidates = [{"settings": c, "score": 1.0} for c in recipe.candidates()]
+    choice = {"settings": recipe.candidates()[-1], "made_for": recipe.made_for, "candidates": candidates}
+    monkeypatch.setattr(recipes, "chosen", lambda: {"linear": choice})
+    assert (recipe.config, recipe.hyperparameters_from) == (recipe.with_settings(recipe.candidates()[-1]), "validation")
+    choice |= change
+    assert (recipe.config, recipe.hyperparameters_from) == (recipe.with_settings(recipe.candidates()[0]), "given")
 
 
 def test_unknown_recipes_get_suggestions() -> None:

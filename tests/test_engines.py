@@ -98,6 +98,16 @@ def test_what_is_on_record_is_not_run_again(maker: Maker, store: RecordStore) ->
     assert maker.made == [0, 1, 2, 0, 1, 0]
 
 
+def test_a_record_of_other_weights_is_made_anew(maker: Maker, store: RecordStore) -> None:
+    (record,) = run_jobs(jobs(1), store, 1)
+    record.result["weights_sha256"] = "0" * 64
+    store.write(record)
+    assert run_jobs(jobs(1), store, 1)[0].result["weights_sha256"] != "0" * 64
+    assert maker.made == [0, 0]
+    assert run_jobs(jobs(1), store, 1) == store.load()[0]
+    assert maker.made == [0, 0]
+
+
 def test_the_same_job_twice_is_one_run(maker: Maker, store: RecordStore) -> None:
     records = run_jobs([*jobs(2), *jobs(2)], store, 1)
     assert maker.made == [0, 1]

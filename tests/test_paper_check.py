@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark import engines, paper_check, published
+from reclaim.benchmark.config import Config
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.published import Claim, cells, claims
 from reclaim.benchmark.recipes import RECIPES
@@ -131,6 +132,10 @@ def test_outdated_and_damaged_records_are_not_judged(check: Any, one_claim: Any,
         # seeds on which hyper-parameters are chosen
         store.write(synthetic_record(claim.worse, claim.stream, 1000 + seed, last_acc=99))
         store.write(synthetic_record(claim.better, claim.stream, 1000 + seed, last_acc=1))
+    other_weights = synthetic_record(claim.better, claim.stream, 5, last_acc=1)
+    other_weights.result["weights_sha256"] = "0" * 64
+    store.write(other_weights)
+    store.write(synthetic_record(claim.worse, claim.stream, 5, last_acc=99))
     (store.root / "notes.txt").write_text("mine")
     result = check("--paper-check", "--records-only", part="test_claims.py")
     result.assert_outcomes(passed=1, warnings=1)
@@ -145,12 +150,21 @@ def test_a_cell_with_runs_is_judged(check: Any, store: RecordStore, monkeypatch:
         store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=mean - 8 + 0.1 * seed))
     result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"{CELL.id} * n = 5 *{mean} +- {CELL.published.std} * below"])
+    result.stdout.fnmatch_lines([f"{CELL.id} * n = 5 *{mean} +- {CELL.published.std} * below; as a constant: below"])
     for seed in range(5):
         store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=mean + 0.05 * (seed - 2)))
     result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([f"{CELL.id} * n = 5 *{mean} +- {CELL.published.std} *"])
+
+
+def test_runs_of_a_cell_that_differ_are_not_pooled(check: Any, store: RecordStore) -> None:
+    for seed, lr in enumerate((0.1, 0.2)):
+        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, config=Config(lr=lr)))
+    result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
+    assert {"passed", "failed", "skipped"}.isdisjoint(result.parseoutcomes())
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"*the records of {CELL.recipe} on {CELL.stream} are of two configurations*"])
 
 
 # --- live ---

@@ -249,13 +249,21 @@ def test_less_entropy_is_better(better: float, outcome: str, monkeypatch: pytest
 def test_runs_are_paired_by_seed_on_the_stream_of_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     worse = runs("seqft-slow", [50 + x for x in NOISE])
     elsewhere = runs("slca", [10.0] * 5, stream="split-quickdraw-5")
-    other_seeds = [synthetic_record("slca", seed=seed, last_acc=10) for seed in (100, 101)]
+    other_seeds = [synthetic_record("slca", seed=seed, last_acc=10) for seed in (8, 9)]
     (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere + other_seeds + runs("slca", [55, 57, 58, 58, 61])[::-1])
     assert verdict.outcome == "holds"
     assert verdict.difference is not None
-    assert verdict.difference.unmatched == (100, 101)
+    assert verdict.difference.unmatched == (8, 9)
     (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere + other_seeds)
     assert verdict.outcome == "not run"
+
+
+def test_seeds_beyond_the_planned_ones_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = published._document("claims.toml")["family"]["seeds"]
+    values = [50 + seed / 2 for seed in range(planned + 5)]
+    (verdict,) = judge(monkeypatch, [claim()], runs("slca", [x + 5 for x in values]) + runs("seqft-slow", values))
+    assert verdict.difference is not None
+    assert verdict.difference.seeds == tuple(range(planned))
 
 
 def test_holm_runs_over_the_confirmatory_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
