@@ -242,6 +242,7 @@ def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeyp
 
 
 SCRIPT = """
+import signal
 import sys
 import time
 from reclaim.benchmark import engines
@@ -253,6 +254,7 @@ def make(job, advance):
     return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it from the start
     engines._make = make
     main(["run", "linear", "--seeds", "2", "--jobs", sys.argv[2], "--records", sys.argv[1]])
 """
