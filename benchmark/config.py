@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from .datasets import Part
@@ -17,6 +17,11 @@ QUICKDRAW_VIT = "quickdraw_vit"
 """The embedded backbone: also the name of its files in assets/."""
 
 Seeding = Literal["class_order", "class_order+initialisation"]
+
+
+def _later(default: Any) -> Any:
+    """A field that came after the first records: left out while it has its default, so that their hashes stand."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Olor:
-    """Weight rollback in the optimizer (OLOR); the switches are F8-F12 of docs/fidelity.md."""
+    """Weight rollback in the optimizer (OLOR); the switches are F8-F12 of docs/fidelity.md, the last three those of SGD alone."""
 
     rollback_input: float = 0.01
     rollback_output: float = 0.0
@@ -47,6 +52,12 @@ class Olor:
     counting: Literal["layers", "tensors"] = "layers"
     rollback_decay: Literal["paper", "reference"] = "reference"
     anchor: Literal["pretrained", "previous"] = "pretrained"
+    gradient_damping: Literal["paper", "reference"] = _later("paper")
+    lr_factor: Literal["paper", "reference"] = _later("paper")
+    momentum_average: Literal["paper", "reference"] = _later("paper")
+
+
+OLOR_SGD_ONLY = ("gradient_damping", "lr_factor", "momentum_average")
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Lora:
     blocks: int = 3
     rank: int = 4
     frozen_epochs: int = 3
+    freeze: Literal["peft", "backbone"] = _later("peft")
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class Config:
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
     :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs, rounded), "cosine"
         (OLOR: to 0, iteration by iteration).
+    :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 in OLOR's code (F13).
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
     """
 
@@ -102,9 +115,10 @@ class Config:
     annealing: Annealing | None = None
     lora: Lora | None = None
     l2_sp: float | None = None
+    horizon_beyond: int = _later(0)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; parts that are absent are left out, so that adding a part to this class changes no hash."""
+        """The fields as JSON values, without parts that are absent: adding a part to this class changes no hash."""
         return _as_dict(self)
 
     def set(self, assignments: Iterable[str]) -> Config:
@@ -124,17 +138,23 @@ class Config:
         for name in ("epochs", "batch_size", "lr", "head_init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("slow_factor", "momentum", "weight_decay"):
+        for name in ("slow_factor", "momentum", "weight_decay", "horizon_beyond"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.trainable == "heads" and (self.lora or self.olor or self.l2_sp is not None):
             raise ValueError("trainable='heads' freezes the backbone: lora, olor and l2_sp would do nothing; set them to null")
+        if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
+            raise ValueError(f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'")
+        if self.horizon_beyond and self.schedule != "cosine":
+            raise ValueError(
+                f"horizon_beyond={self.horizon_beyond} is of the cosine schedule alone: set schedule to cosine, or horizon_beyond to 0"
+            )
         if self.olor and self.l2_sp is not None:
             raise ValueError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
 
 
 def _as_dict(part: Any) -> dict[str, Any]:
-    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    values = {f.name: getattr(part, f.name) for f in fields(part) if not (f.metadata.get("later") and getattr(part, f.name) == f.default)}
     return {name: _as_dict(v) if is_dataclass(v) else v for name, v in values.items() if v is not None}
 
 

@@ -90,7 +90,8 @@ def write(store: RecordStore, folder: Path) -> list[Path]:
     records, problems = store.load()
     if problems:
         raise ValueError("damaged records:\n" + "\n".join(f"  {problem}" for problem in problems))
-    shown = [record for record in current(records) if record.recipe in RECIPES and record.stream in STREAMS]
+    counted = [record for record in current(records) if record.recipe in RECIPES and record.stream in STREAMS]
+    shown = [record for record in counted if RECIPES[record.recipe].fact is None]
     if not shown:
         raise ValueError(f"no records of any recipe's present configuration in {store.root}: make some with `reclaim run`")
     folder.mkdir(parents=True, exist_ok=True)

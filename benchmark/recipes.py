@@ -21,6 +21,7 @@ from .records import config_hash
 
 SPLIT = "split-quickdraw-10"
 SINGLE = "quickdraw-1"
+UNEVEN = "split-quickdraw-uneven"
 CHOSEN = "chosen.json"
 
 
@@ -33,6 +34,8 @@ class Recipe:
     :ivar grid: setting -> candidates; their product has four members in every recipe that has a choice at all.
     :ivar headline: trained live by every paper check.
     :ivar tuned_as: take the choice of another recipe, for ablations that must differ in one thing only.
+    :ivar fact: the number of docs/fidelity.md whose switch this recipe turns in the recipe that it is tuned as: its effect stands on that
+        page, not on a leaderboard.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Recipe:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     headline: bool = False
     tuned_as: str | None = None
+    fact: str | None = None
 
     def candidates(self) -> list[dict[str, Any]]:
         """Every combination of the grid's values."""
@@ -70,7 +74,8 @@ class Recipe:
     @property
     def config(self) -> Config:
         """The configuration with the recorded choice, or with the grid's first candidate where none is recorded."""
-        return self.with_settings(self.choice["settings"] if self.choice else (self.candidates() or [{}])[0])
+        tuned = RECIPES[self.tuned_as] if self.tuned_as else self
+        return self.with_settings(self.choice["settings"] if self.choice else (tuned.candidates() or [{}])[0])
 
     @property
     def hyperparameters_from(self) -> str:
@@ -100,6 +105,21 @@ _PEFT_LRS = [1e-3, 3e-3, 1e-2, 3e-2]
 _slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh")
 _single = Config(optimizer="adam", lr=1e-3, epochs=4, schedule="cosine")
 _lora = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001, lora=Lora())
+
+
+def _turned(fact: str, recipe: str, setting: str, home: str | None = None) -> Recipe:
+    """A recipe with one switch of the fidelity page turned, named after both; everything else is as chosen for it."""
+    plain = RECIPES[recipe]
+    return Recipe(
+        f"{recipe}.{fact.lower()}",
+        f"{plain.title}, {fact} turned",
+        f"{plain.title} with `{setting}`, everything else as chosen for it: the measured effect of a switch of docs/fidelity.md.",
+        home or plain.home,
+        plain.base.set([setting]),
+        tuned_as=plain.tuned_as or recipe,
+        fact=fact,
+    )
+
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -232,6 +252,14 @@ RECIPES: dict[str, Recipe] = {
             {"lr": _PEFT_LRS},
         ),
         Recipe(
+            "olor-sgd-1",
+            "OLOR, SGD",
+            "Full fine-tuning by SGD with momentum, weights rolled back towards the pretrained ones.",
+            SINGLE,
+            _single.set(["optimizer=sgd", "olor={}"]),
+            {"lr": [0.01, 0.03], "olor.rollback_input": [0.001, 0.01]},
+        ),
+        Recipe(
             "slca-olor-aepg",
             "SLCA + OLOR + aEPG",
             "The three methods at once: slow learner with rollback, annealed EPG, aligned heads; nobody's claim.",
@@ -239,6 +267,39 @@ RECIPES: dict[str, Recipe] = {
             _slow.set(["alignment={}", "olor={}", "annealing={}"]),
             _SLOW,
         ),
+        *(
+            Recipe(name, title, f"{title}, everything else as chosen for SLCA; nobody's claim.", SPLIT, _slow.set(parts), tuned_as="slca")
+            for name, title, parts in (
+                ("slow-olor", "Slow learner + OLOR", ["olor={}"]),
+                ("slow-aepg", "Slow learner + aEPG", ["annealing={}"]),
+                ("slow-olor-aepg", "Slow learner + OLOR + aEPG", ["olor={}", "annealing={}"]),
+                ("slca-olor", "SLCA + OLOR", ["alignment={}", "olor={}"]),
+                ("slca-aepg", "SLCA + aEPG", ["alignment={}", "annealing={}"]),
+            )
+        ),
+    )
+}
+
+RECIPES |= {
+    recipe.name: recipe
+    for recipe in (
+        # the switches of docs/fidelity.md, each turned in one recipe
+        _turned("F1", "slca", "final_norm=pretrained"),
+        _turned("F2", "slca", "seeding=class_order"),
+        _turned("F3", "slca", "alignment.ridge=0"),
+        _turned("F4", "slca", "alignment.mean_decay=false"),
+        _turned("F5", "slca", "alignment.task_index=reference", home=UNEVEN),
+        _turned("F6", "slca", "alignment.restore_heads=false"),
+        _turned("F8", "olor-1", "olor.counting=tensors"),
+        _turned("F9", "olor-sgd-1", "olor.gradient_damping=reference"),
+        _turned("F10", "olor-sgd-1", "olor.lr_factor=reference"),
+        _turned("F12", "olor-1", "olor.rollback_decay=paper"),
+        _turned("F13", "olor-1", "horizon_beyond=1"),
+        _turned("momentum", "olor-sgd-1", "olor.momentum_average=reference"),
+        _turned("anchor", "slca-olor", "olor.anchor=previous"),
+        _turned("F17", "lora-aepg", "lora.freeze=backbone"),
+        _turned("F18", "lora-aepg", "lora.rank=5"),
+        _turned("F22", "lora-aepg", "annealing.horizon=stream"),
     )
 }
 

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from .arithmetic import cpu_arithmetic
 from .augment import Warp, warp_batch
-from .config import Config
+from .config import OLOR_SGD_ONLY, Config
 from .datasets import asset, downstream
 from .metrics import pack_bits
 from .records import SCHEMA, Record, config_hash, provenance
@@ -122,7 +122,7 @@ def make_strategy(config: Config, model: ContinualModel, seed: int, plugins: lis
     if config.trainable == "heads":
         chosen.append(FrozenBackbone())
     if config.lora:
-        chosen.append(PEFTSchedule(config.lora.frozen_epochs))
+        chosen.append(PEFTSchedule(config.lora.frozen_epochs, config.lora.freeze))
     if config.olor:
         chosen.append(OLORPlugin(config.olor.anchor))
     if config.l2_sp is not None:
@@ -171,7 +171,8 @@ def _optimizer(config: Config, model: ContinualModel, groups: list[dict[str, Any
         rollback: dict[str, Any] = {f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")}
         if config.optimizer == "adam":
             return OLORAdam(groups, depths=depths, **rollback)
-        return OLORSGD(groups, depths=depths, momentum=config.momentum, **rollback)
+        switches: dict[str, Any] = {name: getattr(config.olor, name) for name in OLOR_SGD_ONLY}
+        return OLORSGD(groups, depths=depths, momentum=config.momentum, **switches, **rollback)
     if config.optimizer == "adam":
         return Adam(groups)
     return SGD(groups, momentum=config.momentum)
@@ -181,7 +182,8 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
     if config.schedule == "step":
         return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, round(STEP_AT * epochs))], STEP_FACTOR))
     if config.schedule == "cosine":
-        return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, steps), every="iteration")
+        longer = 1 + config.horizon_beyond / config.epochs  # F13
+        return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, round(steps * longer)), every="iteration")
     return FreshOptimizer()
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
-from reclaim.benchmark.config import Alignment, Annealing, Config, Lora, Olor, from_dict
+from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lora, Olor, from_dict
 from reclaim.benchmark.engines import jobs_of
 from reclaim.benchmark.recipes import RECIPES, Recipe, find_recipe
 from reclaim.benchmark.records import config_hash
 from reclaim.benchmark.runner import make_backbone, make_model, make_strategy
 from reclaim.benchmark.streams import STREAMS
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 # --- configurations ---
 
@@ -148,6 +150,33 @@ def test_parts_that_are_absent_are_not_in_the_hash() -> None:
     assert config_hash(Later(mixup=0.1).as_dict()) != config_hash(values)
 
 
+def test_fields_that_came_later_are_in_the_hash_once_they_are_set() -> None:
+    base = Config(olor=Olor(), lora=Lora(), schedule="cosine")
+    assert not {"gradient_damping", "freeze", "horizon_beyond"} & {*base.as_dict(), *base.as_dict()["olor"], *base.as_dict()["lora"]}
+    for setting in ("olor.gradient_damping=reference", "lora.freeze=backbone", "horizon_beyond=1"):
+        changed = base.set([setting])
+        assert config_hash(changed.as_dict()) != config_hash(base.as_dict())
+        assert from_dict(changed.as_dict()) == changed
+
+
+@pytest.mark.parametrize("name", OLOR_SGD_ONLY)
+def test_switches_of_olor_with_sgd_are_refused_elsewhere(name: str) -> None:
+    assert Config().set([f"olor.{name}=reference"]).olor
+    with pytest.raises(ValueError, match=f"{name}.* are switches of OLOR with SGD"):
+        Config(optimizer="adam").set([f"olor.{name}=reference"])
+
+
+def test_the_horizon_is_of_the_cosine_schedule() -> None:
+    with pytest.raises(ValueError, match="horizon_beyond=1 is of the cosine schedule alone"):
+        Config().set(["horizon_beyond=1"])
+    config = Config(schedule="cosine", epochs=2, horizon_beyond=1)
+    strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])
+    fresh = next(p for p in strategy.plugins if isinstance(p, FreshOptimizer))
+    assert fresh.schedule
+    schedule = cast(CosineAnnealingLR, fresh.schedule(strategy.optimizer, 50))
+    assert schedule.T_max == 75  # two epochs of 25 steps, and a third that is not trained (F13)
+
+
 def test_every_number_is_in_the_hash() -> None:
     base = Config(alignment=Alignment(), olor=Olor(), annealing=Annealing(), lora=Lora())
     changed: dict[str, Any] = {
@@ -172,6 +201,18 @@ def test_every_method_gets_four_candidates(recipe: Recipe) -> None:
     candidates = recipe.candidates()
     assert len(candidates) == 4
     assert len({config_hash(recipe.with_settings(c).as_dict()) for c in candidates}) == 4
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES.values() if r.fact], ids=lambda recipe: recipe.name)
+def test_a_turned_switch_is_the_only_difference(recipe: Recipe) -> None:
+    plain = RECIPES[recipe.name.rpartition(".")[0]]
+    flat, turned = (
+        {f"{k}.{i}": v for k, p in c.items() for i, v in (p.items() if isinstance(p, dict) else [("", p)])}
+        for c in (plain.config.as_dict(), recipe.config.as_dict())
+    )
+    assert len(flat.items() ^ turned.items()) in (1, 2)  # one value and the other, or one that is absent at its default
+    assert len({key for key, _ in flat.items() ^ turned.items()}) == 1
+    assert recipe.name == f"{plain.name}.{str(recipe.fact).lower()}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
