@@ -388,13 +388,16 @@ def _sync_folder(folder: Path) -> None:
 # --- provenance and comparison ---
 
 
-def provenance(started: datetime, ended: datetime, wall_seconds: float, device: str = "cpu") -> dict[str, Any]:
+def provenance(
+    started: datetime, ended: datetime, wall_seconds: float, device: str = "cpu", cpu_seconds: float | None = None
+) -> dict[str, Any]:
     """Where and when a run came about: versions, commit, machine, times, peak memory.
 
     None of it is compared; :data:`MACHINE` only chooses the rule of :func:`compare`.
 
     :param started: time zone aware; written as UTC.
     :param device: torch device of the run; its name goes under ``accelerator``, which is None on the CPU.
+    :param cpu_seconds: processor time of the run: what ``wall_seconds`` would be on a core of its own.
     """
     import torch  # reading records and making leaderboards must not wait for it
 
@@ -410,6 +413,7 @@ def provenance(started: datetime, ended: datetime, wall_seconds: float, device: 
         "started": started.astimezone(timezone.utc).isoformat(),
         "ended": ended.astimezone(timezone.utc).isoformat(),
         "wall_seconds": wall_seconds,
+        "cpu_seconds": cpu_seconds,
         "peak_memory_bytes": _peak_memory(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime, timezone
@@ -56,7 +57,7 @@ def run(
     :param hyperparameters_from: "paper", "validation" or "given".
     :raises FloatingPointError: the loss became NaN or infinite.
     """
-    started = datetime.now(timezone.utc)
+    started, processor = datetime.now(timezone.utc), time.process_time()
     order = class_order(stream.n_classes, seed)
     benchmark = make_benchmark(stream.joined() if config.joint else stream, order, config.part)
     torch_seed = seed if config.seeding == "class_order+initialisation" else 1  # F2
@@ -72,7 +73,7 @@ def run(
             if progress:
                 progress(t + 1, len(benchmark.train_stream))
         ended = datetime.now(timezone.utc)
-        where = provenance(started, ended, (ended - started).total_seconds(), device)
+        where = provenance(started, ended, (ended - started).total_seconds(), device, time.process_time() - processor)
 
     plugins_and_optimizer = [*strategy.plugins, strategy.optimizer]
     values = config.as_dict()

@@ -405,10 +405,10 @@ def test_a_config_that_is_not_json(value: Any) -> None:
 def test_provenance_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     start = datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2)))
-    found = provenance(start, start + timedelta(seconds=90), 89.5)
+    found = provenance(start, start + timedelta(seconds=90), 89.5, cpu_seconds=80.0)
     validate({"result": make_result(), "provenance": found})
     assert (found["started"], found["ended"]) == ("2026-01-02T01:00:00+00:00", "2026-01-02T01:01:30+00:00")
-    assert (found["wall_seconds"], found["accelerator"]) == (89.5, None)
+    assert (found["wall_seconds"], found["cpu_seconds"], found["accelerator"]) == (89.5, 80.0, None)
     assert (found["commit"], found["dirty"]) == (None, None)
     for key in ("torch", "torchvision", "timm", "avalanche-lib", "numpy", "reclaim", "python", "cpu_model", "cpu_capability"):
         assert isinstance(found[key], str), key
