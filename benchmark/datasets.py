@@ -65,6 +65,12 @@ def _class_split() -> tuple[np.ndarray, np.ndarray]:
     return order[:UPSTREAM_CLASSES], order[UPSTREAM_CLASSES:]
 
 
+def shared_classes() -> int:
+    """Number of classes that pretraining and the streams have in common."""
+    pretrained, streams = _class_split()
+    return len(np.intersect1d(pretrained, streams))
+
+
 def upstream() -> Drawings:
     """The 245 classes that the embedded backbone is pretrained on: 90 drawings a class for training, 10 held out."""
     return _drawings(_class_split()[0], slice(0, UPSTREAM_TRAIN), slice(UPSTREAM_TRAIN, DRAWINGS_PER_CLASS))

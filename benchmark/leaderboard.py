@@ -8,19 +8,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from tabulate import tabulate
 
+from .datasets import shared_classes
 from .figure import dot_plot
 from .paper_check import current
 from .published import judge_claims, metric_of
 from .recipes import RECIPES
 from .records import Record, RecordStore
 from .statistics import MeanInterval, mean_interval
-from .streams import STREAMS
+from .streams import STREAMS, pretraining_overlap
 
 PICTURED = ("split-quickdraw-10", *STREAMS)
 COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
+OTHERS = ("trained_parameters", "bytes_kept", "seconds", "epochs", "hyperparameters", "pretraining_overlap")
 SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
 
 INTRODUCTION = """\
@@ -32,15 +35,21 @@ better than which.
 
 Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and all that is drawn at random in
 training. The intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points
-at 50%). No stream's classes were used in pretraining. Hyper-parameters: "validation" means chosen from four candidates on a part of the
-training drawings, on a seed not used here; the choice stands in `benchmark/assets/chosen.json`, and some choices lie at the end of their
-grid (joint training and the frozen backbone among them). Joint training sees one experience: only its Last-Acc is comparable.
+at 50%). Of the streams' classes {overlap} were used in pretraining. Bytes kept are those that the method carries from one experience
+to the next; seconds are the median processor time of a run, evaluation included. Hyper-parameters: "validation" means chosen from four
+candidates on a part of the training drawings, on a seed not used here; the choice stands in `benchmark/assets/chosen.json`, and some
+choices lie at the end of their grid (joint training and the frozen backbone among them). Joint training sees one experience: only its
+Last-Acc is comparable.
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe on a stream, over its seeds."""
+    """A recipe on a stream, over its seeds.
+
+    :ivar seconds: median processor time of a run, evaluation included.
+    :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
+    """
 
     recipe: str
     stream: str
@@ -48,8 +57,10 @@ class Row:
     numbers: dict[str, MeanInterval]
     trained_parameters: int
     bytes_kept: int
+    seconds: float | None
     epochs: int
     hyperparameters: str
+    pretraining_overlap: str
 
     @property
     def joint(self) -> bool:
@@ -74,8 +85,10 @@ def rows(records: Sequence[Record]) -> list[Row]:
                 numbers,
                 result["trained_parameters"],
                 result["bytes_kept"],
+                _seconds(group),
                 result["config"]["epochs"],
                 _origin(recipe, stream, result["hyperparameters_from"]),
+                pretraining_overlap(STREAMS[stream], result["config"]["backbone"]),
             )
         )
     streams = list(STREAMS)
@@ -106,7 +119,7 @@ def write(store: RecordStore, folder: Path) -> list[Path]:
 
 def markdown(records: Sequence[Record]) -> str:
     """The page: a table per stream, then the verdicts on the claims."""
-    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5)]
+    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5, overlap=shared_classes() or "none")]
     all_rows = rows(records)
     for stream in STREAMS.values():
         table = [
@@ -118,13 +131,14 @@ def markdown(records: Sequence[Record]) -> str:
                 row.epochs,
                 f"{row.trained_parameters:,}",
                 f"{row.bytes_kept:,}",
+                "-" if row.seconds is None else f"{row.seconds:.0f}",
                 row.hyperparameters,
             )
             for row in all_rows
             if row.stream == stream.name
         ]
         if table:
-            header = ("method", "recipe", "n", *SHOWN.values(), "epochs", "trained parameters", "bytes kept", "hyper-parameters")
+            header = ("method", "recipe", "n", *SHOWN.values(), "epochs", "trained parameters", "bytes kept", "seconds", "hyper-parameters")
             parts.append(
                 f"## {stream.name}\n\n{stream.description}.\n\n{tabulate(table, header, tablefmt='pipe', disable_numparse=True)}\n"
             )
@@ -157,12 +171,10 @@ def as_csv(records: Sequence[Record]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
-    writer.writerow(["stream", "recipe", "n", *statistics, "trained_parameters", "bytes_kept", "epochs", "hyperparameters"])
+    writer.writerow(["stream", "recipe", "n", *statistics, *OTHERS])
     for row in rows(records):
         numbers = [value for column in COLUMNS for m in [row.numbers[column]] for value in (m.mean, m.std, *(m.interval or (None, None)))]
-        writer.writerow(
-            [row.stream, row.recipe, len(row.seeds), *numbers, row.trained_parameters, row.bytes_kept, row.epochs, row.hyperparameters]
-        )
+        writer.writerow([row.stream, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS)])
     return buffer.getvalue()
 
 
@@ -172,6 +184,12 @@ def _origin(recipe: str, stream: str, origin: str) -> str:
     others = [f"as `{found.tuned_as}`"] if found.tuned_as else []
     others += [f"on {found.home}"] if stream != found.home else []
     return f"{origin} ({', '.join(others)})" if others and origin == "validation" else origin
+
+
+def _seconds(group: Sequence[Record]) -> float | None:
+    """Median processor time; the first records have wall time alone, on a core that was all but theirs."""
+    known = [r.provenance.get("cpu_seconds") or r.provenance.get("wall_seconds") for r in group]
+    return median(seconds for seconds in known if seconds) if any(known) else None
 
 
 def _number(record: Record, column: str) -> float:

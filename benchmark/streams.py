@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from .datasets import Part, downstream
+from .config import QUICKDRAW_VIT
+from .datasets import Part, downstream, shared_classes
 
 EMBEDDED = "embedded"
 
@@ -65,6 +66,11 @@ def find_stream(name: str) -> Stream:
         similar = difflib.get_close_matches(name, STREAMS, n=3, cutoff=0.3) or list(STREAMS)
         raise ValueError(f"unknown stream {name!r}: did you mean {', '.join(similar)}? (`reclaim list streams` shows all)")
     return STREAMS[name]
+
+
+def pretraining_overlap(stream: Stream, backbone: str) -> str:
+    """How many of the stream's classes the backbone was pretrained on: a number, or "unknown"."""
+    return str(shared_classes()) if stream.tier == EMBEDDED and backbone == QUICKDRAW_VIT else "unknown"
 
 
 def class_order(n_classes: int, seed: int) -> list[int]:

@@ -44,7 +44,28 @@ def test_rows_are_means_over_seeds_by_stream_and_accuracy() -> None:
     assert slca.numbers["last_acc"] == mean_interval([60.0 + seed for seed in range(10)])
     assert slca.numbers["final_entropy"].mean == 0.5
     assert found[1].numbers["last_acc"].interval is None  # one run has none
-    assert (slca.trained_parameters, slca.bytes_kept) == (1234, 56)
+    assert (slca.trained_parameters, slca.bytes_kept, slca.seconds) == (1234, 56, None)
+    assert slca.pretraining_overlap == "0"
+
+
+def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
+    records = [synthetic_record("slca", seed=seed) for seed in range(3)]
+    for record, times in zip(
+        records, ({"wall_seconds": 9.0, "cpu_seconds": None}, {"wall_seconds": 99.0, "cpu_seconds": 5.0}, {}), strict=True
+    ):
+        record.provenance.update(times)
+    (row,) = rows(records)
+    assert row.seconds == 7.0
+    assert "| 7 " in markdown(records)
+
+
+def test_recipes_that_turn_a_switch_are_not_ranked(store: RecordStore, tmp_path: Path) -> None:
+    for recipe in ("slca", "slca.f3"):
+        store.write(synthetic_record(recipe))
+    write(store, tmp_path)
+    page = (tmp_path / "embedded.md").read_text()
+    assert "`slca`" in page
+    assert "slca.f3" not in page
 
 
 def test_the_page_shows_what_the_records_say() -> None:
