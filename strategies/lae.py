@@ -1,0 +1,128 @@
+"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070): the framework in which aEPG's paper compares losses.
+
+The PEFT modules of a model are the online expert. From the second experience on a copy of them follows slowly: the offline expert.
+Backbone and heads are shared. Both predict, and of each class's two probabilities the larger counts (:func:`combine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .heads import require_continual_model
+from .peft import peft_modules, peft_parameters
+
+
+def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
+    """Logits (N, C) of the two experts to scores (N, C): the elementwise maximum of their log-softmaxes over all C classes.
+
+    The logarithm is monotone, so the argmax is that of the maximum of the two softmaxes, which is LAE's prediction. The scores are
+    unnormalised log-probabilities, in float32 at least, and finite also where the logits say that a class is unseen.
+
+    :raises ValueError: the shapes are others.
+    """
+    if online_logits.ndim != 2 or online_logits.shape != offline_logits.shape:
+        shapes = f"{tuple(online_logits.shape)} and {tuple(offline_logits.shape)}"
+        raise ValueError(f"expected two tensors of logits of one shape (N, C), got {shapes}: both experts take the same images")
+    dtype = torch.promote_types(online_logits.dtype, torch.float32)
+    return torch.maximum(F.log_softmax(online_logits, dim=1, dtype=dtype), F.log_softmax(offline_logits, dim=1, dtype=dtype))
+
+
+class LAE(SupervisedPlugin[Any]):
+    """Keeps the offline expert and lets it vote; for a strategy on a :class:`~reclaim.strategies.heads.ContinualModel` with PEFT modules::
+
+        attach_lora(model)
+        Naive(model=model, ..., criterion=TaskCrossEntropy(), plugins=[PEFTSchedule(30), LAE()])
+
+    The copy is made when training first starts on an experience other than experience 0 of its stream, and never again. After every
+    optimizer step from then on, those with frozen modules included, offline <- decay * offline + (1 - decay) * online.
+
+    In evaluation, as soon as there is a copy, a second forward pass follows and ``strategy.mb_output`` becomes what :func:`combine` gives.
+    These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do, sees the maximum of the two
+    softmaxes divided by its sum. Training sees the online expert alone.
+
+    :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration (F18). 1 leaves the
+        copy as it was made, 0 is the online expert alone.
+    :raises ValueError: ``decay`` is out of its range; while training, a model without PEFT modules; while training and evaluating, other
+        modules than those that the copy was made of.
+    :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {decay}")
+        self.decay = decay
+        self._offline: list[Tensor] = []
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the offline expert, 0 until there is one."""
+        return sum(t.nbytes for t in self._offline)
+
+    @contextmanager
+    def offline(self, model: nn.Module) -> Iterator[None]:
+        """A context in which the model's PEFT modules hold the offline expert's values and no gradients are recorded.
+
+        For predicting without Avalanche, with the model in eval mode::
+
+            logits = model(images)
+            with lae.offline(model):
+                predictions = combine(logits, model(images)).argmax(dim=1)
+
+        As long as there is no offline expert, nothing is changed: the same code predicts what the online expert alone does.
+
+        :raises ValueError: the model's PEFT modules are not those that the copy was made of.
+        """
+        modules = self._parameters(model) if self._offline else []
+        with torch.no_grad():
+            online = [p.clone() for p in modules]
+            try:
+                _write(modules, self._offline)
+                yield
+            finally:
+                _write(modules, online)
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        model = require_continual_model(strategy.model, "LAE")
+        if not peft_modules(model):
+            raise ValueError("LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)")
+        if self._offline:
+            # the model may have moved to another device since
+            self._offline = [copy.to(p.device) for copy, p in zip(self._offline, self._parameters(model), strict=True)]
+        elif strategy.experience.current_experience > 0:
+            # in half precision a step of 1 - decay would be rounded away
+            self._offline = [p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in peft_parameters(model)]
+
+    def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._offline:
+            online = [p.detach().to(copy.dtype) for copy, p in zip(self._offline, self._parameters(strategy.model), strict=True)]
+            torch._foreach_lerp_(self._offline, online, 1 - self.decay)
+
+    def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._offline:
+            with self.offline(strategy.model):
+                strategy.mb_output = combine(strategy.mb_output, strategy.forward())
+
+    def _parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters that stand for the online expert: those that the copy was made of."""
+        parameters = list(peft_parameters(model))
+        if [p.shape for p in parameters] != [copy.shape for copy in self._offline]:
+            raise ValueError(
+                f"the model's PEFT modules have changed since LAE copied them: {len(self._offline)} tensors then, {len(parameters)} now, "
+                "or of other shapes: attach all modules before the second experience, and leave them in the model"
+            )
+        return parameters
+
+
+def _write(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+    # autocast keeps the low-precision copies it has made of parameters, and does not notice that these have changed
+    torch.clear_autocast_cache()
