@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import TaskHeads
 from reclaim.strategies.olor import OLORSGD, OLORAdam, layer_depths
-from reclaim.strategies.peft import LoRA, attach_lora
+from reclaim.strategies.peft import LoRA, PEFTModule, Prefix, attach_adapter, attach_lora, attach_prefix
 from reclaim.strategies.slca import align_heads
 from timm.models.vision_transformer import VisionTransformer
 
@@ -132,26 +132,22 @@ def slca(arrays: Arrays) -> list[Deviation]:
 GOLDEN_VIT_HEADS = 4  # the one size of the recorded ViT that its weights do not tell
 
 
-class UnsupportedGolden(ValueError):
-    """A golden file of something that is not implemented yet: it was not checked."""
-
-
 def lae_module(arrays: Arrays) -> list[Deviation]:
     """Deviations of a PEFT module of LAE inside a small ViT: all tokens without and with the modules, and the modules' gradients.
 
-    :raises UnsupportedGolden: the file's ``kind`` is not "lora".
+    :raises ValueError: the file's ``kind`` is not "lora", "adapter" or "prefix".
     """
-    kind = str(arrays["kind"])
-    if kind != "lora":
-        raise UnsupportedGolden(f"not checked: golden file of kind {kind!r}, of LAE's modules only 'lora' is implemented so far")
     vit = _recorded_vit(arrays)
     images = torch.from_numpy(arrays["x"])
     with torch.no_grad():
         plain = vit.forward_features(images)
-    modules = attach_lora(vit, arrays["adapt_blocks"].tolist(), rank=arrays["pet0.lora_A.0"].shape[0])
-    for i, module in enumerate(modules):
-        for name, parameter, index in _recorded_lora_parameters(i, module):
-            parameter.data[index] = torch.from_numpy(arrays[name])
+    recorded = [
+        (f"pet{i}.{name}", parameter, index)
+        for i, module in enumerate(_attach_recorded(vit, arrays))
+        for name, parameter, index in _recorded_parameters(module)
+    ]
+    for name, parameter, index in recorded:
+        parameter.data[index] = torch.from_numpy(arrays[name])
     adapted = vit.forward_features(images)
     adapted[:, 0].square().sum().backward()
 
@@ -159,12 +155,11 @@ def lae_module(arrays: Arrays) -> list[Deviation]:
         Deviation("tokens_plain", float(np.abs(plain.numpy() - arrays["tokens_plain"]).max()), 1e-5),
         Deviation("tokens_adapted", float(np.abs(adapted.detach().numpy() - arrays["tokens_adapted"]).max()), 1e-5),
     ]
-    for i, module in enumerate(modules):
-        for name, parameter, index in _recorded_lora_parameters(i, module):
-            assert parameter.grad is not None
-            reference = arrays[f"grad_{name}"]
-            difference = np.abs(parameter.grad[index].numpy() - reference).max()
-            deviations.append(Deviation(f"grad_{name}", float(difference / np.abs(reference).max()), 1e-4))
+    for name, parameter, index in recorded:
+        assert parameter.grad is not None
+        reference = arrays[f"grad_{name}"]
+        difference = np.abs(parameter.grad[index].numpy() - reference).max()
+        deviations.append(Deviation(f"grad_{name}", float(difference / np.abs(reference).max()), 1e-4))
     return deviations
 
 
@@ -185,10 +180,27 @@ def _recorded_vit(arrays: Arrays) -> VisionTransformer:
     return vit.eval()
 
 
-def _recorded_lora_parameters(i: int, module: LoRA) -> list[tuple[str, torch.nn.Parameter, int]]:
-    """The file's names of module i's parameters, each with the parameter and the index (0 = k, 1 = v) that it stands for."""
-    names = {"lora_A.{}": module.A, "lora_B.{}": module.B, "scale.{}.scale": module.scale}
-    return [(f"pet{i}.{name.format(index)}", parameter, index) for name, parameter in names.items() for index in range(2)]
+def _attach_recorded(vit: VisionTransformer, arrays: Arrays) -> Sequence[PEFTModule]:
+    kind, blocks = str(arrays["kind"]), arrays["adapt_blocks"].tolist()
+    if kind == "lora":
+        return attach_lora(vit, blocks, rank=len(arrays["pet0.lora_A.0"]))
+    if kind == "adapter":
+        return attach_adapter(vit, blocks, hidden=len(arrays["pet0.layer.0.weight"]))
+    if kind == "prefix":
+        return attach_prefix(vit, blocks, tokens=len(arrays["pet0.key.tokens"]))
+    raise ValueError(f"unknown kind {kind!r} of module of LAE in a golden file: the known ones are lora, adapter and prefix")
+
+
+def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Parameter, Any]]:
+    """The file's names of a module's parameters, each with the parameter and the index in it that the name stands for."""
+    if isinstance(module, LoRA):
+        of_both = {"lora_A.{}": module.A, "lora_B.{}": module.B, "scale.{}.scale": module.scale}
+        return [(name.format(index), parameter, index) for name, parameter in of_both.items() for index in range(2)]
+    if isinstance(module, Prefix):
+        of_both = {"{}.tokens": module.tokens, "{}.scaler.scale": module.scale}
+        return [(name.format(part), parameter, index) for name, parameter in of_both.items() for index, part in enumerate(("key", "val"))]
+    names = {"layer.0.weight": "down.weight", "layer.0.bias": "down.bias", "layer.2.weight": "up.weight", "layer.2.bias": "up.bias"}
+    return [(name, module.get_parameter(own), ...) for name, own in {**names, "layer.3.scale": "scale"}.items()]
 
 
 # --- recognition ---
@@ -204,8 +216,7 @@ KINDS: tuple[tuple[frozenset[str], Callable[[Arrays], list[Deviation]]], ...] = 
 def check(path: Path) -> list[Deviation]:
     """The deviations of the implementation that a golden file tests.
 
-    :raises ValueError: the file cannot be read, or no implementation is known by its arrays.
-    :raises UnsupportedGolden: the file is recognised, but what it tests is not implemented yet.
+    :raises ValueError: the file cannot be read or is not whole, or no implementation is known by its arrays or its kind.
     """
     try:
         with zipfile.ZipFile(path):  # numpy would also take other files, each with errors of its own

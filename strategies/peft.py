@@ -1,18 +1,21 @@
 """Small trainable modules inside a frozen backbone, as LAE (the framework that aEPG builds on) puts them, and when they train.
 
-:func:`attach_lora` and :func:`detach_lora` change a timm ViT in place and back; :class:`PEFTSchedule` says which parameters of a
-continual model train in which epoch.
+:func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place, :func:`detach_peft` and
+:func:`detach_lora` change it back; :class:`PEFTSchedule` says which parameters of a continual model train in which epoch.
+
+A layer that is given a module becomes one of a subclass that knows of the module, and gets its own class back afterwards: the
+backbone's modules and parameters, and their names, are the same all along.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,34 +75,121 @@ class LoRA(PEFTModule):
 
 
 class LoRALinear(nn.Linear):
-    """Stands in for a qkv layer: its output plus LoRA's. Has the very parameters of that layer, under the same names."""
+    """A qkv layer with :class:`LoRA`: its output plus LoRA's."""
 
-    def __init__(self, plain: nn.Linear, lora: LoRA) -> None:
-        # not nn.Linear's: it would make a weight of its own
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.weight, self.bias = plain.weight, plain.bias
-        self.lora = lora
-        self.train(plain.training)
-        # in a tuple, where torch does not see a submodule
-        self._plain = (plain,)
+    lora: LoRA
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (..., in_features) to queries, keys and values (..., 3 width)."""
         return super().forward(tokens) + F.pad(self.lora(tokens), (self.out_features // 3, 0))
 
-    def plain(self) -> nn.Linear:
-        """The layer that this one stands in for, with the parameters as they are now."""
-        (plain,) = self._plain
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain.train(self.training)
+
+class Adapter(PEFTModule):
+    """LAE's bottleneck beside the attention sub-layer, fed by what that is fed (norm1's output h): attn(h) + s up(GELU(down(h))).
+
+    ``down`` and ``up`` are linear layers with bias, ``scale`` s () is learnable. down's weight starts Kaiming-uniform with a = sqrt 5
+    (uniform within +-1/sqrt(width)), up's and both biases at 0 and s at 1, so that a new module changes nothing.
+
+    :param width: width of the tokens.
+    :param hidden: units between down and up; 5 in LAE's configuration.
+    :param generator: source of down's random numbers; torch's default one when not given.
+    """
+
+    def __init__(self, width: int, hidden: int = 5, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"an adapter needs at least 1 hidden unit, got hidden={hidden}")
+        # without torch's own start, which draws from the global generator
+        self.down = nn.utils.skip_init(nn.Linear, width, hidden)
+        self.up = nn.utils.skip_init(nn.Linear, hidden, width)
+        self.scale = nn.Parameter(torch.ones(()))
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
+        for parameter in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., width) to what is added to the sub-layer's output (..., width)."""
+        return self.scale * self.up(F.gelu(self.down(tokens)))
+
+
+class AdapterAttention(Attention):
+    """An attention sub-layer with :class:`Adapter`: its output plus the adapter's."""
+
+    adapter: Adapter
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Tokens (N, L, width) to tokens (N, L, width)."""
+        return super().forward(x, *args, **kwargs) + self.adapter(x)
+
+
+class Prefix(PEFTModule):
+    """LAE's prefix: learnt keys and values that every token attends to beside those of the tokens.
+
+    ``tokens`` (2, tokens, width) and the learnable ``scale`` s (2,) hold k at index 0 and v at index 1; the keys are s_k tokens_k, the
+    values s_v tokens_v, split over the heads. The tokens start uniform in [0, 0.01], s at 1. A new module does change the outputs.
+
+    The code puts them after the class token's key and value. Attention does not depend on the order of the keys, so here they come first,
+    and a ViT without class token has them as well.
+
+    :param width: width of the keys, and of the values, of all heads together.
+    :param tokens: how many keys, and values; 10 in LAE's configuration.
+    :param generator: source of the tokens' random numbers; torch's default one when not given.
+    """
+
+    def __init__(self, width: int, tokens: int = 10, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if tokens < 1:
+            raise ValueError(f"a prefix needs at least 1 token, got tokens={tokens}")
+        self.tokens = nn.Parameter(torch.empty(2, tokens, width))
+        self.scale = nn.Parameter(torch.ones(2))
+        nn.init.uniform_(self.tokens, 0, 0.01, generator=generator)
+
+    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, heads, L, d) to those with the prefix in front (N, heads, tokens + L, d)."""
+        batch, heads, _, width = keys.shape
+        scaled = self.scale[:, None, None] * self.tokens
+        own_keys, own_values = scaled.unflatten(2, (heads, width)).transpose(1, 2)[:, None].expand(-1, batch, -1, -1, -1)
+        return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
+
+    def compensate(self, weights: Tensor) -> Tensor:
+        """Attention weights (..., tokens + L) with those of the prefix divided by their sum, the others as they are."""
+        own, others = weights.tensor_split([self.tokens.shape[1]], dim=-1)
+        # 1e-12 is 0 in float16
+        total = own.sum(dim=-1, keepdim=True).clamp(min=max(1e-12, torch.finfo(own.dtype).tiny))
+        return torch.cat([own / total, others], dim=-1)
+
+
+class PrefixAttention(Attention):
+    """An attention sub-layer with :class:`Prefix`. Never fused, since the weights are changed between softmax and values."""
+
+    prefix: Prefix
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Tokens (N, L, width) to tokens (N, L, width).
+
+        :raises ValueError: an attention mask is given, or ``is_causal``.
+        """
+        if attn_mask is not None or is_causal:
+            raise ValueError("attention with a prefix takes no mask, got attn_mask or is_causal: call the model without them")
+        queries, keys, values = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        keys, values = self.prefix(self.k_norm(keys), values)
+        weights = (self.q_norm(queries) * self.scale @ keys.transpose(-2, -1)).softmax(dim=-1)
+        output = (self.attn_drop(self.prefix.compensate(weights)) @ values).transpose(1, 2).flatten(2)
+        # older versions of timm have neither norm nor gate
+        norm, gate = getattr(self, "norm", None), getattr(self, "gate", None)
+        if norm is not None:
+            output = norm(output)
+        if gate is not None:
+            output = output * gate(x).sigmoid()
+        return self.proj_drop(self.proj(output))
 
 
 def attach_lora(model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 4, generator: torch.Generator | None = None) -> list[LoRA]:
     """Put a new :class:`LoRA` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
 
     Names and identity of all parameters stay; those of block j's module are added as ``blocks.<j>.attn.qkv.lora.<A|B|scale>``.
-    Nothing is frozen here: leave that to :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before.
+    Nothing is frozen here: leave that to :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before. A block may have
+    LoRA beside an adapter or a prefix.
 
     :param model: a timm ``VisionTransformer``, or a :class:`ContinualModel` on one.
     :param blocks: indices of blocks, from 0; 0-4 in aEPG's protocol.
@@ -108,57 +198,128 @@ def attach_lora(model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 
     :raises TypeError: the model is no such ViT, or a chosen block has no plain qkv layer (one that has LoRA already, for instance).
     :raises ValueError: a block is not there or named twice, none is named, or the rank is below 1.
     """
+
+    def make(qkv: Any) -> LoRA:
+        return LoRA(qkv.in_features, qkv.out_features // 3, rank, generator).to(qkv.weight).train(qkv.training)
+
+    return _attach(model, blocks, "attn.qkv", LoRALinear, "lora", make)
+
+
+def attach_adapter(
+    model: nn.Module, blocks: Iterable[int] = range(5), hidden: int = 5, generator: torch.Generator | None = None
+) -> list[Adapter]:
+    """Put a new :class:`Adapter` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
+
+    As :func:`attach_lora`; the parameters are added as ``blocks.<j>.attn.adapter.<scale|down.weight|down.bias|up.weight|up.bias>``.
+
+    :param hidden: see :class:`Adapter`.
+    :param generator: see :class:`Adapter`; on the CPU.
+    :raises TypeError: the model is no such ViT, or a chosen block has no plain timm ``Attention`` (one that has an adapter or a prefix
+        already, for instance).
+    :raises ValueError: a block is not there or named twice, none is named, or ``hidden`` is below 1.
+    """
+
+    def make(attention: Any) -> Adapter:
+        return Adapter(attention.qkv.in_features, hidden, generator).to(attention.qkv.weight).train(attention.training)
+
+    return _attach(model, blocks, "attn", AdapterAttention, "adapter", make)
+
+
+def attach_prefix(
+    model: nn.Module, blocks: Iterable[int] = range(5), tokens: int = 10, generator: torch.Generator | None = None
+) -> list[Prefix]:
+    """Put a new :class:`Prefix` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
+
+    As :func:`attach_lora`; the parameters are added as ``blocks.<j>.attn.prefix.<tokens|scale>``.
+
+    :param tokens: see :class:`Prefix`.
+    :param generator: see :class:`Prefix`; on the CPU.
+    :raises TypeError: the model is no such ViT, or a chosen block has no plain timm ``Attention`` (one that has an adapter or a prefix
+        already, for instance).
+    :raises ValueError: a block is not there or named twice, none is named, or ``tokens`` is below 1.
+    """
+
+    def make(attention: Any) -> Prefix:
+        return Prefix(attention.qkv.out_features // 3, tokens, generator).to(attention.qkv.weight).train(attention.training)
+
+    return _attach(model, blocks, "attn", PrefixAttention, "prefix", make)
+
+
+def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[PEFTModule]:
+    """Take all attached modules out of a model, in place, and return them in the model's order (that of the blocks).
+
+    The model is then what it was before they were attached: the same modules with the same parameters, of the same names.
+
+    :param kind: only modules of this class, such as :class:`Adapter`.
+    :raises TypeError: the model is not a timm ViT or a :class:`ContinualModel` on one.
+    :raises ValueError: no such module is attached.
+    """
     vit = _vision_transformer(model)
-    chosen = list(blocks)
-    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
-        raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}")
-    attentions = [getattr(vit.blocks[index], "attn", None) for index in chosen]
-    for index, attention in zip(chosen, attentions, strict=True):
-        qkv = getattr(attention, "qkv", None)
-        if type(qkv) is not nn.Linear:
-            raise TypeError(
-                f"LoRA needs a plain Linear attn.qkv in block {index}, found {type(qkv).__name__}"
-                + (": call detach_lora(model) first" if isinstance(qkv, LoRALinear) else "")
-            )
-    modules = []
-    for attention in attentions:
-        plain = cast(nn.Linear, cast(nn.Module, attention).qkv)
-        lora = LoRA(plain.in_features, plain.out_features // 3, rank, generator).to(plain.weight).train(plain.training)
-        cast(nn.Module, attention).qkv = LoRALinear(plain, lora)
-        modules.append(lora)
+    adapted: list[nn.Module] = [layer for layer in vit.modules() if isinstance(layer, _ADAPTED)]
+    places = {child: (layer, name) for layer in adapted for name, child in layer.named_children() if isinstance(child, kind)}
+    if not places:
+        raise ValueError(f"no {kind.__name__} is attached to this model: there is nothing to detach")
+    modules = [module for module in peft_modules(vit) if module in places]
+    for layer, name in places.values():
+        delattr(layer, name)
+        layer.__class__ = _plain_class(type(layer))
     return modules
 
 
 @torch.no_grad()
 def detach_lora(model: nn.Module, merge: bool = False) -> list[LoRA]:
-    """Take all :class:`LoRA` modules out of a model, in place, and return them in the order of the blocks.
-
-    The model is then what it was before they were attached: the same modules with the same parameters.
+    """Take all :class:`LoRA` modules out of a model, as :func:`detach_peft` does.
 
     :param merge: add each module's update to the weight of its layer, so that the outputs stay as they are, up to rounding.
-    :raises TypeError: the model is not a timm ViT or a :class:`ContinualModel` on one.
-    :raises ValueError: no LoRA is attached.
     """
-    modules = []
-    for block in _vision_transformer(model).blocks:
-        attention = getattr(block, "attn", None)
-        adapted = getattr(attention, "qkv", None)
-        if isinstance(adapted, LoRALinear):
-            plain = adapted.plain()
-            if merge:
-                plain.weight[plain.out_features // 3 :] += adapted.lora.weight_update()
-            cast(nn.Module, attention).qkv = plain
-            modules.append(adapted.lora)
-    if not modules:
-        raise ValueError("no LoRA is attached to this model: there is nothing to detach")
+    layers = [layer for layer in _vision_transformer(model).modules() if isinstance(layer, LoRALinear)]
+    modules = [layer.lora for layer in layers]
+    detach_peft(model, LoRA)
+    if merge:
+        for layer, lora in zip(layers, modules, strict=True):
+            layer.weight[layer.out_features // 3 :] += lora.weight_update()
     return modules
+
+
+_ADAPTED = (LoRALinear, AdapterAttention, PrefixAttention)
+ModuleT = TypeVar("ModuleT", bound=PEFTModule)
+
+
+def _attach(
+    model: nn.Module, blocks: Iterable[int], path: str, adapted: type[nn.Module], name: str, make: Callable[[nn.Module], ModuleT]
+) -> list[ModuleT]:
+    """Give what stands at ``path`` in chosen blocks the class ``adapted``, and what ``make`` makes for it as its child ``name``."""
+    vit = _vision_transformer(model)
+    chosen = list(blocks)
+    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
+        raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}")
+    plain = _plain_class(adapted)
+    layers = []
+    for index in chosen:
+        layer = dict(vit.blocks[index].named_modules()).get(path)
+        if layer is None or type(layer) is not plain:
+            raise TypeError(
+                f"{name} needs a plain {plain.__name__} {path} in block {index}, found {type(layer).__name__}"
+                + (": call detach_peft(model) first" if isinstance(layer, _ADAPTED) else "")
+            )
+        layers.append(layer)
+    modules = [make(layer) for layer in layers]
+    for layer, module in zip(layers, modules, strict=True):
+        layer.__class__ = adapted
+        layer.add_module(name, module)
+    return modules
+
+
+def _plain_class(adapted: type[nn.Module]) -> type[nn.Module]:
+    (plain,) = adapted.__bases__
+    return plain
 
 
 def _vision_transformer(model: nn.Module) -> VisionTransformer:
     vit = model.backbone if isinstance(model, ContinualModel) else model
     # Models that only resemble it (BEiT, EVA) may read the weight of qkv without calling the layer, and would silently ignore LoRA.
     if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"LoRA goes into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
+        raise TypeError(f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
     return vit
 
 
@@ -193,7 +354,7 @@ class PEFTSchedule(SupervisedPlugin[Any]):
         if self.frozen_epochs > strategy.train_epochs:
             raise ValueError(f"frozen_epochs={self.frozen_epochs} is more than the strategy's train_epochs={strategy.train_epochs}")
         if self.freeze == "peft" and not peft_modules(backbone):
-            raise ValueError("the backbone has no PEFT modules to train: call attach_lora(model, ...) first")
+            raise ValueError("the backbone has no PEFT modules to train: attach some first, attach_lora(model, ...)")
         if self._fixed is None:
             self._fixed = [p for p in backbone.parameters() if not p.requires_grad]
         self._apply(backbone, strategy, epoch=0)
