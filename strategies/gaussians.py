@@ -2,39 +2,89 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+CovarianceKind = Literal["full", "diagonal", "shared", "low-rank"]
+
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
-    """Mean (d,) and covariance (d, d) of one class, float32 on the CPU, and the index of the experience they were fitted after."""
+class FullCovariance:
+    """A covariance matrix (d, d), float32 on the CPU."""
 
-    mean: Tensor
-    covariance: Tensor
-    experience: int = 0
+    matrix: Tensor
 
     @cached_property
     def factor(self) -> Tensor:
-        """F (d, d), float32, with F F^T = covariance: the Cholesky factor; negative eigenvalues count as 0 where there is none."""
-        covariance = self.covariance.double()
-        factor, failed = torch.linalg.cholesky_ex(covariance)
+        """F (d, d), float32, with F F^T = matrix: the Cholesky factor; negative eigenvalues count as 0 where there is none."""
+        matrix = self.matrix.double()
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
             # fewer samples than dimensions and no ridge: singular, and after rounding to float32 slightly indefinite
-            eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+            eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
             factor = eigenvectors * eigenvalues.clamp_min(0).sqrt()
         return factor.float()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix: the factor is derived from it, to sample faster."""
+        return self.matrix.nbytes
 
-def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0) -> Gaussian:
+    def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples (n, d) around a mean (d,), made of standard normal noise (n, d)."""
+        return torch.addmm(mean, noise, self.factor.T)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankCovariance:
+    """F F^T + diag(variances) with F (d, r) and variances (d,), float32 on the CPU; a diagonal covariance has r = 0."""
+
+    factor: Tensor
+    variances: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """The covariance matrix (d, d)."""
+        return self.factor @ self.factor.T + self.variances.diag()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of F and the variances."""
+        return self.factor.nbytes + self.variances.nbytes
+
+    def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples (n, d) around a mean (d,), made of standard normal noise (n, d) and (n, r) more from the generator."""
+        of_factor = torch.randn(len(noise), self.factor.shape[1], generator=generator)
+        return torch.addmm(mean + self.variances.sqrt() * noise, of_factor, self.factor.T)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """Mean (d,) of one class, float32 on the CPU, its covariance as it is kept, and the index of the experience they were fitted after."""
+
+    mean: Tensor
+    kept: FullCovariance | LowRankCovariance
+    experience: int = 0
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance (d, d)."""
+        return self.kept.matrix
+
+
+def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank: int | None = None) -> Gaussian:
     """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d), plus ``ridge`` times the identity.
 
     One sample has no covariance: it is taken as zero (plus the ridge), so that sampling returns the mean.
 
+    :param rank: keep of the covariance this many leading eigenvectors, or all N - 1 or d of them if they are fewer, each times the root
+        of its eigenvalue, and the d variances of what is left, the ridge among them; ``None`` keeps the whole matrix.
     :raises ValueError: features are not a matrix with at least one row, or hold NaN or infinity.
     """
     if features.ndim != 2 or len(features) == 0:
@@ -43,11 +93,19 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0) -> G
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(dim=1).sum())
         raise ValueError(f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, lower its rate")
-    dim = features.shape[1]
-    covariance = torch.eye(dim, dtype=torch.float64) * ridge
-    if len(features) > 1:
-        covariance += torch.cov(features.double().T).reshape(dim, dim)
-    return Gaussian(features.mean(dim=0), covariance.float(), experience)
+    mean = features.mean(dim=0)
+    if rank is None:
+        dim = features.shape[1]
+        covariance = torch.eye(dim, dtype=torch.float64) * ridge
+        if len(features) > 1:
+            covariance += torch.cov(features.double().T).reshape(dim, dim)
+        return Gaussian(mean, FullCovariance(covariance.float()), experience)
+    centred = features.double() - features.double().mean(dim=0)
+    _, singular_values, eigenvectors = torch.linalg.svd(centred, full_matrices=False)
+    scaled = eigenvectors * singular_values.unsqueeze(1) / math.sqrt(max(len(features) - 1, 1))  # one a row, covariance = scaled^T scaled
+    rank = min(rank, len(features) - 1)
+    variances = scaled[rank:].square().sum(dim=0) + ridge
+    return Gaussian(mean, LowRankCovariance(scaled[:rank].T.float().contiguous(), variances.float()), experience)
 
 
 class ClassGaussians:
@@ -57,13 +115,26 @@ class ClassGaussians:
 
     :param ridge: multiple of the identity that is added to each covariance when it is fitted: 1e-4 in SLCA's code, nothing in the
         paper's text (code fact F3).
+    :param covariance: what is kept of the covariances. ``"full"``: a matrix (d, d) for each class, as in SLCA. ``"diagonal"``: d variances
+        for each class. ``"low-rank"``: leading eigenvectors and the variances of what is left for each class, see :func:`fit_gaussian`.
+        ``"shared"``: one matrix (d, d) for all classes, pooled within classes over everything fitted so far with weights n - 1. A class
+        that is fitted anew gets a new mean; its earlier samples stay in the pool, about their own mean, beside the new ones: to take
+        them out would need a matrix for each class. The same samples fitted twice count twice.
+    :param rank: number of eigenvectors of ``"low-rank"``.
     """
 
-    def __init__(self, ridge: float = 1e-4) -> None:
-        if not 0 <= ridge < float("inf"):
+    def __init__(self, ridge: float = 1e-4, covariance: CovarianceKind = "full", rank: int = 16) -> None:
+        if not 0 <= ridge < math.inf:
             raise ValueError(f"ridge must be a finite number, not negative, got {ridge}: 0 switches it off")
+        if covariance not in get_args(CovarianceKind):
+            raise ValueError(f"covariance must be one of {', '.join(map(repr, get_args(CovarianceKind)))}, got {covariance!r}")
+        if rank != int(rank) or rank < 1:
+            raise ValueError(f"rank must be an integer of at least 1, got {rank}: covariance='diagonal' keeps no eigenvectors")
         self.ridge = ridge
+        self.covariance: CovarianceKind = covariance
+        self.rank = rank
         self._gaussians: dict[int, Gaussian] = {}
+        self._degrees = 0  # of freedom of the shared covariance
 
     @property
     def classes(self) -> list[int]:
@@ -72,8 +143,9 @@ class ClassGaussians:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that have to be kept between experiences: means and covariances."""
-        return sum(g.mean.nbytes + g.covariance.nbytes for g in self._gaussians.values())
+        """Bytes that have to be kept between experiences: means and covariances, a shared one once."""
+        covariances = {id(g.kept): g.kept for g in self._gaussians.values()}
+        return sum(g.mean.nbytes for g in self._gaussians.values()) + sum(c.nbytes for c in covariances.values())
 
     def __len__(self) -> int:
         return len(self._gaussians)
@@ -90,16 +162,32 @@ class ClassGaussians:
         """
         if targets.shape != features.shape[:1]:
             raise ValueError(f"features of shape {tuple(features.shape)} need targets of shape (N,), got {tuple(targets.shape)}")
+        rank = {"diagonal": 0, "low-rank": self.rank}.get(self.covariance)
         fitted = {}
         for class_id in targets.unique().tolist():
             try:
-                fitted[class_id] = fit_gaussian(features[targets == class_id], self.ridge, experience)
+                fitted[class_id] = fit_gaussian(features[targets == class_id], self.ridge, experience, rank)
             except ValueError as error:
                 raise ValueError(f"class {class_id}: {error}") from None
         widths = {len(g.mean) for g in [*self._gaussians.values(), *fitted.values()]}
         if len(widths) > 1:
             raise ValueError(f"all classes need features of one width, got {sorted(widths)}: the backbone must not change its output's")
-        self._gaussians |= fitted
+        if fitted and self.covariance == "shared":
+            self._pool(fitted, targets)
+        else:
+            self._gaussians |= fitted
+
+    def _pool(self, fitted: dict[int, Gaussian], targets: Tensor) -> None:
+        """Take in Gaussians fitted to ``targets``, and give all of them, old and new, one covariance."""
+        # each holds the ridge once, and so does their weighted mean
+        parts = [(g.covariance, int((targets == c).sum()) - 1) for c, g in fitted.items()]
+        parts += [(g.covariance, self._degrees) for g in list(self._gaussians.values())[:1]]
+        self._degrees = sum(weight for _, weight in parts)
+        pooled = parts[0][0].double()
+        if self._degrees:
+            pooled = torch.stack([weight / self._degrees * matrix.double() for matrix, weight in parts]).sum(dim=0)
+        shared = FullCovariance(pooled.float())
+        self._gaussians = {c: replace(g, kept=shared) for c, g in (self._gaussians | fitted).items()}
 
     def sample(self, classes: Sequence[int], count: int, generator: torch.Generator, mean_scale: Sequence[float] | None = None) -> Tensor:
         """Features (len(classes), count, d), drawn from each class's Gaussian with a CPU generator.
@@ -113,5 +201,5 @@ class ClassGaussians:
         samples = torch.randn(len(gaussians), count, means.shape[1], generator=generator)
         # one product per class: as fast as a batched one, without a second copy of all factors
         for i, gaussian in enumerate(gaussians):
-            samples[i] = torch.addmm(means[i], samples[i], gaussian.factor.T)
+            samples[i] = gaussian.kept.draw(means[i], samples[i], generator)
         return samples

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .fresh_optimizer import FreshOptimizer
-from .gaussians import ClassGaussians
+from .gaussians import ClassGaussians, CovarianceKind
 from .heads import TaskHeads, require_continual_model
 from .task_loss import TaskCrossEntropy
 
@@ -88,6 +88,7 @@ def align_heads(
     weight_decay: float = 5e-4,
     tau: float | None = 0.1,
     mean_decay: bool = True,
+    feature_decay: tuple[float, float] | None = None,
     task_index: TaskIndex = "true",
     generator: torch.Generator,
 ) -> None:
@@ -100,7 +101,8 @@ def align_heads(
     :param epochs: 0 leaves the heads as they are.
     :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 takes the logits as they are.
     :param mean_decay: scale the means as :func:`mean_scales` says (F4).
-    :param task_index: which index of a class's task goes into that (F5).
+    :param feature_decay: mean and half width of mu, to scale each drawn vector as :func:`feature_scales` says; (0.02, 0.01) in SLCA++.
+    :param task_index: which index of a class's task goes into either decay (F5).
     :param generator: a CPU generator; nothing else is drawn from.
     :raises ValueError: a number out of its range, or classes with a head but without statistics or the other way round.
     :raises FloatingPointError: the weights became NaN or infinite; the heads are left as they were.
@@ -113,6 +115,7 @@ def align_heads(
         momentum=momentum,
         weight_decay=weight_decay,
         tau=tau,
+        feature_decay=feature_decay,
         task_index=task_index,
     )
     classes = heads.classes
@@ -134,7 +137,10 @@ def align_heads(
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        features = gaussians.sample(classes, samples_per_class, generator, scales).flatten(0, 1)
+        features = gaussians.sample(classes, samples_per_class, generator, scales)
+        if feature_decay is not None:
+            features *= feature_scales(heads, gaussians, feature_decay, samples_per_class, generator, task_index).unsqueeze(2)
+        features = features.flatten(0, 1)
         order = torch.randperm(len(features), generator=generator)
         batches = zip(features[order].to(weight).split(batch_size), targets[order].to(weight.device).split(batch_size), strict=True)
         for x, y in batches:
@@ -166,11 +172,42 @@ def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskInd
     :param task_index: t is the index of the experience that the class's statistics are from (``"true"``), or the class's place in the
         order of the heads divided by the size of the newest head, which is wrong when tasks differ in size (``"reference"``, F5).
     """
-    experiences = [gaussians[c].experience for c in heads.classes]
-    newest = max(experiences)
+    tasks, newest = _task_indices(heads, gaussians, task_index)
+    return [0.9 + 0.1 * (t + 1) / (newest + 1) for t in tasks]
+
+
+def feature_scales(
+    heads: TaskHeads,
+    gaussians: ClassGaussians,
+    decay: tuple[float, float],
+    count: int,
+    generator: torch.Generator,
+    task_index: TaskIndex = "true",
+) -> Tensor:
+    """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``: 1 / (1 + mu (T - t)).
+
+    T is the newest task, and mu is drawn for each vector (SLCA++, arXiv 2408.08295).
+
+    :param decay: mu is uniform in mean +- half width.
+    :param task_index: see :func:`mean_scales`.
+    :raises ValueError: a factor could be negative or infinite, which takes the wrong index and a large mu.
+    """
+    mean, half_width = decay
+    tasks, newest = _task_indices(heads, gaussians, task_index)
+    ages = newest - torch.tensor(tasks)
+    if 1 + (mean + half_width) * int(ages.min()) <= 0:
+        raise ValueError(f"feature_decay {decay} is too large for task_index={task_index!r}, which makes T - t {int(ages.min())}: lower it")
+    mu = mean + half_width * (2 * torch.rand(len(tasks), count, generator=generator) - 1)
+    return 1 / (1 + mu * ages.unsqueeze(1))
+
+
+def _task_indices(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex) -> tuple[list[int], int]:
+    """t of each class, in the order of ``heads.classes``, and the newest task T (F5)."""
+    tasks = [gaussians[c].experience for c in heads.classes]
+    newest = max(tasks)
     if task_index == "reference":
-        experiences = [place // len(heads.head_classes[-1]) for place in range(len(experiences))]
-    return [0.9 + 0.1 * (t + 1) / (newest + 1) for t in experiences]
+        tasks = [place // len(heads.head_classes[-1]) for place in range(len(tasks))]
+    return tasks, newest
 
 
 def _check_alignment(
@@ -182,6 +219,7 @@ def _check_alignment(
     momentum: float,
     weight_decay: float,
     tau: float | None,
+    feature_decay: tuple[float, float] | None,
     task_index: str,
 ) -> None:
     """Raise a :class:`ValueError` that names the first hyper-parameter of :func:`align_heads` that is out of its range."""
@@ -189,6 +227,9 @@ def _check_alignment(
         if value != int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
     _require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
+    mean, half_width = feature_decay or (0.0, 0.0)
+    if not 0 <= half_width <= mean < math.inf:
+        raise ValueError(f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off")
     if task_index not in ("true", "reference"):
         raise ValueError(f"task_index must be 'true' or 'reference', got {task_index!r}")
 
@@ -208,7 +249,11 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     :param lr: at the start of its cosine; the paper's is the heads' rate in stage 1.
     :param tau: temperature of the logit normalisation, 0.1 (0.05 for Cars-196); ``None`` or 0 switches the normalisation off.
     :param covariance_ridge: multiple of the identity added to each covariance: 1e-4 in the code, 0 in the text (F3).
+    :param covariance, rank: what is kept of each covariance, the whole matrix in the paper: see
+        :class:`~reclaim.strategies.gaussians.ClassGaussians`.
     :param mean_decay: scale the means of earlier experiences' classes, as in the code; the text does not, that is ``False`` (F4).
+    :param feature_decay: mean and half width of the random decay of the drawn features, which SLCA++ has in place of ``mean_decay``:
+        (0.02, 0.01) there; ``None`` is off.
     :param task_index: ``"true"``, or ``"reference"`` for the code's index, which is wrong when tasks differ in size (F5).
     :param restore: go on training from the unaligned heads: they are put back before the next experience, so that
         evaluation in between sees the aligned ones (F6).
@@ -228,7 +273,10 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         weight_decay: float = 5e-4,
         tau: float | None = 0.1,
         covariance_ridge: float = 1e-4,
+        covariance: CovarianceKind = "full",
+        rank: int = 16,
         mean_decay: bool = True,
+        feature_decay: tuple[float, float] | None = None,
         task_index: TaskIndex = "true",
         restore: bool = True,
         seed: int = 0,
@@ -242,6 +290,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "tau": tau,
+            "feature_decay": feature_decay,
             "task_index": task_index,
         }
         _check_alignment(**self.settings)
@@ -250,7 +299,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             raise ValueError(f"seed must not be negative, got {seed}")
         self.restore = restore
         self.seed = seed
-        self.gaussians = ClassGaussians(covariance_ridge)
+        self.gaussians = ClassGaussians(covariance_ridge, covariance, rank)
         self._unaligned: list[Tensor] | None = None
 
     @property

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reclaim.strategies.gaussians import ClassGaussians, Gaussian, fit_gaussian
+from reclaim.strategies.gaussians import ClassGaussians, CovarianceKind, FullCovariance, fit_gaussian
 from torch import Tensor
 
 torch.set_num_threads(1)
+
+KINDS: tuple[CovarianceKind, ...] = ("full", "diagonal", "shared", "low-rank")
 
 
 def features_of(count: int, dim: int, seed: int = 0) -> Tensor:
@@ -43,9 +46,10 @@ def test_ridge_is_added_to_the_diagonal_and_on_by_default() -> None:
     assert ClassGaussians().ridge == 1e-4
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ridge", [0.0, 1e-4])
-def test_one_sample_has_no_covariance_beyond_the_ridge(ridge: float) -> None:
-    gaussians = ClassGaussians(ridge)
+def test_one_sample_has_no_covariance_beyond_the_ridge(ridge: float, kind: CovarianceKind) -> None:
+    gaussians = ClassGaussians(ridge, kind)
     gaussians.fit(torch.tensor([[1.0, 2.0]]), torch.tensor([5]))
     torch.testing.assert_close(gaussians[5].covariance, ridge * torch.eye(2))
     samples = gaussians.sample([5], 400, torch.Generator().manual_seed(0))[0]
@@ -60,14 +64,14 @@ def test_one_dimension() -> None:
 @pytest.mark.parametrize("ridge", [0.0, 1e-4])
 def test_fewer_samples_than_dimensions(ridge: float) -> None:
     gaussian = fit_gaussian(features_of(80, 128), ridge)
-    factor = gaussian.factor
+    factor = gaussian.kept.factor
     assert torch.isfinite(factor).all()
     torch.testing.assert_close(factor @ factor.T, gaussian.covariance, atol=2e-3, rtol=1e-4)
 
 
 def test_an_indefinite_covariance_loses_its_negative_part() -> None:
-    gaussian = Gaussian(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, -1e-3]]))
-    torch.testing.assert_close(gaussian.factor @ gaussian.factor.T, torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+    factor = FullCovariance(torch.tensor([[2.0, 0.0], [0.0, -1e-3]])).factor
+    torch.testing.assert_close(factor @ factor.T, torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,11 +79,13 @@ def test_an_indefinite_covariance_loses_its_negative_part() -> None:
 def test_the_factor_reproduces_any_covariance(count: int, dim: int, scale: float, ridge: float) -> None:
     gaussian = fit_gaussian(features_of(count, dim, seed=count) * scale, ridge)
     size = gaussian.covariance.abs().max().item()
-    torch.testing.assert_close(gaussian.factor @ gaussian.factor.T, gaussian.covariance, atol=1e-5 * size, rtol=1e-4)
+    factor = gaussian.kept.factor
+    torch.testing.assert_close(factor @ factor.T, gaussian.covariance, atol=1e-5 * size, rtol=1e-4)
 
 
-def test_samples_have_the_classes_means_and_covariances() -> None:
-    gaussians = ClassGaussians()
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_have_the_classes_means_and_covariances(kind: CovarianceKind) -> None:
+    gaussians = ClassGaussians(0.1, kind, rank=2)
     x = torch.cat([features_of(200, 5, seed=1), features_of(200, 5, seed=2)])
     gaussians.fit(x, torch.tensor([4, 9]).repeat_interleave(200))
     samples = gaussians.sample([9, 4], 100_000, torch.Generator().manual_seed(0))
@@ -87,6 +93,73 @@ def test_samples_have_the_classes_means_and_covariances() -> None:
         size = gaussians[class_id].covariance.abs().max().item()
         torch.testing.assert_close(drawn.mean(dim=0), gaussians[class_id].mean, atol=4 * (size / 1e5) ** 0.5, rtol=0)
         torch.testing.assert_close(torch.cov(drawn.T), gaussians[class_id].covariance, atol=0.02 * size, rtol=0)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.5])
+def test_what_each_kind_keeps_of_the_full_covariance(ridge: float) -> None:
+    x, y = torch.cat([features_of(12, 4, seed=1), 3 * features_of(7, 4, seed=2)]), torch.tensor([0] * 12 + [1] * 7)
+    by_kind = {kind: ClassGaussians(ridge, kind, rank=2) for kind in KINDS}
+    for gaussians in by_kind.values():
+        gaussians.fit(x, y)
+    eye, full = torch.eye(4), [by_kind["full"][c].covariance for c in (0, 1)]
+    for c in (0, 1):
+        torch.testing.assert_close(by_kind["diagonal"][c].covariance, full[c].diag().diag())
+        torch.testing.assert_close(by_kind["shared"][c].covariance, (11 * full[0] + 6 * full[1]) / 17)
+        low = by_kind["low-rank"][c]
+        eigenvalues, eigenvectors = torch.linalg.eigh(full[c] - ridge * eye)
+        leading, rest = ((eigenvectors[:, part] * eigenvalues[part]) @ eigenvectors[:, part].T for part in (slice(2, 4), slice(0, 2)))
+        torch.testing.assert_close(low.covariance, leading + rest.diag().diag() + ridge * eye, rtol=1e-4, atol=1e-4)
+        assert low.kept.factor.shape == (4, 2)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(50, 6), (50, 99), (4, 3), (4, 16)])
+def test_low_rank_with_all_eigenvectors_is_the_full_covariance(count: int, rank: int) -> None:
+    x, y = features_of(count, 6) + 100, torch.zeros(count, dtype=torch.long)
+    full, low = ClassGaussians(0.01), ClassGaussians(0.01, "low-rank", rank)
+    full.fit(x, y)
+    low.fit(x, y)
+    torch.testing.assert_close(low[0].covariance, full[0].covariance, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(low[0].kept.variances, torch.full((6,), 0.01))  # type: ignore[union-attr]
+
+
+def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
+    """One fit after another, one sample in a class, and a class that comes back: the earlier samples stay, about their own mean."""
+    x = features_of(40, 5).numpy().astype(np.float64)
+    groups = [(0, 0, x[:9]), (0, 1, x[9:23]), (1, 2, x[23:24]), (2, 0, x[24:40])]  # experience, class, samples
+    gaussians, scatter, degrees = ClassGaussians(0.25, "shared"), np.zeros((5, 5)), 0
+    for experience in range(3):
+        new = [(c, rows) for e, c, rows in groups if e == experience]
+        gaussians.fit(
+            torch.from_numpy(np.concatenate([rows for _, rows in new])), torch.tensor([c for c, rows in new for _ in rows]), experience
+        )
+        for c, rows in new:
+            centred = rows - rows.mean(axis=0)
+            scatter, degrees = scatter + centred.T @ centred, degrees + len(rows) - 1
+            torch.testing.assert_close(gaussians[c].mean.double().numpy(), rows.mean(axis=0), rtol=1e-5, atol=1e-5)
+        for c in gaussians.classes:
+            expected = scatter / degrees + 0.25 * np.eye(5)
+            np.testing.assert_allclose(gaussians[c].covariance, expected, rtol=1e-5, atol=1e-5)
+            factor = gaussians[c].kept.factor  # not that of an earlier pool
+            np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-4, atol=1e-4)
+    assert [gaussians[c].experience for c in (0, 1, 2)] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [("full", 3 * (8 + 64)), ("diagonal", 3 * (8 + 8)), ("shared", 3 * 8 + 64), ("low-rank", 3 * (8 + 8) + (2 + 2 + 1) * 8)],
+)
+def test_bytes_are_those_of_means_and_covariances(kind: CovarianceKind, numbers: int) -> None:
+    gaussians = ClassGaussians(covariance=kind, rank=2)
+    assert gaussians.nbytes == 0
+    targets = torch.tensor([0] * 10 + [1] * 10 + [2] * 2)  # two samples have one eigenvector
+    for part in (slice(0, 10), slice(10, 22)):
+        gaussians.fit(features_of(22, 8)[part], targets[part])
+    gaussians.sample([0, 1, 2], 1, torch.Generator())
+    assert gaussians.nbytes == numbers * 4
+    assert len(gaussians) == 3
+    # nothing else is kept: a copy through its bytes carries no more than them, the factors that are derived, and some names
+    derived = {"full": 3 * 64, "shared": 64}.get(kind, 0) * 4
+    assert len(pickle.dumps(gaussians)) < gaussians.nbytes + derived + 4000
 
 
 def test_mean_scale_scales_the_mean_alone() -> None:
@@ -98,8 +171,9 @@ def test_mean_scale_scales_the_mean_alone() -> None:
     assert torch.equal(plain[1], scaled[1])
 
 
-def test_sampling_draws_from_its_generator_alone() -> None:
-    gaussians = ClassGaussians()
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_draws_from_its_generator_alone(kind: CovarianceKind) -> None:
+    gaussians = ClassGaussians(covariance=kind)
     gaussians.fit(features_of(20, 3), torch.zeros(20, dtype=torch.long))
     state = torch.random.get_rng_state()
     draws = [gaussians.sample([0], 5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
@@ -120,17 +194,9 @@ def test_a_class_fitted_again_is_replaced_with_its_factor() -> None:
     assert gaussians[1] is untouched
 
 
-def test_bytes_are_those_of_means_and_covariances() -> None:
-    gaussians = ClassGaussians()
-    assert gaussians.nbytes == 0
-    gaussians.fit(features_of(30, 8), torch.arange(3).repeat_interleave(10))
-    gaussians.sample([0, 1, 2], 1, torch.Generator())
-    assert gaussians.nbytes == 3 * (8 + 8 * 8) * 4
-    assert len(gaussians) == 3
-
-
-def test_copies_and_pickles() -> None:
-    gaussians = ClassGaussians()
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_and_pickles(kind: CovarianceKind) -> None:
+    gaussians = ClassGaussians(covariance=kind)
     gaussians.fit(features_of(10, 3), torch.zeros(10, dtype=torch.long))
     expected = gaussians.sample([0], 4, torch.Generator().manual_seed(0))
     for clone in (copy.deepcopy(gaussians), pickle.loads(pickle.dumps(gaussians))):
@@ -147,11 +213,29 @@ def test_broken_features_name_their_class_and_store_nothing(bad: float) -> None:
     assert gaussians.classes == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_or_empty_fit_leaves_everything_as_it_was(kind: CovarianceKind) -> None:
+    gaussians = ClassGaussians(covariance=kind)
+    gaussians.fit(features_of(10, 3), torch.arange(2).repeat_interleave(5))
+    before = [gaussians[c].covariance for c in (0, 1)]
+    for x in (torch.full((4, 3), float("nan")), features_of(4, 5)):
+        with pytest.raises(ValueError, match=r"NaN|one width"):
+            gaussians.fit(x, torch.tensor([1, 1, 2, 2]))
+    gaussians.fit(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    assert gaussians.classes == [0, 1]
+    assert all(torch.equal(gaussians[c].covariance, old) for c, old in enumerate(before))
+
+
 def test_bad_inputs() -> None:
     gaussians = ClassGaussians()
     for ridge in (-1e-4, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="ridge"):
             ClassGaussians(ridge)
+    with pytest.raises(ValueError, match=r"'full', 'diagonal', 'shared', 'low-rank', got 'diag'"):
+        ClassGaussians(covariance="diag")  # type: ignore[arg-type]
+    for rank in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"rank must be an integer of at least 1, got {rank}"):
+            ClassGaussians(covariance="low-rank", rank=rank)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(N, d\)"):
         fit_gaussian(torch.zeros(3))
     with pytest.raises(ValueError, match="N >= 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from reclaim.strategies.slca import (
     ClassifierAlignment,
     align_heads,
     extract_features,
+    feature_scales,
     fresh_final_norm,
     mean_scales,
     normalised_logits,
@@ -238,16 +240,21 @@ class TestAlignHeads:
             deviations = conform_slca(dict(file))
         assert not all(deviation.within for deviation in deviations)
 
-    def test_it_is_sgd_on_all_heads_with_a_cosine_per_epoch(self) -> None:
+    @pytest.mark.parametrize(("mean_decay", "feature_decay"), [(True, None), (False, (0.3, 0.2)), (True, (0.3, 0.2))])
+    def test_it_is_sgd_on_all_heads_with_a_cosine_per_epoch(self, mean_decay: bool, feature_decay: tuple[float, float] | None) -> None:
         """The same samples, one head at a time, in float64 with the momentum written out."""
         heads, gaussians = make_heads([3, 1, 2])
         generator = torch.Generator().manual_seed(5)
         weights = [p.double().requires_grad_() for p in heads.snapshot()]
         velocity = [torch.zeros_like(p) for p in weights]
-        scales = torch.tensor([[0.9 + 0.1 * (t + 1) / 3] for t in (0, 0, 0, 1, 2, 2)])
+        tasks = (0, 0, 0, 1, 2, 2)
+        scales = torch.tensor([[0.9 + 0.1 * (t + 1) / 3 if mean_decay else 1.0] for t in tasks])
         for epoch in range(3):
             noise = torch.randn(6, 16, 6, generator=generator)
-            x = torch.stack([scale * gaussians[c].mean + noise[c] @ gaussians[c].factor.T for c, scale in enumerate(scales)])
+            x = torch.stack([scale * gaussians[c].mean + noise[c] @ gaussians[c].kept.factor.T for c, scale in enumerate(scales)])
+            if feature_decay:
+                mu = 0.1 + 0.4 * torch.rand(6, 16, generator=generator)
+                x = torch.stack([x[c] / (1 + mu[c] * (2 - t))[:, None] for c, t in enumerate(tasks)])
             order = torch.randperm(96, generator=generator)
             x, y = x.flatten(0, 1).double()[order], torch.arange(6).repeat_interleave(16)[order]
             rate = 0.3 * 0.5 * (1 + math.cos(math.pi * epoch / 3))
@@ -270,6 +277,8 @@ class TestAlignHeads:
             momentum=0.8,
             weight_decay=0.01,
             tau=0.4,
+            mean_decay=mean_decay,
+            feature_decay=feature_decay,
             generator=torch.Generator().manual_seed(5),
         )
         for own, expected in zip(heads.snapshot(), weights, strict=True):
@@ -297,7 +306,9 @@ class TestAlignHeads:
             {"tau": 0.05},
             {"tau": None},
             {"mean_decay": False},
+            {"feature_decay": (0.02, 0.01)},
             {"task_index": "reference"},
+            {"task_index": "reference", "mean_decay": False, "feature_decay": (0.02, 0.01)},
             {"seed": 1},
         ],
         ids=str,
@@ -314,6 +325,7 @@ class TestAlignHeads:
             "weight_decay": 5e-4,
             "tau": 0.1,
             "mean_decay": True,
+            "feature_decay": None,
         }
         assert equal(aligned([3, 2, 1]), aligned([3, 2, 1], **spelled_out, task_index="true"))
         assert equal(aligned([2, 1], samples_per_class=256), self.without_arguments([2, 1]))
@@ -329,6 +341,21 @@ class TestAlignHeads:
         heads, gaussians = make_heads([3, 2, 1])
         assert mean_scales(heads, gaussians) == pytest.approx([0.9 + 0.1 * (t + 1) / 3 for t in (0, 0, 0, 1, 1, 2)])
         assert mean_scales(heads, gaussians, "reference") == pytest.approx([0.9 + 0.1 * (t + 1) / 3 for t in range(6)])
+
+    def test_feature_scales(self) -> None:
+        heads, gaussians = make_heads([3, 2, 1])
+        for task_index, ages in (("true", [2, 2, 2, 1, 1, 0]), ("reference", [2, 1, 0, -1, -2, -3])):
+            factors = feature_scales(heads, gaussians, (0.02, 0.01), 10_000, torch.Generator().manual_seed(0), task_index)  # type: ignore[arg-type]
+            assert factors.shape == (6, 10_000)
+            for of_class, age in zip(factors, ages, strict=True):
+                if age == 0:
+                    assert (of_class == 1).all()
+                    continue
+                mu = (1 / of_class.double() - 1) / age
+                assert (mu.min().item(), mu.mean().item(), mu.max().item()) == pytest.approx((0.01, 0.02, 0.03), abs=2e-4)
+                assert mu.std().item() == pytest.approx(0.01 / math.sqrt(3), rel=0.03), "uniform"
+        with pytest.raises(ValueError, match=r"\(0.3, 0.1\) is too large for task_index='reference', which makes T - t -3"):
+            feature_scales(heads, gaussians, (0.3, 0.1), 1, torch.Generator(), "reference")
 
     def test_the_index_of_the_code_is_right_on_even_tasks(self) -> None:
         assert equal(aligned([2, 2, 2]), aligned([2, 2, 2], task_index="reference"))
@@ -363,6 +390,10 @@ class TestAlignHeads:
             ("weight_decay", math.nan),
             ("tau", -0.1),
             ("tau", math.nan),
+            ("feature_decay", (0.01, 0.02)),
+            ("feature_decay", (math.inf, 0.0)),
+            ("feature_decay", (0.02, math.nan)),
+            ("feature_decay", (0.02, -0.01)),
             ("task_index", "right"),
         ],
     )
@@ -566,6 +597,43 @@ class TestClassifierAlignment:
             results.append(head_weights(strategy.model))
         assert not equal(results[0], results[1])
 
+    @pytest.mark.parametrize("kind", ["diagonal", "shared", "low-rank"])
+    def test_kinds_of_covariance(self, kind: Any) -> None:
+        stream = make_stream([[0, 1], [2, 3], [4, 5]], per_class=40)
+
+        def run(**settings: Any) -> tuple[ContinualModel, float, int]:
+            model, alignment = make_model(), ClassifierAlignment(lr=0.1, samples_per_class=64, **settings)
+            strategy = Naive(
+                model=model,
+                optimizer=torch.optim.SGD(slow_learner_groups(model, lr=0.1, slow_factor=0)),
+                criterion=TaskCrossEntropy(),
+                train_mb_size=8,
+                train_epochs=2,
+                plugins=[alignment],
+                evaluator=None,
+            )
+            train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))
+            parts = [extract_features(model.eval(), exp.dataset.eval(), 64, "cpu") for exp in stream.test_stream]
+            accuracy = np.mean([(model.heads(x).argmax(dim=1) == y).float().mean().item() for x, y in parts])
+            return model, float(accuracy), alignment.bytes_kept
+
+        _, unaligned, _ = run(epochs=0)
+        full, _, bytes_of_full = run()
+        other, accuracy, bytes_of_other = run(covariance=kind, rank=2)
+        numbers = {"diagonal": 6 * (8 + 8), "shared": 6 * 8 + 64, "low-rank": 6 * (8 + 8 + 16)}
+        assert (bytes_of_full, bytes_of_other) == (6 * (8 + 64) * 4, numbers[kind] * 4)
+        assert not equal(head_weights(full), head_weights(other))
+        assert accuracy > unaligned + 0.2
+
+    def test_switches_of_slca_plus_plus_reach_the_heads(self) -> None:
+        results = []
+        for settings in ({}, {"feature_decay": (0.02, 0.01)}, {"mean_decay": False}, {"feature_decay": (0.02, 0.01), "mean_decay": False}):
+            strategy = make_slca(alignment_epochs=0)
+            strategy.plugins.insert(0, ClassifierAlignment(**settings, **FEW))
+            train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
+            results.append(head_weights(strategy.model))
+        assert not any(equal(a, b) for a, b in itertools.combinations(results, 2))
+
     def test_nan_features_are_named(self) -> None:
         strategy = make_slca()
         strategy.plugins.insert(0, Hook(after_training_exp=lambda s: s.model.backbone[1].weight.data.fill_(math.nan)))
@@ -587,9 +655,10 @@ class TestClassifierAlignment:
         with pytest.raises(TypeError, match="ClassifierAlignment needs"):
             train(strategy, make_stream([[0, 1]]).train_stream)
 
-    def test_bad_seed(self) -> None:
-        with pytest.raises(ValueError, match="seed"):
-            ClassifierAlignment(seed=-1)
+    @pytest.mark.parametrize(("name", "bad"), [("seed", -1), ("covariance", "none"), ("rank", 0)])
+    def test_bad_arguments(self, name: str, bad: Any) -> None:
+        with pytest.raises(ValueError, match=f"{name} must"):
+            ClassifierAlignment(**{name: bad})
 
     def test_a_criterion_of_all_logits_and_its_own_optimizer(self) -> None:
         """In a foreign pipeline: Adam, plain cross-entropy over all classes seen, no FreshOptimizer."""

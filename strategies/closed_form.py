@@ -1,0 +1,134 @@
+"""Heads in closed form, from class statistics alone: nearest class mean, and linear discriminant analysis as in Deep SLDA.
+
+Nothing is trained by gradient: ``Naive(..., train_epochs=0, plugins=[LinearDiscriminant()])`` is the usual way to run them, on a
+pretrained backbone that stays as it is. They ask how much of a method's accuracy the pretrained features have by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
+
+from .heads import TaskHeads, require_continual_model
+from .slca import extract_features
+
+
+class NearestClassMean(SupervisedPlugin[Any]):
+    """Writes the heads so that the largest logit is that of the class whose mean feature is nearest.
+
+    After each experience it takes the features of the experience's own images (training images, test transform, eval mode) into one running
+    mean per class, and writes all heads, frozen ones included: w_c = 2 mu_c, b_c = -|mu_c|^2 up to a term that all classes share (see
+    :meth:`write`). A class that comes back keeps its earlier images in its mean. Where the backbone is trained, the means of
+    earlier classes are those of the backbone as it was then; a head that is trained on starts from what was written.
+
+    Trainable flags, the modes of all modules and torch's global generator are left as they were.
+
+    :raises ValueError: while training, features that are NaN or infinite, or an experience that was missed.
+    :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._means: dict[int, Tensor] = {}
+        self._counts: dict[int, int] = {}
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the means and counts, in double precision."""
+        return sum(mean.nbytes + 8 for mean in self._means.values())
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        model = require_continual_model(strategy.model, type(self).__name__)
+        batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
+        self.update(*extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device))
+        self.write(model.heads)
+
+    def update(self, features: Tensor, targets: Tensor) -> None:
+        """Take features (N, d) of the classes ``targets`` (N,) into the statistics, exactly, in float64: no order or grouping matters.
+
+        :raises ValueError: features hold NaN or infinity; nothing is taken in then.
+        """
+        finite = torch.isfinite(features).all(dim=1)
+        if not finite.all():
+            broken = sorted(targets[~finite].unique().tolist())
+            raise ValueError(f"NaN or infinity in the features of classes {broken}: if training diverged, lower its rate")
+        for class_id in targets.unique().tolist():
+            rows = features[targets == class_id].double().cpu()
+            mean = rows.mean(dim=0)
+            seen = self._counts.get(class_id, 0)
+            count = seen + len(rows)
+            step = mean - self._means.get(class_id, mean)
+            # about the mean of all: what the new rows have about their own mean, and what the two means have between them
+            self._add_deviations(torch.cat([rows - mean, math.sqrt(seen * len(rows) / count) * step.unsqueeze(0)]))
+            self._means[class_id] = mean - seen / count * step
+            self._counts[class_id] = count
+
+    @torch.no_grad()
+    def write(self, heads: TaskHeads) -> None:
+        """Write weights and biases into heads over exactly the classes seen, in place.
+
+        To every logit the same affine function of the features is added: the weights are made to sum to zero over the classes, and the
+        smallest bias to be zero. No softmax and no order changes, and the largest logit, never negative then, cannot fall below
+        :data:`~reclaim.strategies.heads.UNSEEN`, the logit of a class without a head.
+
+        :raises ValueError: classes with a head but without statistics or the other way round.
+        """
+        if set(heads.classes) != set(self._means):
+            raise ValueError(
+                f"classes with a head {sorted(heads.classes)} and classes with statistics {sorted(self._means)} differ: "
+                f"{type(self).__name__} has to see every experience, from the first on"
+            )
+        means = torch.stack([self._means[c] for c in heads.classes])
+        centre = means.mean(dim=0)
+        weights = self._precision_times(means - centre)
+        biases = -(weights * (means + centre)).sum(dim=1) / 2
+        biases -= biases.min()
+        sizes = [len(c) for c in heads.head_classes]
+        linears: list[Any] = list(heads.heads)
+        for head, weight, bias in zip(linears, weights.split(sizes), biases.split(sizes), strict=True):
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+
+    def _add_deviations(self, deviations: Tensor) -> None:
+        """Take in vectors (N, d) whose sum of outer products is what the within-class scatter grows by."""
+
+    def _precision_times(self, vectors: Tensor) -> Tensor:
+        """Rows (C, d) times Lambda, the inverse of the metric's covariance; twice the identity gives w_c = 2 mu_c."""
+        return 2 * vectors
+
+
+class LinearDiscriminant(NearestClassMean):
+    """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA: Hayes and Kanan 2020).
+
+    The nearest class mean in the metric of Lambda = ((1 - s) Sigma + s I)^-1: w_c = Lambda mu_c, b_c = -mu_c Lambda mu_c / 2. Sigma is the
+    covariance within classes of all N samples seen, divided by N, each sample about the mean of its class. Deep SLDA takes each sample
+    about the mean of those before it, and the first of a class about zero, which adds a term that vanishes as N grows. Otherwise as
+    :class:`NearestClassMean`.
+
+    :param shrinkage: s, above 0 and at most 1; 1e-4 in Deep SLDA. At 1 the nearest mean is the one of
+        :class:`NearestClassMean`.
+    """
+
+    def __init__(self, shrinkage: float = 1e-4) -> None:
+        super().__init__()
+        if not 0 < shrinkage <= 1:
+            raise ValueError(f"shrinkage must be above 0 and at most 1, got {shrinkage}: Deep SLDA's is 1e-4")
+        self.shrinkage = shrinkage
+        self._scatter = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the means, the counts and the covariance (d, d), in double precision."""
+        return super().bytes_kept + self._scatter.nbytes
+
+    def _add_deviations(self, deviations: Tensor) -> None:
+        self._scatter = self._scatter + deviations.T @ deviations
+
+    def _precision_times(self, vectors: Tensor) -> Tensor:
+        sigma = self._scatter / sum(self._counts.values())
+        shrunk = (1 - self.shrinkage) * sigma + self.shrinkage * torch.eye(len(sigma), dtype=sigma.dtype)
+        return torch.cholesky_solve(vectors.T, torch.linalg.cholesky(shrunk)).T

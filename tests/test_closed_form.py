@@ -1,0 +1,242 @@
+"""Heads in closed form: against brute force, against Avalanche's Deep SLDA, on streams of all shapes, and beside training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from avalanche.benchmarks import tensors_benchmark
+from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.supervised import Naive
+from avalanche.training.supervised.deep_slda import StreamingLDA
+from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.heads import UNSEEN, ContinualModel, TaskHeads
+from reclaim.strategies.slca import ClassifierAlignment, slow_learner_groups
+from reclaim.strategies.task_loss import TaskCrossEntropy
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+DIM = 6
+# uneven tasks, one class in a task; ids in no order, with gaps; classes that come back
+STREAMS = [[[0, 1, 2], [3], [4, 5]], [[9, 4], [30, 2], [17]], [[0, 1], [1, 2], [0, 1]], [[0]]]
+
+
+def make_stream(tasks: list[list[int]], per_class: int = 12, scale: float = 1.0, **transforms: Any) -> Any:
+    """Vectors (6,) that are correlated within a class; the spread of each experience's images is its own."""
+    generator = torch.Generator().manual_seed(4)
+    means = 3 + 2 * torch.randn(50, DIM, generator=generator)
+    mix = torch.randn(DIM, DIM, generator=generator)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    for part in parts:
+        for i, classes in enumerate(tasks):
+            y = torch.tensor(classes).repeat_interleave(per_class)
+            part.append((scale * (means[y] + (1 + 0.3 * i) * torch.randn(len(y), DIM, generator=generator) @ mix), y))
+    return tensors_benchmark(train_tensors=parts[0], test_tensors=parts[1], task_labels=[0] * len(tasks), **transforms)
+
+
+def samples_of(experiences: Any) -> tuple[Tensor, Tensor]:
+    pairs = [(x, y) for exp in experiences for x, y, *_ in exp.dataset]
+    return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+
+
+def make_strategy(*plugins: SupervisedPlugin[Any], backbone: nn.Module | None = None, train_epochs: int = 0) -> Naive:
+    torch.manual_seed(0)
+    model = ContinualModel(nn.Flatten() if backbone is None else backbone, in_features=DIM)
+    return Naive(
+        model=model,
+        optimizer=torch.optim.SGD(slow_learner_groups(model, lr=0.1, slow_factor=0.1), momentum=0.9),
+        criterion=TaskCrossEntropy(),
+        train_mb_size=8,
+        train_epochs=train_epochs,
+        plugins=[FreshOptimizer(), *plugins],
+        evaluator=None,
+    )
+
+
+def make_backbone() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(DIM, DIM), nn.BatchNorm1d(DIM), nn.Dropout(0.2))
+
+
+def train(strategy: Naive, experiences: Any, between: Callable[[Any], None] = lambda exp: None) -> None:
+    for i, exp in enumerate(experiences):
+        torch.manual_seed(i)
+        strategy.train(exp)
+        between(exp)
+
+
+def scores(x: Tensor, y: Tensor, queries: Tensor, shrinkage: float | None) -> tuple[list[int], Tensor]:
+    """Ids of the classes of y (N,), and a score for each of them (queries, classes), by brute force in float64.
+
+    Without a shrinkage it is minus the squared distance to the class's mean; with one, half of that in the metric of Lambda.
+    """
+    x, queries, classes = x.double(), queries.double(), y.unique().tolist()
+    means = torch.stack([x[y == c].mean(dim=0) for c in classes])
+    metric = torch.eye(x.shape[1], dtype=torch.float64)
+    if shrinkage is not None:
+        centred = x - means[torch.searchsorted(torch.tensor(classes), y)]
+        metric = torch.linalg.inv((1 - shrinkage) * centred.T @ centred / len(x) + shrinkage * metric) / 2
+    difference = queries[:, None] - means
+    return classes, -torch.einsum("qcd,de,qce->qc", difference, metric, difference)
+
+
+@pytest.mark.parametrize("tasks", STREAMS, ids=str)
+@pytest.mark.parametrize("shrinkage", [None, 1e-4, 0.3], ids=str)
+def test_logits_are_the_scores_of_brute_force(tasks: list[list[int]], shrinkage: float | None) -> None:
+    """After every experience, over all classes seen so far; no training, and evaluation of unseen classes in between."""
+    stream = make_stream(tasks)
+    plugin = NearestClassMean() if shrinkage is None else LinearDiscriminant(shrinkage)
+    strategy, seen = make_strategy(plugin), []
+
+    def check(exp: Any) -> None:
+        seen.append(exp)
+        strategy.eval(stream.test_stream)
+        queries, _ = samples_of(stream.test_stream)
+        classes, expected = scores(*samples_of(seen), queries, shrinkage)
+        with torch.no_grad():
+            logits = strategy.model(queries)
+        unseen = sorted(set(range(logits.shape[1])) - set(classes))
+        assert (logits[:, unseen] == UNSEEN).all()
+        own = logits[:, classes].double()
+        # a softmax does not see what all classes share
+        torch.testing.assert_close(
+            own - own.mean(dim=1, keepdim=True), expected - expected.mean(dim=1, keepdim=True), rtol=1e-4, atol=1e-4 * expected.abs().max()
+        )
+        assert torch.equal(logits.argmax(dim=1), torch.tensor(classes)[expected.argmax(dim=1)])
+
+    train(strategy, stream.train_stream, check)
+    of_covariance = 0 if shrinkage is None else DIM * DIM
+    assert plugin.bytes_kept == 8 * (len(strategy.model.heads.classes) * (DIM + 1) + of_covariance)
+
+
+@pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_class_without_a_head_never_wins(plugin: Any, scale: float) -> None:
+    """Few images: Lambda is 1e4 in the rest, where the plain formula's logits are far below those of unseen classes."""
+    stream, strategy = make_stream([[7, 3]], per_class=2, scale=scale), make_strategy(plugin())
+    train(strategy, stream.train_stream)
+    queries = torch.cat([samples_of(stream.test_stream)[0], torch.zeros(1, DIM), -1e3 * torch.eye(DIM)])
+    with torch.no_grad():
+        best = strategy.model(queries).max(dim=1)
+    assert set(best.indices.tolist()) <= {7, 3}
+    assert (best.values >= -1e-3 * scale**2).all()
+
+
+def test_one_image_is_its_classs_mean() -> None:
+    for plugin in (NearestClassMean(), LinearDiscriminant()):
+        stream, strategy = make_stream([[0, 1], [2]], per_class=1), make_strategy(plugin)
+        train(strategy, stream.train_stream)
+        x, y = samples_of(stream.train_stream)
+        assert torch.equal(strategy.model(x).argmax(dim=1), y)
+
+
+def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None:
+    """Avalanche adds t / (t + 1) d d^T for sample t, d being taken from the mean of the class's samples before it, at first zero.
+
+    The scatter about the final mean is the same sum with c / (c + 1), c being the number of the class's samples before: with the
+    difference taken out of its covariance, Avalanche gives the same scores. As it is, it differs where two classes are nearly tied.
+    """
+    generator = torch.Generator().manual_seed(1)
+    count, classes = 600, 5
+    y = torch.randint(classes, (count,), generator=generator)
+    mix = torch.randn(DIM, DIM, generator=generator)
+    means = 2 * torch.randn(classes, DIM, generator=generator)
+    x = means[y] + torch.randn(count, DIM, generator=generator) @ mix
+    queries = means.repeat_interleave(100, dim=0) + torch.randn(100 * classes, DIM, generator=generator) @ mix
+
+    slda = StreamingLDA(
+        slda_model=nn.Identity(), criterion=nn.CrossEntropyLoss(), input_size=DIM, num_classes=classes, shrinkage_param=1e-2, evaluator=None
+    )
+    excess = torch.zeros(DIM, DIM)
+    for t in range(count):
+        c, difference = slda.cK[y[t]], x[t] - slda.muK[y[t]]
+        excess += (t / (t + 1) - c / (c + 1)) * torch.outer(difference, difference)
+        slda.fit(x[t : t + 1], y[t : t + 1])
+
+    heads, plugin = TaskHeads(DIM), LinearDiscriminant(1e-2)
+    heads.add_head([0, 1, 2])
+    heads.add_head([3, 4])
+    for part in (y < 2, y >= 2):
+        plugin.update(x[part], y[part])
+    plugin.write(heads)
+    own = heads(queries).detach()
+    as_it_is = slda.predict(queries)
+    assert (own.argmax(dim=1) == as_it_is.argmax(dim=1)).float().mean() > 0.98
+
+    slda.Sigma, slda.prev_num_updates = slda.Sigma - excess / count, -1
+    corrected = slda.predict(queries)
+    assert (as_it_is - corrected).abs().max() > 0.1, "the excess matters"
+    torch.testing.assert_close(own - own.mean(dim=1, keepdim=True), corrected - corrected.mean(dim=1, keepdim=True), rtol=1e-3, atol=1e-3)
+    assert torch.equal(own.argmax(dim=1), corrected.argmax(dim=1))
+
+
+@pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])
+def test_beside_training_and_alignment(plugin: Any) -> None:
+    """Training is what it would be without it, and flags, modes and the global generator are left alone; the last word is its own."""
+    stream = make_stream([[0, 1, 2], [3], [4, 5]])
+
+    class Watch(SupervisedPlugin[Any]):
+        def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            flags = [p.requires_grad for p in strategy.model.parameters()]
+            states.append((flags, [m.training for m in strategy.model.modules()], torch.random.get_rng_state().tolist()))
+
+    def run(*plugins: SupervisedPlugin[Any]) -> Any:
+        strategy = make_strategy(*plugins, backbone=make_backbone(), train_epochs=2)
+        train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))
+        return strategy.model.eval()
+
+    states: list[Any] = []
+    plain = run(ClassifierAlignment(samples_per_class=8))
+    beside = run(ClassifierAlignment(samples_per_class=8), Watch(), plugin(), Watch())
+    assert states[::2] == states[1::2]
+    assert states[4][0][-2:] == [True, True]
+    assert not any(states[4][0][-6:-2]), "earlier heads stay frozen"
+    tensors = zip(plain.backbone.state_dict().values(), beside.backbone.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in tensors)
+
+    alone = run(plugin())
+    assert all(torch.equal(a, b) for a, b in zip(alone.heads.parameters(), beside.heads.parameters(), strict=True))
+
+
+def test_features_are_those_of_test_images_in_eval_mode_after_training() -> None:
+    stream = make_stream([[0, 1]], train_transform=lambda x: -x, eval_transform=lambda x: x)
+    strategy = make_strategy(NearestClassMean(), backbone=make_backbone(), train_epochs=2)
+    train(strategy, stream.train_stream)
+    x, y = samples_of(make_stream([[0, 1]]).train_stream)
+    features = strategy.model.eval().features(x)
+    weights = strategy.model.heads.heads[0].weight
+    torch.testing.assert_close(weights[0] - weights[1], 2 * (features[y == 0].mean(dim=0) - features[y == 1].mean(dim=0)))
+
+
+@pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])
+def test_errors(plugin: Any) -> None:
+    closed = plugin()
+    closed.update(torch.randn(4, DIM), torch.tensor([0, 0, 1, 1]))
+    kept = closed.bytes_kept
+    broken = torch.zeros(4, DIM)
+    broken[2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"features of classes \[3\]: if training diverged"):
+        closed.update(broken, torch.tensor([2, 2, 3, 3]))
+    assert closed.bytes_kept == kept
+
+    stream, strategy = make_stream([[0, 1], [2, 3]]), make_strategy()
+    train(strategy, stream.train_stream[:1])
+    strategy.plugins.append(plugin())
+    with pytest.raises(ValueError, match=rf"\[0, 1, 2, 3\] .* \[2, 3\] differ: {plugin.__name__} has to see every experience"):
+        train(strategy, stream.train_stream[1:])
+
+    model = nn.Linear(DIM, 2)
+    foreign = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin()], evaluator=None)
+    with pytest.raises(TypeError, match=f"{plugin.__name__} needs"):
+        train(foreign, stream.train_stream[:1])
+
+
+@pytest.mark.parametrize("bad", [0, -0.1, 1.1, math.nan])
+def test_bad_shrinkage(bad: float) -> None:
+    with pytest.raises(ValueError, match=f"shrinkage must be above 0 and at most 1, got {bad}"):
+        LinearDiscriminant(bad)
