@@ -1,12 +1,16 @@
-"""What the methods are compared with, as far as Avalanche does not have it: a frozen backbone, and L2-SP."""
+"""What the methods are compared with and needs no replay buffer: a frozen backbone, L2-SP, EWC and LwF.
+
+EWC and LwF are Avalanche's; the subclasses say what they mend. Replay is in replay.py.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.plugins import EWCPlugin, LwFPlugin, SupervisedPlugin
 from torch import Tensor, nn
 
 from .heads import require_continual_model
@@ -33,8 +37,7 @@ class L2SP(SupervisedPlugin[Any]):
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number, not negative, got {weight}")
+        _require_not_negative(weight=weight)
         self.weight = weight
         self._anchors: dict[nn.Parameter, Tensor] = {}
 
@@ -52,3 +55,88 @@ class L2SP(SupervisedPlugin[Any]):
         distances = [torch.mean((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]
         if distances:
             strategy.loss = strategy.loss + 0.5 * self.weight * torch.stack(distances).sum()
+
+
+class EWC(EWCPlugin):
+    """Elastic weight consolidation (Kirkpatrick et al., 2017) as Avalanche has it: adds ewc_lambda x sum F (theta - theta_t)^2 to the loss.
+
+    There is no factor 1/2. With :class:`~reclaim.strategies.task_loss.TaskCrossEntropy` the importances F are those of the loss that was
+    trained, over the experience's classes alone; they are taken without augmentation by plugins, in eval mode.
+
+    Mends: Avalanche squares the mean gradient of each minibatch of training size, about 1/size of the Fisher information's diagonal where
+    the mean gradient is 0, and a mixture of both elsewhere. ``importance_batch_size=1`` gives the (empirical) Fisher information itself,
+    at the price of a pass over the experience image by image.
+
+    :param ewc_lambda: factor of the penalty, not negative.
+    :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the last theta_t.
+    :param decay_factor: of the older importances at each experience, for ``"online"`` only.
+    :param importance_batch_size: images whose gradients are averaged before they are squared; the training batch when not given.
+    """
+
+    def __init__(
+        self,
+        ewc_lambda: float,
+        mode: Literal["separate", "online"] = "separate",
+        decay_factor: float | None = None,
+        importance_batch_size: int | None = None,
+    ) -> None:
+        _require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
+        if mode not in ("separate", "online") or (mode == "online") != (decay_factor is not None):
+            raise ValueError(f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}")
+        if importance_batch_size is not None and importance_batch_size < 1:
+            raise ValueError(f"importance_batch_size must be at least 1, got {importance_batch_size}: leave it out for the training batch")
+        super().__init__(ewc_lambda, mode, decay_factor)
+        self.importance_batch_size = importance_batch_size
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the importances and of the weights they belong to."""
+        kept = (*self.saved_params.values(), *self.importances.values())
+        return sum(parameter.data.nbytes for of_experience in kept for parameter in of_experience.values())
+
+    def compute_importances(
+        self, model: nn.Module, criterion: Any, optimizer: Any, dataset: Any, device: Any, batch_size: int, num_workers: int = 0
+    ) -> dict[str, Any]:
+        size = self.importance_batch_size or batch_size
+        importances: dict[str, Any] = super().compute_importances(model, criterion, optimizer, dataset, device, size, num_workers)
+        return importances
+
+
+class LwF(LwFPlugin):
+    """Learning without forgetting (Li and Hoiem, 2016) as Avalanche has it: adds alpha x KL(old model, model) to the loss.
+
+    The KL divergence (nats, mean over the batch, no factor T^2) is that of one softmax over all classes of earlier experiences, at the
+    given temperature. With ``ContinualModel(freeze_earlier=False)`` the earlier heads are distilled as well, as in the paper; frozen ones
+    leave all the distilling to the backbone.
+
+    Mends: the old model is put in eval mode; Avalanche leaves it in training mode, with dropout and batch statistics at work.
+
+    :param alpha: factor of the distillation, not negative.
+    :param temperature: T, above 0.
+    """
+
+    def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
+        _require_not_negative(alpha=alpha)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+        super().__init__(alpha, temperature)
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the old model."""
+        return bytes_of(self.lwf.prev_model)
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        super().after_training_exp(strategy, **kwargs)
+        self.lwf.prev_model.eval()
+
+
+def bytes_of(module: nn.Module | None) -> int:
+    """Bytes of a module's parameters and buffers; 0 for none."""
+    return sum(t.nbytes for t in itertools.chain(module.parameters(), module.buffers())) if module is not None else 0
+
+
+def _require_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

@@ -1,9 +1,10 @@
-"""The frozen backbone and L2-SP: the penalty against its formula, and what training leaves alone."""
+"""The frozen backbone, L2-SP, EWC and LwF: what they add to the loss against its formula, and what training leaves alone."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,43 +13,44 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.strategies.baselines import L2SP, FrozenBackbone
+from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.slca import SLCA
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 torch.set_num_threads(1)
 
 
-def make_model() -> ContinualModel:
+def make_model(**options: Any) -> ContinualModel:
     """A small ConvNet with batch statistics and dropout."""
     torch.manual_seed(0)
     pooled = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5)]
-    return ContinualModel(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), *pooled), in_features=12)
+    return ContinualModel(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), *pooled), in_features=12, **options)
 
 
-def make_stream() -> Any:
+def make_stream(groups: Sequence[Sequence[int]] = ([0, 1], [2], [3, 4])) -> Any:
     generator = torch.Generator().manual_seed(1)
     patterns = torch.randn(5, 1, 6, 6, generator=generator)
     tasks = []
-    for classes in ([0, 1], [2], [3, 4]):
+    for classes in groups:
         y = torch.tensor(classes).repeat_interleave(8)
         tasks.append((patterns[y] + 0.3 * torch.randn(len(y), 1, 6, 6, generator=generator), y))
     return tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0] * len(tasks))
 
 
-def train(model: ContinualModel, *plugins: SupervisedPlugin[Any], **options: Any) -> ContinualModel:
+def train(model: ContinualModel, *plugins: SupervisedPlugin[Any], stream: Any = None, lr: float = 0.1, **options: Any) -> ContinualModel:
     strategy = Naive(
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01),
+        optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=0.01),
         criterion=TaskCrossEntropy(),
         train_mb_size=8,
         plugins=list(plugins),
         evaluator=EvaluationPlugin(),
         **({"train_epochs": 2} | options),
     )
-    stream = make_stream()
+    stream = stream or make_stream()
     torch.manual_seed(2)
     for experience in stream.train_stream:
         strategy.train(experience, eval_streams=[stream.test_stream])
@@ -246,3 +248,149 @@ def test_a_model_without_heads(plugin: SupervisedPlugin[Any]) -> None:
     strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin], evaluator=None)
     with pytest.raises(TypeError, match=rf"{type(plugin).__name__} needs a backbone with heads of its own, got Sequential"):
         strategy.train(make_stream().train_stream[0])
+
+
+# --- EWC and LwF ---
+
+
+class Added(SupervisedPlugin[Any]):
+    """What the plugin between its two hooks adds to the loss, by iteration, and what it should add by :meth:`expected`.
+
+    Listed before that plugin; :attr:`behind` goes behind it.
+    """
+
+    class Behind(SupervisedPlugin[Any]):
+        def __init__(self, added: Added) -> None:
+            super().__init__()
+            self.added = added
+
+        def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            self.added.values.append(strategy.loss.item() - self.added.loss)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind = self.Behind(self)
+        self.values: list[float] = []
+        self.by_hand: list[float] = []
+
+    def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.loss = strategy.loss.item()
+        with torch.no_grad():
+            self.by_hand.append(float(self.expected(strategy)))
+
+    def expected(self, strategy: Any) -> Tensor:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        assert len(self.values) == 2 * (2 + 2 + 1), "two epochs"
+        assert self.values == pytest.approx(self.by_hand, rel=1e-3, abs=1e-5)
+        assert self.values[:4] == [0] * 4
+        assert self.values[7] > 1e-3
+
+
+class Consolidation(Added):
+    """EWC's penalty, for one epsilon of each weight at a time: lambda x sum over experiences t of F_t (theta - theta_t)^2."""
+
+    def __init__(self, weight: float, batch_size: int, decay: float | None) -> None:
+        super().__init__()
+        self.weight, self.batch_size, self.decay = weight, batch_size, decay
+        self.fisher: list[dict[str, Tensor]] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def expected(self, strategy: Any) -> Tensor:
+        now, total = dict(strategy.model.named_parameters()), torch.zeros(())
+        for t, fisher in enumerate(self.fisher):
+            factor = 1.0 if self.decay is None else self.decay ** (len(self.fisher) - 1 - t)
+            anchor = self.weights[t if self.decay is None else -1]
+            total += sum(factor * (f * (now[name] - anchor[name]) ** 2).sum() for name, f in fisher.items())
+        return self.weight * total
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        model, classes = strategy.model.eval(), sorted(strategy.experience.classes_in_this_experience)
+        images, targets = zip(*((x, y - classes[0]) for x, y, *_ in strategy.experience.dataset), strict=True)
+        batches = list(
+            zip(torch.stack(images).split(self.batch_size), torch.tensor(targets).split(self.batch_size), strict=True),
+        )
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        squares = {name: torch.zeros_like(p) for name, p in trained.items()}
+        for x, y in batches:
+            gradients = torch.autograd.grad(F.cross_entropy(model(x)[:, classes], y), list(trained.values()))
+            for square, gradient in zip(squares.values(), gradients, strict=True):
+                square += gradient**2 / len(batches)
+        self.fisher.append(squares)
+        self.weights.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        model.train()
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_ewc_adds_the_distance_weighted_by_the_squared_gradients_of_the_restricted_loss(
+    batch_size: int | None, decay: float | None
+) -> None:
+    ewc = EWC(2000.0, "separate" if decay is None else "online", decay, batch_size)
+    penalty = Consolidation(2000.0, batch_size or 8, decay)
+    model = train(make_model(), penalty, ewc, penalty.behind, stream=make_stream(([0, 1], [2, 3], [4])))
+    penalty.check()
+    sizes = [sum(p.numel() for p in weights.values()) for weights in penalty.weights]
+    assert sizes[-1] == sum(p.numel() for p in model.parameters())
+    assert ewc.bytes_kept == 4 * 2 * (sum(sizes) if decay is None else sizes[-1])
+
+
+def test_ewc_holds_what_matters() -> None:
+    def weighted_distance(weight: float) -> float:
+        by_hand = Consolidation(1.0, 1, None)
+        train(make_model(), by_hand, EWC(weight, importance_batch_size=1), lr=0.01, train_epochs=4)
+        moved = {name: by_hand.weights[2][name] - old for name, old in by_hand.weights[0].items()}
+        return sum(float((f * moved[name] ** 2).sum()) for name, f in by_hand.fisher[0].items())
+
+    assert weighted_distance(3e4) < 0.7 * weighted_distance(3e3) < 0.7 * weighted_distance(0.0)
+
+
+class Distillation(Added):
+    """alpha x KL(teacher, model) over the classes of earlier experiences, at temperature T; the teacher in eval mode."""
+
+    def __init__(self, alpha: float, temperature: float) -> None:
+        super().__init__()
+        self.alpha, self.temperature = alpha, temperature
+        self.teacher: Any = None
+
+    def expected(self, strategy: Any) -> Tensor:
+        if self.teacher is None:
+            return torch.zeros(())
+        old = self.teacher.heads.classes
+        log_p = (self.teacher(strategy.mb_x)[:, old] / self.temperature).log_softmax(dim=1)
+        log_q = (strategy.mb_output[:, old] / self.temperature).log_softmax(dim=1)
+        return self.alpha * (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.teacher = copy.deepcopy(strategy.model).eval()
+
+
+@pytest.mark.parametrize("freeze_earlier", [False, True])
+@pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 2.0), (3.0, 1.0)])
+def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(alpha: float, temperature: float, freeze_earlier: bool) -> None:
+    lwf, by_hand, seen = LwF(alpha, temperature), Distillation(alpha, temperature), HeadsAtStart()
+    stream = make_stream(([0, 1], [2, 3], [4]))
+    model = train(make_model(freeze_earlier=freeze_earlier), seen, by_hand, lwf, by_hand.behind, stream=stream)
+    by_hand.check()
+    first_head = seen.starts[1][0], model.heads.heads[0].weight
+    assert torch.equal(*first_head) == freeze_earlier
+    tensors = [*model.parameters(), *model.buffers()]
+    assert lwf.bytes_kept == sum(t.numel() * t.element_size() for t in tensors)
+    assert LwF().bytes_kept == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EWC(-1.0), "ewc_lambda must be a finite number, not negative, got -1"),
+        (lambda: EWC(1.0, "online"), "mode must be 'separate', or 'online' with a decay_factor, got 'online' with decay_factor=None"),
+        (lambda: EWC(1.0, decay_factor=0.5), "got 'separate' with decay_factor=0.5"),
+        (lambda: EWC(1.0, importance_batch_size=0), "importance_batch_size must be at least 1, got 0"),
+        (lambda: LwF(alpha=math.inf), "alpha must be a finite number, not negative, got inf"),
+        (lambda: LwF(temperature=0.0), "temperature must be a finite number above 0, got 0"),
+    ],
+)
+def test_numbers_out_of_their_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
