@@ -29,6 +29,8 @@ class Alignment:
     """Classifier alignment after each experience (SLCA, stage 2); the switches are F3-F6 of docs/fidelity.md.
 
     :ivar lr: the heads' rate of stage 1 when absent, as in the code.
+    :ivar rank: of the low-rank covariance.
+    :ivar feature_decay: SLCA++'s mu, on average; ``feature_decay_spread`` to either side; 0 is off.
     """
 
     epochs: int = 5
@@ -40,6 +42,10 @@ class Alignment:
     mean_decay: bool = True
     task_index: Literal["true", "reference"] = "true"
     restore_heads: bool = True
+    covariance: Literal["full", "diagonal", "shared", "low-rank"] = _later("full")
+    rank: int = _later(16)
+    feature_decay: float = _later(0.0)
+    feature_decay_spread: float = _later(0.0)
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,96 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """LAE's adapters beside the attention of the first blocks, frozen as LoRA is."""
+
+    blocks: int = 3
+    hidden: int = 5
+    frozen_epochs: int = 3
+    freeze: Literal["peft", "backbone"] = "peft"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """LAE's prefix tokens in the attention of the first blocks, frozen as LoRA is."""
+
+    blocks: int = 3
+    tokens: int = 10
+    frozen_epochs: int = 3
+    freeze: Literal["peft", "backbone"] = "peft"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """SLCA++'s LoRA in every block and the rates of what trains, in multiples of the heads' ``lr``."""
+
+    rank: int = 4
+    scale: float = 0.8
+    first_factor: float = 0.5
+    later_factor: float = 0.1
+    other_factor: float = 0.1
+    floor_factor: float = 0.01
+    head_scaling: float = 0.02
+
+
+@dataclass(frozen=True)
+class Lae:
+    """LAE's second, slow expert of the PEFT modules (F18)."""
+
+    decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of aEPG's Table 2, or SLCA++'s symmetric one, in place of cross-entropy.
+
+    :ivar coefficient: Focal's and LS's g, CP's b, the weight of the reverse cross-entropy; EP has none.
+    :ivar weight: of the cross-entropy in the symmetric loss.
+    """
+
+    kind: Literal["focal", "label-smoothing", "confidence-penalty", "entropy-penalty", "symmetric"] = "focal"
+    coefficient: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory of training images, as many of each class, and the method that trains with it; earlier heads stay open.
+
+    :ivar alpha: weight of the stored logits in DER++; ``beta`` that of the stored class ids.
+    :ivar held_out: part of ``size`` that BiC keeps on top, to fit its correction.
+    """
+
+    method: Literal["replay", "gdumb", "bic", "der++"] = "replay"
+    size: int = 500
+    alpha: float = 0.1
+    beta: float = 0.5
+    held_out: float = 0.2
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Heads written from class statistics instead of trained."""
+
+    kind: Literal["nearest-class-mean", "linear-discriminant"] = "nearest-class-mean"
+    shrinkage: float = 1e-4
+
+
+@dataclass(frozen=True)
 class Config:
     """A run, but for its stream and seed.
 
     :ivar numerics: raised by whoever changes a recipe's numbers: its runs are then made again.
     :ivar seeding: what the seed varies (F2).
     :ivar joint: train on all experiences as one.
+    :ivar epochs: 0 trains nothing: only with heads in closed form.
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
     :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs, rounded), "cosine"
         (OLOR: to 0, iteration by iteration).
     :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 in OLOR's code (F13).
+    :ivar ewc: factor of EWC's penalty.
+    :ivar lwf: factor of LwF's distillation, which keeps the earlier heads open.
+    :ivar loss: in place of cross-entropy; ``annealing`` is another.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
     """
 
@@ -114,8 +200,22 @@ class Config:
     olor: Olor | None = None
     annealing: Annealing | None = None
     lora: Lora | None = None
+    adapter: Adapter | None = None
+    prefix: Prefix | None = None
+    low_rank: LowRank | None = None
+    lae: Lae | None = None
+    loss: Loss | None = None
+    memory: Memory | None = None
+    closed_form: ClosedForm | None = None
+    ewc: float | None = None
+    lwf: float | None = None
     l2_sp: float | None = None
     horizon_beyond: int = _later(0)
+
+    @property
+    def peft(self) -> Lora | Adapter | Prefix | None:
+        """LAE's modules, of whichever kind."""
+        return self.lora or self.adapter or self.prefix
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, without parts that are absent: adding a part to this class changes no hash."""
@@ -136,13 +236,23 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "head_init_std"):
-            if not getattr(self, name) > 0:
+            if not getattr(self, name) > 0 and not (name == "epochs" and self.epochs == 0 and self.closed_form):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("slow_factor", "momentum", "weight_decay", "horizon_beyond"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.trainable == "heads" and (self.lora or self.olor or self.l2_sp is not None):
-            raise ValueError("trainable='heads' freezes the backbone: lora, olor and l2_sp would do nothing; set them to null")
+        modules = [name for name in ("lora", "adapter", "prefix", "low_rank") if getattr(self, name)]
+        if len(modules) > 1:
+            raise ValueError(f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null")
+        useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
+        if self.trainable == "heads" and useless:
+            raise ValueError(f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null")
+        if self.lae and not modules:
+            raise ValueError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
+        if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
+            raise ValueError("DER++ has a loss of its own: set loss and annealing to null")
+        if self.loss and self.annealing:
+            raise ValueError("loss and annealing both replace cross-entropy: set one of them to null")
         if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
             raise ValueError(f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'")
         if self.horizon_beyond and self.schedule != "cosine":

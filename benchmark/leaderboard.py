@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from tabulate import tabulate
 
+from . import fidelity, findings
 from .datasets import shared_classes
 from .figure import dot_plot
 from .paper_check import current
@@ -47,6 +49,7 @@ Last-Acc is comparable.
 class Row:
     """A recipe on a stream, over its seeds.
 
+    :ivar numbers: by column; without the entropy of what is not trained.
     :ivar seconds: median processor time of a run, evaluation included.
     :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
     """
@@ -74,7 +77,8 @@ def rows(records: Sequence[Record]) -> list[Row]:
         groups.setdefault((record.stream, record.recipe), []).append(record)
     found = []
     for (stream, recipe), group in groups.items():
-        numbers = {column: mean_interval([_number(record, column) for record in group]) for column in COLUMNS}
+        columns = {column: [_number(record, column) for record in group] for column in COLUMNS}
+        numbers = {column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))}
         result = group[0].result
         seeds = tuple(record.seed for record in group)
         found.append(
@@ -100,21 +104,37 @@ def write(store: RecordStore, folder: Path) -> list[Path]:
 
     :raises ValueError: there is no record to show, or one is damaged.
     """
+    shown = [record for record in _counted(store) if RECIPES[record.recipe].fact is None]
+    return _write(folder, {"embedded.md": markdown(shown), "embedded.csv": as_csv(shown), "embedded.svg": svg(shown)})
+
+
+def write_docs(store: RecordStore, folder: Path) -> list[Path]:
+    """Write ``fidelity.md`` and ``findings.md``, each replaced whole.
+
+    :raises ValueError: there is no record to show, or one is damaged.
+    """
+    counted = _counted(store)
+    return _write(folder, {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted)})
+
+
+def _counted(store: RecordStore) -> list[Record]:
+    """The records of any recipe's present configuration."""
     records, problems = store.load()
     if problems:
         raise ValueError("damaged records:\n" + "\n".join(f"  {problem}" for problem in problems))
     counted = [record for record in current(records) if record.recipe in RECIPES and record.stream in STREAMS]
-    shown = [record for record in counted if RECIPES[record.recipe].fact is None]
-    if not shown:
+    if not counted:
         raise ValueError(f"no records of any recipe's present configuration in {store.root}: make some with `reclaim run`")
+    return counted
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (("embedded.md", markdown(shown)), ("embedded.csv", as_csv(shown)), ("embedded.svg", svg(shown))):
+    for name, text in texts.items():
         temporary = folder / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, folder / name)
-        written.append(folder / name)
-    return written
+    return [folder / name for name in texts]
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -173,7 +193,8 @@ def as_csv(records: Sequence[Record]) -> str:
     statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
     writer.writerow(["stream", "recipe", "n", *statistics, *OTHERS])
     for row in rows(records):
-        numbers = [value for column in COLUMNS for m in [row.numbers[column]] for value in (m.mean, m.std, *(m.interval or (None, None)))]
+        summaries = [row.numbers.get(column) for column in COLUMNS]
+        numbers = [v for m in summaries for v in ((m.mean, m.std, *(m.interval or (None, None))) if m else (None,) * 4)]
         writer.writerow([row.stream, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS)])
     return buffer.getvalue()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,12 +137,13 @@ def claims() -> tuple[Claim, ...]:
 def metric_of(record: Record, metric: str) -> float:
     """A run's number under a name of :data:`METRICS`: percent, points, or nats.
 
-    ``final_entropy`` is the entropy of the training predictions in the last epoch of each experience, averaged over experiences.
+    ``final_entropy`` is the entropy of the training predictions in the last epoch of each experience, averaged over experiences; NaN when
+    there was no epoch.
     """
     if metric == "final_entropy":
         entropy, epochs = record.result["entropy"], record.result["config"]["epochs"]
-        last = entropy[epochs - 1 :: epochs]
-        return sum(last) / len(last)
+        last = entropy[epochs - 1 :: epochs] if epochs else []
+        return sum(last) / len(last) if last else math.nan
     return record.metrics()[metric]
 
 

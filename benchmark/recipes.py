@@ -1,8 +1,8 @@
 """Recipes: what a name on a leaderboard stands for, and how its hyper-parameters were chosen.
 
-A recipe is a configuration and a grid of four candidates for what the paper's protocol cannot tell about drawings of 28 x 28 pixels.
-`reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is read here; a choice made for
-another grid, base or backbone does not count.
+A recipe is a configuration and, unless it is tuned as another, a grid of four candidates for what the paper's protocol cannot tell about
+drawings of 28 x 28 pixels. `reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is
+read here; a choice made for another grid, base or backbone does not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import QUICKDRAW_VIT, Alignment, Config, Lora
+from .config import QUICKDRAW_VIT, Alignment, ClosedForm, Config, LowRank
 from .datasets import asset
 from .records import config_hash
 
@@ -34,8 +34,8 @@ class Recipe:
     :ivar grid: setting -> candidates; their product has four members in every recipe that has a choice at all.
     :ivar headline: trained live by every paper check.
     :ivar tuned_as: take the choice of another recipe, for ablations that must differ in one thing only.
-    :ivar fact: the number of docs/fidelity.md whose switch this recipe turns in the recipe that it is tuned as: its effect stands on that
-        page, not on a leaderboard.
+    :ivar fact: the entry of docs/fidelity.md whose switch this recipe turns in the recipe that it is named after (the name up to the last
+        dot): its effect stands on that page, not on a leaderboard.
     """
 
     name: str
@@ -103,8 +103,21 @@ _ADAM_LRS = [1e-4, 3e-4, 1e-3, 3e-3]
 _PEFT_LRS = [1e-3, 3e-3, 1e-2, 3e-2]
 
 _slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh")
+_fast = _slow.set(["slow_factor=1"])
+_plus_plus = Config(weight_decay=5e-4, final_norm="fresh", low_rank=LowRank()).set(
+    ["alignment.mean_decay=false", "alignment.feature_decay=0.02", "alignment.feature_decay_spread=0.01"]
+)
 _single = Config(optimizer="adam", lr=1e-3, epochs=4, schedule="cosine")
-_lora = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001, lora=Lora())
+_heads = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001)
+_lora = _heads.set(["lora={}"])
+_MODULES = {"lora": "LoRA", "adapter": "Adapter", "prefix": "Prefix"}
+_LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Sequence[Any]]]] = {
+    # name: title, setting at the paper's hint (F23), grid on LoRA
+    "focal": ("focal loss", {"kind": "focal", "coefficient": 1.0}, {"lr": [0.003, 0.01], "loss.coefficient": [1.0, 2.0]}),
+    "ls": ("label smoothing", {"kind": "label-smoothing", "coefficient": 0.01}, {"lr": [0.003, 0.01], "loss.coefficient": [0.01, 0.1]}),
+    "cp": ("confidence penalty", {"kind": "confidence-penalty", "coefficient": 0.1}, {"lr": [0.003, 0.01], "loss.coefficient": [0.1, 0.2]}),
+    "ep": ("entropy penalty", {"kind": "entropy-penalty"}, {"lr": _PEFT_LRS}),
+}
 
 
 def _turned(fact: str, recipe: str, setting: str, home: str | None = None) -> Recipe:
@@ -129,7 +142,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequential fine-tuning",
             "All weights at one learning rate, one experience after another (SLCA's SeqFT).",
             SPLIT,
-            _slow.set(["slow_factor=1"]),
+            _fast,
             {"lr": _FAST_LRS},
             headline=True,
         ),
@@ -277,6 +290,153 @@ RECIPES: dict[str, Recipe] = {
                 ("slca-aepg", "SLCA + aEPG", ["alignment={}", "annealing={}"]),
             )
         ),
+        Recipe(
+            "slca-pp",
+            "SLCA++",
+            "LoRA from singular vectors, norms and biases train slowly, symmetric cross-entropy; then alignment with decaying features.",
+            SPLIT,
+            _plus_plus,
+            {"lr": [0.01, 0.03], "loss": [{"kind": "symmetric", "coefficient": b, "weight": a} for a, b in ((1.0, 0.1), (0.5, 0.5))]},
+        ),
+        *(
+            Recipe(
+                f"slca-{kind}",
+                f"SLCA, {title}",
+                f"SLCA that keeps {what}; everything else as chosen for SLCA.",
+                SPLIT,
+                _slow.set([f"alignment.covariance={kind}"]),
+                tuned_as="slca",
+            )
+            for kind, title, what in (
+                ("diagonal", "diagonal covariances", "the variances of each class instead of its covariance"),
+                ("shared", "one covariance", "one covariance for all classes instead of one each"),
+                ("low-rank", "covariances of rank 16", "16 directions and the residual variances of each class instead of its covariance"),
+            )
+        ),
+        # aEPG's Table 2, three kinds of modules and seven losses. On LoRA each has its own choice, elsewhere cross-entropy's rate.
+        *(
+            Recipe(
+                f"lora-{name}",
+                f"LoRA, {title}",
+                f"LoRA modules and heads, {title}.",
+                SPLIT,
+                _lora.set([f"loss={json.dumps(loss)}"]),
+                grid,
+            )
+            for name, (title, loss, grid) in _LOSSES.items()
+        ),
+        *(
+            Recipe(
+                f"{module}-ce",
+                f"{_MODULES[module]}, cross-entropy",
+                f"{_MODULES[module]} modules and heads, cross-entropy.",
+                SPLIT,
+                _heads.set([f"{module}={{}}"]),
+                {"lr": _PEFT_LRS},
+            )
+            for module in ("adapter", "prefix")
+        ),
+        *(
+            Recipe(
+                f"{module}-{name}",
+                f"{_MODULES[module]}, {title}",
+                f"{_MODULES[module]} modules and heads, {title}; learning rate as chosen for cross-entropy.",
+                SPLIT,
+                _heads.set([f"{module}={{}}", setting]),
+                tuned_as=f"{module}-ce",
+            )
+            for module in ("adapter", "prefix")
+            for name, title, setting in (
+                ("epg", "EPG", "annealing.schedule=0"),
+                ("aepg", "aEPG", "annealing={}"),
+                *((name, title, f"loss={json.dumps(loss)}") for name, (title, loss, _) in _LOSSES.items()),
+            )
+        ),
+        *(
+            Recipe(
+                f"lae-lora-{loss}",
+                f"LAE, LoRA, {title}",
+                f"LoRA with a second, slow expert that votes; {title}, everything else as chosen without it.",
+                SPLIT,
+                _lora.set(["lae={}", *settings]),
+                tuned_as=f"lora-{loss}",
+            )
+            for loss, title, settings in (("ce", "cross-entropy", []), ("aepg", "aEPG", ["annealing={}"]))
+        ),
+        # SLCA's alignment on top of other methods
+        *(
+            Recipe(
+                f"{name}-ca",
+                f"{title} + alignment",
+                f"{title}, and classifier alignment after each experience; everything else as chosen without it.",
+                SPLIT,
+                base.set(["alignment.lr=0.01"]),
+                tuned_as=tuned_as,
+            )
+            for name, title, base, tuned_as in (
+                ("lora-ce", "LoRA, cross-entropy", _lora, "lora-ce"),
+                ("lae-lora-ce", "LAE, LoRA, cross-entropy", _lora.set(["lae={}"]), "lora-ce"),
+                ("ewc", "EWC", _fast.set(["ewc=1"]), "ewc"),
+            )
+        ),
+        # what a critic would ask for
+        Recipe(
+            "ncm",
+            "Nearest class mean",
+            "The frozen backbone's features, the class whose mean is nearest; nothing is trained.",
+            SPLIT,
+            Config(trainable="heads", epochs=0, augment=False, closed_form=ClosedForm()),
+        ),
+        Recipe(
+            "lda",
+            "Streaming LDA",
+            "The frozen backbone's features, linear discriminants with one covariance (Deep SLDA); nothing is trained.",
+            SPLIT,
+            Config(trainable="heads", epochs=0, augment=False, closed_form=ClosedForm("linear-discriminant")),
+            {"closed_form.shrinkage": [1e-4, 1e-3, 1e-2, 1e-1]},
+        ),
+        Recipe(
+            "ewc",
+            "EWC",
+            "Sequential fine-tuning with a pull to earlier weights by their importance.",
+            SPLIT,
+            _fast.set(["ewc=1"]),
+            {"lr": [0.003, 0.01], "ewc": [10.0, 1000.0]},
+        ),
+        Recipe(
+            "lwf",
+            "LwF",
+            "Sequential fine-tuning that distils the model before the experience.",
+            SPLIT,
+            _fast.set(["lwf=1"]),
+            {"lr": [0.003, 0.01], "lwf": [1.0, 10.0]},
+        ),
+        *(
+            Recipe(
+                method,
+                title,
+                f"Sequential fine-tuning with {what}.",
+                SPLIT,
+                _fast.set([f"memory.method={method}"]),
+                grid,
+            )
+            for method, title, what, grid in (
+                ("replay", "Experience replay, 500", "500 drawings kept and mixed into every batch", {"lr": _FAST_LRS}),
+                ("bic", "BiC, 500", "500 drawings kept, distillation, and a correction of the newest logits", {"lr": _FAST_LRS}),
+                (
+                    "gdumb",
+                    "GDumb, 500",
+                    "500 drawings kept, on which the pretrained model is trained anew each time",
+                    {"lr": [0.003, 0.01], "epochs": [5, 10]},
+                ),
+                (
+                    "der++",
+                    "DER++, 500",
+                    "500 drawings kept with their logits",
+                    {"lr": [0.003, 0.01], "memory.alpha": [0.1, 0.5]},
+                ),
+            )
+        ),
     )
 }
 
@@ -300,6 +460,7 @@ RECIPES |= {
         _turned("F17", "lora-aepg", "lora.freeze=backbone"),
         _turned("F18", "lora-aepg", "lora.rank=5"),
         _turned("F22", "lora-aepg", "annealing.horizon=stream"),
+        _turned("F18", "lae-lora-ce", "lae.decay=0.9999"),
     )
 }
 

@@ -14,6 +14,7 @@ What is done where the t distribution has nothing to say:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -477,6 +478,39 @@ def judge_family(claims: Sequence[tuple[ClaimKind, PairedDifference | None, floa
     """Outcome and Holm-adjusted p-value of every claim (kind, difference, margin) of one family; claims not run keep their place in it."""
     adjusted = holm([claim_p(*claim) for claim in claims])
     return [(judge_claim(*claim, alpha=alpha, adjusted_p=p), p) for claim, p in zip(claims, adjusted, strict=True)]
+
+
+# --- factorial designs ---
+
+
+def factorial_effects(runs: Mapping[frozenset[str], Mapping[int, float]]) -> dict[frozenset[str], PairedDifference]:
+    """Main and interaction effects in a full factorial of k factors at two levels, paired by seed; by size, then by name.
+
+    The effect of some factors is the mean of the cells that lack an even number of them (0 counts) less the mean of the other cells: its
+    contrast divided by 2^(k - 1). Of one factor that is the mean with it less the mean without it; of two, half of what the effect of one
+    gains from the other; each averaged over the factors that are not named. The seeds that count are those of all cells.
+
+    :param runs: cell (the factors that are present; none is a cell too) -> seed -> value; all 2^k cells of the factors that occur.
+    :return: non-empty set of factors -> effect; nothing when no seed is common to all cells.
+    :raises ValueError: a cell has no runs, no factor occurs, or a value is not finite.
+    """
+    factors = sorted(frozenset[str]().union(*runs))
+    cells = [frozenset(cell) for size in range(len(factors) + 1) for cell in itertools.combinations(factors, size)]
+    if not factors:
+        raise ValueError("runs have no factor: give a cell for every combination of at least one")
+    if missing := [" + ".join(sorted(cell)) or "none" for cell in cells if not runs.get(cell)]:
+        raise ValueError(f"no runs with these of the factors {', '.join(factors)}: {'; '.join(missing)}; all {len(cells)} cells are needed")
+    common = frozenset.intersection(*(frozenset(runs[cell]) for cell in cells))
+    incomplete = frozenset().union(*(runs[cell] for cell in cells)) - common
+    effects = {}
+    for effect in cells[1:]:
+        even, odd = (
+            {seed: float(np.mean([runs[cell][seed] for cell in cells if len(effect - cell) % 2 == parity])) for seed in common}
+            for parity in (0, 1)
+        )
+        if difference := paired_difference(even, odd):
+            effects[effect] = replace(difference, unmatched=tuple(sorted(incomplete)))
+    return effects
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float | None, int]:

@@ -47,7 +47,9 @@ def small_config(recipe: str, *settings: str) -> Config:
     """A recipe's configuration with few epochs and samples."""
     config = RECIPES[recipe].config
     parts = ["alignment.epochs=1", "alignment.samples_per_class=8"] if config.alignment else []
-    return config.set([*SETTINGS, *parts, *(["lora.frozen_epochs=1"] if config.lora else []), *settings])
+    parts += [f"{name}.frozen_epochs=1" for name in ("lora", "adapter", "prefix") if getattr(config, name)]
+    parts += ["memory.size=24", "memory.held_out=0.25"] if config.memory else []
+    return config.set([*(SETTINGS if config.epochs else SETTINGS[1:]), *parts, *settings])
 
 
 def synthetic_record(

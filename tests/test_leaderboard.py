@@ -59,6 +59,16 @@ def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
     assert "| 7 " in markdown(records)
 
 
+def test_what_trains_nothing_has_no_entropy() -> None:
+    record = synthetic_record("ncm")
+    record.result.update(entropy=[], train_loss=[])
+    (row,) = rows([record])
+    assert "final_entropy" not in row.numbers
+    (line,) = csv.DictReader(io.StringIO(as_csv([record])))
+    assert (line["final_entropy_mean"], line["last_acc_mean"], line["epochs"]) == ("", "50.0", "0")
+    assert "`ncm`" in markdown([record])
+
+
 def test_recipes_that_turn_a_switch_are_not_ranked(store: RecordStore, tmp_path: Path) -> None:
     for recipe in ("slca", "slca.f3"):
         store.write(synthetic_record(recipe))

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark import runner
+from avalanche.training.supervised import Naive
+from reclaim.benchmark import build, runner
+from reclaim.benchmark.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record, validate
-from reclaim.benchmark.runner import Augmentation, Observer, Reseeding, make_backbone, make_model, make_strategy, run
+from reclaim.benchmark.runner import Observer, run
 from reclaim.benchmark.streams import STREAMS, class_order, make_benchmark
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
@@ -76,7 +78,7 @@ def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
     assert result["config"] == config.as_dict()
     assert result["test_counts"] == ([24] if config.joint else [12, 8, 4])
     assert result["class_order"] == class_order(6, 3)
-    assert len(result["entropy"]) == len(result["train_loss"]) == 2 * tasks
+    assert len(result["entropy"]) == len(result["train_loss"]) == config.epochs * tasks
     assert result["hyperparameters_from"] == "validation"
     for t in range(tasks):
         for i in range(t + 1):
@@ -105,7 +107,7 @@ def test_what_was_drawn_or_set_before_does_not_matter() -> None:
 
 @pytest.mark.parametrize("recipe", ["seqft-fast", "lora-aepg", EVERYTHING])
 def test_evaluating_in_between_changes_no_weight(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = runner.Naive.eval
+    evaluate = Naive.eval
     run_small(recipe)
 
     def evaluate_everything_twice(strategy: Any, experiences: Any, **kwargs: Any) -> None:
@@ -114,9 +116,9 @@ def test_evaluating_in_between_changes_no_weight(recipe: str, monkeypatch: pytes
             torch.rand(7)
             evaluate(strategy, whole, **kwargs)
 
-    monkeypatch.setattr(runner.Naive, "eval", evaluate_everything_twice)
+    monkeypatch.setattr(Naive, "eval", evaluate_everything_twice)
     run_small(recipe)
-    monkeypatch.setattr(runner.Naive, "eval", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Naive, "eval", lambda *args, **kwargs: None)
     run_small(recipe)
     usual, often, never = (spy.weights for spy in Spy.made)
     assert usual.keys() == often.keys() == never.keys()
@@ -200,7 +202,7 @@ def test_a_loss_that_is_not_finite_is_named_by_experience_and_epoch(monkeypatch:
             self.calls += not self._evaluating
             return super().loss(logits, targets) * (math.nan if self.calls == 6 else 1.0)
 
-    monkeypatch.setattr(runner, "_loss", lambda config: Breaks())
+    monkeypatch.setattr(build, "_loss", lambda config: Breaks())
     with pytest.raises(FloatingPointError, match="the loss became nan in experience 1, epoch 1: lower the learning rate"):
         run_small("seqft-fast")
 
@@ -342,7 +344,7 @@ def test_augmentation_is_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> 
             super().after_eval_iteration(strategy)
             evaluated.append(float(strategy.mb_x.sum()))
 
-    monkeypatch.setattr(runner, "warp_batch", blank)
+    monkeypatch.setattr(build, "warp_batch", blank)
     monkeypatch.setattr(runner, "Observer", Looks)
     run_small("seqft-fast")
     assert len(seen) == 2 * (2 + 1 + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from reclaim.benchmark.statistics import (
     PairedDifference,
     Published,
     claim_p,
+    factorial_effects,
     holm,
     judge_cell,
     judge_claim,
@@ -536,3 +538,81 @@ def test_swapping_two_methods_mirrors_the_difference(values: list[float]) -> Non
     assert forth.value == pytest.approx(-back.value)
     if forth.std:
         assert forth.p_superior == pytest.approx(1 - back.p_superior)
+
+
+# --- factorial designs ---
+
+
+def cell(factors: str) -> frozenset[str]:
+    return frozenset(factors)
+
+
+def random_factorial(factors: str, seeds: int = 4) -> dict[frozenset[str], dict[int, float]]:
+    rng = np.random.default_rng(11)
+    cells = [cell("".join(c)) for size in range(len(factors) + 1) for c in itertools.combinations(factors, size)]
+    return {c: dict(enumerate(rng.normal(50, 5, seeds).tolist())) for c in cells}
+
+
+def test_effects_of_two_factors_by_hand() -> None:
+    runs = {cell(""): {0: 10.0, 1: 20.0}, cell("a"): {0: 14.0, 1: 22.0}, cell("b"): {0: 11.0, 1: 25.0}, cell("ab"): {1: 31.0, 0: 19.0}}
+    effects = factorial_effects(runs)
+    assert list(effects) == [cell("a"), cell("b"), cell("ab")]
+    # with less without: 4 and 8, 2 and 6; so 6 and 4 for the two seeds, standard error 1, t(0.975, 1) = 12.706
+    a = effects[cell("a")]
+    assert (a.value, a.n, a.seeds, a.unmatched) == (5.0, 2, (0, 1), ())
+    assert a.interval() == pytest.approx((5 - 12.706, 5 + 12.706), abs=1e-3)
+    # 1 and 5, 5 and 9
+    b = effects[cell("b")]
+    assert (b.value, b.std) == pytest.approx((5.0, math.sqrt(8)))
+    # half of 8 - 4 and of 6 - 2: no spread
+    ab = effects[cell("ab")]
+    assert (ab.value, ab.std, ab.interval()) == (2.0, 0.0, (2.0, 2.0))
+
+
+def test_effects_of_three_factors_are_those_of_a_linear_model() -> None:
+    runs = random_factorial("abc")
+    effects = factorial_effects(runs)
+    assert len(effects) == 7
+    # factors coded -1 and +1: a coefficient is half an effect
+    design = np.array([[math.prod(1 if f in c else -1 for f in effect) for effect in [cell(""), *effects]] for c in runs])
+    values = np.array([[runs[c][seed] for seed in range(4)] for c in runs])
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    for effect, fitted in zip(effects, 2 * coefficients[1:], strict=True):
+        assert effects[effect].value == pytest.approx(fitted.mean())
+        assert effects[effect].interval() == pytest.approx(tuple(stats.ttest_1samp(fitted, 0).confidence_interval(0.95)))
+
+
+def test_calling_presence_absence_turns_the_signs_of_one_factor() -> None:
+    runs = random_factorial("abc")
+    turned = factorial_effects({c ^ cell("a"): values for c, values in runs.items()})
+    for effect, difference in factorial_effects(runs).items():
+        sign = -1 if "a" in effect else 1
+        assert turned[effect].value == pytest.approx(sign * difference.value)
+
+
+def test_a_seed_that_one_cell_lacks_counts_nowhere() -> None:
+    runs = random_factorial("ab")
+    without = factorial_effects({c: {seed: v for seed, v in values.items() if seed != 2} for c, values in runs.items()})
+    del runs[cell("b")][2]
+    effects = factorial_effects(runs)
+    for effect, difference in effects.items():
+        assert (difference.seeds, difference.unmatched) == ((0, 1, 3), (2,))
+        assert difference.interval() == without[effect].interval()
+    runs[cell("b")] = {7: 1.0}
+    assert factorial_effects(runs) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda runs: runs.pop(cell("bc")), r"no runs with these of the factors a, b, c: b \+ c; all 8 cells"),
+        (lambda runs: runs.update({cell(""): {}}), "a, b, c: none; all 8 cells"),
+        (lambda runs: [runs.pop(c) for c in list(runs) if c], "no factor"),
+        (lambda runs: runs[cell("a")].update({0: math.nan}), "finite numbers"),
+    ],
+)
+def test_an_incomplete_factorial_is_refused(change: Callable[[dict[frozenset[str], dict[int, float]]], object], named: str) -> None:
+    runs = random_factorial("abc")
+    change(runs)
+    with pytest.raises(ValueError, match=named):
+        factorial_effects(runs)

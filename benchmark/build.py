@@ -1,0 +1,231 @@
+"""From a configuration to what trains: the backbone, the model with its heads, and the Avalanche strategy with its plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.supervised import Naive
+from avalanche.training.templates import SupervisedTemplate
+from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.backbones import QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
+from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
+from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.lae import LAE
+from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
+from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix, peft_parameters
+from reclaim.strategies.replay import BiC, DERPlusPlus, GDumb, Replay
+from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_learner_groups
+from reclaim.strategies.slca_pp import (
+    HeadScaling,
+    SlowLearnerRates,
+    SymmetricCrossEntropy,
+    attach_svd_lora,
+    slca_pp_groups,
+    train_low_rank_and_norms,
+)
+from reclaim.strategies.task_loss import TaskCrossEntropy, TaskLoss
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
+
+from .augment import Warp, warp_batch
+from .config import OLOR_SGD_ONLY, Alignment, Config
+from .datasets import asset
+
+EVAL_BATCH = 500
+STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
+
+
+def make_backbone(config: Config) -> nn.Module:
+    """The backbone with its pretrained weights, where there are any."""
+    return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors") if config.backbone == QUICKDRAW_VIT else None)
+
+
+def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:
+    """The backbone with heads, prepared as the configuration says; draws from torch's global generator.
+
+    :param n_classes: of the whole stream: the width of the one head that DER++ needs.
+    """
+    model = ContinualModel(backbone, init_std=config.head_init_std, freeze_earlier=not (config.memory or config.lwf is not None))
+    if config.memory and config.memory.method == "der++":
+        model.heads.add_head(range(n_classes))
+    if config.final_norm == "fresh":
+        fresh_final_norm(model)
+    if config.lora:
+        attach_lora(model, range(config.lora.blocks), config.lora.rank)
+    if config.adapter:
+        attach_adapter(model, range(config.adapter.blocks), config.adapter.hidden)
+    if config.prefix:
+        attach_prefix(model, range(config.prefix.blocks), config.prefix.tokens)
+    if config.low_rank:
+        attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
+        train_low_rank_and_norms(model)
+    return model
+
+
+def make_strategy(
+    config: Config, model: ContinualModel, seed: int, plugins: Sequence[SupervisedPlugin[Any]], device: str = "cpu"
+) -> SupervisedTemplate:
+    """Avalanche's ``Naive`` with the plugins, the optimizer and the criterion that the configuration names; DER++ is one of its own.
+
+    :param plugins: further plugins, which run after those.
+    """
+    strategy: Callable[..., SupervisedTemplate] = Naive
+    if config.memory and config.memory.method == "der++":
+        strategy = partial(DERPlusPlus, mem_size=config.memory.size, alpha=config.memory.alpha, beta=config.memory.beta)
+    return strategy(
+        model=model,
+        optimizer=_optimizer(config, model),
+        criterion=_loss(config),
+        train_mb_size=config.batch_size,
+        train_epochs=config.epochs,
+        eval_mb_size=EVAL_BATCH,
+        device=device,
+        plugins=[*_plugins(config, seed), *plugins],
+        evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
+    )
+
+
+def _plugins(config: Config, seed: int) -> list[SupervisedPlugin[Any]]:
+    """In the order in which they run: what has to see the unaligned heads stands before the alignment."""
+    plugins: list[SupervisedPlugin[Any]] = [Reseeding(seed), _fresh_optimizer(config)]
+    if config.trainable == "heads":
+        plugins.append(FrozenBackbone())
+    if config.peft:
+        plugins.append(PEFTSchedule(config.peft.frozen_epochs, config.peft.freeze))
+    if config.lae:
+        plugins.append(LAE(config.lae.decay))
+    if config.olor:
+        plugins.append(OLORPlugin(config.olor.anchor))
+    if config.l2_sp is not None:
+        plugins.append(L2SP(config.l2_sp))
+    if config.ewc is not None:
+        plugins.append(EWC(config.ewc))
+    if config.lwf is not None:
+        plugins.append(LwF(config.lwf))
+    if config.memory and config.memory.method == "replay":
+        plugins.append(Replay(config.memory.size))
+    if config.memory and config.memory.method == "gdumb":
+        plugins.append(GDumb(config.memory.size))
+    if config.memory and config.memory.method == "bic":
+        plugins.append(BiC(config.memory.size, val_percentage=config.memory.held_out))
+    if config.closed_form:
+        lda = config.closed_form.kind == "linear-discriminant"
+        plugins.append(LinearDiscriminant(config.closed_form.shrinkage) if lda else NearestClassMean())
+    if config.augment:
+        plugins.append(Augmentation(Warp()))
+    if config.low_rank:
+        plugins.append(HeadScaling(config.low_rank.head_scaling))
+    if config.alignment:
+        plugins.append(_alignment(config, config.alignment, seed))
+    return plugins
+
+
+def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAlignment:
+    decay, spread = alignment.feature_decay, alignment.feature_decay_spread
+    return ClassifierAlignment(
+        epochs=alignment.epochs,
+        samples_per_class=alignment.samples_per_class,
+        lr=config.lr if alignment.lr is None else alignment.lr,
+        momentum=config.momentum,
+        weight_decay=alignment.weight_decay,
+        tau=alignment.tau,
+        covariance_ridge=alignment.ridge,
+        covariance=alignment.covariance,
+        rank=alignment.rank,
+        mean_decay=alignment.mean_decay,
+        feature_decay=(decay, spread) if decay or spread else None,
+        task_index=alignment.task_index,
+        restore=alignment.restore_heads,
+        seed=seed,
+    )
+
+
+def _loss(config: Config) -> TaskLoss:
+    restrict = config.memory is None  # images of a memory are of other classes than the current ones
+    if config.annealing:
+        a = config.annealing
+        return AnnealedEPGLoss(a.schedule, a.tau, a.horizon, restrict=restrict)  # type: ignore[arg-type]
+    if config.loss is None:
+        return TaskCrossEntropy(restrict)
+    coefficient = config.loss.coefficient
+    if config.loss.kind == "focal":
+        return FocalLoss(coefficient, restrict)
+    if config.loss.kind == "label-smoothing":
+        return LabelSmoothingLoss(coefficient, restrict)
+    if config.loss.kind == "confidence-penalty":
+        return ConfidencePenaltyLoss(coefficient, restrict)
+    if config.loss.kind == "symmetric":
+        return SymmetricCrossEntropy(config.loss.weight, coefficient, restrict)
+    return EntropyPenaltyLoss(restrict)
+
+
+def _optimizer(config: Config, model: ContinualModel) -> Optimizer:
+    groups = _groups(config, model)
+    if config.olor:
+        depths = layer_depths(model, config.olor.counting, exclude=peft_parameters(model.backbone))
+        rollback: dict[str, Any] = {f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")}
+        if config.optimizer == "adam":
+            return OLORAdam(groups, depths=depths, **rollback)
+        switches: dict[str, Any] = {name: getattr(config.olor, name) for name in OLOR_SGD_ONLY}
+        return OLORSGD(groups, depths=depths, momentum=config.momentum, **switches, **rollback)
+    if config.optimizer == "adam":
+        return Adam(groups)
+    return SGD(groups, momentum=config.momentum)
+
+
+def _groups(config: Config, model: ContinualModel) -> list[dict[str, Any]]:
+    if config.low_rank:
+        factors = (config.low_rank.first_factor, config.low_rank.later_factor)
+        return slca_pp_groups(model, config.lr, config.low_rank.other_factor, factors, config.weight_decay)
+    return slow_learner_groups(model, config.lr, config.slow_factor, config.weight_decay)
+
+
+def _fresh_optimizer(config: Config) -> FreshOptimizer:
+    if config.low_rank:
+        return SlowLearnerRates(config.low_rank.floor_factor * config.lr)
+    if config.schedule == "step":
+        return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, round(STEP_AT * epochs))], STEP_FACTOR))
+    if config.schedule == "cosine":
+        longer = 1 + config.horizon_beyond / config.epochs  # F13
+        return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, round(steps * longer)), every="iteration")
+    return FreshOptimizer()
+
+
+class Reseeding(SupervisedPlugin[Any]):
+    """Reseeds torch before each experience and epoch, so that evaluating in between, which draws random numbers, changes nothing."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._reseed(strategy, 0)
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._reseed(strategy, 1 + strategy.clock.train_exp_epochs)
+
+    def _reseed(self, strategy: Any, epoch: int) -> None:
+        entropy = (self.seed, strategy.clock.train_exp_counter, epoch)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+class Augmentation(SupervisedPlugin[Any]):
+    """Warps every training batch as a whole; listed among the plugins, it leaves the dataset and its test transform alone."""
+
+    def __init__(self, warp: Warp) -> None:
+        super().__init__()
+        self.warp = warp
+
+    def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        strategy.mbatch[0] = warp_batch(strategy.mb_x, self.warp)

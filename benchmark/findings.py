@@ -1,0 +1,359 @@
+"""The findings page, written from records alone: what did not hold comes first, and what has no records is left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tabulate import tabulate
+
+from .config import Alignment
+from .published import ClaimVerdict, judge_claims, metric_of
+from .recipes import RECIPES, SPLIT, Recipe
+from .records import Record
+from .statistics import ALPHA, PairedDifference, factorial_effects, mean_interval, paired_difference
+from .streams import EMBEDDED, STREAMS
+
+PAPER_METHODS = frozenset(
+    {
+        *("slca", "slca-pp", "olor-1", "olor-sgd-1", "lae-lora-aepg", "lora-epg-ce-lr", "lora-aepg-ce-lr"),
+        *(f"{module}-{loss}" for module in ("lora", "adapter", "prefix") for loss in ("epg", "aepg")),
+    }
+)
+"""The recipes of what the papers propose, whole: neither what they compare it with nor one part of it."""
+
+FACTORS = {"OLOR": "olor", "alignment": "alignment", "aEPG": "annealing"}
+"""The papers' methods as factors on the slow learner, and the part of a configuration that each is, with its defaults."""
+
+INTRODUCTION = """\
+# Findings
+
+What {runs} of the embedded tier say, the uncomfortable first. `reclaim leaderboard --docs docs` writes this page from
+`leaderboards/records`: every number is computed, and what was not run is left out. **Nothing here was measured on a paper's data**
+([how far this reaches](#how-far-this-reaches)).
+
+Differences are paired by seed and stand with their 95% Student-t interval, in points of Last-Acc unless said otherwise. How a verdict
+comes about: [statistics.md](statistics.md). Every mean: [the leaderboard](../leaderboards/embedded.md).
+"""
+
+Runs = Mapping[tuple[str, str], Mapping[int, Record]]
+"""(recipe, stream) -> seed -> record, all in order."""
+
+
+def page(records: Sequence[Record]) -> str:
+    """The page in Markdown: the same records, in any order, give the same text.
+
+    :param records: those that count (:func:`reclaim.benchmark.paper_check.current`); those of other tiers are left aside.
+    """
+    counted = [r for r in records if r.recipe in RECIPES and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
+    if not counted:
+        return INTRODUCTION.format(runs="0 runs")
+    runs: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in sorted(counted, key=lambda r: (r.recipe, r.stream, r.seed)):
+        runs.setdefault((record.recipe, record.stream), {})[record.seed] = record
+    verdicts = judge_claims(counted)
+    sections = (
+        INTRODUCTION.format(runs=_count(len(counted), "run")),
+        _what_did_not_hold(verdicts),
+        _what_else(runs),
+        _class_statistics(runs),
+        _combinations(runs),
+        _switches(runs),
+        _what_held(verdicts),
+        _reach(runs),
+    )
+    return "\n".join(filter(None, sections))
+
+
+# --- the papers' claims ---
+
+
+def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
+    if all(v.outcome == "not run" for v in verdicts):
+        return ""
+    words = {"contradicted": "contradicted", "undecided": "undecided", "holds": "hold", "not run": "not run"}
+    counts = []
+    for family in ("confirmatory", "exploratory"):
+        outcomes = [v.outcome for v in verdicts if v.claim.family == family]
+        parts = [f"{outcomes.count(outcome)} {word}" for outcome, word in words.items() if outcome in outcomes]
+        counts.append(f"{_count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")
+    explained = (
+        "A difference is what the claim calls better less the other, the sign turned where less is better; of entropies in nats. p is "
+        "one-sided, after Holm's correction over the confirmatory family."
+    )
+    failed = [*_of_outcome(verdicts, "contradicted"), *_of_outcome(verdicts, "undecided")]
+    return _section("What did not hold", " ".join([*counts, explained]), _claims_table(failed))
+
+
+def _what_held(verdicts: Sequence[ClaimVerdict]) -> str:
+    held = _of_outcome(verdicts, "holds")
+    return _section("What held", _claims_table(held)) if held else ""
+
+
+def _of_outcome(verdicts: Sequence[ClaimVerdict], outcome: str) -> list[ClaimVerdict]:
+    """Confirmatory claims first, otherwise in the order of the file."""
+    return sorted((v for v in verdicts if v.outcome == outcome), key=lambda v: v.claim.family)
+
+
+def _claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
+    rows = [
+        (
+            f"**{v.outcome}**",
+            v.claim.family,
+            f"`{v.claim.id}`",
+            v.claim.text + (f" (by {v.claim.margin:.2f} or more)" if v.claim.margin else ""),
+            v.claim.source,
+            f"`{v.claim.stream}` {v.claim.metric}",
+            str(v),
+        )
+        for v in verdicts
+    ]
+    return _table(rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)"))
+
+
+# --- recipe against recipe ---
+
+
+def _what_else(runs: Runs) -> str:
+    """What is no paper's method, and no combination of two, against the best paper's method on one stream."""
+    recipes = [recipe for recipe in _recipes(runs) if len(_accuracies(runs, recipe.name)) > 1]
+    methods = [recipe for recipe in recipes if recipe.name in PAPER_METHODS]
+    if not methods:
+        return ""
+    best = max(methods, key=lambda r: mean_interval(list(_accuracies(runs, r.name).values())).mean)
+    others = [
+        (recipe, difference)
+        for recipe in recipes
+        if recipe not in methods and not _combines(recipe) and (difference := _difference(runs, recipe.name, best.name))
+    ]
+    compared = [(recipe, difference) for recipe, difference in others if not recipe.config.joint]
+    as_good = sorted(((recipe, difference) for recipe, difference in compared if not _below_0(difference)), key=lambda c: -c[1].value)
+    better = sum(_above_0(difference) for _, difference in as_good)
+    undecided, worse = len(as_good) - better, len(compared) - len(as_good)
+    said = [
+        f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It was picked by its "
+        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, combinations of the papers' methods aside, "
+        f"{better} did better (the interval lies above 0), {undecided} cannot be told from it (the interval includes 0, which does not "
+        f"show that they are equal) and {worse} did worse.",
+        *(
+            f"{recipe.title} (`{recipe.name}`), which sees all classes at once, is only the reference: {_mean(runs, recipe.name)}, "
+            f"{_shown(difference)} to `{best.name}`."
+            for recipe, difference in others
+            if recipe.config.joint
+        ),
+    ]
+    rows = [
+        (
+            recipe.title,
+            f"`{recipe.name}`",
+            _mean(runs, recipe.name),
+            _shown(difference),
+            f"{_result(runs, recipe.name)['bytes_kept']:,}",
+            f"{_result(runs, recipe.name)['trained_parameters']:,}",
+        )
+        for recipe, difference in [(best, None), *as_good]
+    ]
+    header = ("method", "recipe", "Last-Acc", f"difference to `{best.name}`", "bytes kept", "trained parameters")
+    return _section("What else does as well or better", " ".join(said), _table(rows, header) if as_good else "")
+
+
+def _class_statistics(runs: Runs) -> str:
+    """SLCA with a smaller kind of covariance against SLCA: the recipes that differ from it in nothing else."""
+    slca = RECIPES["slca"].config
+    compared = []
+    for recipe in _recipes(runs):
+        alignment = recipe.config.alignment
+        if alignment is None or alignment.covariance == "full":
+            continue
+        whole = replace(alignment, covariance="full", rank=Alignment.rank)
+        if replace(recipe.config, alignment=whole) == slca and (difference := _difference(runs, recipe.name, "slca")):
+            compared.append((alignment.covariance, recipe.name, difference))
+    if not compared:
+        return ""
+    bytes_kept = {name: _result(runs, name)["bytes_kept"] for name in ("slca", *(name for _, name, _ in compared))}
+    compared.sort(key=lambda c: bytes_kept[c[1]])
+    said = (
+        f"Alignment draws features from a Gaussian for each class. What is kept of the covariances, on `{SPLIT}`, everything else as in "
+        f"`slca`, which keeps {bytes_kept['slca']:,} bytes:"
+    )
+    no_worse = [name for _, name, difference in compared if not _below_0(difference)]
+    concluded = (
+        f"Least is kept, and no loss found (the interval does not lie below 0), by `{no_worse[0]}`."
+        if no_worse
+        else "Each of them loses: its interval lies below 0."
+    )
+    rows = [
+        (
+            kind,
+            f"`{name}`",
+            f"{bytes_kept[name]:,}",
+            f"{100 * bytes_kept[name] / bytes_kept['slca']:.2f}%",
+            _mean(runs, name),
+            _shown(difference),
+        )
+        for kind, name, difference in [("full", "slca", None), *compared]
+    ]
+    header = ("covariances", "recipe", "bytes kept", "of `slca`", "Last-Acc", "difference to `slca`")
+    return _section("Class statistics: how much alignment has to keep", said, _table(rows, header), concluded)
+
+
+def _combinations(runs: Runs) -> str:
+    """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their name."""
+    slow = RECIPES["seqft-slow"].config
+    names = {recipe.config: recipe.name for recipe in _recipes(runs)}
+    cells = {}
+    for present in itertools.product((False, True), repeat=len(FACTORS)):
+        factors = frozenset(itertools.compress(FACTORS, present))
+        config = slow.set(f"{FACTORS[factor]}={{}}" for factor in factors)
+        cells[factors] = _accuracies(runs, names.get(config, ""))
+    effects = factorial_effects(cells) if all(cells.values()) else {}
+    effects = {factors: effect for factors, effect in effects.items() if effect.interval()}
+    if not effects:
+        return ""
+    interactions = [effect for factors, effect in effects.items() if len(factors) > 1]
+    said = (
+        f"All {len(cells)} combinations on the slow learner, everything else alike, on `{SPLIT}`. A main effect is the mean with a method "
+        "less the mean without it, over all settings of the other two. An interaction of two is half of what the effect of one gains from "
+        "the other: below 0, both together give less than what each gives alone adds up to. "
+        f"Of {len(interactions)} interactions the interval of {sum(map(_below_0, interactions))} lies below 0, of "
+        f"{sum(map(_above_0, interactions))} above it."
+    )
+    rows = [
+        (
+            "main effect" if len(factors) == 1 else "interaction",
+            " x ".join(name for name in FACTORS if name in factors),
+            _shown(effect),
+            "yes" if _below_0(effect) or _above_0(effect) else "no",
+        )
+        for factors, effect in effects.items()
+    ]
+    return _section("Combinations of the three methods", said, _table(rows, ("", "of", "effect on Last-Acc", "excludes 0")))
+
+
+def _switches(runs: Runs) -> str:
+    """The switches of the fidelity page, each against the recipe in which it was turned."""
+    measured = [
+        (recipe, difference)
+        for recipe in RECIPES.values()
+        if recipe.fact and (difference := _difference(runs, recipe.name, recipe.name.rpartition(".")[0], recipe.home))
+    ]
+    if not measured:
+        return ""
+    apart = sorted((m for m in measured if _below_0(m[1]) or _above_0(m[1])), key=lambda m: -abs(m[1].value))
+    said = (
+        f"Where text and code disagree, a switch chooses ([fidelity.md](fidelity.md)). Of {_count(len(measured), 'switch', 'es')} turned, "
+        f"each in one recipe, the effect of {len(apart)} can be told from 0 (its interval excludes 0), that of "
+        f"{len(measured) - len(apart)} cannot. Of switches that do nothing, one in twenty would be told from 0 by chance: "
+        f"{len(measured) * ALPHA:.2f} of these."
+    )
+    rows = [(recipe.fact, f"`{recipe.name}`", f"`{recipe.home}`", _shown(difference)) for recipe, difference in apart]
+    return _section("Switches of the fidelity page", said, _table(rows, ("switch", "recipe", "measured on", "turned less default")))
+
+
+# --- limits ---
+
+
+def _reach(runs: Runs) -> str:
+    results = [record.result for group in runs.values() for record in group.values()]
+
+    def settings(key: str) -> set[Any]:
+        return {result["config"][key] for result in results}
+
+    backbones, data = ({result[key] for result in results} for key in ("weights_sha256", "data_sha256"))
+    tests = {sum(result["test_counts"]) for result in results}
+    names = _or(f"`{name}`" for name in settings("backbone"))
+    error = 100 * (0.25 / min(tests)) ** 0.5
+    lines = [
+        f"{_count(len(backbones), 'backbone')} ({names}), {_count(len(data), 'data set')} of drawings, {_or(tests)} test drawings "
+        f"(binomial standard error {error:.2f} points at 50%): the intervals know nothing of other backbones, data or test drawings.",
+        f"{_or(len(group) for group in runs.values())} seeds for a recipe on a stream, {_or(settings('epochs'))} epochs on an experience.",
+        _tuning(results),
+        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals stand uncorrected.",
+    ]
+    return _section("How far this reaches", "\n".join(f"- {line}" for line in lines if line))
+
+
+def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
+    """How the hyper-parameters were chosen, where they were."""
+    names = {RECIPES[r["recipe"]].tuned_as or r["recipe"] for r in results if r["hyperparameters_from"] == "validation"}
+    choices = [(RECIPES[name], choice) for name in names if (choice := RECIPES[name].choice)]
+    if not choices:
+        return ""
+    lines = [(*recipe.grid.values(), *choice["settings"].values()) for recipe, choice in choices if len(recipe.grid) == 1]
+    at_end = sum(value in (values[0], values[-1]) for values, value in lines)
+    return (
+        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from {_or(len(choice['candidates']) for _, choice in choices)} "
+        f"candidates (validation seeds: {_or(len(choice['seeds']) for _, choice in choices)}), others as for one of these. Choices at the "
+        f"end of their grid: {at_end} of the {len(lines)} from a grid of one setting."
+    )
+
+
+# --- numbers and text ---
+
+
+def _recipes(runs: Runs) -> list[Recipe]:
+    """The recipes of the stream that have runs on it, without the switches of the fidelity page."""
+    return [r for r in RECIPES.values() if r.home == SPLIT and r.fact is None and (r.name, SPLIT) in runs]
+
+
+def _accuracies(runs: Runs, recipe: str, stream: str = SPLIT) -> dict[int, float]:
+    """Seed -> Last-Acc in percent."""
+    return {seed: metric_of(record, "last_acc") for seed, record in runs.get((recipe, stream), {}).items()}
+
+
+def _difference(runs: Runs, a: str, b: str, stream: str = SPLIT) -> PairedDifference | None:
+    """Last-Acc of a - b; None with fewer than two seeds in common, which have no interval."""
+    difference = paired_difference(_accuracies(runs, a, stream), _accuracies(runs, b, stream))
+    return difference if difference and difference.interval() else None
+
+
+def _above_0(difference: PairedDifference) -> bool:
+    """Whether the 95% interval lies above 0; without any spread, whether the sign test says as much."""
+    return difference.p_above(0) < ALPHA / 2
+
+
+def _below_0(difference: PairedDifference) -> bool:
+    return difference.p_below(0) < ALPHA / 2
+
+
+def _combines(recipe: Recipe) -> bool:
+    """Whether more than one of the papers' methods is in it."""
+    return sum(getattr(recipe.config, part) is not None for part in FACTORS.values()) > 1
+
+
+def _result(runs: Runs, recipe: str) -> dict[str, Any]:
+    """The first seed's result, for what is the same with every seed."""
+    return next(iter(runs[recipe, SPLIT].values())).result
+
+
+def _mean(runs: Runs, recipe: str) -> str:
+    summary = mean_interval(list(_accuracies(runs, recipe).values()))
+    assert summary.interval is not None
+    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}, n = {summary.n}"
+
+
+def _shown(difference: PairedDifference | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = difference.interval() or (difference.value, difference.value)
+    return f"{difference.value:+.2f} [{low:+.2f}, {high:+.2f}], n = {difference.n}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _or(values: Iterable[Any]) -> str:
+    """The distinct values in order, such as "5 or 10"."""
+    *first, last = (f"{value:,}" if isinstance(value, int) else str(value) for value in sorted(set(values)))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True) if rows else ""
+
+
+def _section(title: str, *parts: str) -> str:
+    return "\n\n".join([f"## {title}", *filter(None, parts)]) + "\n"
