@@ -177,10 +177,11 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def svg(records: Sequence[Record]) -> str:
-    """The picture of the first stream of :data:`PICTURED` that has rows."""
+    """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to the table."""
     all_rows = rows(records)
-    stream = next(name for name in PICTURED if any(row.stream == name for row in all_rows))
-    entries = [(RECIPES[row.recipe].title, row.numbers["last_acc"]) for row in all_rows if row.stream == stream]
+    pictured = [row for row in all_rows if not RECIPES[row.recipe].tuned_as] or all_rows
+    stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
+    entries = [(RECIPES[row.recipe].title, row.numbers["last_acc"]) for row in pictured if row.stream == stream]
     n = sorted({e.n for _, e in entries})
     seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
     return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", entries)

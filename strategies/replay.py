@@ -91,10 +91,11 @@ class GDumb(GDumbPlugin):
 class BiC(BiCPlugin):
     """Bias correction (Wu et al., 2019): replay and distillation; then a scale and a shift of the newest classes' logits, for evaluation.
 
-    The two numbers are fitted on images held out from every class; these come on top of ``mem_size``.
+    The two numbers are fitted on images held out from every class, under the evaluation transform; these come on top of ``mem_size``.
 
     Mends: Avalanche 0.6 passes ``MultiStepLR`` an argument that torch no longer takes; its distillation normalises the old model's logits
-    over the batch instead of over the classes; and it runs the frozen model anew in each of the 200 epochs of the second stage.
+    over the batch instead of over the classes; it runs the frozen model anew in each of the 200 epochs of the second stage; and it takes
+    the held-out images out of the caller's experience. Streams whose experiences forbid that last step raise a ``TypeError``.
 
     :param mem_size: images in the memory, the same number of each class.
     :param val_percentage: number of held-out images, as a part of ``mem_size`` (0.1 is a tenth); at least one of each class is needed.
@@ -150,11 +151,12 @@ class BiC(BiCPlugin):
 
     def bias_correction_step(self, strategy: Any, persistent_workers: bool = False, num_workers: int = 0) -> None:
         strategy.model.eval()
-        batches = [
-            (strategy.model(images.to(strategy.device)).detach(), targets.to(strategy.device))
-            for held_out in self.val_buffer.values()
-            for images, targets, *_ in DataLoader(held_out.buffer.eval(), strategy.eval_mb_size)
-        ]
+        with torch.no_grad():
+            batches = [
+                (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
+                for held_out in self.val_buffer.values()
+                for images, targets, *_ in DataLoader(held_out.buffer.eval(), strategy.eval_mb_size)
+            ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         self.bias_layer = BiasLayer(strategy.experience.classes_in_this_experience).to(strategy.device)
         optimizer = SGD(self.bias_layer.parameters(), self.lr, momentum=0.9)

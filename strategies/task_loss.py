@@ -50,6 +50,7 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
         return self.loss(logits, targets)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._evaluating = False  # an evaluation that was interrupted leaves it set
         if self.restrict:
             self._classes = torch.tensor(sorted({int(c) for c in strategy.experience.classes_in_this_experience}))
 

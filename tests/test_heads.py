@@ -219,6 +219,13 @@ class TestTaskCrossEntropy:
         loss.before_training_exp(self.strategy)
         torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits[:, [1, 4]], torch.tensor([1, 0, 0, 1, 1])))
 
+    def test_an_interrupted_evaluation_does_not_lift_the_restriction(self) -> None:
+        loss = TaskCrossEntropy()
+        logits, targets = torch.randn(2, 6), torch.tensor([4, 1])
+        loss.before_eval(self.strategy)  # Ctrl-C: no after_eval
+        loss.before_training_exp(self.strategy)
+        torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits[:, [1, 4]], torch.tensor([1, 0])))
+
     def test_in_evaluation_all_classes_count(self) -> None:
         loss = TaskCrossEntropy()
         logits, targets = torch.randn(2, 6), torch.tensor([0, 5])
