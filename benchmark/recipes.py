@@ -401,7 +401,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequential fine-tuning with a pull to earlier weights by their importance.",
             SPLIT,
             _fast.set(["ewc=1"]),
-            {"lr": [0.003, 0.01], "ewc": [10.0, 1000.0]},
+            {"lr": [0.003, 0.01], "ewc": [10.0, 100.0]},
         ),
         Recipe(
             "lwf",
@@ -427,12 +427,12 @@ RECIPES: dict[str, Recipe] = {
                     "gdumb",
                     "GDumb, 500",
                     "500 drawings kept, on which the pretrained model is trained anew each time",
-                    {"lr": [0.003, 0.01], "epochs": [5, 10]},
+                    {"lr": [0.003, 0.01], "epochs": [5, 15]},
                 ),
                 (
                     "der++",
                     "DER++, 500",
-                    "500 drawings kept with their logits",
+                    "500 drawings kept with their logits, and one head over all classes, whose number is known beforehand",
                     {"lr": [0.003, 0.01], "memory.alpha": [0.1, 0.5]},
                 ),
             )

@@ -371,10 +371,9 @@ class Distillation(Added):
 def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(alpha: float, temperature: float, freeze_earlier: bool) -> None:
     lwf, by_hand, seen = LwF(alpha, temperature), Distillation(alpha, temperature), HeadsAtStart()
     stream = make_stream(([0, 1], [2, 3], [4]))
-    model = train(make_model(freeze_earlier=freeze_earlier), seen, by_hand, lwf, by_hand.behind, stream=stream)
+    model: Any = train(make_model(freeze_earlier=freeze_earlier), seen, by_hand, lwf, by_hand.behind, stream=stream)
     by_hand.check()
-    first_head = seen.starts[1][0], model.heads.heads[0].weight
-    assert torch.equal(*first_head) == freeze_earlier
+    assert torch.equal(seen.starts[1][0], model.heads.heads[0].weight) == freeze_earlier, "the first head, in the second experience"
     tensors = [*model.parameters(), *model.buffers()]
     assert lwf.bytes_kept == sum(t.numel() * t.element_size() for t in tensors)
     assert LwF().bytes_kept == 0

@@ -100,8 +100,8 @@ class Watch(SupervisedPlugin[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[list[tuple[Tensor, Tensor, Tensor, float]]] = []
-        self.starts: list[ContinualModel] = []
-        self.ends: list[ContinualModel] = []
+        self.starts: list[Any] = []
+        self.ends: list[Any] = []
         self.seen_by_plugins: list[int] = []
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
