@@ -88,6 +88,25 @@ def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
         assert result["accuracy_task_known"][2][2] == 100  # one class in the task
 
 
+LOSSES = {
+    "ce": [],
+    "epg": ["annealing.schedule=0"],
+    "aepg": ["annealing={}"],
+    **{kind: [f"loss.kind={kind}"] for kind in ("focal", "label-smoothing", "confidence-penalty", "entropy-penalty")},
+}
+
+
+@pytest.mark.parametrize("module", ["lora", "adapter", "prefix"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_any_loss_with_any_module_in_lae(loss: str, module: str) -> None:
+    settings = ["optimizer=adam", "epochs=2", "batch_size=16", "lr=0.01", "lae={}", f"{module}.frozen_epochs=1", *LOSSES[loss]]
+    record = checked(run("any", Config().set(settings), SMALL, 0))
+    of_heads = 6 * (128 + 1)
+    assert record.result["bytes_kept"] == 4 * (record.result["trained_parameters"] - of_heads)  # the second expert, in float32
+    # what was trained moved away from where all losses start
+    assert record.result["train_loss"][1] != record.result["train_loss"][0]
+
+
 def test_twice_the_same_run_gives_the_same_bits() -> None:
     first, second, other = run_small(EVERYTHING), run_small(EVERYTHING), run_small(EVERYTHING, seed=1)
     assert json.dumps(first.result) == json.dumps(second.result)
