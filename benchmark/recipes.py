@@ -379,8 +379,8 @@ RECIPES: dict[str, Recipe] = {
                 ("ewc", "EWC", _fast.set(["ewc=1"]), "ewc"),
             )
         ),
-        # What a critic would ask for. The grids of EWC, LwF, BiC, GDumb and DER++ were moved once: a first choice on the validation part lay at
-        # their end, or half of their candidates diverged.
+        # What a critic would ask for. The grids of EWC, LwF, BiC, GDumb and DER++ were moved once: a first choice on the validation part
+        # lay at their end, or half of their candidates diverged.
         Recipe(
             "ncm",
             "Nearest class mean",
