@@ -107,7 +107,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class LowRank:
-    """SLCA++'s LoRA in every block and the rates of what trains, in multiples of the heads' ``lr``."""
+    """SLCA++'s LoRA in every block and the rates of what trains, in multiples of the heads' ``lr``; all fall along a cosine."""
 
     rank: int = 4
     scale: float = 0.8
@@ -172,7 +172,7 @@ class Config:
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
     :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs, rounded), "cosine"
         (OLOR: to 0, iteration by iteration).
-    :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 in OLOR's code (F13).
+    :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 after 50 in OLOR's code (F13).
     :ivar ewc: factor of EWC's penalty.
     :ivar lwf: factor of LwF's distillation, which keeps the earlier heads open.
     :ivar loss: in place of cross-entropy; ``annealing`` is another.
@@ -210,7 +210,7 @@ class Config:
     ewc: float | None = None
     lwf: float | None = None
     l2_sp: float | None = None
-    horizon_beyond: int = _later(0)
+    horizon_beyond: float = _later(0.0)
 
     @property
     def peft(self) -> Lora | Adapter | Prefix | None:
@@ -249,6 +249,13 @@ class Config:
             raise ValueError(f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null")
         if self.lae and not modules:
             raise ValueError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
+        if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):
+            raise ValueError("low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1")
+        fixed = (
+            self.closed_form.kind if self.closed_form else self.memory.method if self.memory and self.memory.method != "replay" else None
+        )
+        if self.alignment and fixed:
+            raise ValueError(f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null")
         if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
             raise ValueError("DER++ has a loss of its own: set loss and annealing to null")
         if self.loss and self.annealing:

@@ -201,7 +201,7 @@ FACTS: tuple[Switch | Note, ...] = (
         "horizon of the cosine",
         text="- (50 epochs, those that are trained, is what one would write)",
         code="51 epochs, of which 50 are trained",
-        default="embedded tier: none beyond those that are trained; the code's 1 is for published cells",
+        default="embedded tier: none beyond those that are trained (turned: 0.08 beyond 4, the code's share); the code's 1 is for cells",
         arguments=("Config(horizon_beyond=0)",),
         settings=("horizon_beyond",),
         tests=("test_config_recipes.py::test_the_horizon_is_of_the_cosine_schedule",),
@@ -213,7 +213,7 @@ FACTS: tuple[Switch | Note, ...] = (
         text="-",
         code="the best by the validation fold is saved, then overwritten by the last under the same name",
         default="the last",
-        cannot_act="a run tests its last epoch and has no validation part to choose another by",
+        cannot_act="not implemented: a run tests its last epoch",
     ),
     Switch(
         "F15",
@@ -269,7 +269,8 @@ FACTS: tuple[Switch | Note, ...] = (
         "aepg",
         "what is frozen for the first epochs",
         text='the backbone, "before full fine-tuning"',
-        code="LAE, on which it builds: the PEFT modules, not in the first task; the backbone never trains",
+        code="LAE, on which it builds: the PEFT modules, not in the first task; the backbone never trains (turned, the backbone trains at "
+        "LoRA's rate, which is many times too high for it: the effect is that of both)",
         default="LAE's code",
         arguments=('PEFTSchedule(freeze="peft", frozen_epochs=30)',),
         settings=("lora.freeze", "lora.frozen_epochs"),
@@ -329,7 +330,8 @@ FACTS: tuple[Switch | Note, ...] = (
         "F23",
         "aepg",
         "The rows of focal loss, label smoothing and confidence penalty report the best coefficient of their grids (0.5, 1, 2; 0.01, 0.05, "
-        "0.1; 0.1, 0.2) without naming it. `FocalLoss`, `LabelSmoothingLoss` and `ConfidencePenaltyLoss` have it as an argument.",
+        "0.1; 0.1, 0.2) without naming it. `FocalLoss`, `LabelSmoothingLoss` and `ConfidencePenaltyLoss` have it as an argument. On the "
+        "embedded tier two coefficients of each grid are tried with LoRA, and the one that the paper hints at with adapters and prefixes.",
     ),
     Note("F24", "aepg", "LAE's own numbers use the original ViT-B/16 IN21k, aEPG's the augreg one fine-tuned on IN1k."),
     Note(
@@ -372,10 +374,11 @@ TIER = """\
 ## What the embedded tier changes on purpose
 
 The embedded tier checks which method beats which, not the papers' numbers. Its epochs, batch size, learning rates and
-the number of blocks with LoRA are not the papers' (`reclaim list slca` shows a recipe in full); learning rates are
-chosen on a validation part. The switches above are at their defaults, but for F1: the final norm is fresh where SLCA's backbone
-trains (SLCA, the slow and the fast learner, joint training) and the pretrained one everywhere else. With F2 and F13 the tier has a
-default of its own: a seed varies both the class order and the initialisation, and the cosine ends with the last epoch.
+the number of blocks with LoRA are not the papers' (`reclaim list slca` shows a recipe in full); learning rates, and OLOR's
+rollback at the input, are chosen on a validation part; PEFT modules are frozen for 3 of 5 epochs, as for 30 of 50. The
+switches above are at their defaults, but for F1: the final norm is fresh in every recipe that trains the whole backbone over
+several experiences, and in SLCA++, and the pretrained one everywhere else. With F2 and F13 the tier has a default of its own: a
+seed varies both the class order and the initialisation, and the cosine ends with the last epoch.
 """
 
 HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .config import Alignment
-from .published import ClaimVerdict, judge_claims, metric_of
+from .published import DEFAULT_MARGIN, ClaimVerdict, judge_claims, metric_of
 from .recipes import RECIPES, SPLIT, Recipe
 from .records import Record
 from .statistics import ALPHA, PairedDifference, factorial_effects, mean_interval, paired_difference
@@ -126,7 +126,10 @@ def _what_else(runs: Runs) -> str:
     others = [
         (recipe, difference)
         for recipe in recipes
-        if recipe not in methods and not _combines(recipe) and (difference := _difference(runs, recipe.name, best.name))
+        if recipe not in methods
+        and recipe.tuned_as not in PAPER_METHODS
+        and not _combines(recipe)
+        and (difference := _difference(runs, recipe.name, best.name))
     ]
     compared = [(recipe, difference) for recipe, difference in others if not recipe.config.joint]
     as_good = sorted(((recipe, difference) for recipe, difference in compared if not _below_0(difference)), key=lambda c: -c[1].value)
@@ -134,7 +137,7 @@ def _what_else(runs: Runs) -> str:
     undecided, worse = len(as_good) - better, len(compared) - len(as_good)
     said = [
         f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It was picked by its "
-        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, combinations of the papers' methods aside, "
+        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and combinations of them aside, "
         f"{better} did better (the interval lies above 0), {undecided} cannot be told from it (the interval includes 0, which does not "
         f"show that they are equal) and {worse} did worse.",
         *(
@@ -178,11 +181,11 @@ def _class_statistics(runs: Runs) -> str:
         f"Alignment draws features from a Gaussian for each class. What is kept of the covariances, on `{SPLIT}`, everything else as in "
         f"`slca`, which keeps {bytes_kept['slca']:,} bytes:"
     )
-    no_worse = [name for _, name, difference in compared if not _below_0(difference)]
+    cheap = [name for _, name, difference in compared if (interval := difference.interval()) and interval[0] > -DEFAULT_MARGIN]
     concluded = (
-        f"Least is kept, and no loss found (the interval does not lie below 0), by `{no_worse[0]}`."
-        if no_worse
-        else "Each of them loses: its interval lies below 0."
+        f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the interval lies above it)."
+        if cheap
+        else f"Of none the loss is shown to be below {DEFAULT_MARGIN:g} point."
     )
     rows = [
         (

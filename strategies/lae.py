@@ -45,7 +45,8 @@ class LAE(SupervisedPlugin[Any]):
 
     In evaluation, as soon as there is a copy, a second forward pass follows and ``strategy.mb_output`` becomes what :func:`combine` gives.
     These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do, sees the maximum of the two
-    softmaxes divided by its sum. Training sees the online expert alone.
+    softmaxes divided by its sum. Training sees the online expert alone, and so does classifier alignment: its aligned heads fit the
+    online features, and the offline expert votes with them.
 
     :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration (F18). 1 leaves the
         copy as it was made, 0 is the online expert alone.

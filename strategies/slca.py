@@ -300,17 +300,19 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self.restore = restore
         self.seed = seed
         self.gaussians = ClassGaussians(covariance_ridge, covariance, rank)
-        self._unaligned: list[Tensor] | None = None
+        self._unaligned: tuple[TaskHeads, list[Tensor]] | None = None
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of the class statistics, which are all that is kept between experiences."""
+        """Bytes of the class statistics. Heads, aligned or not, belong to the model and are not counted."""
         return self.gaussians.nbytes
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # The first hook of an experience: the model has not been adapted yet, no head has been added.
         if self._unaligned is not None:
-            require_continual_model(strategy.model, "ClassifierAlignment").heads.restore(self._unaligned)
+            heads, unaligned = self._unaligned
+            if require_continual_model(strategy.model, "ClassifierAlignment").heads is heads:  # not another model, put in its place
+                heads.restore(unaligned)
             self._unaligned = None
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -323,7 +325,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self.gaussians.fit(features, targets, experience)
         if experience > 0:
             if self.restore:
-                self._unaligned = model.heads.snapshot()
+                self._unaligned = model.heads, model.heads.snapshot()
             entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(entropy[0]))
             align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
@@ -364,7 +366,7 @@ class SLCA(SupervisedTemplate):
     :param final_norm: ``"fresh"`` makes the final LayerNorm a new one, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
     :param alignment_epochs: 0 leaves the slow learner alone.
     :param tau, samples_per_class, covariance_ridge, mean_decay, task_index, restore, seed: see :class:`ClassifierAlignment` (F3-F6).
-    :param plugins: further plugins; they run after SLCA's own.
+    :param plugins: further plugins; they run before the alignment, so that what looks at the trained heads sees them unaligned.
     :param base_kwargs: what else ``SupervisedTemplate`` takes.
     :raises ValueError: a number out of its range, or no LayerNorm to make fresh.
     :raises TypeError: the model has no heads of its own.
@@ -426,7 +428,7 @@ class SLCA(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, list(milestones), lr_decay)), alignment, *(plugins or [])],
+            plugins=[FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, list(milestones), lr_decay)), *(plugins or []), alignment],
             evaluator=evaluator,
             **base_kwargs,
         )

@@ -289,7 +289,7 @@ class SLCAPlusPlus(SupervisedTemplate):
     :param tau, samples_per_class, covariance_ridge, feature_decay, task_index, restore, seed: see
         :class:`~reclaim.strategies.slca.ClassifierAlignment` (F3, F5, F6; F4 is off).
     :param head_scaling: see :class:`HeadScaling`.
-    :param plugins: further plugins; they run after SLCA++'s own.
+    :param plugins: further plugins; they run before the alignment.
     :param base_kwargs: what else ``SupervisedTemplate`` takes.
     :raises ValueError: a number out of its range, or no LayerNorm to make fresh.
     :raises TypeError: the model has no heads of its own, or its backbone is not a timm ViT without LoRA.
@@ -342,7 +342,7 @@ class SLCAPlusPlus(SupervisedTemplate):
             restore=restore,
             seed=seed,
         )
-        own: list[SupervisedPlugin[Any]] = [SlowLearnerRates(floor), HeadScaling(head_scaling), alignment]
+        own: list[SupervisedPlugin[Any]] = [SlowLearnerRates(floor), HeadScaling(head_scaling)]
         if final_norm not in ("fresh", "pretrained"):
             raise ValueError(f"final_norm must be 'fresh' or 'pretrained', got {final_norm!r}")
         require_continual_model(model, "SLCAPlusPlus")
@@ -359,7 +359,7 @@ class SLCAPlusPlus(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[*own, *(plugins or [])],
+            plugins=[*own, *(plugins or []), alignment],
             evaluator=evaluator,
             **base_kwargs,
         )

@@ -112,6 +112,9 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
         (["loss={}", "annealing={}"], "loss and annealing both replace cross-entropy"),
         (["memory.method=der++", "annealing={}"], r"DER\+\+ has a loss of its own"),
         (["epochs=0"], "epochs must be positive"),
+        (["alignment={}", "closed_form={}"], "alignment retrains heads that nearest-class-mean makes or corrects in its own way"),
+        (["alignment={}", "memory.method=gdumb"], "alignment retrains heads that gdumb makes"),
+        (["low_rank={}", "slow_factor=0.5"], "low_rank has rates and a schedule of its own"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:
@@ -189,7 +192,7 @@ def test_switches_of_olor_with_sgd_are_refused_elsewhere(name: str) -> None:
 
 
 def test_the_horizon_is_of_the_cosine_schedule() -> None:
-    with pytest.raises(ValueError, match="horizon_beyond=1 is of the cosine schedule alone"):
+    with pytest.raises(ValueError, match=r"horizon_beyond=1\.0 is of the cosine schedule alone"):
         Config().set(["horizon_beyond=1"])
     config = Config(schedule="cosine", epochs=2, horizon_beyond=1)
     strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])
@@ -209,14 +212,23 @@ def test_every_number_is_in_the_hash() -> None:
         **dict.fromkeys(
             ("alignment.covariance=shared", "alignment.rank=9", "alignment.feature_decay=9", "alignment.feature_decay_spread=9")
         ),
-        **dict.fromkeys(("lae.decay=0.9", "lae=null", "memory={}", "memory.size=9", "closed_form={}", "closed_form.shrinkage=1")),
+        **dict.fromkeys(("lae.decay=0.9", "lae=null", "memory={}", "memory.size=9")),
         **dict.fromkeys(
-            ("ewc=9", "alignment.feature_decay_spread=9", "memory.method=bic", "memory.held_out=0.9", "memory.beta=9", "memory.alpha=9")
+            (
+                "ewc=9",
+                "alignment.feature_decay_spread=9",
+                "alignment.samples_per_class=9",
+                "memory.held_out=0.9",
+                "memory.beta=9",
+                "memory.alpha=9",
+            )
         ),
     }
 
     hashes = {config_hash(base.as_dict()), *(config_hash(base.set([setting]).as_dict()) for setting in changed)}
     assert len(hashes) == len(changed) + 1
+    without = ("memory.method=bic", "memory={}", "closed_form={}", "closed_form.shrinkage=1", "low_rank={}", "low_rank.scale=1", "loss={}")
+    assert len({config_hash(Config().set([setting]).as_dict()) for setting in without}) == len(without)
 
 
 # --- recipes ---
