@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -19,7 +20,9 @@ from reclaim.benchmark.statistics import (
     ClaimKind,
     PairedDifference,
     Published,
+    caveats,
     claim_p,
+    comparable,
     factorial_effects,
     holm,
     judge_cell,
@@ -225,6 +228,58 @@ def test_one_run_decides_nothing() -> None:
     assert judge_cell([90.0], Published(90, 0.9, 3), margin=1.0).sampled.limited_by == "published"
 
 
+@pytest.mark.parametrize(
+    ("values", "published", "half"),
+    [
+        # two runs: t(0.975, 1) = 12.706; std 0.2 / sqrt(2) each, standard error 0.1
+        ([90.1, 89.9], Published(90.0), 12.706 * 0.1),
+        # the same std over two runs on both sides: df = 2, t(0.975, 2) = 4.303
+        ([90.1, 89.9], Published(90.0, math.sqrt(0.02), 2), 4.303 * math.sqrt(0.02)),
+        # no spread of ours: the published error alone, with its n0 - 1 = 3 degrees of freedom; t(0.975, 3) = 3.182
+        ([90.0] * 3, Published(90.0, 0.4, 4), 3.182 * 0.2),
+        # "0.0" printed to 0.1: std 0.05 over 5 runs, and 0.05 more for the mean; t(0.975, 4) = 2.776
+        ([90.0] * 3, Published(90.0, 0.0, 5, rounding=0.05), 0.05 + 2.776 * 0.05 / math.sqrt(5)),
+        # no spread anywhere, nothing rounded: a point
+        ([90.0] * 3, Published(90.0, 0.0, 5), 0.0),
+    ],
+)
+def test_intervals_of_the_difference_from_a_t_table(values: list[float], published: Published, half: float) -> None:
+    interval = welch(mean_interval(values), published).interval()
+    assert interval == pytest.approx((-half, half), abs=1e-3)
+
+
+@pytest.mark.parametrize(("rounding", "expected"), [(0.005, "reproduced"), (0.05, "undecided")])
+def test_a_coarser_print_can_leave_a_verdict_open(rounding: float, expected: str) -> None:
+    # 0.9 away; std 0.05, its rounding included, over 5 runs on both sides: TOST's interval reaches 0.9 + 1.860 * 0.0316 = 0.959, and
+    # by the rounding further
+    values = [73.9 + 0.05 * sign for sign in (-1, 1, 0, -1, 1)]
+    cell = judge_cell(values, Published(73.0, 0.05 - rounding, 5, rounding), margin=1.0)
+    assert cell.sampled.verdict == expected
+    # and the prediction interval: t(0.975, 4) = 2.776
+    low, high = prediction_interval(Published(73.0, 0.0, 5, rounding=0.05), 5) or (0, 0)
+    assert (73 - low, high - 73) == pytest.approx([0.05 + 2.776 * 0.05 * math.sqrt(0.4)] * 2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "sampled", "constant"),
+    [
+        # 2.920 * 0.9 / sqrt(3) = 1.517
+        ([90.9, 89.1, 90.0], Published(90, 0.9, 3), r"none: the published n0 and std alone leave \+-1\.52", r"\d+ in all"),
+        ([90.0], Published(90), "", "unknown: a single run has no std"),
+        # std 4 and margin 1 take some (1.64 + 1.28)^2 * 4^2 = 137 seeds
+        ([94.0, 86.0, 90.0], Published(90, 0.1, 5), "none up to 100", "none up to 100"),
+        # 0.98 away: within the rounding of the margin for good
+        ([91.18, 90.78, 90.98], Published(90, rounding=0.05), "", r"none: the rounding of the printed value alone leaves \+-0\.05"),
+        ([90.1, 89.9, 90.0], Published(90, 0.1, 5), "", ""),
+        ([], Published(90, 0.1, 5), "", ""),
+    ],
+)
+def test_seeds_needed_in_words(values: list[float], published: Published, sampled: str, constant: str) -> None:
+    cell = judge_cell(values, published, margin=1.0)
+    assert re.fullmatch(sampled, cell.seeds_in_words(cell.sampled))
+    assert re.fullmatch(constant, cell.seeds_in_words(cell.constant))
+
+
 @pytest.mark.parametrize(("n", "expected"), [(2, "undecided"), (4, "undecided"), (5, "reproduced")])
 def test_equal_values_decide_only_as_the_sign_test_does(n: int, expected: str) -> None:
     # 2 ** -5 < 0.05 < 2 ** -4
@@ -321,6 +376,38 @@ def test_impossible_settings_are_named(call: Callable[[], object]) -> None:
         call()
 
 
+# --- what the seeds of the two sides vary ---
+
+
+def test_comparable_spreads() -> None:
+    assert comparable("class_order", "slca") is True
+    assert comparable("class_order+initialisation", "slca") is False
+    assert comparable("class_order", "aepg") is None
+
+
+BOTH, ORDER = "class_order+initialisation", "class_order"
+
+
+@pytest.mark.parametrize(
+    ("varied", "seeds", "published_seeds", "paper", "expected"),
+    [
+        ([ORDER] * 3, [1993, 1996, 1997], [1993, 1996, 1997], "slca", ["3 are the paper's own .* conservative"]),
+        ([ORDER] * 2, [0, 1996], [1993, 1996, 1997], "slca", [r"1 are the paper's own \(seeds 1996\)", "1 are new ones"]),
+        ([ORDER] * 2, [0, 1], [1993, 1996, 1997], "slca", ["2 are new ones"]),
+        ([BOTH], [0], [1993], "slca", [r"class order only \(F2\), ours class order and init.* seeding=class_order", "1 are new"]),
+        ([ORDER, BOTH], [0, 1], [], "slca", ["some runs vary class order, of others class order and initialisation", "not comparable"]),
+        ([BOTH] * 5, [0, 1, 2, 3, 4], [], "aepg", ["paper does not say .* ours vary class order and initialisation"]),
+        ([ORDER], [0], [], "slca", []),
+        ([], [], [1993], "slca", []),
+    ],
+)
+def test_caveats(varied: list[str], seeds: list[int], published_seeds: list[int], paper: str, expected: list[str]) -> None:
+    notes = caveats(varied, seeds, published_seeds, paper)
+    assert len(notes) == len(expected), notes
+    for note, pattern in zip(notes, expected, strict=True):
+        assert re.search(pattern, note), note
+
+
 # --- probabilities, against the numbers of the design and by simulation ---
 
 
@@ -356,18 +443,15 @@ def test_power_is_not_monotone_in_the_seeds() -> None:
     assert ten > limit
 
 
-@pytest.mark.parametrize(
-    ("n", "difference", "given_published"), [(3, 0.0, False), (10, 0.4, False), (5, -2.0, False), (4, 0.3, True), (8, -1.6, True)]
-)
-def test_probabilities_by_simulation(n: int, difference: float, given_published: bool) -> None:
+def simulate(std: float, n: int, published: Published, margin: float, difference: float, given_published: bool) -> dict[str, float]:
+    """Frequency of the verdicts in 40,000 studies, all of it drawn and tested by numpy and scipy."""
     rng = np.random.default_rng(7)
-    runs, published, margin = 40_000, Published(0.0, 0.5, 3), 1.0
-    ours = rng.normal(difference, 0.6, (runs, n))
-    theirs = rng.normal(0.0, 0.5, (runs, 3))
-    mean, std = (0.0, 0.5) if given_published else (theirs.mean(axis=1), theirs.std(axis=1, ddof=1))
+    std0, n0 = published.std or 0.0, published.n or 0
+    ours, theirs = rng.normal(difference, std, (RUNS, n)), rng.normal(0.0, std0, (RUNS, n0))
+    mean, spread = (0.0, std0) if given_published else (theirs.mean(axis=1), theirs.std(axis=1, ddof=1))
 
     def reject(bound: float, alternative: Literal["greater", "less"], alpha: float) -> NDArray[np.bool_]:
-        shift = (ours.mean(axis=1) - bound, ours.std(axis=1, ddof=1), n, mean, std, 3)
+        shift = (ours.mean(axis=1) - bound, ours.std(axis=1, ddof=1), n, mean, spread, n0)
         return np.asarray(stats.ttest_ind_from_stats(*shift, equal_var=False, alternative=alternative).pvalue < alpha)
 
     drawn = {
@@ -375,11 +459,44 @@ def test_probabilities_by_simulation(n: int, difference: float, given_published:
         "above": reject(margin, "greater", 0.025),
         "below": reject(-margin, "less", 0.025),
     }
-    expected = verdict_probabilities(0.6, n, published, margin, difference, given_published=given_published)
-    for name, hits in drawn.items():
-        p = expected[name]
-        assert hits.mean() == pytest.approx(p, abs=4 * math.sqrt(max(p * (1 - p), 1e-4) / runs)), name
+    frequencies = {name: float(hits.mean()) for name, hits in drawn.items()}
+    return {**frequencies, "undecided": 1 - sum(frequencies.values())}
+
+
+RUNS = 40_000
+
+
+def by_chance(p: float, errors: float = 4.0) -> float:
+    """So many binomial standard errors of a frequency in :data:`RUNS` studies."""
+    return errors * math.sqrt(max(p * (1 - p), 1e-4) / RUNS)
+
+
+@pytest.mark.parametrize(
+    ("n", "difference", "given_published"), [(3, 0.0, False), (10, 0.4, False), (5, -2.0, False), (4, 0.3, True), (8, -1.6, True)]
+)
+def test_probabilities_by_simulation(n: int, difference: float, given_published: bool) -> None:
+    study = (0.6, n, Published(0.0, 0.5, 3), 1.0, difference)
+    expected = verdict_probabilities(*study, given_published=given_published)
+    drawn = simulate(*study, given_published=given_published)
     assert sum(expected.values()) == pytest.approx(1.0)
+    for name, p in expected.items():
+        assert drawn[name] == pytest.approx(p, abs=by_chance(p)), name
+
+
+@pytest.mark.parametrize(("n", "expected"), [(3, 0.965), (20, 0.926)])
+def test_coverage_of_welch_by_simulation(n: int, expected: float) -> None:
+    missed = simulate(1.0, n, Published(0.0, 1.0, 3), margin=0.0, difference=0.0, given_published=False)
+    # the expected numbers are rounded to 0.001
+    assert missed["undecided"] == pytest.approx(expected, abs=by_chance(expected) + 0.0005)
+
+
+@pytest.mark.parametrize(("n", "n0", "ratio", "bound"), [(3, 3, 3.0, 0.065), (20, 3, 1.0, 0.065), (20, 3, 2.0, 0.065), (20, 5, 1.0, 0.055)])
+def test_size_of_tost_by_simulation(n: int, n0: int, ratio: float, bound: float) -> None:
+    # a margin of many standard deviations, at which the size is largest
+    study = (0.02 * ratio, n, Published(0.0, 0.02, n0), 1.0, 1.0)
+    size, expected = (find(*study, given_published=False)["reproduced"] for find in (simulate, verdict_probabilities))
+    assert size <= bound + by_chance(bound)
+    assert size == pytest.approx(expected, abs=by_chance(expected))
 
 
 def test_seeds_needed_is_the_smallest_number_that_suffices() -> None:
@@ -413,6 +530,38 @@ def test_paired_difference_is_that_of_scipy() -> None:
     assert result.p_noninferior(0.5) == pytest.approx(shifted.pvalue)
     differences = np.subtract(x, y)
     assert result.effect_size == pytest.approx(differences.mean() / differences.std(ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("n", "correction"),
+    # J(m) in Hedges' table, m = n - 1
+    [(3, 0.5642), (5, 0.7979), (10, 0.9139), (21, 0.9619)],
+)
+def test_effect_size_without_its_small_sample_bias(n: int, correction: float) -> None:
+    result = paired([float(k) for k in range(n)])
+    assert result.effect_size == pytest.approx((n - 1) / 2 / math.sqrt(n * (n + 1) / 12))
+    assert result.hedges_g == pytest.approx(correction * result.effect_size, rel=1e-3)
+
+
+def test_hedges_g_is_right_on_average() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [(result.effect_size, result.hedges_g) for result in (paired(row) for row in rng.normal(1.0, 1.0, (2000, 6)).tolist())]
+    biased, unbiased = np.array(sizes, dtype=float).T
+    assert unbiased.mean() == pytest.approx(1.0, abs=4 * unbiased.std() / math.sqrt(2000))
+    assert biased.mean() > 1.1
+
+
+@pytest.mark.parametrize("differences", [[1.0, 2.0], [1.0], [0.5, 0.5, 0.5]])
+def test_no_hedges_g_where_nothing_can_be_corrected(differences: list[float]) -> None:
+    assert paired(differences).hedges_g is None
+
+
+def test_p_different_is_two_sided() -> None:
+    for sign in (1, -1):
+        differences = [sign * value for value in (0.5, 1.5, -0.2, 0.9)]
+        assert paired(differences).p_different == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    # the sign test where there is no spread, and never more than 1
+    assert [paired([value] * 5).p_different for value in (1.0, -1.0, 0.0)] == [2.0**-4, 2.0**-4, 1.0]
 
 
 def test_no_common_seed_is_no_difference() -> None:
