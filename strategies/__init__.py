@@ -1,7 +1,7 @@
 """SLCA, OLOR and aEPG as plugins, optimizers and losses for Avalanche and plain torch, and what they are compared with."""
 
 from .aepg import AnnealedEPGLoss, EPGLoss
-from .backbones import create_backbone, fingerprint
+from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
 from .baselines import EWC, L2SP, FrozenBackbone, LwF
 from .closed_form import LinearDiscriminant, NearestClassMean
 from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
@@ -27,6 +27,7 @@ from .task_loss import TaskCrossEntropy, TaskLoss
 
 __all__ = [
     "EWC",
+    "KNOWN_BACKBONES",
     "L2SP",
     "LAE",
     "OLORSGD",
@@ -74,6 +75,7 @@ __all__ = [
     "fingerprint",
     "fresh_final_norm",
     "layer_depths",
+    "read_weights",
     "slca_pp_groups",
     "slow_learner_groups",
     "train_low_rank_and_norms",

