@@ -1,0 +1,350 @@
+"""The readers of the papers' data sets, on small data in the real formats."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from reclaim.benchmark import image_folders
+from reclaim.benchmark.catalogue import CATALOGUE, find_dataset
+from reclaim.benchmark.image_folders import (
+    ImageDataset,
+    extra_files,
+    hold_out,
+    list_images,
+    missing_files,
+    read_cars196,
+    read_images,
+    undecodable_files,
+    wrong_counts,
+)
+from scipy.io import savemat
+from torchvision import datasets as torchvision_datasets
+
+
+def save(path: Path, grey: int = 128) -> str:
+    """A tiny image of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (5, 4), (grey, grey, grey)).save(path)
+    return path.name
+
+
+def make_folders(folder: Path, classes: str, n: int = 5, suffix: str = ".jpg") -> None:
+    for name in classes.split():
+        for i in range(n):
+            save(folder / name / f"{name}_{i}{suffix}")
+
+
+def make_cifar(root: Path, kind: str) -> None:
+    folder = root / CATALOGUE[kind].folder
+    folder.mkdir(parents=True)
+    fine = kind == "cifar100"
+    files = ["train", "test"] if fine else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for k, file in enumerate(files):
+        pixels = np.full((4, 3, 32, 32), 10 * k, np.uint8)
+        pixels[:, 0] += np.arange(4, dtype=np.uint8)[:, None, None]  # red tells the images apart
+        content = {"data": pixels.reshape(4, -1), "fine_labels" if fine else "labels": [0, 1, 1, 0]}
+        (folder / file).write_bytes(pickle.dumps(content))
+    meta, key = ("meta", "fine_label_names") if fine else ("batches.meta", "label_names")
+    (folder / meta).write_bytes(pickle.dumps({key: ["apple", "bear"]}))
+
+
+def make_svhn(root: Path) -> None:
+    (root / "svhn").mkdir(parents=True)
+    for k, part in enumerate(("train", "test")):
+        pixels = np.full((32, 32, 3, 3), k, np.uint8)
+        pixels[0, 1, 2, :] = [7, 8, 9]
+        savemat(root / "svhn" / f"{part}_32x32.mat", {"X": pixels, "y": np.array([[10], [1], [9]], np.uint8)})
+
+
+def make_cub(root: Path) -> None:
+    folder = root / "CUB_200_2011"
+    for name in ("001.Albatross", "002.Auk"):
+        for i in range(3):
+            save(folder / "images" / name / f"{i}.jpg")
+    (folder / "images.txt").write_text(
+        "".join(f"{c * 3 + i + 1} {n}/{i}.jpg\n" for c, n in enumerate(["001.Albatross", "002.Auk"]) for i in range(3))
+    )
+    (folder / "image_class_labels.txt").write_text("".join(f"{i} {1 + (i > 3)}\n" for i in range(1, 7)))
+    (folder / "train_test_split.txt").write_text("1 0\n2 1\n3 1\n4 1\n5 1\n6 0\n")
+    (folder / "classes.txt").write_text("1 001.Albatross\n2 002.Auk\n")
+
+
+def make_cars(root: Path) -> None:
+    folder = root / "stanford_cars"
+    rows = np.zeros(4, dtype=[(name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")])
+    for i, (c, test) in enumerate([(1, 0), (2, 1), (2, 1), (1, 1)]):
+        rows[i] = (f"car_ims/{save(folder / 'car_ims' / f'{i:06}.jpg')}", 1, 1, 2, 2, c, test)
+    savemat(folder / "cars_annos.mat", {"annotations": rows[None], "class_names": np.array([["AM Hummer", "Acura RL"]], dtype=object)})
+
+
+def make_food(root: Path) -> None:
+    folder = root / "food-101"
+    make_folders(folder / "images", "pie apple", 3)
+    for part, indices in {"train": [2, 0], "test": [1]}.items():
+        (folder / "meta").mkdir(exist_ok=True)
+        (folder / "meta" / f"{part}.json").write_text(json.dumps({c: [f"{c}/{c}_{i}" for i in indices] for c in ("pie", "apple")}))
+
+
+def make_listed(folder: Path, pattern: str, prefix: str = "") -> None:
+    for part, images in {
+        "train": ["a/1.jpg 0", "b/1.jpg 1", "b/2.jpg 1"],
+        "val": ["a/3.jpg 0"],
+        "test": ["b/4.jpg 1", "a/4.jpg 0"],
+    }.items():
+        for line in images:
+            save(folder / prefix / line.split()[0])
+        (folder / pattern.format(part)).write_text("\n".join(images) + "\n")
+
+
+def make_ip102(root: Path) -> None:
+    make_listed(root / "ip102_v1.1", "{}.txt", "images")
+    (root / "ip102_v1.1" / "classes.txt").write_text("1  rice leaf roller \t\t\n2  grub\t\n")
+
+
+def make_domains(folder: Path, domains: str, classes: str) -> None:
+    for k, domain in enumerate(domains.split(",")):
+        make_folders(folder / domain, classes, n=k + 1, suffix=".png")
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "cifar100": lambda root: make_cifar(root, "cifar100"),
+    "cifar10": lambda root: make_cifar(root, "cifar10"),
+    "imagenet-r": lambda root: make_folders(root / "imagenet-r", "n02 n01"),
+    "cub200": make_cub,
+    "cars196": make_cars,
+    "food101": make_food,
+    "clrs25": lambda root: make_folders(root / "CLRS", "river airport", suffix=".TIF"),
+    "svhn": make_svhn,
+    "places-lt": lambda root: make_listed(root / "Places_LT", "Places_LT_{}.txt"),
+    "ip102": make_ip102,
+    "officehome": lambda root: make_domains(root / "OfficeHome", "Art,Clipart,Product,Real World", "Bed Axe"),
+    "pacs": lambda root: make_domains(root / "PACS", "art_painting,cartoon,photo,sketch", "dog cat"),
+}
+# name: class names, labels of the training images, of the test images
+EXPECTED: dict[str, tuple[str, list[int], list[int]]] = {
+    "cifar100": ("apple,bear", [0, 1, 1, 0], [0, 1, 1, 0]),
+    "cifar10": ("apple,bear", [0, 1, 1, 0] * 5, [0, 1, 1, 0]),
+    "imagenet-r": ("n01,n02", [0] * 4 + [1] * 4, [0, 1]),
+    "cub200": ("001.Albatross,002.Auk", [0, 0, 1, 1], [0, 1]),
+    "cars196": ("AM Hummer,Acura RL", [1, 1, 0], [0]),
+    "food101": ("apple,pie", [1, 1, 0, 0], [1, 0]),
+    "clrs25": ("airport,river", [0] * 4 + [1] * 4, [0, 1]),
+    "svhn": ("0,1,2,3,4,5,6,7,8,9", [0, 1, 9], [0, 1, 9]),
+    "places-lt": ("a,b", [0, 1, 1], [1, 0]),
+    "ip102": ("rice leaf roller,grub", [0, 1, 1], [1, 0]),
+    "officehome": ("Axe,Bed", [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1], [0] * 4 + [1] * 4),
+    "pacs": ("cat,dog", [0, 0, 1, 1, 0, 0, 0, 1, 1, 1] + [0] * 4 + [1] * 4, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_data_set_is_read_in_its_own_format(name: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    data = read_images(name, tmp_path, verify=False)
+    names, train, test = EXPECTED[name]
+    assert ",".join(data.names) == names
+    if name in ("imagenet-r", "clrs25"):  # split by seed: the sizes and that nothing is lost or in both parts
+        assert (len(data.train), len(data.test)) == (8, 2)
+        everything = [*data.train.names(), *data.test.names()]
+        assert len(set(everything)) == 10
+        assert sorted(everything) == sorted(p.relative_to(data.train.folder).as_posix() for p in data.train.folder.rglob("*.*"))
+        for part in (data.train, data.test):
+            assert list(part.images) == sorted(part.images)
+            assert [data.names[c] for c in part.labels] == [Path(str(p)).parent.name for p in part.images]
+        assert "0.8 / 0.2" in data.remarks[0]
+    else:
+        assert (list(data.train.labels), list(data.test.labels)) == (train, test)
+    assert extra_files(data) == []
+    # the same again, and from another place
+    assert read_images(name, str(tmp_path), verify=False).sha256 == data.sha256
+    image, label = ImageDataset(data.test)[len(data.test) - 1]
+    assert image.mode == "RGB"
+    assert label == data.test.labels[-1]
+    # with its real name, a small copy is refused
+    with pytest.raises(ValueError, match=r"is not complete|is damaged or unfinished"):
+        read_images(name, tmp_path)
+
+
+def test_the_index_hash_knows_labels_parts_names_and_pixels(tmp_path: Path) -> None:
+    MAKERS["ip102"](tmp_path)
+    hashes = {read_images("ip102", tmp_path, verify=False).sha256}
+    for file, content in [("val.txt", "a/3.jpg 1\n"), ("classes.txt", "1 rice\n2 grub\n"), ("test.txt", "b/4.jpg 1\n")]:
+        (tmp_path / "ip102_v1.1" / file).write_text(content)
+        hashes.add(read_images("ip102", tmp_path, verify=False).sha256)
+    MAKERS["svhn"](tmp_path)
+    hashes.add(read_images("svhn", tmp_path, verify=False).sha256)
+    path = tmp_path / "svhn" / "test_32x32.mat"
+    savemat(path, {"X": np.zeros((32, 32, 3, 3), np.uint8), "y": np.array([[10], [1], [9]], np.uint8)})
+    hashes.add(read_images("svhn", tmp_path, verify=False).sha256)
+    assert len(hashes) == 6
+
+
+def test_pixels_are_those_of_torchvision(tmp_path: Path) -> None:
+    for name in ("cifar10", "svhn", "food101"):
+        MAKERS[name](tmp_path)
+    batches = read_images("cifar10", tmp_path, verify=False).train
+    assert [batches.load(i).getpixel((3, 3)) for i in (0, 5, 19)] == [(0, 0, 0), (11, 10, 10), (43, 40, 40)]
+    digits = read_images("svhn", tmp_path, verify=False).test
+    assert [digits.load(i).getpixel((1, 0)) for i in range(3)] == [(1, 1, 7), (1, 1, 8), (1, 1, 9)]
+    food = read_images("food101", tmp_path, verify=False)
+    reference = torchvision_datasets.Food101(str(tmp_path), "train")
+    assert [str(food.train.path(i)) for i in range(4)] == [str(p) for p in reference._image_files]
+    assert list(food.train.labels) == reference._labels
+
+
+def test_cars_are_split_as_the_papers_code_does_or_officially(tmp_path: Path) -> None:
+    MAKERS["cars196"](tmp_path)
+    folder = tmp_path / "stanford_cars"
+    papers, official = read_cars196(folder), read_cars196(folder, official=True)
+    assert papers.train.images == official.test.images == ("car_ims/000001.jpg", "car_ims/000002.jpg", "car_ims/000003.jpg")
+    assert papers.test.images == official.train.images == ("car_ims/000000.jpg",)
+    assert "(F7): 3 train, 1 test" in papers.remarks[0]
+    assert papers.sha256 != official.sha256
+
+
+def test_f7_exchanges_the_counts_of_cars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MAKERS["cars196"](tmp_path)
+    small = {**vars(find_dataset("cars196")), "classes": 2, "train": 1, "test": 3}
+    monkeypatch.setitem(CATALOGUE, "cars196", type(find_dataset("cars196"))(**small))
+    assert len(read_images("cars196", tmp_path).train) == 3
+    assert wrong_counts(read_cars196(tmp_path / "stanford_cars", official=True)) == []
+    monkeypatch.setitem(CATALOGUE, "cars196", type(find_dataset("cars196"))(**{**small, "test": 2}))
+    with pytest.raises(ValueError, match="3 train images instead of 1; 1 test images instead of 2"):
+        read_images("cars196", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["lists", "folders"])
+def test_imagenet_r_takes_the_papers_split_where_it_is_given(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet-r"
+    if form == "lists":
+        make_folders(folder, "n01 n02", 2)
+        (folder / "train.txt").write_text("n02/n02_1.jpg\nn01/n01_0.jpg\n")
+        (folder / "test.txt").write_text("n01/n01_1.jpg\n")
+    else:
+        save(folder / "train" / "n01" / "n01_0.jpg")
+        save(folder / "train" / "n02" / "n02_1.jpg")
+        save(folder / "val" / "n01" / "n01_1.jpg")
+    data = read_images("imagenet-r", tmp_path, verify=False)
+    assert {(Path(str(p)).name, c) for p, c in zip(data.train.images, data.train.labels, strict=True)} == {
+        ("n02_1.jpg", 1),
+        ("n01_0.jpg", 0),
+    }
+    assert (Path(str(data.test.images[0])).name, data.test.labels) == ("n01_1.jpg", (0,))
+    assert "NOT" not in data.remarks[0]
+    assert [path.name for path in extra_files(data)] == (["n02_0.jpg"] if form == "lists" else [])
+    if form == "lists":
+        (folder / "test.txt").write_text("n01/n01_0.jpg\n")
+        with pytest.raises(ValueError, match=r"both in train.txt and in test.txt, the first is n01/n01_0.jpg"):
+            read_images("imagenet-r", tmp_path, verify=False)
+        (folder / "test.txt").write_text("n09/n09_0.jpg\n")
+        with pytest.raises(ValueError, match=r"n09_0.jpg belongs to none of the 2 classes"):
+            read_images("imagenet-r", tmp_path, verify=False)
+
+
+def break_cub(root: Path) -> None:
+    (root / "CUB_200_2011" / "image_class_labels.txt").write_text("1 1\n")
+
+
+DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").unlink(), r"images.txt is missing: an unfinished"),
+    ("cub200", break_cub, r"image_class_labels.txt and images.txt do not name the same images"),
+    ("cub200", lambda r: (r / "CUB_200_2011" / "classes.txt").write_text("1 a\n"), r"class 2 is not in classes.txt"),
+    ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").write_text("1\n"), r"images.txt, line 1, is not of two columns"),
+    ("cub200", lambda r: (r / "CUB_200_2011/images/002.Auk/1.jpg").unlink(), r"1 listed images are missing, the first is .*002.Auk/1.jpg"),
+    ("cars196", lambda r: (r / "stanford_cars/cars_annos.mat").write_bytes(b"x" * 300), r"is not Stanford Cars' cars_annos.mat"),
+    ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{"), r"test.json cannot be read"),
+    ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{}"), r"do not name the same classes"),
+    ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text("a/3.jpg\n"), r"val.txt, line 1, is not an image and its label"),
+    ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text(""), r"lists no image"),
+    ("ip102", lambda r: (r / "ip102_v1.1/classes.txt").write_text("1 a\n"), r"label 1 is outside the 1 classes"),
+    ("svhn", lambda r: (r / "svhn/test_32x32.mat").unlink(), r"test_32x32.mat is missing"),
+    ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not hold SVHN's .mat files"),
+    ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").unlink(), r"data_batch_3 is missing"),
+    ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").write_bytes(b"x"), r"does not hold CIFAR-10 .*fresh copy"),
+    ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty holds no image"),
+    ("pacs", lambda r: (r / "PACS" / "photo" / "horse").mkdir(), r"photo and cartoon/ do not hold the same classes: horse"),
+    ("pacs", lambda r: (r / "PACS" / "sketch").rename(r / "PACS" / "Sketch2"), r"sketch is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_damage_is_named_and_nothing_is_deleted(name: str, damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    damage(tmp_path)
+    before = sorted((path, path.stat().st_size) for path in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        read_images(name, tmp_path, verify=False)
+    assert sorted((path, path.stat().st_size) for path in tmp_path.rglob("*")) == before
+
+
+def test_damaged_files_of_published_checksum_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MAKERS["cifar100"](tmp_path)
+    monkeypatch.setattr(image_folders.pickle, "load", lambda *_: pytest.fail("unpickled"))
+    with pytest.raises(
+        ValueError, match=r"cifar-100-python/train is damaged or unfinished \(MD5 .*: move it away and fetch cifar100 again"
+    ):
+        read_images("cifar100", tmp_path)
+
+
+def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Food-101 is not in .*food-101: `reclaim data fetch food101 --root"):
+        read_images("food101", tmp_path)
+    with pytest.raises(ValueError, match=r"PACS is not in .*: download it from https"):
+        read_images("pacs", tmp_path)
+    with pytest.raises(ValueError, match="unknown data set 'food-101': did you mean food101"):
+        read_images("food-101", tmp_path)
+
+
+def test_what_is_missing_extra_or_undecodable_is_listed(tmp_path: Path) -> None:
+    MAKERS["places-lt"](tmp_path)
+    folder = tmp_path / "Places_LT"
+    (folder / "b" / "2.jpg").unlink()
+    save(folder / "b" / "9.jpg")
+    (folder / "a" / "4.jpg").write_bytes((folder / "a" / "4.jpg").read_bytes()[:200])
+    (folder / "a" / "3.jpg").write_text("no image")
+    data = list_images("places-lt", tmp_path, verify=False)
+    assert missing_files(data) == [folder / "b" / "2.jpg"]
+    assert extra_files(data) == [folder / "b" / "9.jpg"]
+    undecodable = undecodable_files(data)
+    assert [error.split(" is no image")[0] for error in undecodable] == [str(folder / p) for p in ("b/2.jpg", "a/4.jpg", "a/3.jpg")]
+    assert all("put a fresh copy there" in error for error in undecodable)
+    assert "62,500" in wrong_counts(data)[0]
+    assert "2 classes instead of 365" in wrong_counts(data)
+
+
+def test_the_held_out_part_is_official_or_a_stratified_tenth(tmp_path: Path) -> None:
+    MAKERS["ip102"](tmp_path)
+    data = read_images("ip102", tmp_path, verify=False)
+    assert hold_out(data) == (data.train, data.validation)
+    make_folders(tmp_path / "CLRS", "river airport", 25)
+    data = read_images("clrs25", tmp_path, verify=False)
+    kept, held = hold_out(data)
+    assert set(kept.images) | set(held.images) == set(data.train.images)
+    assert not set(kept.images) & set(held.images)
+    counts = np.bincount(data.train.labels)
+    assert np.all(np.abs(np.bincount(held.labels) - counts / 10) < 1)
+
+
+def test_the_catalogue_is_complete() -> None:
+    for entry in CATALOGUE.values():
+        assert entry.page.startswith("http")
+        assert entry.licence
+        assert entry.counts_from
+        for archive in entry.archives:
+            assert len(archive.md5) == 32
+            assert archive.file_name.endswith((".tar.gz", ".tgz", ".tar", ".mat"))
+    # what torchvision knows, too
+    for entry, kind in ((CATALOGUE["cifar100"], torchvision_datasets.CIFAR100), (CATALOGUE["cifar10"], torchvision_datasets.CIFAR10)):
+        assert (entry.archives[0].url, entry.archives[0].md5, entry.folder) == (kind.url, kind.tgz_md5, kind.base_folder)
+    food = torchvision_datasets.Food101
+    assert (CATALOGUE["food101"].archives[0].url, CATALOGUE["food101"].archives[0].md5) == (food._URL, food._MD5)
+    assert [(a.url, a.file_name, a.md5) for a in CATALOGUE["svhn"].archives] == [
+        tuple(torchvision_datasets.SVHN.split_list[part]) for part in ("train", "test")
+    ]
