@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .engines import jobs_of, run_jobs
 from .recipes import CHOSEN, RECIPES, find_recipe
 from .records import RecordStore, default_store
 from .statistics import mean_interval
-from .streams import STREAMS, find_stream
+from .streams import PAPER_STREAMS, STREAMS, find_stream
 
 
 def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -78,7 +79,8 @@ def _recipes() -> str:
 
 
 def _streams() -> str:
-    return tabulate([(s.name, len(s.sizes), s.description) for s in STREAMS.values()], headers=("name", "experiences", "classes"))
+    streams = [*STREAMS.values(), *PAPER_STREAMS.values()]
+    return tabulate([(s.name, s.tier, len(s.sizes), s.description) for s in streams], headers=("name", "tier", "experiences", "classes"))
 
 
 def _backbones() -> str:
@@ -101,8 +103,9 @@ def _cells() -> str:
 
 
 def _in_full(name: str) -> str:
-    if name in STREAMS:
-        stream = STREAMS[name]
+    streams = STREAMS | PAPER_STREAMS
+    if name in streams:
+        stream = streams[name]
         return f"{stream.name}: {stream.description}\nclasses per experience: {', '.join(map(str, stream.sizes))}\ntier: {stream.tier}"
     if name == QUICKDRAW_VIT:
         return asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8")
@@ -111,11 +114,12 @@ def _in_full(name: str) -> str:
         if entry.id == name:
             return tabulate([(key, value) for key, value in vars(entry).items()], tablefmt="plain")
     if name not in RECIPES:
-        everything = [*RECIPES, *STREAMS, QUICKDRAW_VIT, *(entry.id for entry in entries)]
+        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *(entry.id for entry in entries)]
         similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
     recipe = RECIPES[name]
-    choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else f"tuned as: {recipe.tuned_as}"
+    choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else "nothing to choose"
+    choice = f"tuned as: {recipe.tuned_as}" if recipe.tuned_as else choice
     settings = json.dumps(recipe.config.as_dict(), indent=1)
     return f"{recipe.name}: {recipe.title}\n{recipe.description}\nhome stream: {recipe.home}\n{choice}\n{settings}"
 
@@ -158,6 +162,8 @@ def run(
     """
     found = find_recipe(recipe)
     target = find_stream(stream or found.home)
+    if target.name not in STREAMS:
+        raise click.BadParameter(f"{target.name!r} is of the paper tier, which cannot be run yet: choose one of {', '.join(STREAMS)}")
     store = RecordStore(records) if records else default_store()
     made = run_jobs(jobs_of(found, target, seeds, settings, device), store, jobs, again)
     rows = []
@@ -196,12 +202,36 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
 @RECORDS
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
 @click.option("--docs", type=click.Path(path_type=Path), help="Folder of fidelity.md and findings.md, too [default: not written].")
-def leaderboard(records: Path | None, output: Path, docs: Path | None) -> None:
-    """Write embedded.md, embedded.csv and embedded.svg from the records, and what --docs adds: same records, same bytes."""
-    from .leaderboard import write, write_docs
+@click.option("--format", "formats", multiple=True, metavar="NAME", help="Only markdown, csv, json, svg, html or latex; repeatable.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib.")
+@click.option("--check", "foreign", multiple=True, type=click.Path(path_type=Path), help="Check a record from elsewhere; writes nothing.")
+def leaderboard(
+    records: Path | None, output: Path, docs: Path | None, formats: Sequence[str], figures: Path | None, foreign: Sequence[Path]
+) -> None:
+    """Write the leaderboards from the records: same records, same bytes.
 
+    index.html shows everything, embedded.md, .csv and .svg all streams, and <stream>.md, .csv, .json and, with --format latex, .tex one.
+    """
+    from . import leaderboard as boards
+    from . import submission
+
+    if foreign:
+        checks = [submission.check(path) for path in foreign]
+        click.echo("\n".join(map(str, checks)))
+        if any(check.problems for check in checks):
+            raise click.exceptions.Exit(1)
+        return
     store = RecordStore(records) if records else default_store()
-    for path in [*write(store, output), *(write_docs(store, docs) if docs else [])]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            written = boards.write(store, output, formats or boards.FORMATS[:-1])
+            written += boards.write_docs(store, docs) if docs else []
+            written += boards.write_figures(store, figures) if figures else []
+        finally:
+            for message in dict.fromkeys(str(warning.message) for warning in caught):
+                click.echo(f"warning: {message}", err=True)
+    for path in written:
         click.echo(f"wrote {path}")
 
 
@@ -220,6 +250,105 @@ def conform(files: Sequence[Path]) -> None:
         raise click.exceptions.Exit(1)
 
 
+@main.group()
+def data() -> None:
+    """The papers' data sets: where they come from, whether they are complete, and a decoded copy that loads fast.
+
+    Below --root each lies in the folder that its own archive makes.
+    """
+
+
+ROOT = click.option("--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets.")
+
+
+@data.command("list")
+@click.argument("name", required=False)
+def data_list(name: str | None) -> None:
+    """List the data sets, or show NAME in full."""
+    from .catalogue import CATALOGUE, find_dataset
+    from .streams import PAPER_STREAMS
+
+    def images(n: int | None) -> str:
+        return "-" if n is None else f"{n:,}"
+
+    if name:
+        entry = find_dataset(name)
+        fields = {key: value for key, value in vars(entry).items() if key != "archives"}
+        fields["streams"] = ", ".join(stream.name for stream in PAPER_STREAMS.values() if stream.dataset == name)
+        fields["direct download"] = ", ".join(archive.url for archive in entry.archives) or "none"
+        click.echo(tabulate(list(fields.items()), tablefmt="plain", disable_numparse=True))
+    else:
+        rows = [
+            (e.name, e.classes, images(e.train), images(e.test), "yes" if e.archives else "by hand", e.licence) for e in CATALOGUE.values()
+        ]
+        click.echo(tabulate(rows, headers=("name", "classes", "train", "test", "fetch", "licence"), disable_numparse=True))
+
+
+@data.command("check")
+@click.argument("name")
+@ROOT
+@click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes.")
+def data_check(name: str, root: Path, decode: bool) -> None:
+    """Hold NAME against its own lists and the expected counts: what is missing, extra or damaged; fails if it cannot be used."""
+    from .image_folders import extra_files, list_images, missing_files, undecodable_files, wrong_counts
+
+    found = list_images(name, root)
+    for part, images in found.parts.items():
+        click.echo(f"{part}: {len(images):,} images")
+    click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
+    for remark in found.remarks:
+        click.echo(f"note: {remark}")
+    extra = extra_files(found)
+    if extra:
+        click.echo(f"note: {len(extra):,} images are in no list and not used, such as {extra[0]}")
+    missing = missing_files(found)
+    problems = [*wrong_counts(found), *(f"missing: {path}" for path in missing)]
+    if decode and not missing:
+        problems += undecodable_files(found)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise click.ClickException(f"{name} is not as it should be: {len(problems):,} problems, nothing was changed")
+    click.echo("complete")
+
+
+@data.command("fetch")
+@click.argument("name")
+@ROOT
+def data_fetch(name: str, root: Path) -> None:
+    """Download and unpack NAME where a public direct download exists; the same command goes on after an interruption."""
+    from tqdm import tqdm
+
+    from .catalogue import find_dataset
+    from .fetching import fetch
+
+    entry = find_dataset(name)
+    click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
+    with tqdm(unit="B", unit_scale=True, desc=name) as bar:
+        files = fetch(entry, root, lambda n, total: bar.update(n))
+    for file in files:
+        click.echo(f"fetched {file}")
+    click.echo(f"now: reclaim data check {name} --root {root}")
+
+
+@data.command("cache")
+@click.argument("name")
+@ROOT
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the caches [default: ROOT/decoded].")
+def data_cache(name: str, root: Path, output: Path | None) -> None:
+    """Decode all images of NAME once, into memory-mapped files of 3 bytes a pixel."""
+    from tqdm import tqdm
+
+    from .image_cache import make_cache
+    from .image_folders import read_images
+
+    found = read_images(name, root)
+    with tqdm(total=sum(len(part) for part in found.parts.values()), unit="image", desc=name) as bar:
+        targets = make_cache(found, output or root / "decoded", bar.update)
+    for target in targets:
+        click.echo(f"decoded {target}")
+
+
 @main.command()
 @click.argument("backbone", type=click.Choice(["quickdraw"]))
 @click.option("--output", type=click.Path(path_type=Path), default=Path("pretrained"), help="Folder of weights, report and checkpoint.")
@@ -234,6 +363,30 @@ def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads
 
     report = train(Pretraining(seed=seed, **({"epochs": epochs} if epochs else {})), output, device, threads)
     click.echo(f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings; fingerprint {report['fingerprint']}; wrote {output}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="CLAIM|CELL|TABLE...")
+@click.option(
+    "--std", type=float, help="Spread between seeds in points: of a claim's paired differences, of a cell's runs [default: on record]."
+)
+@RECORDS
+def plan(names: Sequence[str], std: float | None, records: Path | None) -> None:
+    """Say what a study can decide and what it costs, before it is run.
+
+    For a CLAIM the difference that 3, 5, 10 or 20 seeds find with 80% power; for a CELL, or every cell of a TABLE (such as slca/main), how
+    likely so many seeds give "reproduced", and the seeds needed. Spread and cost are those of the runs on record, where there are any.
+    """
+    from .paper_check import current
+    from .plan import plan as planned
+
+    # outside a checkout there are no records, and plans all the same
+    store = RecordStore(records) if records else default_store() if Path("leaderboards", "records").is_dir() else None
+    loaded, problems = store.load() if store else ([], [])
+    for problem in problems:
+        click.echo(f"skipped {problem}", err=True)
+    counted = current(loaded)
+    click.echo("\n\n".join(planned(name, counted, std) for name in names))
 
 
 if __name__ == "__main__":

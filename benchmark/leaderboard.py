@@ -1,131 +1,130 @@
-"""Leaderboards from records: the same records give the same bytes."""
+"""Leaderboards from records, as text: Markdown, CSV, JSON and LaTeX; the page and the pictures are made from the same rows.
+
+The same records give the same bytes.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 from tabulate import tabulate
 
-from . import fidelity, findings
+from . import fidelity, findings, page
+from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, rows
 from .datasets import shared_classes
 from .figure import dot_plot
-from .paper_check import current
-from .published import judge_claims, metric_of
+from .paper_check import check_cells, current
+from .published import ClaimVerdict, judge_claims
 from .recipes import RECIPES
 from .records import Record, RecordStore
-from .statistics import MeanInterval, mean_interval
-from .streams import STREAMS, pretraining_overlap
+from .statistics import MeanInterval
+from .streams import STREAMS
 
+__all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
+
+FORMATS = ("markdown", "csv", "json", "svg", "html", "latex")
 PICTURED = ("split-quickdraw-10", *STREAMS)
-COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
-OTHERS = ("trained_parameters", "bytes_kept", "seconds", "epochs", "hyperparameters", "pretraining_overlap")
-SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
+OTHERS = ("trained_parameters", "bytes_kept", "seconds", "epochs", "hyperparameters", "pretraining_overlap", "backbone", "config_hash")
+DECIMALS = 6
+"""Of the numbers in JSON: beyond them the order in which a processor adds shows."""
 
 INTRODUCTION = """\
 # The embedded tier
 
 Class-incremental learning on real drawings in miniature: a small ViT, pretrained on 245 classes of Quick, Draw!, meets 100 other classes.
 **Nothing here was measured on a paper's data, and no number here is comparable with a paper's.** What can be compared is which method is
-better than which.
+better than which. The same as a page to sort and search, with curves: `index.html` beside this file, to be opened from disk.
 
 Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and all that is drawn at random in
 training. The intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points
 at 50%). Of the streams' classes {overlap} were used in pretraining. Bytes kept are those that the method carries from one experience
 to the next; seconds are the median processor time of a run, evaluation included. Hyper-parameters: "validation" means chosen from four
 candidates on a part of the training drawings, on a seed not used here; the choice stands in `benchmark/assets/chosen.json`, and some
-choices lie at the end of their grid (joint training and the frozen backbone among them). Joint training sees one experience: only its
-Last-Acc is comparable.
+choices lie at the end of their grid (joint training, the frozen backbone and the baselines with a memory among them). The baselines that
+train the backbone were first given grids without a rate of its own for it; these were given up for SLCA's grid before any seed of
+theirs was run. Joint training sees one experience: only its Last-Acc is comparable.
+
+{ranks}
 """
 
+# --- the files ---
 
-@dataclass(frozen=True)
-class Row:
-    """A recipe on a stream, over its seeds.
 
-    :ivar numbers: by column; without the entropy of what is not trained.
-    :ivar seconds: median processor time of a run, evaluation included.
-    :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
+def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1]) -> list[Path]:
+    """Write the leaderboards, each file replaced whole.
+
+    ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json`` and, when asked for,
+    ``.tex`` one of them, ``index.html`` everything.
+
+    :param formats: of :data:`FORMATS`; all but LaTeX by default.
+    :raises ValueError: there is no record to show.
     """
-
-    recipe: str
-    stream: str
-    seeds: tuple[int, ...]
-    numbers: dict[str, MeanInterval]
-    trained_parameters: int
-    bytes_kept: int
-    seconds: float | None
-    epochs: int
-    hyperparameters: str
-    pretraining_overlap: str
-
-    @property
-    def joint(self) -> bool:
-        return RECIPES[self.recipe].config.joint
-
-
-def rows(records: Sequence[Record]) -> list[Row]:
-    """One row per recipe and stream, by stream and falling Last-Acc."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda r: r.seed):
-        groups.setdefault((record.stream, record.recipe), []).append(record)
-    found = []
-    for (stream, recipe), group in groups.items():
-        columns = {column: [_number(record, column) for record in group] for column in COLUMNS}
-        numbers = {column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))}
-        result = group[0].result
-        seeds = tuple(record.seed for record in group)
-        found.append(
-            Row(
-                recipe,
-                stream,
-                seeds,
-                numbers,
-                result["trained_parameters"],
-                result["bytes_kept"],
-                _seconds(group),
-                result["config"]["epochs"],
-                _origin(recipe, stream, result["hyperparameters_from"]),
-                pretraining_overlap(STREAMS[stream], result["config"]["backbone"]),
-            )
-        )
-    streams = list(STREAMS)
-    return sorted(found, key=lambda r: (streams.index(r.stream), -r.numbers["last_acc"].mean, r.recipe))
-
-
-def write(store: RecordStore, folder: Path) -> list[Path]:
-    """Write ``embedded.md``, ``embedded.csv`` and ``embedded.svg``, each replaced whole.
-
-    :raises ValueError: there is no record to show, or one is damaged.
-    """
-    shown = [record for record in _counted(store) if RECIPES[record.recipe].fact is None]
-    return _write(folder, {"embedded.md": markdown(shown), "embedded.csv": as_csv(shown), "embedded.svg": svg(shown)})
+    counted = _counted(store)
+    ranked = _ranked(counted)
+    table, verdicts = rows(ranked), judge_claims(ranked)
+    streams = {stream: [row for row in table if row.stream == stream] for stream in dict.fromkeys(row.stream for row in table)}
+    texts = {}
+    for kind in formats:
+        if kind == "markdown":
+            texts["embedded.md"] = markdown(table, verdicts)
+            texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
+        elif kind == "csv":
+            texts["embedded.csv"] = as_csv(table)
+            texts |= {f"{stream}.csv": as_csv(part) for stream, part in streams.items()}
+        elif kind == "json":
+            texts |= {f"{stream}.json": as_json(part) for stream, part in streams.items()}
+        elif kind == "svg":
+            texts["embedded.svg"] = svg(table)
+        elif kind == "html":
+            texts["index.html"] = page.render(table, verdicts, check_cells(counted))
+        elif kind == "latex":
+            texts |= {f"{stream}.tex": as_latex(part) for stream, part in streams.items()}
+        else:
+            raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
+    return _write(folder, texts)
 
 
 def write_docs(store: RecordStore, folder: Path) -> list[Path]:
     """Write ``fidelity.md`` and ``findings.md``, each replaced whole.
 
-    :raises ValueError: there is no record to show, or one is damaged.
+    :raises ValueError: there is no record to show.
     """
-    counted = _counted(store)
+    counted = [record for record in _counted(store) if record.recipe in RECIPES and record.stream in STREAMS]
     return _write(folder, {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted)})
 
 
+def write_figures(store: RecordStore, folder: Path) -> list[Path]:
+    """Write the figures for papers and slides (:mod:`reclaim.benchmark.figures`), as SVG and PNG.
+
+    :raises ValueError: there is no record to show, or matplotlib is not installed.
+    """
+    from . import figures
+
+    counted = _counted(store)
+    return figures.write(rows(_ranked(counted)), check_cells(counted), folder)
+
+
 def _counted(store: RecordStore) -> list[Record]:
-    """The records of any recipe's present configuration."""
+    """The records that count (:func:`reclaim.benchmark.paper_check.current`); damaged files are warned of and skipped."""
     records, problems = store.load()
-    if problems:
-        raise ValueError("damaged records:\n" + "\n".join(f"  {problem}" for problem in problems))
-    counted = [record for record in current(records) if record.recipe in RECIPES and record.stream in STREAMS]
-    if not counted:
+    for problem in problems:
+        warnings.warn(f"skipped {problem}", stacklevel=3)
+    counted = current(records)
+    if not _ranked(counted):
         raise ValueError(f"no records of any recipe's present configuration in {store.root}: make some with `reclaim run`")
     return counted
+
+
+def _ranked(counted: Sequence[Record]) -> list[Record]:
+    """Those of recipes on streams; a recipe that turns a switch of the fidelity page is shown there."""
+    return [r for r in counted if r.recipe in RECIPES and r.stream in STREAMS and RECIPES[r.recipe].fact is None]
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
@@ -137,34 +136,17 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """The page: a table per stream, then the verdicts on the claims."""
-    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5, overlap=shared_classes() or "none")]
-    all_rows = rows(records)
-    for stream in STREAMS.values():
-        table = [
-            (
-                RECIPES[row.recipe].title,
-                f"`{row.recipe}`",
-                len(row.seeds),
-                *("-" if row.joint and column != "last_acc" else _with_interval(row.numbers[column]) for column in SHOWN),
-                row.epochs,
-                f"{row.trained_parameters:,}",
-                f"{row.bytes_kept:,}",
-                "-" if row.seconds is None else f"{row.seconds:.0f}",
-                row.hyperparameters,
-            )
-            for row in all_rows
-            if row.stream == stream.name
-        ]
-        if table:
-            header = ("method", "recipe", "n", *SHOWN.values(), "epochs", "trained parameters", "bytes kept", "seconds", "hyper-parameters")
-            parts.append(
-                f"## {stream.name}\n\n{stream.description}.\n\n{tabulate(table, header, tablefmt='pipe', disable_numparse=True)}\n"
-            )
+# --- Markdown and LaTeX ---
+
+
+def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
+    """The whole tier: a table per stream and protocol, then the verdicts on the claims."""
+    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5, overlap=shared_classes() or "none", ranks=RANKS)]
+    for stream in dict.fromkeys(row.stream for row in table):
+        parts.append(f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables([row for row in table if row.stream == stream], 3)}")
     claims = [
         (f"`{v.claim.id}`", v.claim.text, v.claim.family, f"`{v.claim.stream}` {v.claim.metric}", str(v), f"**{v.outcome}**")
-        for v in judge_claims(records)
+        for v in verdicts
     ]
     header = ("claim", "says", "family", "measured on", "difference (95% interval)", "verdict")
     parts.append(
@@ -176,49 +158,118 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def svg(records: Sequence[Record]) -> str:
-    """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to the table."""
-    all_rows = rows(records)
-    pictured = [row for row in all_rows if not RECIPES[row.recipe].tuned_as] or all_rows
-    stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
-    entries = [(RECIPES[row.recipe].title, row.numbers["last_acc"]) for row in pictured if row.stream == stream]
-    n = sorted({e.n for _, e in entries})
-    seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
-    return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", entries)
+def stream_markdown(table: Sequence[Row]) -> str:
+    """One stream alone."""
+    stream = STREAMS[table[0].stream]
+    explained = f"{stream.description}. How to read this: [embedded.md](embedded.md).\n\n{RANKS}"
+    return f"# {stream.name}\n\n**{NOT_COMPARABLE}**\n\n{explained}\n\n{_tables(table, 2)}"
 
 
-def as_csv(records: Sequence[Record]) -> str:
-    """All numbers, unrounded: mean, standard deviation and the ends of the 95% interval of each."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
-    writer.writerow(["stream", "recipe", "n", *statistics, *OTHERS])
-    for row in rows(records):
-        summaries = [row.numbers.get(column) for column in COLUMNS]
-        numbers = [v for m in summaries for v in ((m.mean, m.std, *(m.interval or (None, None))) if m else (None,) * 4)]
-        writer.writerow([row.stream, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS)])
-    return buffer.getvalue()
+def as_latex(table: Sequence[Row]) -> str:
+    """One stream as a table per protocol, for the package booktabs; the text is UTF-8."""
+    header = ("Rank", "Method", "n", *SHOWN.values(), "Bytes kept")
+    align = ("right", "left", *["right"] * (len(header) - 2))
+    parts = []
+    for protocol, members in by_protocol(table):
+        lines = [(_rank(row), RECIPES[row.recipe].title, len(row.seeds), *_accuracies(row), f"{row.bytes_kept:,}") for row in members]
+        parts.append(
+            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with 95% intervals.\n"
+            f"{tabulate(lines, header, tablefmt='latex_booktabs', disable_numparse=True, colalign=align)}\n"
+        )
+    return "\n".join(parts)
 
 
-def _origin(recipe: str, stream: str, origin: str) -> str:
-    """How the hyper-parameters came about, with the recipe or the stream that they were chosen for if that is not this row's."""
-    found = RECIPES[recipe]
-    others = [f"as `{found.tuned_as}`"] if found.tuned_as else []
-    others += [f"on {found.home}"] if stream != found.home else []
-    return f"{origin} ({', '.join(others)})" if others and origin == "validation" else origin
+def _tables(table: Sequence[Row], level: int) -> str:
+    header = ("rank", "method", "recipe", "n", *SHOWN.values(), "trained parameters", "bytes kept", "seconds", "hyper-parameters")
+    parts = []
+    for protocol, members in by_protocol(table):
+        lines = [
+            (
+                _rank(row),
+                RECIPES[row.recipe].title,
+                f"`{row.recipe}`",
+                len(row.seeds),
+                *_accuracies(row),
+                f"{row.trained_parameters:,}",
+                f"{row.bytes_kept:,}",
+                "-" if row.seconds is None else f"{row.seconds:.0f}",
+                row.hyperparameters,
+            )
+            for row in members
+        ]
+        parts.append(f"{'#' * level} {protocol}\n\n{tabulate(lines, header, tablefmt='pipe', disable_numparse=True)}\n")
+    return "\n".join(parts)
 
 
-def _seconds(group: Sequence[Record]) -> float | None:
-    """Median processor time; the first records have wall time alone, on a core that was all but theirs."""
-    known = [r.provenance.get("cpu_seconds") or r.provenance.get("wall_seconds") for r in group]
-    return median(seconds for seconds in known if seconds) if any(known) else None
+def _rank(row: Row) -> str:
+    return f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]" if row.rank else "-"
 
 
-def _number(record: Record, column: str) -> float:
-    return record.metrics_task_known()["last_acc"] if column == "task_known_last_acc" else metric_of(record, column)
+def _accuracies(row: Row) -> list[str]:
+    return ["-" if row.joint and column != "last_acc" else _with_interval(row.numbers[column]) for column in SHOWN]
 
 
 def _with_interval(summary: MeanInterval) -> str:
     if summary.interval is None:
         return f"{summary.mean:.2f}"
     return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}"
+
+
+# --- CSV, JSON and the picture ---
+
+
+def as_csv(table: Sequence[Row]) -> str:
+    """All numbers, unrounded: mean, standard deviation and the ends of the 95% interval of each."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
+    writer.writerow(["stream", "recipe", "n", *statistics, *OTHERS, "rank", "rank_low", "rank_high", "ranked", "tied_with"])
+    for row in table:
+        summaries = [row.numbers.get(column) for column in COLUMNS]
+        numbers = [v for m in summaries for v in ((m.mean, m.std, *(m.interval or (None, None))) if m else (None,) * 4)]
+        ranks = (row.rank.rank, row.rank.low, row.rank.high, row.ranked, " ".join(row.rank.tied_with)) if row.rank else (None,) * 5
+        writer.writerow([row.stream, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS), *ranks])
+    return buffer.getvalue()
+
+
+def as_json(table: Sequence[Row]) -> str:
+    """One stream: the numbers of the CSV file, the curves and the mean accuracy matrices, to six decimals; a line for each recipe."""
+    stream = STREAMS[table[0].stream]
+    head = {"tier": stream.tier, "note": NOT_COMPARABLE, "stream": stream.name, "classes_per_experience": stream.sizes}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    recipes = ",\n".join(f"  {json.dumps(_as_dict(row))}" for row in table)
+    return "{\n" + ",\n".join([*lines, f' "rows": [\n{recipes}\n ]']) + "\n}\n"
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    rank = row.rank
+    return {
+        "recipe": row.recipe,
+        "title": RECIPES[row.recipe].title,
+        "seeds": row.seeds,
+        "rank": rank and {"rank": rank.rank, "low": rank.low, "high": rank.high, "of": row.ranked, "tied_with": rank.tied_with},
+        "reference": row.joint,
+        **{name: getattr(row, name) for name in OTHERS},
+        "numbers": {column: _summary(summary) for column, summary in row.numbers.items()},
+        "curves": {key: [_summary(summary) for summary in curve] for key, curve in row.curves.items()},
+        "matrices": {key: [[round(value, DECIMALS) for value in line] for line in matrix] for key, matrix in row.matrices.items()},
+    }
+
+
+def _summary(summary: MeanInterval) -> dict[str, Any]:
+    """Mean, and where there is more than one seed standard deviation and interval."""
+    values = {"mean": summary.mean, "std": summary.std}
+    if summary.interval:
+        values |= {"low": summary.interval[0], "high": summary.interval[1]}
+    return {key: round(value, DECIMALS) for key, value in values.items() if value is not None}
+
+
+def svg(table: Sequence[Row]) -> str:
+    """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to the table."""
+    pictured = [row for row in table if not RECIPES[row.recipe].tuned_as] or list(table)
+    stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
+    pictured = [row for row in pictured if row.stream == stream]
+    groups = [(str(p), [(RECIPES[r.recipe].title, r.numbers["last_acc"]) for r in members]) for p, members in by_protocol(pictured)]
+    n = sorted({len(row.seeds) for row in pictured})
+    seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
+    return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", groups)

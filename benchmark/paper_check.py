@@ -1,47 +1,74 @@
-"""What the tests of `pytest benchmark/ --paper-check` share: which records they judge."""
+"""What `pytest benchmark/ --paper-check` judges: the records of one or more stores, the published cells and tables. Free of pytest."""
 
 from __future__ import annotations
 
-import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from .engines import Job, run_jobs
-from .published import cells
-from .pytest_options import ROWS
+from .engines import Job, jobs_of, run_jobs
+from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import RECIPES, weights_sha256
-from .records import Record, RecordStore, config_hash, default_store
-from .streams import find_stream
+from .records import Record, RecordError, RecordStore, compare, config_hash, default_store
+from .statistics import ALPHA, CellVerdict, Column, Verdict, caveats, holm, judge_cell, prediction_interval
+from .streams import EMBEDDED, STREAMS, find_stream
 from .tuning import SEEDS
 
-__all__ = ["ROWS", "record_store", "records_to_judge"]
+if TYPE_CHECKING:
+    import pytest
 
-_JUDGED = pytest.StashKey[list[Record]]()
-
-
-def record_store(config: pytest.Config) -> RecordStore:
-    """The store that --records names, or the working directory's."""
-    folder = config.getoption("--records")
-    return RecordStore(folder) if folder else default_store()
+# --- the records ---
 
 
-def records_to_judge(config: pytest.Config) -> list[Record]:
-    """The records of the recipes' present configurations, made anew with --fresh; damaged files are warned of and skipped."""
-    if _JUDGED not in config.stash:
-        records, problems = record_store(config).load()
-        for problem in problems:
-            warnings.warn(f"skipped {problem}", stacklevel=2)
-        records = current(records)
-        if config.getoption("--fresh"):
-            jobs = [
-                Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
-                for r in records
-                if r.recipe in RECIPES  # those of published cells cannot be made here
-            ]
-            with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-                records = run_jobs(jobs, None, config.getoption("--paper-jobs"))
-        config.stash[_JUDGED] = records
-    return config.stash[_JUDGED]
+def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
+    """The records of the stores that --records names, or of the working directory's, and notes on what is not counted.
+
+    :raises RecordError: a store is missing, or two contradict each other.
+    """
+    folders = config.getoption("--records")
+    for number, folder in enumerate(folders or []):
+        made = number == 0 and config.getoption("--run-missing")
+        if not Path(folder).exists() and not made:
+            raise RecordError(f"there is no folder {folder}: name a record store with --records")
+    return merge([RecordStore(folder) for folder in folders] if folders else [default_store()])
+
+
+def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
+    """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an earlier store has too.
+
+    Two records of one run are the same run if :func:`reclaim.benchmark.records.compare` says that they agree: to the last bit, or within
+    its tolerance if they were made on different kinds of machine. The earlier store's counts.
+
+    :raises RecordError: naming every pair of files that do not agree.
+    """
+    found: dict[tuple[str, str, str, int], tuple[Record, Path]] = {}
+    notes, conflicts = [], []
+    for store in stores:
+        records, problems = store.load()
+        notes += [f"skipped {problem}" for problem in problems]
+        for record in records:
+            path = store.path_of(*_place(record))
+            first, there = found.setdefault(_place(record), (record, path))
+            if there == path:
+                continue
+            comparison = compare(first, record)
+            if not comparison.agree:
+                conflicts.append(f"{there} and {path} {comparison}")
+            else:
+                notes.append(f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} {there}")
+    if conflicts:
+        raise RecordError(
+            "records of the same configuration and seed contradict each other; find out which is right and move the other away:\n"
+            + "\n".join(f"  {conflict}" for conflict in conflicts)
+        )
+    return [record for record, _ in found.values()], notes
+
+
+def _place(record: Record) -> tuple[str, str, str, int]:
+    return record.recipe, record.stream, record.config_hash, record.seed
 
 
 def current(records: list[Record]) -> list[Record]:
@@ -49,23 +76,223 @@ def current(records: list[Record]) -> list[Record]:
 
     Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
     a published cell: those on the official test images.
-
-    :raises ValueError: the records of a published cell are of more than one configuration, which must not be pooled.
     """
     made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()}
     of_cells = {cell.recipe for cell in cells()}
-    hashes: dict[tuple[str, str], str] = {}
     counted = []
     for record in records:
         if record.recipe in RECIPES:
             if record.seed < min(SEEDS) and made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"]):
                 counted.append(record)
         elif record.recipe in of_cells and record.result["config"].get("part") == "test":
-            known = hashes.setdefault((record.recipe, record.stream), record.config_hash)
-            if known != record.config_hash:
-                raise ValueError(
-                    f"the records of {record.recipe} on {record.stream} are of two configurations, {known} and {record.config_hash}: "
-                    "move one of them out of the store"
-                )
             counted.append(record)
     return counted
+
+
+def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
+    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are not on record."""
+    on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
+    seeds: dict[tuple[str, str], int] = {}
+    for claim in claims():
+        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier == EMBEDDED:
+            for recipe in (claim.better, claim.worse):
+                place = recipe, claim.stream
+                seeds[place] = max(seeds.get(place, 0), planned_seeds(claim))
+    missing = []
+    for (recipe, stream), n in seeds.items():
+        absent = [seed for seed in range(n) if (recipe, stream, seed) not in on_record]
+        missing += jobs_of(RECIPES[recipe], STREAMS[stream], absent)
+    return missing
+
+
+def records_on_record(config: pytest.Config) -> list[Record]:
+    """Every record of the stores; --run-missing makes what is missing, and those are among them."""
+    from .pytest_options import RECORDS
+
+    records = config.stash[RECORDS]
+    if config.getoption("--run-missing") and (jobs := missing_jobs(records, config.getoption("--paper"))):
+        folders = config.getoption("--records")
+        records += train(config, jobs, RecordStore(folders[0]) if folders else default_store())
+    return records
+
+
+def records_to_judge(config: pytest.Config) -> list[Record]:
+    """The records of the recipes' present configurations; with --fresh their runs made anew, which are not written."""
+    from .pytest_options import JUDGED
+
+    if JUDGED not in config.stash:
+        records = current(records_on_record(config))
+        if config.getoption("--fresh"):
+            jobs = [
+                Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
+                for r in records
+                if r.recipe in RECIPES  # those of published cells cannot be made here
+            ]
+            records = train(config, jobs, None)
+        config.stash[JUDGED] = records
+    return config.stash[JUDGED]
+
+
+def train(config: pytest.Config, jobs: Sequence[Job], store: RecordStore | None) -> list[Record]:
+    """Run the jobs with their progress shown, --paper-jobs at a time."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        return run_jobs(jobs, store, config.getoption("--paper-jobs"))
+
+
+# --- cells and tables ---
+
+
+@dataclass(frozen=True)
+class CellCheck:
+    """A published cell and what the runs on record say of it.
+
+    :ivar judged: None where the runs must not be pooled; ``problem`` then says why.
+    :ivar margin: points; ``overridden`` if it is not the table's own.
+    """
+
+    cell: Cell
+    judged: CellVerdict | None
+    margin: float
+    alpha: float
+    overridden: bool = False
+    problem: str | None = None
+    runs: tuple[Record, ...] = ()
+
+    @property
+    def column(self) -> Column | None:
+        """The one that gives the verdict: Welch's, or for a cell without published std the printed value as a constant."""
+        if self.judged is None:
+            return None
+        return self.judged.constant if self.cell.published.std is None else self.judged.sampled
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.column.verdict if self.column else None
+
+    @cached_property
+    def prediction_interval(self) -> tuple[float, float] | None:
+        n = len(self.runs)
+        return prediction_interval(self.cell.published, n, 1 - self.alpha) if n else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be said beside the verdict: why there is none, and what the two sides' seeds have to do with each other (F2)."""
+        if not self.runs or self.judged is None or self.column is None:
+            return []
+        undecided = f"undecided, limited by: {self.column.limited_by}; seeds needed: {self.judged.seeds_in_words(self.column)}"
+        notes = [undecided] if self.verdict == "undecided" else []
+        if self.cell.published.std is not None:
+            varied, seeds = ({record.result["varied"] for record in self.runs}, {record.seed for record in self.runs})
+            notes += caveats(varied, seeds, self.cell.seeds, self.cell.paper)
+        return notes
+
+    def row(self) -> tuple[str, ...]:
+        """The cell's line in the summary; for a cell with runs."""
+        published, ours = self.cell.published, self.judged.ours if self.judged else None
+        reruns = ", ".join(f"{again.value:g}" for again in self.cell.reruns) or "-"
+        margin = f"{self.margin:g}{' (--margin)' if self.overridden else ''}"
+        reference = f"{published.mean:g}" + ("" if published.std is None else f" +- {published.std:g} (n = {published.n})")
+        if self.judged is None or ours is None or self.column is None:
+            return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-"
+        interval = " [{:.2f}, {:.2f}]".format(*ours.interval) if ours.interval else ""
+        predicted = self.prediction_interval
+        inside = (
+            "-" if predicted is None else "{} {:.2f} to {:.2f}".format("in" if self.judged.in_prediction_interval else "not in", *predicted)
+        )
+        return (
+            *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
+            *(self.column.verdict, self.judged.constant.verdict, inside),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, unrounded."""
+        published, judged = self.cell.published, self.judged
+        ours = judged.ours if judged else None
+        return {
+            "id": self.cell.id,
+            "verdict": self.verdict or "not judged",
+            "problem": self.problem,
+            "remarks": self.remarks,
+            "table": self.cell.table.id,
+            "margin": self.margin,
+            "margin_reason": "--margin" if self.overridden else self.cell.table.margin_reason,
+            "alpha": self.alpha,
+            "ours": ours and {"mean": ours.mean, "std": ours.std, "n": ours.n, "interval": ours.interval},
+            "seeds": sorted(record.seed for record in self.runs),
+            "published": {"mean": published.mean, "std": published.std, "n": published.n, "rounding": published.rounding},
+            "sampled": judged and _column_as_dict(judged.sampled),
+            "constant": judged and _column_as_dict(judged.constant),
+            "published_leaves": judged and judged.published_leaves,
+            "prediction_interval": self.prediction_interval,
+            "in_prediction_interval": judged and judged.in_prediction_interval,
+            "reruns": [{"value": again.value, "source": again.source} for again in self.cell.reruns],
+        }
+
+
+def _column_as_dict(column: Column) -> dict[str, Any]:
+    return {
+        "verdict": column.verdict,
+        "difference": column.difference and column.difference.value,
+        "interval": column.interval,
+        "p_equivalence": column.p_equivalence,
+        "limited_by": column.limited_by,
+        "seeds_needed": column.seeds_needed,
+    }
+
+
+def check_cells(
+    records: Sequence[Record], papers: Sequence[str] | None = None, margin: float | None = None, alpha: float | None = None
+) -> dict[str, CellCheck]:
+    """Id -> what the records (those that count, :func:`current`) say of it, for every cell of these papers (None: all).
+
+    :param margin: instead of each table's own.
+    """
+    runs: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        runs.setdefault((record.recipe, record.stream), []).append(record)
+    return {
+        cell.id: _check_cell(cell, runs.get((cell.recipe, cell.stream), ()), margin, ALPHA if alpha is None else alpha)
+        for cell in cells()
+        if papers is None or cell.paper in papers
+    }
+
+
+def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
+    configurations = sorted({record.config_hash for record in runs})
+    problem = judged = None
+    if len(configurations) > 1:
+        problem = (
+            f"the records of {cell.recipe} on {cell.stream} are of {len(configurations)} configurations, {', '.join(configurations)}: "
+            "move all but one of them out of the store"
+        )
+    else:
+        judged = judge_cell([metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha)
+    return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs))
+
+
+def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
+    """ "k of K reproduced" for every table, with the family error held by Holm over all K cells: one that was not run keeps its place."""
+    families: dict[Table, list[CellCheck]] = {}
+    for check in checks.values():
+        families.setdefault(check.cell.table, []).append(check)
+    judged = []
+    for table, family in families.items():
+        alpha = family[0].alpha
+        p_values = [check.column.p_equivalence if check.column and check.column.p_equivalence is not None else 1.0 for check in family]
+        reproduced = sum(p < alpha for p in holm(p_values))
+        verdicts = Counter(check.verdict or "not judged" for check in family)
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
+        sentence = f"{reproduced} of {len(family)} reproduced, family error {100 * alpha:g}% (Holm); one by one: {counts}"
+        judged.append(
+            {
+                "table": table.id,
+                "reproduced": reproduced,
+                "cells": len(family),
+                "alpha": alpha,
+                "margin": family[0].margin,
+                "verdicts": dict(sorted(verdicts.items())),
+                "family_reason": table.family_reason,
+                "sentence": f"{table}: {sentence}",
+            }
+        )
+    return judged

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, get_args
@@ -20,12 +21,12 @@ else:
 
 PAPERS = ("slca", "olor", "aepg")
 DEFAULT_MARGIN = 1.0
+EXPLORATORY_SEEDS = 5
+"""Seeds that an exploratory claim was planned with; those of the confirmatory family stand in claims.toml."""
+
 METRICS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "final_entropy")
+EVIDENCE = ("primary", "secondary")
 LESS_IS_BETTER = ("forgetting", "final_entropy")
-CELL_KEYS = (
-    *("id", "table", "method", "stream", "metric", "mean", "std", "runs", "decimals", "evidence", "std_evidence", "source"),
-    *("loss", "peft", "alpha"),  # what tells the methods of aEPG's tables apart
-)
 
 
 class PublishedError(ValueError):
@@ -33,10 +34,38 @@ class PublishedError(ValueError):
 
 
 @dataclass(frozen=True)
+class Table:
+    """A paper's table: its cells are one family in the sentence "k of K reproduced", and share a margin.
+
+    :ivar id: paper/table.
+    :ivar margin: points within which two means count as equal.
+    :ivar margin_reason: why so many; beside the default, what a table without ``[[table]]`` entry has.
+    :ivar family_reason: why these cells are judged together.
+    """
+
+    id: str
+    margin: float = DEFAULT_MARGIN
+    margin_reason: str = "the default"
+    family_reason: str = "all cells of the table"
+
+    def __str__(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What somebody else got with the paper's method: shown beside the published number, never used as one."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One published number, in percent.
 
     :ivar id: paper/table/method/stream/metric; its first three parts, joined by dots, are the recipe under which its runs are recorded.
+    :ivar seeds: those that the paper used, where it says so.
     """
 
     id: str
@@ -45,14 +74,13 @@ class Cell:
     stream: str
     metric: str
     published: Published
+    table: Table
+    reruns: tuple[Rerun, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     @property
     def recipe(self) -> str:
         return ".".join(self.id.split("/")[:3])
-
-    @property
-    def table(self) -> str:
-        return " ".join(self.id.split("/")[:2])
 
 
 @dataclass(frozen=True)
@@ -72,6 +100,14 @@ class Claim:
     margin_reason: str = ""
     expected: Outcome | None = None
 
+    @property
+    def paper(self) -> str:
+        """The key of the paper that says so; "reclaim" for a question of this project's own."""
+        return self.id.split("/")[0]
+
+    def __str__(self) -> str:
+        return f"{self.better} {'>' if self.kind == 'superior' else '>='} {self.worse}"
+
 
 @dataclass(frozen=True)
 class ClaimVerdict:
@@ -89,27 +125,36 @@ class ClaimVerdict:
         spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
         return f"{self.difference.value:+.2f}{spread}, n = {self.difference.n}, p = {self.adjusted_p:.2g}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, unrounded."""
+        claim, difference = self.claim, self.difference
+        return {
+            "id": claim.id,
+            "verdict": self.outcome,
+            "expected": claim.expected,
+            **{key: getattr(claim, key) for key in ("family", "kind", "better", "worse", "stream", "metric", "margin", "margin_reason")},
+            "difference": difference and difference.value,
+            "interval": difference and difference.interval(),
+            "std": difference and difference.std,
+            "seeds": list(difference.seeds) if difference else [],
+            "adjusted_p": self.adjusted_p,
+        }
+
 
 @functools.cache
 def cells() -> tuple[Cell, ...]:
-    """Every published cell, in the order of the files."""
-    found = []
-    for paper in PAPERS:
-        document = _document(f"{paper}.toml")
-        _require(f"papers/{paper}.toml", document, ("paper",))
-        runs = document["paper"].get("runs", 1)
-        for entry in document.get("cell", []):
-            where = f"papers/{paper}.toml, cell {entry.get('id', entry)!r}"
-            _require(where, entry, ("id", "method", "stream", "metric", "mean"), CELL_KEYS)
-            _require_choice(where, entry, "metric", METRICS)
-            decimals = entry.get("decimals", document["paper"].get("decimals"))
-            try:
-                published = Published(entry["mean"], entry.get("std"), entry.get("runs", runs), rounding=0.5 * 10.0**-decimals)
-            except (TypeError, ValueError) as error:
-                raise PublishedError(f"{where}: mean, std, runs or decimals cannot be: {error}") from error
-            found.append(Cell(entry["id"], paper, entry["method"], entry["stream"], entry["metric"], published))
+    """Every published cell, in the order of the files.
+
+    :raises PublishedError: any entry of a paper's file, cell or not, is not what it should be.
+    """
+    found = tuple(cell for paper in PAPERS for cell in _cells_of(paper))
     _require_distinct("papers/*.toml", [cell.id for cell in found])
-    return tuple(found)
+    return found
+
+
+def tables() -> tuple[Table, ...]:
+    """The tables that have cells, in the order of the files."""
+    return tuple(dict.fromkeys(cell.table for cell in cells()))
 
 
 @functools.cache
@@ -117,12 +162,12 @@ def claims() -> tuple[Claim, ...]:
     """Every claim of papers/claims.toml, in its order."""
     found = []
     document = _document("claims.toml")
-    _require("papers/claims.toml", document, ("claim",))
+    _require("papers/claims.toml", document, ("family", "claim"), ())
+    _require("papers/claims.toml, family", document["family"], ("alpha", "seeds"), ())
     for entry in document["claim"]:
         where = f"papers/claims.toml, claim {entry.get('id', entry)!r}"
-        _require(
-            where, entry, ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric"), Claim.__dataclass_fields__
-        )
+        required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
+        _require(where, entry, required, ("margin", "margin_reason", "expected"))
         _require_choice(where, entry, "metric", METRICS)
         _require_choice(where, entry, "family", ("confirmatory", "exploratory"))
         _require_choice(where, entry, "kind", get_args(ClaimKind))
@@ -147,6 +192,17 @@ def metric_of(record: Record, metric: str) -> float:
     return record.metrics()[metric]
 
 
+def confirmatory_plan() -> tuple[int, float]:
+    """Seeds and family error that the confirmatory family was planned with."""
+    family = _document("claims.toml")["family"]
+    return int(family["seeds"]), float(family["alpha"])
+
+
+def planned_seeds(claim: Claim) -> int:
+    """The claim was planned with seeds 0, 1, ... below this."""
+    return confirmatory_plan()[0] if claim.family == "confirmatory" else EXPLORATORY_SEEDS
+
+
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
     """The verdict on every claim; Holm runs over the confirmatory family, exploratory claims stand alone.
 
@@ -154,17 +210,17 @@ def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
 
     :param runs: of the recipes' present configurations; one per recipe, stream and seed.
     """
-    planned = _document("claims.toml")["family"]
+    seeds, alpha = confirmatory_plan()
     values: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
-        if record.seed < planned["seeds"]:
+        if record.seed < seeds:
             values.setdefault((record.recipe, record.stream), {})[record.seed] = record
     differences = {claim.id: _difference(claim, values) for claim in claims()}
     families = [[claim for claim in claims() if claim.family == "confirmatory"]]
     families += [[claim] for claim in claims() if claim.family == "exploratory"]
     verdicts = {}
     for family in families:
-        judged = judge_family([(claim.kind, differences[claim.id], claim.margin) for claim in family], planned["alpha"])
+        judged = judge_family([(claim.kind, differences[claim.id], claim.margin) for claim in family], alpha)
         for claim, (outcome, p) in zip(family, judged, strict=True):
             verdicts[claim.id] = ClaimVerdict(claim, outcome, p, differences[claim.id])
     return [verdicts[claim.id] for claim in claims()]
@@ -179,6 +235,115 @@ def _difference(claim: Claim, values: Mapping[tuple[str, str], Mapping[int, Reco
     return paired_difference(better, worse)
 
 
+# --- the check of the files ---
+
+_is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*").fullmatch
+
+# section: (entries that must be there, entries that may be there)
+_SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "paper": (("key", "title"), ("venue", "arxiv", "doi", "runs", "decimals", "seeds", "backbone")),
+    "table": (("id", "margin", "margin_reason", "family_reason"), ()),
+    # loss, peft and alpha are what tells the methods of aEPG's tables apart
+    "cell": (
+        ("id", "table", "method", "stream", "metric", "mean", "evidence", "source"),
+        ("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"),
+    ),
+    "figure": (("method", "stream", "metric", "mean", "evidence", "source"), ()),
+    "rerun": (("method", "stream", "source"), METRICS),
+    "grid": (("streams", "backbones", "methods"), ()),
+    "claim": (("better", "worse"), ()),
+}
+_SINGLE = ("paper", "grid")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
+
+
+_number = (_is_number, "a number")
+_not_negative = (lambda value: _is_number(value) and value >= 0, "a number that is not negative")
+_count = (lambda value: type(value) is int and value >= 0, "a whole number")
+_names = (_list_of(str), "a list of names")
+_text = (lambda value: isinstance(value, str) and value.strip() != "", "a text that is not empty")
+# what an entry must be; text where it does not stand here
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("mean", "alpha", *METRICS), _number),
+    "std": _not_negative,
+    "margin": (lambda value: _is_number(value) and value > 0, "a number of points above 0"),
+    "runs": (lambda value: type(value) is int and value >= 1, "a number of runs, 1 or more"),
+    "decimals": _count,
+    "seeds": (_list_of(int), "a list of whole numbers"),
+    **dict.fromkeys(("streams", "backbones", "methods"), _names),
+}
+
+
+def _cells_of(paper: str) -> list[Cell]:
+    """The cells of a paper's file, all of which is checked."""
+    file, document = f"papers/{paper}.toml", _document(f"{paper}.toml")
+    _require(file, document, ("paper",), tuple(_SECTIONS)[1:])
+    for section, (required, optional) in _SECTIONS.items():
+        for number, entry in enumerate(_entries(file, document, section), start=1):
+            name = entry.get("id", entry.get("key", f"number {number}"))
+            _check_entry(f"{file}, {section} {name!r}", entry, required, optional)
+    head = document["paper"]
+    if head["key"] != paper:
+        raise PublishedError(f"{file}, paper: key is {head['key']!r}: write {paper!r}, the name of the file")
+    listed = {entry["id"]: Table(**entry) for entry in document.get("table", [])}
+    _require_distinct(file, [entry["id"] for entry in document.get("table", [])])
+    found = [_cell(file, paper, entry, document, listed) for entry in document.get("cell", [])]
+    if unused := sorted(listed.keys() - {cell.table.id for cell in found}):
+        raise PublishedError(
+            f"{file}, table {unused[0]!r}: no cell belongs to it: write the first two parts of its cells' ids, or delete it"
+        )
+    known = {(cell.method, cell.stream, cell.metric) for cell in found}
+    for entry in document.get("rerun", []):
+        if not any((entry["method"], entry["stream"], metric) in known for metric in METRICS if metric in entry):
+            where = f"{file}, rerun of {entry['method']!r} on {entry['stream']!r}"
+            raise PublishedError(f"{where}: it repeats no cell: write method, stream and metric as the cell does")
+    return found
+
+
+def _cell(file: str, paper: str, entry: Mapping[str, Any], document: Mapping[str, Any], listed: Mapping[str, Table]) -> Cell:
+    where = f"{file}, cell {entry['id']!r}"
+    head, grid = document["paper"], document.get("grid", {})
+    parts = entry["id"].split("/")
+    if len(parts) != 5 or not all(map(_is_name, parts)) or (parts[0], *parts[3:]) != (paper, entry["stream"], entry["metric"]):
+        raise PublishedError(f"{where}: write the id as {paper}/<table>/<method>/{entry['stream']}/{entry['metric']}, without spaces")
+    if parts[1] not in (entry["table"], f"table-{entry['table']}"):
+        raise PublishedError(f"{where}: table is {entry['table']!r}: write the id's second part, {parts[1]!r}")
+    for key in ("stream", "method"):
+        if grid and entry[key] not in grid[f"{key}s"]:
+            raise PublishedError(f"{where}: {key} {entry[key]!r} is not in the file's grid: choose one of {', '.join(grid[f'{key}s'])}")
+    decimals = entry.get("decimals", head.get("decimals"))
+    if decimals is None:
+        raise PublishedError(f"{where}: decimals missing: add how many the paper prints, here or in [paper]")
+    try:
+        published = Published(entry["mean"], entry.get("std"), entry.get("runs", head.get("runs", 1)), rounding=0.5 * 10.0**-decimals)
+    except ValueError as error:
+        raise PublishedError(f"{where}: {error}") from error
+    reruns = [
+        Rerun(again[entry["metric"]], again["source"])
+        for again in document.get("rerun", [])
+        if (again["method"], again["stream"]) == (entry["method"], entry["stream"]) and entry["metric"] in again
+    ]
+    table = f"{paper}/{parts[1]}"
+    return Cell(
+        id=entry["id"],
+        paper=paper,
+        method=entry["method"],
+        stream=entry["stream"],
+        metric=entry["metric"],
+        published=published,
+        table=listed.get(table, Table(table)),
+        reruns=tuple(reruns),
+        seeds=tuple(head.get("seeds", ())),
+    )
+
+
 def _document(name: str) -> dict[str, Any]:
     text = (resources.files("reclaim.benchmark") / "papers" / name).read_text(encoding="utf-8")
     try:
@@ -187,11 +352,34 @@ def _document(name: str) -> dict[str, Any]:
         raise PublishedError(f"papers/{name} is not TOML: {error}") from error
 
 
-def _require(where: str, entry: Mapping[str, Any], keys: Sequence[str], known: Collection[str] | None = None) -> None:
-    if missing := [key for key in keys if key not in entry]:
-        raise PublishedError(f"{where}: {', '.join(missing)} missing")
-    if known is not None and (unknown := sorted(entry.keys() - set(known))):
-        raise PublishedError(f"{where}: unknown entries {', '.join(unknown)}")
+def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[Mapping[str, Any]]:
+    """What stands under ``[section]``, of which there is one, or ``[[section]]``."""
+    single = section in _SINGLE
+    content = document.get(section, {} if single else [])
+    entries = [content] if single and (content or section in document) else content or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise PublishedError(
+            f"{file}: {section} is {content!r}: write it as {f'[{section}]' if single else f'[[{section}]]'} with its entries"
+        )
+    return entries
+
+
+def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
+    _require(where, entry, required, optional)
+    for key, value in entry.items():
+        check, wanted = _KINDS.get(key, _text)
+        if not check(value):
+            raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
+    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE)):
+        if key in entry:
+            _require_choice(where, entry, key, choices)
+
+
+def _require(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
+    if missing := [key for key in required if key not in entry]:
+        raise PublishedError(f"{where}: {', '.join(missing)} missing: add it")
+    if unknown := sorted(entry.keys() - {*required, *optional}):
+        raise PublishedError(f"{where}: unknown entries {', '.join(unknown)}: known are {', '.join((*required, *optional))}")
 
 
 def _require_choice(where: str, entry: Mapping[str, Any], key: str, choices: Sequence[str | None]) -> None:
@@ -201,4 +389,4 @@ def _require_choice(where: str, entry: Mapping[str, Any], key: str, choices: Seq
 
 def _require_distinct(where: str, ids: Sequence[str]) -> None:
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise PublishedError(f"{where}: ids stand there twice: {', '.join(twice)}")
+        raise PublishedError(f"{where}: ids stand there twice: {', '.join(twice)}; delete one of each")

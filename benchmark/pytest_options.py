@@ -1,36 +1,118 @@
-"""The options of `pytest benchmark/`, and the table at its end. A pytest plugin of every pytest of whoever installs this: free of torch."""
+"""The options of `pytest benchmark/`, the summary at its end and its report.
+
+A plugin of every pytest of whoever installs this: free of torch and scipy. ``--strict`` is pytest's own option; here an undecided cell
+fails with it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tabulate import tabulate
 
-ROWS = pytest.StashKey[list[tuple[str, ...]]]()
-HEADER = ("claim or cell", "ours", "reference", "verdict")
+SCHEMA = 1
+"""Of the report that --verdicts writes."""
+
+CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
+CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
+
+
+@dataclass
+class Report:
+    """What one session's checks found: the rows of the summary's two tables, and all of it again for --verdicts.
+
+    :ivar verdicts: "claims", "cells" or "live" -> one dict of JSON values per test.
+    :ivar tables: one dict per table of a paper; its ``sentence`` is for the summary.
+    :ivar notes: what was skipped or counted once, by name.
+    """
+
+    claim_rows: list[tuple[str, ...]] = field(default_factory=list)
+    cell_rows: list[tuple[str, ...]] = field(default_factory=list)
+    verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"claims": [], "cells": [], "live": []})
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+REPORT = pytest.StashKey[Report]()
+RECORDS = pytest.StashKey[list[Any]]()
+"""The records of all stores (:class:`reclaim.benchmark.records.Record`)."""
+
+JUDGED = pytest.StashKey[list[Any]]()
+"""Those of them that verdicts rest on, or the runs made in their place."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("reclaim", "checks of published numbers (reclaim)")
-    group.addoption("--paper-check", action="store_true", help="check the papers' claims and cells: live runs, records, verdicts")
-    group.addoption("--fresh", action="store_true", help="train every recipe and seed on record anew before judging (hours)")
+    checks = "check the papers' claims and cells: live runs, records, verdicts; with pytest's --strict an undecided cell fails"
+    group.addoption("--paper-check", action="store_true", help=checks)
+    group.addoption("--paper", type=_keys, metavar="KEYS", help="only these papers, such as slca,olor (default: slca,olor,aepg)")
+    stores = "a record store; repeatable, they are merged (default: ./leaderboards/records)"
+    group.addoption("--records", action="append", metavar="DIR", help=stores)
     group.addoption("--records-only", action="store_true", help="train nothing: judge the runs on record")
-    group.addoption("--records", metavar="DIR", help="the record store (default: ./leaderboards/records)")
-    group.addoption("--paper-jobs", type=int, default=None, metavar="N", help="runs at a time in live checks (default: one per core)")
+    group.addoption("--run-missing", action="store_true", help="train what the claims need and no record has, into the first store (hours)")
+    group.addoption("--fresh", action="store_true", help="train every recipe and seed on record anew before judging (hours)")
+    group.addoption("--paper-jobs", type=int, default=None, metavar="N", help="runs at a time (default: one per core)")
+    group.addoption("--margin", type=_margin, metavar="POINTS", help="of every cell, instead of its table's (papers/*.toml)")
+    group.addoption("--alpha", type=_alpha, metavar="LEVEL", help="of the cells' verdicts and their tables' sentences (default: 0.05)")
+    group.addoption("--verdicts", metavar="FILE", help="write all verdicts, unrounded, as JSON")
+
+
+def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: give {wanted}")
+    return value
+
+
+def _margin(text: str) -> float:
+    return _number(text, lambda value: 0 < value < math.inf, "a number of points above 0")
+
+
+def _alpha(text: str) -> float:
+    return _number(text, lambda value: 0 < value < 1, "a probability strictly between 0 and 1")
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    from .published import PAPERS
+
+    keys = tuple(key.strip() for key in text.split(","))
+    if unknown := [key for key in keys if key not in PAPERS]:
+        raise argparse.ArgumentTypeError(f"unknown paper {unknown[0]!r}: choose of {', '.join(PAPERS)}, separated by commas")
+    return keys
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
+    config.stash[REPORT] = Report()
     config.addinivalue_line("markers", "paper_check: a check of published numbers or claims; runs with --paper-check")
+    config.addinivalue_line("markers", "papers(*keys): the papers that a check is about, for --paper")
     config.addinivalue_line("markers", "speed: a side-by-side measurement; runs with --benchmark-only, or when its file is named")
     if config.getoption("--fresh") and config.getoption("--records-only"):
         raise pytest.UsageError("--fresh trains every run, --records-only none: pass one of them")
+    if config.getoption("--run-missing") and (config.getoption("--fresh") or config.getoption("--records-only")):
+        raise pytest.UsageError("--run-missing trains what is not on record, --fresh every run, --records-only none: pass one of them")
+    if verdicts := config.getoption("--verdicts"):
+        if not config.getoption("--paper-check"):
+            raise pytest.UsageError("--verdicts writes what --paper-check finds: pass that, too")
+        if not Path(verdicts).absolute().parent.is_dir() or Path(verdicts).is_dir():
+            raise pytest.UsageError(f"--verdicts {verdicts}: name a file in a folder that is there")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (chosen := config.getoption("--paper")) is not None:
+        dropped = [item for item in items if (mark := item.get_closest_marker("papers")) and not {*mark.args} & {*chosen}]
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
     named = {Path(str(argument).split("::")[0]).name for argument in config.args}
     for item in items:
         if item.get_closest_marker("paper_check") and not config.getoption("--paper-check"):
@@ -39,10 +121,66 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"pass --benchmark-only, or name {item.path.name}"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stores that are missing, or contradict each other, end the session here: in one line, before anything is trained."""
+    config = session.config
+    if config.getoption("--collect-only") or not config.getoption("--paper-check"):
+        return
+    if any(item.get_closest_marker("paper_check") for item in session.items):
+        from .paper_check import load
+
+        try:
+            config.stash[RECORDS], notes = load(config)
+        except (ValueError, OSError) as error:
+            raise pytest.UsageError(str(error)) from error
+        config.stash[REPORT].notes += notes
+
+
+def strict(config: pytest.Config) -> bool:
+    """Whether pytest's own --strict was given."""
+    return bool(config.getoption("--strict", default=False))
+
+
+def enter(request: pytest.FixtureRequest, part: str, entry: dict[str, Any]) -> None:
+    """Put a verdict into --verdicts, and into the properties of its test, which --junitxml writes."""
+    request.config.stash[REPORT].verdicts[part].append(entry)
+    # not the fixture record_property, which warns of every JUnit schema but the oldest
+    request.node.user_properties += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()]
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = config.stash[ROWS]
-    if rows:
-        # cells without runs come as equal rows, one per cell: shown once, with their number
-        counted = [(name if n == 1 else f"{n} {name}", *rest) for (name, *rest), n in Counter(rows).items()]
-        terminalreporter.section("paper check")
-        terminalreporter.write_line(tabulate(counted, headers=HEADER, tablefmt="simple", disable_numparse=True))
+    report = config.stash[REPORT]
+    if not (report.claim_rows or report.cell_rows or report.tables or report.notes):
+        return
+    terminalreporter.section("paper check")
+    changed = [f"{option} {value:g}" for option in ("--margin", "--alpha") if (value := config.getoption(option)) is not None]
+    blocks = [f"OVERRIDDEN for cells and tables: {', '.join(changed)}"] if changed else []
+    for rows, header in ((report.claim_rows, CLAIM_HEADER), (report.cell_rows, CELL_HEADER)):
+        if rows:
+            blocks.append(tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True))
+    about: dict[str, list[str]] = {}
+    for entry in report.verdicts["cells"]:
+        for remark in entry["remarks"]:
+            about.setdefault(remark, []).append(entry["id"])
+    remarks = [f"{ids[0]}{f' and {len(ids) - 1} more' * (len(ids) > 1)}: {remark}" for remark, ids in about.items()]
+    blocks += ["\n".join(lines) for lines in (remarks, [table["sentence"] for table in report.tables], report.notes) if lines]
+    terminalreporter.write_line("\n\n".join(blocks))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    path = config.getoption("--verdicts")
+    if not path or config.getoption("--collect-only"):
+        return
+    report = config.stash[REPORT]
+    options = ("paper", "records", "records_only", "run_missing", "fresh", "margin", "alpha")
+    document = {
+        "schema": SCHEMA,
+        "options": {**{option: config.getoption(option) for option in options}, "strict": strict(config)},
+        **{part: sorted(entries, key=lambda entry: str(entry["id"])) for part, entries in report.verdicts.items()},
+        "tables": report.tables,
+        "notes": report.notes,
+    }
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
+    os.replace(temporary, path)

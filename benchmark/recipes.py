@@ -445,7 +445,7 @@ RECIPES: dict[str, Recipe] = {
                 (
                     "der++",
                     "DER++, 500",
-                    "Slow learner with 500 drawings and their logits kept, and one head over all classes, whose number is known beforehand.",
+                    "Slow learner with 500 drawings and their logits kept; one head over all classes, whose number is known.",
                     ["memory.method=der++", "memory.alpha=0.5"],
                 ),
             )

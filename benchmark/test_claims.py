@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from reclaim.benchmark.paper_check import ROWS, records_to_judge
+from reclaim.benchmark.paper_check import records_to_judge
 from reclaim.benchmark.published import Claim, ClaimVerdict, claims, judge_claims
+from reclaim.benchmark.pytest_options import REPORT, enter
 
 pytestmark = pytest.mark.paper_check
 
@@ -16,17 +17,12 @@ def verdicts(pytestconfig: pytest.Config) -> Mapping[str, ClaimVerdict]:
     return {verdict.claim.id: verdict for verdict in judge_claims(records_to_judge(pytestconfig))}
 
 
-@pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim.id)
-def test_verdict_is_the_expected_one(claim: Claim, verdicts: Mapping[str, ClaimVerdict], pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.papers(claim.paper)) for claim in claims()])
+def test_verdict_is_the_expected_one(claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest) -> None:
     verdict = verdicts[claim.id]
-    pytestconfig.stash[ROWS].append(
-        (
-            f"{claim.id}: {claim.better} {'>' if claim.kind == 'superior' else '>='} {claim.worse}",
-            str(verdict),
-            f"{'> 0' if claim.kind == 'superior' else f'> -{claim.margin}'}, {claim.family}",
-            verdict.outcome,
-        )
-    )
+    enter(request, "claims", verdict.as_dict())
+    bound = "> 0" if claim.kind == "superior" else f"> -{claim.margin}"
+    request.config.stash[REPORT].claim_rows.append((f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome))
     if verdict.outcome == "not run":
         pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")
     if claim.expected is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from reclaim.benchmark.engines import Job, jobs_of, run_jobs
-from reclaim.benchmark.paper_check import ROWS, record_store
+from reclaim.benchmark.engines import Job, jobs_of
+from reclaim.benchmark.paper_check import records_on_record, train
+from reclaim.benchmark.published import claims
+from reclaim.benchmark.pytest_options import REPORT, enter
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import Record, RecordStore, compare
+from reclaim.benchmark.records import Record, compare
 from reclaim.benchmark.streams import find_stream
 
 pytestmark = pytest.mark.paper_check
@@ -17,37 +19,31 @@ SEED = 0
 HEADLINE = {name: recipe for name, recipe in RECIPES.items() if recipe.headline}
 
 
-@pytest.fixture(scope="module")
-def store(pytestconfig: pytest.Config) -> RecordStore:
-    return record_store(pytestconfig)
+def papers_about(recipe: str) -> pytest.MarkDecorator:
+    return pytest.mark.papers(*{claim.paper for claim in claims() if recipe in (claim.better, claim.worse)})
 
 
 @pytest.fixture(scope="module")
-def live(pytestconfig: pytest.Config) -> Mapping[str, tuple[Job, Record]]:
+def live(request: pytest.FixtureRequest) -> Mapping[str, tuple[Job, Record]]:
     """Recipe -> its job and the run just made; all of them at once, one per core."""
-    if pytestconfig.getoption("--records-only"):
+    if request.config.getoption("--records-only"):
         pytest.skip("--records-only trains nothing")
-    jobs = [jobs_of(recipe, find_stream(recipe.home), [SEED])[0] for recipe in HEADLINE.values()]
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        records = run_jobs(jobs, None, pytestconfig.getoption("--paper-jobs"))
-    return {job.recipe: (job, record) for job, record in zip(jobs, records, strict=True)}
+    chosen = {item.callspec.params.get("recipe") for item in request.session.items if hasattr(item, "callspec")}
+    jobs = [jobs_of(recipe, find_stream(recipe.home), [SEED])[0] for name, recipe in HEADLINE.items() if name in chosen]
+    return {job.recipe: (job, record) for job, record in zip(jobs, train(request.config, jobs, None), strict=True)}
 
 
-@pytest.mark.parametrize("recipe", HEADLINE)
-def test_live_run_agrees_with_its_record(
-    recipe: str, live: Mapping[str, tuple[Job, Record]], store: RecordStore, pytestconfig: pytest.Config
-) -> None:
+@pytest.mark.parametrize("recipe", [pytest.param(name, id=name, marks=papers_about(name)) for name in HEADLINE])
+def test_live_run_agrees_with_its_record(recipe: str, live: Mapping[str, tuple[Job, Record]], request: pytest.FixtureRequest) -> None:
     job, record = live[recipe]
-    committed = store.get(*job.place)
-    if committed is None:
+    committed = [r for r in records_on_record(request.config) if (r.recipe, r.stream, r.config_hash, r.seed) == job.place]
+    if not committed:
         pytest.fail(f"{job} is not on record under its present configuration: `reclaim run {recipe} --seeds 1`")
-    comparison = compare(record, committed)
-    pytestconfig.stash[ROWS].append(
-        (
-            f"live {job}",
-            f"Last-Acc {record.metrics()['last_acc']:.2f}",
-            f"{committed.metrics()['last_acc']:.2f} on record",
-            ("same bits" if comparison.exact else "within tolerance") if comparison.agree else "DIFFERS",
-        )
+    comparison = compare(record, committed[0])
+    verdict = ("same bits" if comparison.exact else "within tolerance") if comparison.agree else "DIFFERS"
+    accuracies = [r.metrics()["last_acc"] for r in (record, committed[0])]
+    enter(request, "live", {"id": str(job), "verdict": verdict, "last_acc": accuracies[0], "on_record": accuracies[1]})
+    request.config.stash[REPORT].claim_rows.append(
+        (f"live {job}", f"Last-Acc {accuracies[0]:.2f}", f"{accuracies[1]:.2f} on record", verdict)
     )
     assert comparison.agree, str(comparison)

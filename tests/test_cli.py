@@ -16,7 +16,7 @@ from reclaim.benchmark.engines import Job
 from reclaim.benchmark.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe
 from reclaim.benchmark.records import Record, RecordStore
-from reclaim.benchmark.streams import STREAMS
+from reclaim.benchmark.streams import PAPER_STREAMS, STREAMS
 from small_runs import shrink, synthetic_record
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +61,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def test_help_mentions_every_command() -> None:
     text = reclaim("--help")
-    assert set(main.commands) == {"list", "run", "sweep", "leaderboard", "conform", "pretrain"}
+    assert set(main.commands) == {"list", "run", "sweep", "leaderboard", "conform", "data", "plan", "pretrain"}
     for name in main.commands:
         assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
         assert f"reclaim {name}" in CliRunner().invoke(main, [name, "-h"], prog_name="reclaim").output
@@ -75,7 +75,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     everything = reclaim("list")
     words = {
         "recipes": [*RECIPES],
-        "streams": [*STREAMS],
+        "streams": [*STREAMS, *PAPER_STREAMS],
         "backbones": ["quickdraw_vit", "43.2%", "1.42 M", "timm"],
         "claims": [claim.id for claim in claims()],
     }
@@ -177,6 +177,7 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
     ("arguments", "complaint"),
     [
         (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
+        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, which cannot be run yet"),
         (["slca", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
         (["slca", "--set", "alignmnt.tau=1"], "did you mean alignment"),
         (["slca", "--set", "lr=fast"], "lr must be a finite number, got 'fast'"),

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from reclaim.benchmark import figures
+from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.leaderboard import COLUMNS, as_csv, markdown, rows, write
+from reclaim.benchmark.datasets import downstream
+from reclaim.benchmark.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
+from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import Record, RecordError, RecordStore
+from reclaim.benchmark.records import PACKAGES, Record, RecordError, RecordStore
 from reclaim.benchmark.statistics import mean_interval
 from reclaim.benchmark.streams import STREAMS
 from small_runs import synthetic_record
@@ -28,6 +35,10 @@ def sample() -> list[Record]:
         *(synthetic_record("joint", "split-quickdraw-10", seed, last_acc=70) for seed in range(1)),
         *(synthetic_record("slca", "split-quickdraw-5", seed, last_acc=65) for seed in range(3)),
     ]
+
+
+def page(records: list[Record]) -> str:
+    return markdown(rows(records), judge_claims(records))
 
 
 def test_rows_are_means_over_seeds_by_stream_and_accuracy() -> None:
@@ -56,7 +67,7 @@ def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
         record.provenance.update(times)
     (row,) = rows(records)
     assert row.seconds == 7.0
-    assert "| 7 " in markdown(records)
+    assert "| 7 " in page(records)
 
 
 def test_what_trains_nothing_has_no_entropy() -> None:
@@ -64,9 +75,9 @@ def test_what_trains_nothing_has_no_entropy() -> None:
     record.result.update(entropy=[], train_loss=[])
     (row,) = rows([record])
     assert "final_entropy" not in row.numbers
-    (line,) = csv.DictReader(io.StringIO(as_csv([record])))
+    (line,) = csv.DictReader(io.StringIO(as_csv(rows([record]))))
     assert (line["final_entropy_mean"], line["last_acc_mean"], line["epochs"]) == ("", "50.0", "0")
-    assert "`ncm`" in markdown([record])
+    assert "`ncm`" in page([record])
 
 
 def test_recipes_that_turn_a_switch_are_not_ranked(store: RecordStore, tmp_path: Path) -> None:
@@ -79,26 +90,28 @@ def test_recipes_that_turn_a_switch_are_not_ranked(store: RecordStore, tmp_path:
 
 
 def test_the_page_shows_what_the_records_say() -> None:
-    page = markdown(sample())
-    assert "Nothing here was measured on a paper's data" in page
+    page_text = page(sample())
+    assert "Nothing here was measured on a paper's data" in page_text
     for stream in ("split-quickdraw-5", "split-quickdraw-10"):
-        assert f"## {stream}" in page
-    assert "## quickdraw-1" not in page
-    (row,) = (line for line in page.splitlines() if "`joint`" in line and line.startswith("| Joint"))
+        assert f"## {stream}" in page_text
+    assert "## quickdraw-1" not in page_text
+    (row,) = (line for line in page_text.splitlines() if "`joint` " in line and "| 70.00 " in line)
     assert "| 70.00 " in row
     assert "±" not in row
-    (row,) = (line for line in page.splitlines() if line.startswith("| SLCA ") and "64.50" in line)
+    assert row.startswith("| - ")
+    (row,) = (line for line in page_text.splitlines() if "| SLCA " in line and "64.50" in line)
     interval = mean_interval([60.0 + seed for seed in range(10)]).interval
     assert interval is not None
     assert f"64.50 ± {(interval[1] - interval[0]) / 2:.2f}" in row
     assert "| 10 " in row
+    assert row.startswith("| 1 [1, 1] ")
     assert "given" in row
-    assert "**not run**" in page
-    assert page.endswith("|\n")
+    assert "**not run**" in page_text
+    assert page_text.endswith("|\n")
 
 
 def test_the_table_holds_all_numbers_unrounded() -> None:
-    text = as_csv(sample())
+    text = as_csv(rows(sample()))
     assert "\r" not in text
     table = list(csv.DictReader(io.StringIO(text)))
     assert [(line["stream"], line["recipe"], line["n"]) for line in table] == [
@@ -148,20 +161,23 @@ def test_what_is_not_of_this_tier_or_time_is_left_out(store: RecordStore) -> Non
     ]
     for record in [shown, *left_out]:
         store.write(record)
-    pages = [path.read_text(encoding="utf-8") for path in write(store, store.root.parent / "pages")]
+    pages = [path.read_text(encoding="utf-8") for path in write(store, store.root.parent / "pages", ["markdown", "csv", "json", "svg"])]
     assert all("99.0" not in page for page in pages)
     assert rows([shown])[0].seeds == (0,)
     assert "40.00" in pages[0]
 
 
-def test_damaged_and_foreign_files_are_named(store: RecordStore, tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_named_and_skipped(store: RecordStore, tmp_path: Path) -> None:
     path = store.write(sample()[0])
     store.write(sample()[1])
     path.write_text("{")
     (store.root / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"(?s)damaged records:.*notes\.txt: not a record.*0\.json: is cut short"):
-        write(store, tmp_path / "pages")
-    assert not (tmp_path / "pages").exists()
+    for written in (write, write_docs):
+        with pytest.warns(UserWarning, match="skipped") as warned:
+            written(store, tmp_path / "pages")
+        assert [re.sub(r".*(/|\\)", "", str(w.message)).split(":")[0] for w in warned] == ["notes.txt", "0.json"]
+        assert all(str(w.message).startswith("skipped ") for w in warned)
+    assert "| 61.00 |" in (tmp_path / "pages" / "embedded.md").read_text().replace("  ", "")
 
 
 def test_nothing_to_show_is_an_error(store: RecordStore, tmp_path: Path) -> None:
@@ -178,3 +194,122 @@ def test_nothing_to_show_is_an_error(store: RecordStore, tmp_path: Path) -> None
 def test_every_stream_has_its_place() -> None:
     records = [synthetic_record("slca", stream) for stream in reversed(STREAMS)]
     assert [row.stream for row in rows(records)] == list(STREAMS)
+
+
+# --- protocols ---
+
+
+def test_recipes_of_different_protocols_share_no_ranking() -> None:
+    best = synthetic_record("lora-ce", last_acc=90)  # five epochs
+    found = {row.recipe: row for row in rows([*sample(), best, synthetic_record("lora-epg", last_acc=80)])}
+    ranks = {name: (row.rank.rank, row.ranked) if row.rank else None for name, row in found.items() if row.stream == "split-quickdraw-10"}
+    assert ranks == {"lora-ce": (1, 2), "lora-epg": (2, 2), "slca": (1, 2), "linear": (2, 2), "joint": None}
+    order = [row.recipe for row in rows([*sample(), best])]
+    assert order == ["slca", "joint", "slca", "linear", "lora-ce"]  # that of most rows first
+    text = page([*sample(), best])
+    assert re.findall("^##+ .*$", text, re.MULTILINE)[:5] == [
+        "## split-quickdraw-5",
+        "### 3 epochs on each experience, quickdraw_vit",
+        "## split-quickdraw-10",
+        "### 3 epochs on each experience, quickdraw_vit",
+        "### 5 epochs on each experience, quickdraw_vit",
+    ]
+
+
+def test_a_recipe_alone_has_no_rank() -> None:
+    (row,) = rows([synthetic_record("slca")])
+    assert (row.rank, row.ranked) == (None, 0)
+
+
+def test_curves_and_matrices_are_means_over_seeds() -> None:
+    records = [synthetic_record("slca", "split-quickdraw-uneven", seed, last_acc=50) for seed in range(2)]
+    # 200 images of each task but the last two: 120 and 80
+    records[1].result["accuracy"] = [[90.0] * t + [40.0] for t in range(11)]
+    (row,) = rows(records)
+    assert row.matrices["accuracy"][3] == [70.0, 70.0, 70.0, 45.0]
+    last = (9 * 200 + 120) / 2000 * 90 + 80 / 2000 * 40
+    assert row.curves["accuracy"][10].interval == pytest.approx(mean_interval([50.0, last]).interval)
+    assert [len(row.curves[key]) for key in ("accuracy", "accuracy_task_known", "entropy")] == [11, 11, 33]
+    assert row.curves["entropy"][2].mean == 1.0
+
+
+# --- other formats ---
+
+
+def test_json_holds_rows_with_curves_and_matrices() -> None:
+    table = [row for row in rows(sample()) if row.stream == "split-quickdraw-10"]
+    document = json.loads(as_json(table))
+    assert document["tier"] == "embedded"
+    assert "comparable" in document["note"]
+    joint, slca, linear = document["rows"]
+    assert (joint["rank"], joint["reference"], slca["reference"]) == (None, True, False)
+    assert (slca["rank"]["rank"], slca["rank"]["of"], linear["rank"]["rank"]) == (1, 2, 2)
+    interval = mean_interval([60.0 + seed for seed in range(10)]).interval
+    assert interval is not None
+    assert slca["numbers"]["last_acc"] == pytest.approx({"mean": 64.5, "std": 3.02765, "low": interval[0], "high": interval[1]}, abs=1e-6)
+    assert joint["numbers"]["last_acc"] == {"mean": 70.0}
+    assert len(slca["curves"]["accuracy"]) == len(slca["matrices"]["accuracy"]) == 10
+
+
+def test_latex_has_a_booktabs_table_per_protocol() -> None:
+    text = as_latex([row for row in rows([*sample(), synthetic_record("lora-ce")]) if row.stream == "split-quickdraw-10"])
+    assert text.count("\\toprule") == text.count("\\bottomrule") == 2
+    assert text.count("Embedded tier") == 2
+    assert "SLCA" in text
+    (row,) = (line for line in text.splitlines() if " SLCA " in line)
+    assert row.rstrip().endswith("\\\\")
+    assert "64.50 ± " in row
+
+
+def test_formats(store: RecordStore, tmp_path: Path) -> None:
+    for record in sample():
+        store.write(record)
+    streams = ("split-quickdraw-5", "split-quickdraw-10")
+    each = {f"{stream}.{end}" for stream in streams for end in ("md", "csv", "json")}
+    assert {path.name for path in write(store, tmp_path / "a")} == {"embedded.md", "embedded.csv", "embedded.svg", "index.html"} | each
+    assert {path.name for path in write(store, tmp_path / "b", ["latex"])} == {f"{stream}.tex" for stream in streams}
+    assert {path.name for path in write(store, tmp_path / "c", FORMATS)} > each
+    with pytest.raises(ValueError, match=r"unknown format 'pdf': choose one of markdown, csv"):
+        write(store, tmp_path / "d", ["pdf"])
+    alone = (tmp_path / "a" / "split-quickdraw-5.md").read_text()
+    assert "no number here is comparable with any paper's number" in alone
+    assert "split-quickdraw-10" not in alone
+
+
+# --- the command ---
+
+
+def leaderboard(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["leaderboard", *map(str, arguments)])
+
+
+def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: Path) -> None:
+    store.write(sample()[0])
+    (store.root / "notes.txt").write_text("mine")
+    done = leaderboard("--records", store.root, "--output", tmp_path / "pages", "--docs", tmp_path / "docs", "--format", "latex")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("notes.txt: not a record") == 1
+    assert "warning: skipped" in done.stderr
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["split-quickdraw-10.tex"]
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"fidelity.md", "findings.md"}
+
+
+def test_the_command_writes_figures_where_it_is_told(store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(sample()[0])
+    monkeypatch.setattr(figures, "write", lambda table, checks, folder: [folder / f"{len(table)} row, {len(checks) > 200}.png"])
+    done = leaderboard("--records", store.root, "--output", tmp_path, "--format", "csv", "--figures", tmp_path / "figures")
+    assert f"wrote {tmp_path / 'figures' / '1 row, True.png'}" in done.output
+
+
+def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.json").write_text("{")
+    record = synthetic_record("slca")
+    record.result["data_sha256"] = downstream().sha256
+    record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
+    (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}))
+    good, both = leaderboard("--check", "b.json"), leaderboard("--check", "a.json", "--check", "b.json")
+    assert (good.exit_code, both.exit_code) == (0, 1)
+    assert f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown" in good.output
+    assert "a.json: not a record to merge\n  is not JSON" in both.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]

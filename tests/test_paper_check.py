@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from reclaim.benchmark import engines, paper_check, published
+from reclaim.benchmark import paper_check, published
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.engines import Job
-from reclaim.benchmark.published import Claim, cells, claims
+from reclaim.benchmark.paper_check import check_cells, judge_tables, merge, missing_jobs
+from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import Record, RecordStore
-from reclaim.benchmark.statistics import Outcome
+from reclaim.benchmark.records import Record, RecordError, RecordStore
+from reclaim.benchmark.statistics import Outcome, holm
 from small_runs import synthetic_record
 
 pytest_plugins = ["pytester"]
@@ -23,10 +29,12 @@ BENCHMARK = Path(paper_check.__file__).parent
 PARTS = ("test_live.py", "test_claims.py", "test_paper_tables.py")
 HEADLINE = [recipe for recipe in RECIPES.values() if recipe.headline]
 CELL = cells()[0]
+ALL = {cell.id: cell for cell in cells()}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> RecordStore:
+    (tmp_path / "records").mkdir()
     return RecordStore(tmp_path / "records")
 
 
@@ -37,7 +45,6 @@ def check(pytester: pytest.Pytester, store: RecordStore, monkeypatch: pytest.Mon
     def refuse(*args: object, **kwargs: object) -> None:
         pytest.fail("something was trained")
 
-    monkeypatch.setattr(engines, "run_jobs", refuse)
     monkeypatch.setattr(paper_check, "run_jobs", refuse)
 
     def run(*arguments: str, part: str | None = None, records: bool = True) -> pytest.RunResult:
@@ -89,12 +96,13 @@ def test_without_records_everything_is_not_run(check: Any) -> None:
     assert f"not run: no record of {CELL.recipe} on {CELL.stream}" in text
     assert f"no runs on record of {claims()[0].better} and {claims()[0].worse} on {claims()[0].stream}" in text
     table = text[text.index("paper check =") :]
-    result.stdout.fnmatch_lines(["claim or cell *ours *reference *verdict"])
-    # cells without runs are counted by table, claims named one by one
-    rows = [line for line in table.splitlines() if " cells of " in f" {line}"]
-    assert sum(int(row.split()[0]) if row[0].isdigit() else 1 for row in rows) == len(cells())
+    result.stdout.fnmatch_lines(["claim or live run *ours *reference *verdict"])
+    # cells without runs are counted in their table's sentence, claims named one by one
+    for name in dict.fromkeys(cell.table for cell in cells()):
+        n = sum(cell.table == name for cell in cells())
+        assert f"{name}: 0 of {n} reproduced, family error 5% (Holm); one by one: {n} not run" in table
     assert all(f"{claim.id}: {claim.better} " in table for claim in claims())
-    assert sum(line.rstrip().endswith("not run") for line in table.splitlines()) == len(rows) + len(claims())
+    assert sum(line.rstrip().endswith("  not run") for line in table.splitlines()) == len(claims())
 
 
 @pytest.mark.parametrize(
@@ -138,33 +146,209 @@ def test_outdated_and_damaged_records_are_not_judged(check: Any, one_claim: Any,
     store.write(synthetic_record(claim.worse, claim.stream, 5, last_acc=99))
     (store.root / "notes.txt").write_text("mine")
     result = check("--paper-check", "--records-only", part="test_claims.py")
-    result.assert_outcomes(passed=1, warnings=1)
-    result.stdout.fnmatch_lines(["*skipped *notes.txt: not a record*"])
-
-
-def test_a_cell_with_runs_is_judged(check: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "cells", lambda: (CELL, cells()[1]))
-    monkeypatch.setattr(paper_check, "cells", lambda: (CELL,))
-    mean = CELL.published.mean
-    for seed in range(5):
-        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=mean - 8 + 0.1 * seed))
-    result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"{CELL.id} * n = 5 *{mean} +- {CELL.published.std} * below; as a constant: below"])
-    for seed in range(5):
-        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=mean + 0.05 * (seed - 2)))
-    result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines([f"{CELL.id} * n = 5 *{mean} +- {CELL.published.std} *"])
+    result.stdout.fnmatch_lines([f"skipped {store.root / 'notes.txt'}: not a record*"])
 
 
-def test_runs_of_a_cell_that_differ_are_not_pooled(check: Any, store: RecordStore) -> None:
+# --- cells ---
+
+BELOW = "slca/main/slca/split-cifar100-10/last_acc"
+REPRODUCED = "slca/main/dualprompt/split-cifar100-10/last_acc"
+UNDECIDED = "slca/main/bic/split-cub200-10/last_acc"
+WITHOUT_STD = "slca/main/joint/split-imagenet-r-10/last_acc"
+MIXED = "slca/main/der++/split-cifar100-10/last_acc"
+NOT_RUN = "slca/main/lwf/split-cub200-10/last_acc"
+
+
+@pytest.fixture
+def judged(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
+    """Runs of five of six cells, which are all that there are."""
+    few = tuple(ALL[name] for name in (BELOW, REPRODUCED, UNDECIDED, WITHOUT_STD, MIXED, NOT_RUN))
+    monkeypatch.setattr(published, "cells", lambda: few)
+    monkeypatch.setattr(paper_check, "cells", lambda: few)
+    for name, shift, step in ((BELOW, -8.0, 0.1), (REPRODUCED, 0.0, 0.05), (UNDECIDED, 0.0, 0.1), (WITHOUT_STD, 0.0, 2.0)):
+        for seed in range(5):
+            value = ALL[name].published.mean + shift + step * (seed - 2)
+            store.write(synthetic_record(ALL[name].recipe, ALL[name].stream, seed, last_acc=value))
     for seed, lr in enumerate((0.1, 0.2)):
-        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, config=Config(lr=lr)))
-    result = check("--paper-check", "--records-only", "-k", CELL.id.replace("/", " and "), part="test_paper_tables.py")
-    assert {"passed", "failed", "skipped"}.isdisjoint(result.parseoutcomes())
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"*the records of {CELL.recipe} on {CELL.stream} are of two configurations*"])
+        store.write(synthetic_record(ALL[MIXED].recipe, ALL[MIXED].stream, seed, config=Config(lr=lr)))
+    return store
+
+
+def verdicts_of(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    assert document["schema"] == 1
+    return document
+
+
+def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: Path) -> None:
+    verdicts, xml = tmp_path / "verdicts.json", tmp_path / "junit.xml"
+    command = ("--paper-check", "--records-only", "--verdicts", str(verdicts), "--junitxml", str(xml))
+    result = check(*command, part="test_paper_tables.py")
+    # records of two configurations fail their own cell alone
+    result.assert_outcomes(passed=3, failed=2, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "cell *ours *published *re-runs *margin *verdict *as a constant *prediction interval",
+            f"{BELOW} *, n = 5 *91.53 +- 0.28 (n = 3) *91.26, 91.57, 89.3, * 1  *below *below *not in 90.* to 92.*",
+            f"{REPRODUCED} *reproduced *reproduced *  in 8*",
+            f"{WITHOUT_STD} *79.6 *undecided *undecided *-",
+            f"{MIXED} *n = 2 *not judged*",
+            f"{UNDECIDED}: undecided, limited by: published; seeds needed: none: the published n0 and std alone leave +-*",
+            f"{WITHOUT_STD}: undecided, limited by: ours; seeds needed: * in all",
+            "slca/main: 0 of 6 reproduced, family error 5% (Holm); one by one: 1 below, 1 not judged, 1 not run, 1 reproduced, 2 undecided",
+        ],
+        consecutive=False,
+    )
+    text = result.stdout.str()
+    assert "and 2 more: the published std covers class order only (F2)" in text
+    assert f"the records of {ALL[MIXED].recipe} on split-cifar100-10 are of 2 configurations" in text
+    assert "(--margin)" not in text
+    assert "OVERRIDDEN" not in text
+
+    document = verdicts_of(verdicts)
+    found = {entry["id"]: entry for entry in document["cells"]}
+    assert {name: entry["verdict"] for name, entry in found.items()} == {
+        **{BELOW: "below", REPRODUCED: "reproduced", UNDECIDED: "undecided"},
+        **{WITHOUT_STD: "undecided", MIXED: "not judged", NOT_RUN: "not run"},
+    }
+    below = found[BELOW]
+    assert below["ours"]["mean"] == pytest.approx(83.53, abs=0.05)
+    assert below["seeds"] == list(range(5))
+    assert (below["margin"], below["margin_reason"]) == (1.0, ALL[BELOW].table.margin_reason)
+    assert below["prediction_interval"][0] < 91.53 < below["prediction_interval"][1]
+    # somebody else's numbers stand beside, and are in none of ours
+    assert [again["value"] for again in below["reruns"]] == [91.26, 91.57, 89.3, 89.21, 87.5]
+    assert below["published"]["mean"] == 91.53
+    (table,) = document["tables"]
+    assert (table["reproduced"], table["cells"], table["alpha"]) == (0, 6, 0.05)
+
+    cases = {
+        case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in ElementTree.parse(xml).iter("testcase")
+    }
+    properties = cases[f"test_published_cell[{BELOW}]"]
+    assert properties["verdict"] == "below"
+    assert json.loads(properties["ours"] or "") == below["ours"]
+    assert cases[f"test_published_cell[{NOT_RUN}]"]["verdict"] == "not run"
+
+    # the same records, told apart in two stores that share one of them
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(judged.root / ALL[BELOW].recipe, first / ALL[BELOW].recipe)
+    shutil.copytree(judged.root, second)
+    (shared,) = second.glob(f"{ALL[BELOW].recipe}/*/*/0.json")
+    for path in shared.parent.glob("[1-9].json"):
+        path.unlink()
+    result = check(*command, "--records", str(first), "--records", str(second), part="test_paper_tables.py", records=False)
+    result.assert_outcomes(passed=3, failed=2, skipped=1)
+    result.stdout.fnmatch_lines([f"counted once: {shared} is equal to {first}*0.json"])
+    again = verdicts_of(verdicts)
+    assert (again["cells"], again["tables"]) == (document["cells"], document["tables"])
+
+
+def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -> None:
+    result = check("--paper-check", "--records-only", "--strict", part="test_paper_tables.py")
+    result.assert_outcomes(passed=1, failed=4, skipped=1)
+    verdicts = tmp_path / "verdicts.json"
+    options = ("--margin", "20", "--alpha", "0.2", "--verdicts", str(verdicts))
+    result = check("--paper-check", "--records-only", "--strict", *options, part="test_paper_tables.py")
+    result.assert_outcomes(passed=4, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["OVERRIDDEN for cells and tables: --margin 20, --alpha 0.2", f"{BELOW} * 20 (--margin) *reproduced*", "*family error 20% (Holm)*"]
+    )
+    document = verdicts_of(verdicts)
+    assert {entry["margin_reason"] for entry in document["cells"]} == {"--margin"}
+    assert document["options"]["strict"] is True
+    assert document["options"]["alpha"] == 0.2
+
+
+def test_the_sentence_of_a_table_is_adjusted_over_all_its_cells(judged: RecordStore) -> None:
+    records, _ = merge([judged])
+    for margin, reproduced in ((None, 0), (3.0, 1)):
+        checks = check_cells(paper_check.current(records), margin=margin)
+        p = [check.column.p_equivalence or 1.0 if check.column else 1.0 for check in checks.values()]
+        (table,) = judge_tables(checks)
+        assert table["reproduced"] == sum(value < 0.05 for value in holm(p)) == reproduced
+        # one cell is reproduced by itself at either margin; among six, what was not run counted, at the wider one alone
+        assert table["verdicts"]["reproduced"] == sum(value < 0.05 for value in p) == 1
+    assert check_cells([], papers=("aepg",)) == {}
+
+
+# --- stores ---
+
+
+def test_stores_are_merged(tmp_path: Path) -> None:
+    first, second = RecordStore(tmp_path / "a"), RecordStore(tmp_path / "b")
+    for store, seeds in ((first, (0, 1, 2)), (second, (0, 1, 3))):
+        for seed in seeds:
+            record = synthetic_record("slca", seed=seed, last_acc=50)
+            if store is second and seed == 1:
+                record = synthetic_record("slca", seed=seed, last_acc=50.5)
+                record.provenance["cpu_model"] = "another processor"
+            store.write(record)
+    (second.root / "notes.txt").write_text("mine")
+    records, notes = merge([first, second])
+    assert [record.seed for record in records] == [0, 1, 2, 3]
+    assert records[1].metrics()["last_acc"] == 50  # the earlier store's
+    assert [note.split(":")[0].split(" /")[0] for note in notes] == ["skipped", "counted once", "counted once"]
+    assert f"{second.root}" in notes[1]
+    assert "is equal to" in notes[1]
+    assert "is within tolerance of" in notes[2]
+    for seed in (0, 2):
+        second.write(synthetic_record("slca", seed=seed, last_acc=60))
+    with pytest.raises(RecordError, match="contradict each other") as error:
+        merge([first, second])
+    assert str(error.value).count("do not agree to the last bit, largest deviation 10.00 points") == 2
+    assert all(f"{path}" in str(error.value) for path in (*first.root.rglob("[02].json"), *second.root.rglob("[02].json")))
+
+
+def test_stores_that_contradict_each_other_end_the_check(check: Any, one_claim: Any, store: RecordStore, tmp_path: Path) -> None:
+    claim = one_claim("holds")
+    write_runs(store, claim, *HOLDS)
+    other = RecordStore(tmp_path / "other")
+    write_runs(other, claim, [1.0], [1.0])
+    result = check("--paper-check", "--records-only", "--records", str(other.root), part="test_claims.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: records of the same configuration and seed contradict each other*", f"*{store.root}*{other.root}*"]
+    )
+
+
+# --- missing runs ---
+
+
+def test_what_the_claims_need_is_known() -> None:
+    jobs = missing_jobs([])
+    assert len({job.place for job in jobs}) == len(jobs)
+    confirmatory = next(claim for claim in claims() if claim.family == "confirmatory")
+    for recipe in (confirmatory.better, confirmatory.worse):
+        mine = [job.seed for job in jobs if (job.recipe, job.stream.name) == (recipe, confirmatory.stream)]
+        assert mine == list(range(planned_seeds(confirmatory)))
+    of_olor = missing_jobs([], ["olor"])
+    assert {job.recipe for job in of_olor} == {name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)}
+    made = [synthetic_record(job.recipe, job.stream.name, job.seed) for job in of_olor]
+    assert missing_jobs(made[1:], ["olor"]) == of_olor[:1]
+
+
+def test_missing_runs_are_made_into_the_first_store(check: Any, one_claim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = one_claim("holds")
+    monkeypatch.setattr(paper_check, "claims", lambda: (claim,))
+    first, second = RecordStore(tmp_path / "first"), RecordStore(tmp_path / "second")
+    n = planned_seeds(claim)
+    for seed in range(n):
+        second.write(synthetic_record(claim.better, claim.stream, seed, last_acc=70 + seed))
+    asked: list[tuple[str, int]] = []
+
+    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+        assert store is not None
+        assert store.root == first.root
+        asked.extend((job.recipe, job.seed) for job in jobs)
+        return [synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=50) for job in jobs]
+
+    monkeypatch.setattr(paper_check, "run_jobs", run_jobs)
+    stores = ("--records", str(first.root), "--records", str(second.root))
+    result = check("--paper-check", "--run-missing", *stores, part="test_claims.py", records=False)
+    result.assert_outcomes(passed=1)
+    assert asked == [(claim.worse, seed) for seed in range(n)]
 
 
 # --- live ---
@@ -180,18 +364,14 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
         assert [(job.recipe, job.seed) for job in jobs] == [(recipe.name, 0) for recipe in HEADLINE]
         return [runs[job.recipe] for job in jobs]
 
-    monkeypatch.setattr(engines, "run_jobs", run_jobs)
+    monkeypatch.setattr(paper_check, "run_jobs", run_jobs)
     return runs
 
 
-def test_live_runs_agree_with_their_records(
-    check: Any, live: dict[str, Record], store: RecordStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_jobs = engines.run_jobs
+def test_live_runs_agree_with_their_records(check: Any, live: dict[str, Record], store: RecordStore) -> None:
     for record in live.values():
         store.write(record)
     files = {path: path.read_bytes() for path in store.root.rglob("*.json")}
-    monkeypatch.setattr(engines, "run_jobs", run_jobs)
     result = check("--paper-check", part="test_live.py")
     result.assert_outcomes(passed=len(HEADLINE))
     for recipe in HEADLINE:
@@ -244,23 +424,50 @@ def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordSto
 # --- options ---
 
 
-def test_fresh_and_records_only_exclude_each_other(check: Any) -> None:
-    result = check("--paper-check", "--fresh", "--records-only")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--fresh", "--records-only"), "--fresh trains every run, --records-only none: pass one of them"),
+        (("--fresh", "--run-missing"), "--run-missing trains what is not on record, --fresh every run"),
+        (("--margin", "-1"), "'-1': give a number of points above 0"),
+        (("--margin", "wide"), "'wide': give a number of points above 0"),
+        (("--alpha", "5"), "'5': give a probability strictly between 0 and 1"),
+        (("--paper", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
+        (("--verdicts", "nowhere/verdicts.json"), "--verdicts nowhere/verdicts.json: name a file in a folder that is there"),
+        (("--records", "nowhere"), "there is no folder nowhere: name a record store with --records"),
+        (("--records", __file__), "is a file: name a folder with --records"),
+    ],
+)
+def test_bad_options_are_named(options: tuple[str, ...], complaint: str, check: Any) -> None:
+    result = check("--paper-check", *options, part="test_claims.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--fresh trains every run, --records-only none: pass one of them*"])
-
-
-def test_records_that_are_a_file_are_named(check: Any, store: RecordStore) -> None:
-    store.root.write_text("")
-    result = check("--paper-check", "--records-only", part="test_claims.py")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"*RecordError: the records folder {store.root} is a file*"])
+    assert complaint in result.stderr.str()
 
 
 def test_without_a_folder_of_records_it_says_which_is_missing(check: Any) -> None:
     result = check("--paper-check", "--records-only", part="test_claims.py", records=False)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*there is no folder leaderboards?records in *--records*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*there is no folder leaderboards?records in *--records*"])
+
+
+def test_only_the_papers_asked_for_are_checked(check: Any) -> None:
+    result = check("--paper-check", "--paper", "olor", "--collect-only", "-q")
+    lines = [line for line in result.stdout.str().splitlines() if "::" in line]
+    assert [line.split("[")[1].rstrip("]") for line in lines if "test_claims" in line] == [c.id for c in claims() if c.paper == "olor"]
+    live = {line.split("[")[1].rstrip("]") for line in lines if "test_live" in line}
+    assert live == {recipe.name for recipe in HEADLINE} & {name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)}
+    assert not [line for line in lines if "test_paper_tables" in line]
+
+
+def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path: Path, store: RecordStore) -> None:
+    command = ("-m", "pytest", "-q", "--pyargs", "reclaim.benchmark", "--paper-check", "--records-only", "--paper", "olor")
+    done = subprocess.run(
+        [sys.executable, *command, "--records", str(store.root)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "olor/full: olor-1 > full-1" in done.stdout
+    code = "import sys; sys.modules['pytest'] = None; from reclaim.benchmark.paper_check import current, check_cells"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_speed_tests_run_when_asked_for(pytester: pytest.Pytester) -> None:
@@ -271,5 +478,14 @@ def test_speed_tests_run_when_asked_for(pytester: pytest.Pytester) -> None:
 
 def test_the_options_are_explained(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_inprocess("--help").stdout.str()
-    for option in ("--paper-check", "--fresh", "--records-only", "--records=DIR", "--paper-jobs=N"):
+    for option in (
+        "--paper-check",
+        "--fresh",
+        "--records-only",
+        "--records=DIR",
+        "--paper-jobs=N",
+        "--run-missing",
+        "--margin=POINTS",
+        "--verdicts=FILE",
+    ):
         assert option in text

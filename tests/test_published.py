@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark import published
-from reclaim.benchmark.published import METRICS, Claim, PublishedError, cells, claims, judge_claims, metric_of
+from reclaim.benchmark.published import METRICS, Claim, PublishedError, Rerun, Table, cells, claims, judge_claims, metric_of, tables
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record
 from reclaim.benchmark.statistics import Published
@@ -30,14 +30,36 @@ def test_every_published_cell_is_there_once() -> None:
         # a record of it can be kept: the name of its recipe is a folder
         assert synthetic_record(cell.recipe, cell.stream).recipe == cell.recipe
         assert "/" not in cell.recipe
-        assert cell.table.split()[0] == cell.paper
+        assert cell.id.startswith(f"{cell.table.id}/")
     assert not {cell.recipe for cell in cells()} & set(RECIPES)
 
 
 def test_a_cell_as_it_stands_in_the_paper() -> None:
     (cell,) = (cell for cell in cells() if cell.id == "slca/main/slca/split-cifar100-10/last_acc")
     assert cell.published == Published(91.53, 0.28, 3, rounding=0.005)
-    assert (cell.recipe, cell.table, cell.stream, cell.metric) == ("slca.main.slca", "slca main", "split-cifar100-10", "last_acc")
+    assert (cell.recipe, cell.stream, cell.metric, cell.seeds) == ("slca.main.slca", "split-cifar100-10", "last_acc", (1993, 1996, 1997))
+    assert cell.table == next(table for table in tables() if table.id == "slca/main")
+    assert [again.value for again in cell.reruns] == [91.26, 91.57, 89.3, 89.21, 87.5]
+    assert all(again.source for again in cell.reruns)
+
+
+def test_a_margin_is_not_wider_than_a_gain_that_its_table_argues_with() -> None:
+    means = {cell.id: cell.published.mean for cell in cells()}
+    gains: dict[str, list[float]] = {}
+    for cell in cells():
+        for better, worse in (("/slca/main/slca/", "/slca/main/seqft+sl/"), ("-aepg/", "-ce/"), ("alpha-0.2/", "alpha-1/")):
+            if (
+                better in f"/{cell.id}"
+                and (other := f"/{cell.id}".replace(better, worse)[1:]) in means
+                and cell.metric.endswith("last_acc")
+            ):
+                gains.setdefault(cell.table.id, []).append(cell.published.mean - means[other])
+    assert {name: round(min(found), 2) for name, found in gains.items()} == {
+        **{"slca/main": 2.67, "aepg/table-1": 0.9, "aepg/table-2": 0.7, "aepg/table-3": 0.5}
+    }
+    for table in tables():
+        assert 0 < table.margin < min(gains.get(table.id, [1.09]))
+        assert table.margin_reason != Table("x").margin_reason
 
 
 def test_every_claim_can_be_checked() -> None:
@@ -55,7 +77,14 @@ def test_every_claim_can_be_checked() -> None:
 
 # --- files as they must not be ---
 
-CELL = {"id": "slca/main/slca/stream/last_acc", "method": "SLCA", "stream": "stream", "metric": "last_acc", "mean": 91.5}
+PAPER: dict[str, Any] = {"key": "slca", "title": "a paper"}
+CELL: dict[str, Any] = {
+    **{"id": "slca/main/slca/stream/last_acc", "table": "main", "method": "SLCA", "stream": "stream", "metric": "last_acc"},
+    **{"mean": 91.5, "evidence": "primary", "source": "Table 1"},
+}
+TABLE = {"id": "slca/main", "margin": 0.5, "margin_reason": "half of the gain", "family_reason": "one table"}
+RERUN = {"method": "SLCA", "stream": "stream", "last_acc": 90.0, "source": "somebody"}
+FAMILY = {"alpha": 0.05, "seeds": 10}
 CLAIM: dict[str, Any] = {
     **{"id": "slca/x", "text": "a is better", "source": "a page", "family": "confirmatory", "kind": "superior"},
     **{"better": "slca", "worse": "linear", "stream": "quickdraw-1", "metric": "last_acc"},
@@ -67,8 +96,10 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """What papers/slca.toml or papers/claims.toml holds instead; the others are empty."""
 
     def put(content: Any) -> None:
-        empty = {"paper": {"decimals": 1}}
-        monkeypatch.setattr(published, "_document", lambda name: content if name in ("slca.toml", "claims.toml") else empty)
+        def read(name: str) -> Any:
+            return content if name in ("slca.toml", "claims.toml") else {"paper": {**PAPER, "key": name.removesuffix(".toml")}}
+
+        monkeypatch.setattr(published, "_document", read)
 
     return put
 
@@ -84,38 +115,97 @@ def read_claims() -> Any:
 @pytest.mark.parametrize(
     ("paper", "entry", "complaint"),
     [
-        ({"decimals": 1}, {"mean": None}, "mean missing"),
-        ({"decimals": 1}, {"id": None}, "id missing"),
+        ({"decimals": 1}, {"mean": None}, "mean missing: add it"),
+        ({"decimals": 1}, {"id": None}, "id missing: add it"),
+        ({"decimals": 1}, {"source": None}, "source missing: add it"),
         ({"decimals": 1}, {"metric": "accuracy"}, "unknown metric 'accuracy', choose one of last_acc"),
-        ({"decimals": 1}, {"stdd": 0.3}, "unknown entries stdd"),
-        ({"decimals": 1}, {"mean": "91.5"}, "mean, std, runs or decimals cannot be"),
-        ({"decimals": 1}, {"mean": float("nan")}, "published mean is nan"),
-        ({"decimals": 1}, {"std": -1.0, "runs": 3}, "published std is -1.0"),
+        ({"decimals": 1}, {"evidence": "hearsay"}, "unknown evidence 'hearsay', choose one of primary, secondary"),
+        ({"decimals": 1}, {"stdd": 0.3}, "unknown entries stdd: known are id, .*std"),
+        ({"decimals": 1}, {"mean": "91.5"}, "mean is '91.5': write a number"),
+        ({"decimals": 1}, {"mean": float("nan")}, "mean is nan: write a number"),
+        ({"decimals": 1}, {"std": -1.0, "runs": 3}, "std is -1.0: write a number that is not negative"),
+        ({"decimals": 1}, {"runs": 0}, "runs is 0: write a number of runs"),
+        ({"decimals": 1}, {"source": " "}, "source is ' ': write a text"),
         ({"decimals": 1}, {"std": 0.3, "runs": 1}, "a std needs at least 2"),
-        ({}, {}, "mean, std, runs or decimals cannot be"),
+        ({"decimals": 1}, {"id": "slca/main/slca/last_acc"}, "write the id as slca/<table>/<method>/stream/last_acc"),
+        ({"decimals": 1}, {"id": "aepg/main/slca/stream/last_acc"}, "write the id as slca/"),
+        ({"decimals": 1}, {"stream": "other"}, "write the id as slca/<table>/<method>/other/last_acc"),
+        ({"decimals": 1}, {"table": "2"}, "table is '2': write the id's second part, 'main'"),
+        ({}, {}, "decimals missing: add how many"),
     ],
 )
 def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
     values = {key: value for key, value in {**CELL, **entry}.items() if value is not None}
-    document({"paper": paper, "cell": [values]})
+    document({"paper": {**PAPER, **paper}, "cell": [values]})
     with pytest.raises(PublishedError, match=rf"papers/slca\.toml, cell .*{complaint}"):
         read_cells()
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"tables": []}, r": unknown entries tables: known are paper, table, cell"),
+        ({"paper": {"key": "slca"}}, "paper 'slca': title missing"),
+        ({"paper": {**PAPER, "key": "olor"}}, "paper: key is 'olor': write 'slca', the name of the file"),
+        ({"cell": CELL}, r": cell is .*: write it as \[\[cell\]\]"),
+        ({"paper": [PAPER]}, r": paper is .*: write it as \[paper\]"),
+        ({"paper": {**PAPER, "seeds": ["1993"]}}, "seeds is .*: write a list of whole numbers"),
+        ({"table": [{**TABLE, "margin": 0}]}, "table 'slca/main': margin is 0: write a number of points above 0"),
+        ({"table": [{"id": "slca/main", "margin": 0.5}]}, "table 'slca/main': margin_reason, family_reason missing: add it"),
+        ({"table": [{**TABLE, "id": "slca/other"}]}, "table 'slca/other': no cell belongs to it: write the first two parts"),
+        ({"table": [TABLE, TABLE]}, "ids stand there twice: slca/main; delete one"),
+        ({"rerun": [{**RERUN, "method": "SLCB"}]}, "rerun of 'SLCB' on 'stream': it repeats no cell: write method"),
+        ({"rerun": [{**RERUN, "last_acc": "high"}]}, "rerun 'number 1': last_acc is 'high': write a number"),
+        ({"figure": [{"method": "SLCA"}]}, "figure 'number 1': stream, metric, mean, evidence, source missing"),
+        (
+            {"grid": {"streams": ["s"], "backbones": ["b"], "methods": ["SLCA"]}},
+            "stream 'stream' is not in the file's grid: choose one of s",
+        ),
+    ],
+)
+def test_a_bad_file_is_named(content: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
+    document({"paper": {**PAPER, "decimals": 1}, "cell": [CELL], **content})
+    with pytest.raises(PublishedError, match=rf"papers/slca\.toml.*{complaint}"):
+        read_cells()
+
+
 def test_a_sound_cell_is_read(document: Callable[[Any], None]) -> None:
-    document(
-        {
-            "paper": {"decimals": 1, "runs": 4},
-            "cell": [CELL, {**CELL, "id": "slca/main/x/s/last_acc", "std": 0.1, "runs": 2, "decimals": 2}],
-        }
-    )
+    other = {**CELL, "id": "slca/table-2/x/stream/inc_acc", "table": "2", "metric": "inc_acc", "std": 0.1, "runs": 2, "decimals": 2}
+    rerun = {**RERUN, "inc_acc": 95.0}
+    document({"paper": {**PAPER, "decimals": 1, "runs": 4}, "table": [TABLE], "cell": [CELL, other], "rerun": [rerun]})
     first, second = read_cells()
     assert first.published == Published(91.5, None, 4, rounding=0.05)
     assert second.published == Published(91.5, 0.1, 2, rounding=0.005)
+    assert first.table == Table(**TABLE)
+    assert second.table == Table("slca/table-2", margin=1.0)
+    assert (first.reruns, second.reruns) == ((Rerun(90.0, "somebody"),), (Rerun(95.0, "somebody"),))
+
+
+def test_a_cell_of_olor_is_one_edit_that_the_check_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in olor.toml's own comment, with its signs of a comment taken away."""
+    text = (published.resources.files("reclaim.benchmark") / "papers" / "olor.toml").read_text(encoding="utf-8")
+    start, end = text.index("# [[cell]]"), text.index("[paper]")
+    example = "\n".join(line.removeprefix("#").strip() for line in text[start:end].splitlines())
+    read = published._document
+
+    def filled(edit: Callable[[str], str]) -> None:
+        content = published.tomllib.loads(text + edit(example))
+        monkeypatch.setattr(published, "_document", lambda name: content if name == "olor.toml" else read(name))
+
+    filled(lambda cell: cell.replace("mean = 0.0", "mean = 91.2"))
+    (added,) = set(read_cells()) - set(cells())
+    assert (added.id, added.published) == ("olor/table-2/olor/cifar100-1/last_acc", Published(91.2, None, 1, rounding=0.005))
+    assert added.table == Table("olor/table-2")
+    filled(lambda cell: cell.replace("cifar100-1", "cifar10-1"))
+    with pytest.raises(PublishedError, match=r"papers/olor\.toml, cell .*stream 'cifar10-1' is not in the file's grid: .*cifar100-1"):
+        read_cells()
+    filled(lambda cell: cell + "\nstd = 0.3")
+    with pytest.raises(PublishedError, match=r"papers/olor\.toml, cell .*a std needs at least 2"):
+        read_cells()
 
 
 def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], None]) -> None:
-    document({"paper": {"decimals": 1}, "cell": [CELL, CELL]})
+    document({"paper": {**PAPER, "decimals": 1}, "cell": [CELL, CELL]})
     with pytest.raises(PublishedError, match=rf"ids stand there twice: {CELL['id']}"):
         read_cells()
     document({"cell": [CELL]})
@@ -139,19 +229,19 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
     ],
 )
 def test_a_bad_claim_is_named(entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
-    document({"claim": [{key: value for key, value in {**CLAIM, **entry}.items() if value is not None}]})
+    document({"family": FAMILY, "claim": [{key: value for key, value in {**CLAIM, **entry}.items() if value is not None}]})
     with pytest.raises(PublishedError, match=rf"papers/claims\.toml, claim 'slca/x': .*{complaint}"):
         read_claims()
 
 
 def test_a_sound_claim_is_read(document: Callable[[Any], None]) -> None:
-    document({"claim": [{**CLAIM, "expected": "undecided"}]})
+    document({"family": FAMILY, "claim": [{**CLAIM, "expected": "undecided"}]})
     assert read_claims() == (Claim(**CLAIM, expected="undecided"),)
-    document({"claim": [CLAIM, CLAIM]})
+    document({"family": FAMILY, "claim": [CLAIM, CLAIM]})
     with pytest.raises(PublishedError, match="twice: slca/x"):
         read_claims()
     document({})
-    with pytest.raises(PublishedError, match=r"papers/claims\.toml: claim missing"):
+    with pytest.raises(PublishedError, match=r"papers/claims\.toml: family, claim missing"):
         read_claims()
 
 
@@ -259,7 +349,7 @@ def test_runs_are_paired_by_seed_on_the_stream_of_the_claim(monkeypatch: pytest.
 
 
 def test_seeds_beyond_the_planned_ones_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = published._document("claims.toml")["family"]["seeds"]
+    planned = published.confirmatory_plan()[0]
     values = [50 + seed / 2 for seed in range(planned + 5)]
     (verdict,) = judge(monkeypatch, [claim()], runs("slca", [x + 5 for x in values]) + runs("seqft-slow", values))
     assert verdict.difference is not None

@@ -456,13 +456,18 @@ class TestClassifierAlignment:
         train(strategy, make_stream([[0, 1], [2, 3], [4, 5]]).train_stream, lambda exp: after.append(head_weights(strategy.model)))
         assert [equal(a, b) for a, b in zip(unaligned, after, strict=True)] == [True, False, False]
 
+    def test_plugins_of_the_user_see_the_trained_heads(self) -> None:
+        seen: list[list[Tensor]] = []
+        strategy = make_slca(plugins=[Hook(after_training_exp=lambda s: seen.append(head_weights(s.model)))])
+        train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
+        assert not equal(seen[1], head_weights(strategy.model)), "alignment comes after them"
+
     @pytest.mark.parametrize("restore", [True, False])
     def test_training_goes_on_from_the_unaligned_heads(self, restore: bool) -> None:
         ends: list[list[Tensor]] = []
         starts: list[list[Tensor]] = []
-        strategy = make_slca(
-            restore=restore, plugins=[Hook(before_train_dataset_adaptation=lambda s: starts.append(head_weights(s.model)))]
-        )
+        strategy = make_slca(restore=restore)
+        strategy.plugins.append(Hook(before_train_dataset_adaptation=lambda s: starts.append(head_weights(s.model))))
         strategy.plugins.insert(0, Hook(after_training_exp=lambda s: ends.append(head_weights(s.model))))
         stream, logits = make_stream([[0, 1], [2, 3], [4, 5]]), []
 

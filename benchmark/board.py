@@ -1,0 +1,174 @@
+"""Rows of a leaderboard: a recipe on a stream over its seeds, and its rank among those of the same protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from .published import metric_of
+from .ranking import RankInterval, rank_intervals
+from .recipes import RECIPES
+from .records import Record
+from .statistics import MeanInterval, mean_interval
+from .streams import STREAMS, pretraining_overlap
+
+COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
+SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
+METRICS = {
+    **SHOWN,
+    "task_avg_last_acc": "Last-Acc, averaged over tasks",
+    "task_avg_inc_acc": "Inc-Acc, averaged over tasks",
+    "final_entropy": "Entropy in the last epochs",
+}
+"""What the metrics are called; :data:`SHOWN` are those with a column in every table."""
+
+NOT_COMPARABLE = "Embedded tier: nothing here was measured on a paper's data, and no number here is comparable with any paper's number."
+RANKS = """\
+Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only among recipes of one protocol: the same stream,
+backbone and number of epochs. Protocols stand in tables of their own. Joint training is a reference and has no rank.\
+"""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What recipes must share to be ranked with each other; the stream brings its tier."""
+
+    stream: str
+    backbone: str
+    epochs: int
+
+    def __str__(self) -> str:
+        trained = {0: "nothing trained", 1: "1 epoch on each experience"}.get(self.epochs, f"{self.epochs} epochs on each experience")
+        return f"{trained}, {self.backbone}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe on a stream, over its seeds.
+
+    :ivar numbers: by column; without the entropy of what is not trained.
+    :ivar seconds: median processor time of a run, evaluation included.
+    :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
+    :ivar curves: ``accuracy`` and ``accuracy_task_known`` over the images of the tasks seen, after each task, in percent; ``entropy`` in
+        each epoch, in nats.
+    :ivar matrices: ``accuracy`` and ``accuracy_task_known``, the means over seeds; row t holds the accuracies after task t, in percent.
+    :ivar rank: by mean Last-Acc among the ``ranked`` rows of the protocol; None for joint training, or where there is only one.
+    """
+
+    recipe: str
+    stream: str
+    seeds: tuple[int, ...]
+    numbers: dict[str, MeanInterval]
+    trained_parameters: int
+    bytes_kept: int
+    seconds: float | None
+    epochs: int
+    hyperparameters: str
+    pretraining_overlap: str
+    backbone: str
+    config_hash: str
+    curves: dict[str, tuple[MeanInterval, ...]]
+    matrices: dict[str, list[list[float]]]
+    rank: RankInterval | None = None
+    ranked: int = 0
+
+    @property
+    def joint(self) -> bool:
+        return RECIPES[self.recipe].config.joint
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.stream, self.backbone, self.epochs)
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """One row per recipe and stream: by stream, then protocol (that of most rows first), then falling Last-Acc."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda r: r.seed):
+        groups.setdefault((record.stream, record.recipe), []).append(record)
+    protocols: dict[Protocol, list[Row]] = {}
+    for group in groups.values():
+        row = _row(group)
+        protocols.setdefault(row.protocol, []).append(row)
+    streams = list(STREAMS)
+    found = []
+    for protocol in sorted(protocols, key=lambda p: (streams.index(p.stream), -len(protocols[p]), p.epochs, p.backbone)):
+        members = sorted(protocols[protocol], key=lambda r: (-r.numbers["last_acc"].mean, r.recipe))
+        rivals = {
+            row.recipe: {record.seed: metric_of(record, "last_acc") for record in groups[row.stream, row.recipe]}
+            for row in members
+            if not row.joint
+        }
+        ranks = rank_intervals(rivals) if len(rivals) > 1 else {}
+        found += [replace(row, rank=ranks.get(row.recipe), ranked=len(ranks)) for row in members]
+    return found
+
+
+def headline(table: Sequence[Row], most: int) -> list[Row]:
+    """The rows of one stream whose curves are drawn unless others are asked for: the headline recipes, else the first rows."""
+    drawn = [row for row in table if not row.joint]
+    return ([row for row in drawn if RECIPES[row.recipe].headline] or drawn)[:most]
+
+
+def label(row: Row, table: Sequence[Row]) -> str:
+    """The row's name beside a curve; with its epochs where the rows of the table differ in them."""
+    mixed = len({other.protocol for other in table}) > 1
+    return RECIPES[row.recipe].title + (f" ({row.epochs} epochs)" if mixed else "")
+
+
+def by_protocol(table: Sequence[Row]) -> list[tuple[Protocol, list[Row]]]:
+    return [(protocol, [r for r in table if r.protocol == protocol]) for protocol in dict.fromkeys(row.protocol for row in table)]
+
+
+def _row(group: Sequence[Record]) -> Row:
+    recipe, stream, result = group[0].recipe, group[0].stream, group[0].result
+    columns = {column: [_number(record, column) for record in group] for column in COLUMNS}
+    matrices = ("accuracy", "accuracy_task_known")
+    curves = {key: [_after_each_task(r.result[key], r.result["test_counts"]) for r in group] for key in matrices}
+    curves["entropy"] = [record.result["entropy"] for record in group]
+    return Row(
+        recipe=recipe,
+        stream=stream,
+        seeds=tuple(record.seed for record in group),
+        numbers={column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))},
+        trained_parameters=result["trained_parameters"],
+        bytes_kept=result["bytes_kept"],
+        seconds=_seconds(group),
+        epochs=result["config"]["epochs"],
+        hyperparameters=_origin(recipe, stream, result["hyperparameters_from"]),
+        pretraining_overlap=pretraining_overlap(STREAMS[stream], result["config"]["backbone"]),
+        backbone=result["config"]["backbone"],
+        config_hash=group[0].config_hash,
+        curves={key: tuple(mean_interval(values) for values in zip(*runs, strict=True)) for key, runs in curves.items()},
+        matrices={
+            key: [[float(np.mean(seeds)) for seeds in zip(*at, strict=True)] for at in zip(*(r.result[key] for r in group), strict=True)]
+            for key in matrices
+        },
+    )
+
+
+def _after_each_task(matrix: Sequence[Sequence[float]], counts: Sequence[int]) -> list[float]:
+    """Percent right of the test images of all tasks seen, after each task."""
+    return [float(np.average(row, weights=counts[: len(row)])) for row in matrix]
+
+
+def _origin(recipe: str, stream: str, origin: str) -> str:
+    """How the hyper-parameters came about, with the recipe or the stream that they were chosen for if that is not this row's."""
+    found = RECIPES[recipe]
+    others = [f"as `{found.tuned_as}`"] if found.tuned_as else []
+    others += [f"on {found.home}"] if stream != found.home else []
+    return f"{origin} ({', '.join(others)})" if others and origin == "validation" else origin
+
+
+def _seconds(group: Sequence[Record]) -> float | None:
+    """Median processor time; the first records have wall time alone, on a core that was all but theirs."""
+    known = [r.provenance.get("cpu_seconds") or r.provenance.get("wall_seconds") for r in group]
+    return median(seconds for seconds in known if seconds) if any(known) else None
+
+
+def _number(record: Record, column: str) -> float:
+    return record.metrics_task_known()["last_acc"] if column == "task_known_last_acc" else metric_of(record, column)

@@ -1,0 +1,181 @@
+"""Figures for papers and slides, by matplotlib, which is optional: every figure as SVG and as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .board import METRICS, NOT_COMPARABLE, Row, by_protocol, headline, label
+from .page import published_interval
+from .paper_check import CellCheck
+from .recipes import RECIPES
+from .statistics import MeanInterval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = (
+    ("#0072b2", "-"),
+    ("#d55e00", "--"),
+    ("#009e73", ":"),
+    ("#cc79a7", "-."),
+    ("#000000", (0, (8, 3))),
+    ("#e69f00", (0, (3, 2))),
+)
+"""Colours of Okabe and Ito with a dash pattern each, so that a figure can be read without its colours."""
+
+PUBLISHED, RERUN = "#6b7680", "#d55e00"
+
+
+def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -> list[Path]:
+    """Write the figures of every stream, and a forest plot of every published table, each file as ``.svg`` and ``.png``.
+
+    :raises ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("figures need matplotlib: pip install 'reclaim[figures]'") from None
+    drawings: dict[str, Callable[[Figure], None]] = {}
+    for stream in dict.fromkeys(row.stream for row in table):
+        members = [row for row in table if row.stream == stream]
+        drawings |= _of_stream(stream, members)
+    for name in dict.fromkeys(str(check.cell.table) for check in checks.values()):
+        drawings["cells-" + name.replace("/", "-")] = _forest([c for c in checks.values() if str(c.cell.table) == name])
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    # the salt names what an SVG file refers to within itself; without it the names are random
+    style: Any = {"svg.hashsalt": "reclaim", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        for name, draw in drawings.items():
+            figure = Figure(layout="constrained")
+            draw(figure)
+            for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+                paths.append(folder / f"{name}.{kind}")
+                figure.savefig(paths[-1], dpi=150, metadata=metadata)
+    return paths
+
+
+def _of_stream(stream: str, table: Sequence[Row]) -> dict[str, Callable[[Figure], None]]:
+    drawn = headline(table, len(STYLES))
+    drawings = {f"{stream}-last-acc": _dots(table)}
+    for key, title, x, y in (
+        ("accuracy", "accuracy", "tasks seen", "percent of their test images right"),
+        ("entropy", "entropy", "epoch, over all experiences", "entropy of the training predictions, nats"),
+    ):
+        series = [(label(row, table), row.curves[key]) for row in drawn if len(row.curves[key]) > 1]
+        if series:
+            drawings[f"{stream}-{title}"] = _curves(stream, x, y, series)
+    for row in drawn:
+        if len(row.matrices["accuracy"]) > 1:
+            drawings[f"{stream}-matrix-{row.recipe}"] = _matrices(row)
+    return drawings
+
+
+def _title(axes: Axes, text: str) -> None:
+    """What is drawn and, in small print, what it must not be taken for."""
+    axes.set_title(text, loc="left", fontsize=10)
+    axes.figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+
+
+def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
+    """Last-Acc of all rows, by protocol."""
+
+    def draw(figure: Figure) -> None:
+        groups = by_protocol(table)
+        figure.set_size_inches(6, 1.2 + 0.2 * len(table) + 0.4 * len(groups))
+        parts = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups])[:, 0]
+        for axes, (protocol, rows) in zip(parts, groups, strict=True):
+            for y, row in enumerate(rows):
+                _dot(axes, row.numbers["last_acc"], y, STYLES[0][0])
+            axes.set_yticks(range(len(rows)), [RECIPES[row.recipe].title for row in rows])
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.grid(axis="x", alpha=0.3)
+            axes.set_title(str(protocol), loc="left", fontsize=8)
+        parts[-1].set_xlabel("Last-Acc in percent, mean and 95% interval")
+        figure.suptitle(table[0].stream, fontsize=10)
+        figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+
+    return draw
+
+
+def _dot(axes: Axes, summary: MeanInterval, y: float, colour: str) -> None:
+    if summary.interval:
+        axes.plot(summary.interval, (y, y), color=colour, linewidth=1.8)
+    axes.plot(summary.mean, y, "o", color=colour, markersize=4)
+
+
+def _curves(stream: str, x: str, y: str, series: Sequence[tuple[str, Sequence[MeanInterval]]]) -> Callable[[Figure], None]:
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(6, 3.6)
+        axes = figure.subplots()
+        for (name, points), (colour, dashes) in zip(series, STYLES, strict=False):
+            at = range(1, len(points) + 1)
+            axes.plot(at, [p.mean for p in points], color=colour, linestyle=dashes, label=name)
+            if all(p.interval for p in points):
+                low, high = zip(*(p.interval for p in points if p.interval), strict=True)
+                axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+        _title(axes, f"{stream}, means with 95% intervals")
+
+    return draw
+
+
+def _matrices(row: Row) -> Callable[[Figure], None]:
+    """The accuracy matrix, task not known and task known."""
+
+    def draw(figure: Figure) -> None:
+        size = len(row.matrices["accuracy"])
+        figure.set_size_inches(2.4 + 0.5 * size, 1.4 + 0.25 * size)
+        for axes, key, title in zip(
+            figure.subplots(1, 2), ("accuracy", "accuracy_task_known"), ("task not known", "task known"), strict=True
+        ):
+            square = [[*line, *[float("nan")] * (size - len(line))] for line in row.matrices[key]]
+            axes.imshow(square, cmap="Blues", vmin=0, vmax=100)
+            for t, line in enumerate(row.matrices[key]):
+                for i, value in enumerate(line):
+                    axes.text(i, t, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 60 else "black")
+            axes.set_xticks(range(size), range(1, size + 1), fontsize=6)
+            axes.set_yticks(range(size), range(1, size + 1), fontsize=6)
+            axes.set_xlabel("on task")
+            axes.set_title(title, fontsize=8)
+        figure.axes[0].set_ylabel("after task")
+        figure.suptitle(f"{RECIPES[row.recipe].title}, {row.stream}: percent right", fontsize=9)
+        figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+
+    return draw
+
+
+def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
+    """The cells of a table: published, what others got, ours."""
+
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(7, 1.4 + 0.2 * len(checks))
+        axes = figure.subplots()
+        for y, check in enumerate(checks):
+            published = check.cell.published
+            axes.fill_betweenx((y - 0.45, y + 0.45), published.mean - check.margin, published.mean + check.margin, color="#eceff1")
+            if interval := published_interval(published):
+                axes.plot(interval, (y - 0.15, y - 0.15), color=PUBLISHED, linewidth=1.5)
+            axes.plot(published.mean, y - 0.15, "s", color=PUBLISHED, markersize=3.5)
+            for again in check.cell.reruns:
+                axes.plot(again.value, y - 0.15, "D", color=RERUN, fillstyle="none", markersize=3.5)
+            if check.judged and check.judged.ours:
+                _dot(axes, check.judged.ours, y + 0.2, STYLES[0][0])
+        names = [f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.verdict or 'not judged'}" for c in checks]
+        axes.set_yticks(range(len(checks)), names, fontsize=5.5)
+        axes.set_ylim(len(checks) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_xlabel("percent\nsquare: published, with its 95% interval; diamond: others; dot: ours; band: margin", fontsize=7)
+        axes.set_title(str(checks[0].cell.table), loc="left", fontsize=9)
+
+    return draw

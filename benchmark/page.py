@@ -1,0 +1,244 @@
+"""The page: everything on a leaderboard in one HTML file that loads nothing, to be opened from disk.
+
+The tables, curves and pictures are all in the file; its script only shows, hides and sorts them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label
+from .datasets import shared_classes
+from .figure import Chart, Scale, chart, ends, templates
+from .paper_check import CellCheck, judge_tables
+from .published import PAPERS, ClaimVerdict, Rerun
+from .recipes import RECIPES, Recipe
+from .statistics import Estimate, MeanInterval, Published
+from .streams import STREAMS, Stream
+
+CURVES = 7
+"""How many curves a chart shows at once: the colours of Okabe and Ito but yellow, which cannot be seen on white."""
+
+PLOT = (4.0, 156.0)
+"""First and last pixel of the plots in table rows."""
+
+
+def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> str:
+    """The page.
+
+    :param table: :func:`reclaim.benchmark.board.rows`.
+    :param checks: what the records say of the published cells (:func:`reclaim.benchmark.paper_check.check_cells`).
+    """
+    rows_on = Counter(row.stream for row in table)
+    streams = sorted(rows_on, key=lambda stream: -rows_on[stream])
+    environment = templates()
+    return environment.get_template("page.html").render(
+        sections=[_section([row for row in table if row.stream == stream], verdicts) for stream in streams],
+        claims=_claims(verdicts),
+        papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS],
+        runs=sum(len(row.seeds) for row in table),
+        recipes=len({row.recipe for row in table}),
+        overlap=shared_classes() or "none",
+        not_comparable=NOT_COMPARABLE,
+        ranks=RANKS,
+        metrics=METRICS,
+        shown=SHOWN,
+        columns=COLUMNS,
+        curves=CURVES,
+        interval=interval,
+        size=size,
+        printed=printed,
+    )
+
+
+def interval(summary: MeanInterval | None) -> str:
+    """Mean and half-width of the interval, to two decimals."""
+    if summary is None:
+        return "-"
+    if summary.interval is None:
+        return f"{summary.mean:.2f}"
+    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}"
+
+
+def printed(value: float, published: Published) -> str:
+    """A published number with as many decimals as the paper gives it."""
+    return f"{value:.{round(-math.log10(2 * published.rounding))}f}"
+
+
+def size(number: int) -> str:
+    """A number with at most three digits and a thousand's letter, such as 6.6 M."""
+    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.3g} {letter}"
+    return str(number)
+
+
+# --- streams ---
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row and what it opens.
+
+    :ivar id: of the row's details in the page.
+    :ivar slot: colour of its curve in the section's charts; None where it is not shown at first.
+    :ivar commands: that repeat its runs.
+    :ivar config: a setting in each line, as `reclaim run --set` takes it.
+    :ivar claims: verdicts on the claims that it is in; ``outcomes`` counts those in which it is the better one.
+    """
+
+    row: Row
+    recipe: Recipe
+    id: str
+    slot: int | None
+    commands: list[str]
+    config: str
+    claims: list[ClaimVerdict]
+    outcomes: list[tuple[str, int]]
+    accuracy: Chart | None
+    entropy: Chart | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stream: its rows by protocol and the curves of them all."""
+
+    stream: Stream
+    protocols: list[tuple[Protocol, list[Entry]]]
+    scale: Scale
+    charts: list[Chart]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for _, entries in self.protocols for entry in entries]
+
+
+def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
+    slots = {row.recipe: slot for slot, row in enumerate(headline(table, CURVES - 2))}
+    protocols = [(protocol, [_entry(row, slots, verdicts) for row in members]) for protocol, members in by_protocol(table)]
+    drawn = [row for row in table if not row.joint]
+    labels = {row.recipe: label(row, drawn) for row in drawn}
+    accuracy = [(row.recipe, labels[row.recipe], row.curves["accuracy"]) for row in drawn]
+    entropy = [(row.recipe, labels[row.recipe], row.curves["entropy"]) for row in drawn if row.curves["entropy"]]
+    charts = (
+        chart("Accuracy after each task", "tasks seen", "percent of their test images right", accuracy),
+        chart("Entropy of the training predictions", "epoch, over all experiences", "nats", entropy, limits=(0, math.inf)),
+    )
+    scale = Scale.around(ends(row.numbers["last_acc"] for row in table), *PLOT, steps=4, limits=(0, 100))
+    return Section(STREAMS[table[0].stream], protocols, scale, [c for c in charts if c])
+
+
+def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict]) -> Entry:
+    recipe = RECIPES[row.recipe]
+    claims = [v for v in verdicts if v.claim.stream == row.stream and row.recipe in (v.claim.better, v.claim.worse)]
+    outcomes = Counter(v.outcome for v in claims if v.claim.better == row.recipe)
+    curves = [
+        ("unknown", "task not known", row.curves["accuracy"]),
+        ("known", "task known", row.curves["accuracy_task_known"]),
+    ]
+    entropy = [("entropy", "entropy", row.curves["entropy"])] if row.curves["entropy"] else []
+    small = (420, 240)
+    return Entry(
+        row=row,
+        recipe=recipe,
+        id=f"{row.recipe}@{row.stream}",
+        slot=slots.get(row.recipe),
+        commands=[f"reclaim run {row.recipe} {row.stream} --seeds {seeds}" for seeds in seed_options(row.seeds)],
+        config="\n".join(_settings(recipe.config.as_dict())),
+        claims=claims,
+        outcomes=[(outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]],
+        accuracy=chart(f"Accuracy of {recipe.title} after each task", "tasks seen", "percent right", curves, small),
+        entropy=chart(f"Entropy of {recipe.title} in training", "epoch, over all experiences", "nats", entropy, small, (0, math.inf)),
+    )
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _settings(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return lines
+
+
+def seed_options(seeds: Sequence[int]) -> list[str]:
+    """What --seeds of `reclaim run` takes for these seeds: "10" for 0 to 9, "3-7" for others; one for each unbroken run of numbers."""
+    spans: list[list[int]] = []
+    for seed in sorted(seeds):
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    return [str(len(span)) if span[0] == 0 else f"{span[0]}-{span[-1]}" for span in spans]
+
+
+# --- claims and cells ---
+
+
+def _claims(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
+    """The claims by the unit of their difference, each unit with a scale that holds 0."""
+    groups = []
+    for unit in ("points", "nats"):
+        members = [v for v in verdicts if (v.claim.metric == "final_entropy") == (unit == "nats")]
+        differences = [v.difference for v in members if v.difference]
+        if members:
+            shown = [end for d in differences for end in d.interval() or (d.value,)]
+            groups.append({"unit": unit, "verdicts": members, "scale": Scale.around([0.0, *shown], *PLOT, steps=4)})
+    return groups
+
+
+def _paper(paper: str, checks: Sequence[CellCheck]) -> dict[str, Any]:
+    """A paper's cells by table, stream and metric, each group on a scale of its own."""
+    groups: dict[tuple[str, str, str], list[CellCheck]] = {}
+    for check in checks:
+        groups.setdefault((str(check.cell.table), check.cell.stream, check.cell.metric), []).append(check)
+    return {
+        "name": paper,
+        "cells": len(checks),
+        "run": sum(bool(check.runs) for check in checks),
+        "sentences": [judged["sentence"] for judged in judge_tables({check.cell.id: check for check in checks})],
+        "groups": [
+            {"table": table, "stream": stream, "metric": metric, "cells": [_cell(check) for check in members], "scale": _forest(members)}
+            for (table, stream, metric), members in groups.items()
+        ],
+    }
+
+
+def _forest(checks: Sequence[CellCheck]) -> Scale:
+    shown = [end for check in checks for end in published_interval(check.cell.published) or (check.cell.published.mean,)]
+    shown += [again.value for check in checks for again in check.cell.reruns]
+    shown += ends(check.judged.ours for check in checks if check.judged and check.judged.ours)
+    return Scale.around(shown, *PLOT, steps=4)
+
+
+def _cell(check: CellCheck) -> dict[str, Any]:
+    published = check.cell.published
+    verdict = check.verdict or "not judged"
+    return {
+        "check": check,
+        "published": published,
+        "interval": published_interval(published),
+        "reruns": check.cell.reruns,
+        "sources": sources(check.cell.reruns),
+        "ours": check.judged.ours if check.judged else None,
+        "verdict": verdict,
+        "remarks": [check.problem] if check.problem else check.remarks,
+    }
+
+
+def published_interval(published: Published) -> tuple[float, float] | None:
+    """95% interval of a printed mean by its own standard deviation, None where none is printed."""
+    if published.std is None:
+        return None
+    std, n = published.error
+    return Estimate(value=published.mean, standard_error=std / math.sqrt(n), df=n - 1, n=int(n), rounding=published.rounding).interval()
+
+
+def sources(reruns: Sequence[Rerun]) -> str:
+    return "; ".join(f"{again.value:g}: {again.source}" for again in reruns)

@@ -1,0 +1,422 @@
+"""The page, the figures and the check of foreign records: what is in the files, read back as HTML, XML and JSON."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reclaim.benchmark import figures, submission
+from reclaim.benchmark.board import NOT_COMPARABLE, rows
+from reclaim.benchmark.config import Config
+from reclaim.benchmark.datasets import downstream
+from reclaim.benchmark.figure import Scale, chart
+from reclaim.benchmark.leaderboard import write
+from reclaim.benchmark.page import CURVES, render, seed_options, size
+from reclaim.benchmark.paper_check import check_cells
+from reclaim.benchmark.published import cells, judge_claims
+from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.records import PACKAGES, Record, RecordStore
+from reclaim.benchmark.statistics import MeanInterval
+from small_runs import synthetic_record
+
+VOID = {"meta", "link", "input", "br"}
+# what a browser fetches by itself; <a href> is only a link
+LOADING = {"src", "srcset", "data", "action", "poster", "background", "xlink:href", "formaction"}
+
+
+class Node:
+    def __init__(self, tag: str, attributes: dict[str, str | None]) -> None:
+        self.tag, self.attributes = tag, attributes
+        self.children: list[Node | str] = []
+
+    def all(self, tag: str, **wanted: str) -> list[Node]:
+        """Descendants with this tag and these attributes; ``class_`` holds one class."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Node):
+                classes = (child.attributes.get("class") or "").split()
+                if child.tag == tag and all(
+                    value in classes if key == "class_" else child.attributes.get(key.replace("_", "-")) == value
+                    for key, value in wanted.items()
+                ):
+                    found.append(child)
+                found += child.all(tag, **wanted)
+        return found
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+class Tree(HTMLParser):
+    """The page as a tree; a tag that is closed out of turn or never fails the test."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.root = Node("", {})
+        self.open = [self.root]
+        self.feed(text)
+        self.close()
+        assert [node.tag for node in self.open[1:]] == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        node = Node(tag, dict(attrs))
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice: {attrs}"
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open[-1].children.append(Node(tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def sample() -> list[Record]:
+    records = [
+        *(synthetic_record("slca", seed=seed, last_acc=60 + seed, entropy=0.5) for seed in range(4)),
+        *(synthetic_record("seqft-slow", seed=seed, last_acc=50 + seed % 2) for seed in range(3)),
+        synthetic_record("joint", last_acc=70),
+        *(synthetic_record("lora-ce", seed=seed, last_acc=55 + seed) for seed in (0, 1, 5)),
+        *(synthetic_record("lora-aepg", seed=seed, last_acc=54 + seed) for seed in (0, 1, 5)),
+        *(synthetic_record("olor-1", "quickdraw-1", seed, last_acc=65 + seed) for seed in range(2)),
+    ]
+    # one matrix that is not flat; its last row stays as it is, since the bits add up to it
+    result = records[0].result
+    result["accuracy"] = [*([90.0 - 2 * t - i for i in range(t + 1)] for t in range(9)), result["accuracy"][9]]
+    return records
+
+
+def of_a_cell(seed: int, mean: float) -> Record:
+    """A run of a published cell, which only its records can be."""
+    return synthetic_record("slca.main.slca", "split-cifar100-10", seed, last_acc=mean, config=Config(backbone="vit_base_patch16_224"))
+
+
+def page(records: list[Record], of_cells: list[Record] | None = None) -> str:
+    return render(rows(records), judge_claims(records), check_cells([*records, *(of_cells or [])]))
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return page(sample())
+
+
+@pytest.fixture(scope="module")
+def tree(text: str) -> Node:
+    return Tree(text).root
+
+
+def test_nothing_is_loaded(text: str, tree: Node) -> None:
+    def nodes(node: Node) -> list[Node]:
+        return [node, *(n for child in node.children if isinstance(child, Node) for n in nodes(child))]
+
+    everything = nodes(tree)
+    assert not {"img", "iframe", "object", "embed", "video", "audio", "form", "base"} & {node.tag for node in everything}
+    assert [a for node in everything for a in node.attributes if a in LOADING] == []
+    assert [node.attributes["href"] for node in tree.all("link")] == ["data:,"]
+    (policy,) = tree.all("meta", http_equiv="Content-Security-Policy")
+    assert "default-src 'none'" in (policy.attributes["content"] or "")
+    outside_links = re.sub(r'<a href="[^"]*"', "", text)
+    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest|import\(", outside_links)
+
+
+def test_everything_that_is_pointed_at_is_there(tree: Node) -> None:
+    ids = [node.attributes["id"] for tag in ("section", "table", "tr", "button") for node in tree.all(tag) if "id" in node.attributes]
+    assert len(ids) == len(set(ids))
+    pointed = [(a.attributes["href"] or "")[1:] for a in tree.all("a") if (a.attributes["href"] or "").startswith("#")]
+    pointed += [b.attributes["aria-controls"] or "" for b in tree.all("button", class_="open")]
+    pointed += [i.attributes["data-table"] or "" for i in tree.all("input", type="search")]
+    assert pointed
+    assert set(pointed) <= set(ids)
+
+
+def test_protocols_do_not_share_a_ranking(tree: Node) -> None:
+    (table,) = tree.all("table", id="table-split-quickdraw-10")
+    shown = []
+    for body in table.all("tbody"):
+        ranks = [(row.all("code")[0].text, row.all("td", class_="number")[0].text.split(" ")[0]) for row in body.all("tr", class_="row")]
+        shown.append((body.all("tr", class_="protocol")[0].text, ranks))
+    assert [(heading.split(",")[0], ranks) for heading, ranks in shown] == [
+        ("3 epochs on each experience", [("joint", "-"), ("slca", "1"), ("seqft-slow", "2")]),
+        ("5 epochs on each experience", [("lora-ce", "1"), ("lora-aepg", "2")]),
+    ]
+    assert "2 recipes ranked among themselves" in shown[0][0]
+    assert "nothing to rank" in tree.all("table", id="table-quickdraw-1")[0].text
+
+
+def test_the_embedded_tier_is_labelled(tree: Node) -> None:
+    assert NOT_COMPARABLE in tree.text
+    for stream in ("split-quickdraw-10", "quickdraw-1", "claims"):
+        assert "embedded tier" in tree.all("section", id=stream)[0].all("h2")[0].text
+    assert "paper tier" in tree.all("section", id="cells")[0].all("h2")[0].text
+
+
+def test_a_row_opens_recipe_records_and_command(tree: Node) -> None:
+    (detail,) = tree.all("tr", id="lora-ce@split-quickdraw-10")
+    assert "hidden" in detail.attributes
+    assert RECIPES["lora-ce"].description in detail.text
+    assert [pre.text for pre in detail.all("pre", class_="command")] == [
+        "reclaim run lora-ce split-quickdraw-10 --seeds 2",
+        "reclaim run lora-ce split-quickdraw-10 --seeds 5-5",
+    ]
+    settings = detail.all("details")[0].all("pre")[0].text.splitlines()
+    assert Config().set(settings) == RECIPES["lora-ce"].config
+    place = f"records/lora-ce/split-quickdraw-10/{synthetic_record('lora-ce').config_hash}"
+    assert [a.attributes["href"] for a in detail.all("details")[1].all("a")] == [f"{place}/{seed}.json" for seed in (0, 1, 5)]
+    assert "aepg/aepg" in detail.text
+
+
+def test_heat_maps_and_curves_show_the_means(tree: Node) -> None:
+    (detail,) = tree.all("tr", id="slca@split-quickdraw-10")
+    unknown, known = detail.all("table", class_="heat")
+    first = sample()[0].result["accuracy"]
+    expected = (first[8][0] + 61.0 + 62.0 + 63.0) / 4
+    ninth = unknown.all("tr")[-2]
+    assert (ninth.all("th")[0].text, ninth.all("td")[0].text, len(ninth.all("td"))) == ("9", f"{expected:.0f}", 9)
+    assert known.all("tr")[-1].all("td")[0].text == "62"  # 61.5
+    assert [len(curve.all("path")) for curve in detail.all("g", class_="curve")] == [2, 2, 2]  # a band and a line each
+    section = tree.all("section", id="split-quickdraw-10")[0].all("div", class_="charts")[0]
+    shown = {g.attributes["data-key"]: g.attributes.get("data-slot") for g in section.all("figure")[0].all("g")}
+    assert shown == {"slca": "0", "seqft-slow": "1", "lora-ce": "2", "lora-aepg": "3"}  # the headline recipes, and never joint training
+    assert [li.text for li in section.all("li")][2] == "LoRA, cross-entropy (5 epochs)"
+    one_task = tree.all("section", id="quickdraw-1")[0].all("div", class_="charts")[0]
+    assert [figure.all("figcaption")[0].text for figure in one_task.all("figure")] == ["Entropy of the training predictions"]
+
+
+def test_claims_have_their_verdict(tree: Node) -> None:
+    (row,) = tree.all("tr", id="slca/alignment")
+    (verdict,) = (v for v in judge_claims(sample()) if v.claim.id == "slca/alignment")
+    assert row.all("span", class_="badge")[0].text.split()[1] == verdict.outcome
+    assert verdict.difference is not None
+    assert f"{verdict.difference.value:+.2f}" in row.text
+    (not_run,) = tree.all("tr", id="olor/full")
+    assert "not run" in not_run.all("span", class_="badge")[0].text
+
+
+def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
+    nothing = Tree(page(sample())).root.all("section", id="cells")[0]
+    assert len(nothing.all("tr", class_="row")) == len(cells())
+    assert {badge.text.split(" ", 1)[1] for badge in nothing.all("span", class_="badge")} == {"not run"}
+    assert "none of them run" in nothing.all("summary")[0].text
+    assert nothing.all("circle") == []
+    values = [91.4, 91.5, 91.6, 91.5, 91.45, 91.55]
+    some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all("section", id="cells")[0]
+    (row,) = (r for r in some.all("tr", class_="row") if r.all("th")[0].attributes["title"] == "slca/main/slca/split-cifar100-10/last_acc")
+    assert "91.53" in row.text
+    assert "± 0.28 (n = 3)" in row.text
+    assert "91.50 ± " in row.text
+    assert "reproduced" in row.text
+    assert len(row.all("circle")) == 1
+    assert len(row.all("path", class_="rerun")) == 5
+    assert "2 run" in some.all("summary")[0].text  # Last-Acc and Inc-Acc of one run
+
+
+def test_the_page_is_of_modest_size_with_every_recipe_on_it() -> None:
+    every = [synthetic_record(r.name, r.home, seed, last_acc=50 + seed) for r in RECIPES.values() if not r.fact for seed in range(2)]
+    assert len(page(every).encode()) < 2_000_000
+
+
+def test_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = copy.copy(RECIPES["slca"])
+    object.__setattr__(recipe, "title", '<script>alert("x")</script>')
+    monkeypatch.setitem(RECIPES, "slca", recipe)
+    root = Tree(page(sample())).root
+    assert len(root.all("script")) == 1
+    assert '<script>alert("x")</script>' in root.text
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [((0,), ["1"]), (range(10), ["10"]), ((3, 4, 5), ["3-5"]), ((7, 0, 1), ["2", "7-7"])])
+def test_seed_options(seeds: Any, expected: list[str]) -> None:
+    assert seed_options(seeds) == expected
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, "0"), (999, "999"), (6_604_800, "6.6 M"), (24_576, "24.6 k"), (2e9, "2 G")])
+def test_size(number: int, expected: str) -> None:
+    assert size(number) == expected
+
+
+# --- geometry ---
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "step"),
+    [((47.0, 66.2), 45, 70, 5), ((3.0,), 3, 4, 1), ((0.0, 0.31), 0, 0.4, 0.1), ((-20.0, 130.0), 0, 100, 20), ((50.0, 60.0), 50, 60, 2)],
+)
+def test_scales_hold_their_values(values: tuple[float, ...], low: float, high: float, step: float) -> None:
+    scale = Scale.around(values, 0, 100, limits=(0, 100))
+    assert (scale.low, scale.high, scale.step) == pytest.approx((low, high, step))
+    assert scale.ticks[0] == pytest.approx(low)
+    assert scale.ticks[-1] == pytest.approx(high)
+    assert (scale.at(low), scale.at(high), scale.at(high + 1)) == ("0", "100", "100")
+
+
+def test_the_last_bits_do_not_show() -> None:
+    scale = Scale(0, 100, 10, 0, 300)
+    assert {scale.at(value) for value in (33.3, 33.3 + 1e-12, 33.3 - 1e-12)} == {"99.9"}
+    assert scale.at(-1e-12) == "0"
+
+
+def test_one_run_has_no_band_and_one_task_no_chart() -> None:
+    points = [MeanInterval(50.0, None, 1, None), MeanInterval(40.0, None, 1, None)]
+    drawn = chart("", "", "", [("a", "A", points)])
+    assert drawn is not None
+    assert (drawn.curves[0].line.count("L"), drawn.curves[0].band) == (1, "")
+    assert chart("", "", "", [("a", "A", points[:1])]) is None
+
+
+# --- figures ---
+
+
+def test_figures_are_the_same_twice(tmp_path: Path) -> None:
+    table = [row for row in rows(sample()) if row.recipe in ("slca", "joint", "olor-1")]
+    checks = {name: check for name, check in check_cells([]).items() if name.startswith("slca/slca++/")}
+    split = [f"split-quickdraw-10-{part}" for part in ("last-acc", "accuracy", "entropy", "matrix-slca")]
+    stems = [*split, "quickdraw-1-last-acc", "quickdraw-1-entropy", "cells-slca-slca++"]
+    outputs = []
+    for name in ("a", "b"):
+        written = figures.write(table, checks, tmp_path / name)
+        assert [path.name for path in written] == [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
+        outputs.append({path.name: path.read_bytes() for path in written})
+    assert outputs[0] == outputs[1]
+    for name, content in outputs[0].items():
+        if name.endswith(".svg"):
+            drawn = "".join(ElementTree.fromstring(content).itertext())
+            assert ("Embedded tier" in drawn) == (not name.startswith("cells-"))
+            assert (RECIPES["slca"].title in drawn) == (not name.startswith("quickdraw-1"))
+
+
+def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"pip install 'reclaim\[figures\]'"):
+        figures.write(rows(sample()), {}, tmp_path)
+
+
+# --- records from elsewhere ---
+
+
+def from_elsewhere() -> dict[str, Any]:
+    """A document without any fault."""
+    record = synthetic_record("slca")
+    record.result["data_sha256"] = downstream().sha256
+    record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
+    return {"result": record.result, "provenance": record.provenance}
+
+
+def test_a_sound_record_is_told_where_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(from_elsewhere()))
+    checked = submission.check(path)
+    assert (checked.problems, checked.notes) == ((), ())
+    store = RecordStore(tmp_path / "records")
+    target = store.root / (checked.place or "")
+    target.parent.mkdir(parents=True)
+    target.write_text(path.read_text() + "\n")  # merging is copying
+    write(store, tmp_path / "pages", ["csv"])
+    assert ",slca,1," in (tmp_path / "pages" / "embedded.csv").read_text().replace("split-quickdraw-10", "")
+
+
+def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["result"].__setitem__(key, value)
+
+
+def forget_versions(document: dict[str, Any]) -> None:
+    del document["provenance"]["timm"]
+    document["provenance"]["numpy"] = None
+
+
+def harder_with_the_task(document: dict[str, Any]) -> None:
+    document["result"]["accuracy_task_known"] = [[0.0] * (t + 1) for t in range(10)]
+
+
+def between_images(document: dict[str, Any]) -> None:
+    document["result"]["accuracy"][0][0] = 50.1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change("recipe", 3), "result.recipe is 3"),
+        (change("config_hash", "0" * 12), "the hash of result.config"),
+        (change("correct", "AAAA"), "the bits of 2000 test images"),
+        (forget_versions, "provenance lacks the versions of timm, numpy"),
+        (change("varied", "class_order"), "one of them is wrong"),
+        (change("stream", "split-quickdraw-5"), "has 10 rows: split-quickdraw-5 has 5 experiences"),
+        (change("stream", "mine"), "unknown stream 'mine'"),
+        (change("class_order", list(range(100))), "not the one of seed 0"),
+        (change("class_order", [0, 1]), "no permutation of the 100 classes"),
+        (change("data_sha256", "0" * 64), "the drawings of this version"),
+        (change("entropy", [1.0] * 7), "7 entries"),
+        (harder_with_the_task, "without knowing the task, which cannot be"),
+        (between_images, "100.20 of 200 images"),
+        (lambda document: document["result"].pop("seed"), "result lacks seed"),
+    ],
+)
+def test_what_is_wrong_is_named(spoil: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path) -> None:
+    document = from_elsewhere()
+    spoil(document)
+    if message == "7 entries":
+        document["result"]["train_loss"] = [1.0] * 7
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(document))
+    checked = submission.check(path)
+    assert message in "\n".join(checked.problems)
+    assert "not a record to merge" in str(checked)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is not JSON"), ("[1]", "the record is"), (None, "cannot be read"), ("NaN", "the record is")]
+)
+def test_what_is_no_record_is_named(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    if content is not None:
+        path.write_text(content)
+    assert message in submission.check(path).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "seed", "note"),
+    [
+        ("somebody-s-own", [], 0, "no recipe and no published cell is called 'somebody-s-own'"),
+        ("slca", ["lr=0.77"], 0, "lr is 0.77 instead of"),
+        ("slca", [], 1000, "seed 1000 is one of those that choose hyper-parameters"),
+        ("slca.f3", [], 0, "turns the switch F3"),
+    ],
+)
+def test_why_a_sound_record_is_not_shown(recipe: str, settings: list[str], seed: int, note: str, tmp_path: Path) -> None:
+    known = recipe if recipe in RECIPES else "slca"
+    record = synthetic_record(recipe, seed=seed, config=RECIPES[known].config.set(settings))
+    document = from_elsewhere()
+    document["result"] = {**record.result, "data_sha256": document["result"]["data_sha256"]}
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(document))
+    checked = submission.check(path)
+    assert checked.problems == ()
+    assert note in "\n".join(checked.notes)
+    assert "not shown on the leaderboard" in str(checked)
+
+
+def test_at_most_so_many_curves_are_shown_at_first() -> None:
+    names = [r.name for r in RECIPES.values() if r.home == "split-quickdraw-10" and not r.fact and not r.headline and not r.config.joint]
+    root = Tree(page([synthetic_record(name) for name in names[:12]])).root
+    section = root.all("div", class_="charts")[0]
+    shown = [g for g in section.all("figure")[0].all("g") if "data-slot" in g.attributes]
+    assert 0 < len(shown) < CURVES
