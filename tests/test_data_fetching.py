@@ -125,7 +125,7 @@ def tar_of(path: Path, *members: tuple[str, bytes | str]) -> Path:
     [
         ("../evil", b"x", "leads out of"),
         ("a/../../evil", b"x", "leads out of"),
-        ("/tmp/evil", b"x", "leads out of"),
+        ("/evil", b"x", "leads out of"),
         ("a\\..\\..\\evil", b"x", "leads out of"),
         ("link", "/etc/passwd", "is a link or a device"),
         ("big", b"x" * 101, "holds more than 100 bytes"),
