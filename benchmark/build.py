@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.supervised import Naive
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
-from reclaim.strategies.backbones import QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.backbones import PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
@@ -39,16 +39,27 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from .augment import Warp, warp_batch
-from .config import OLOR_SGD_ONLY, Alignment, Config
+from .config import OLOR_SGD_ONLY, Alignment, Config, Images
 from .datasets import asset
+from .execution import Stepwise, compile_backbone
+from .image_cache import BatchTransform
+from .transforms import ImageTransform, OlorTransform, protocol
 
 EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
-def make_backbone(config: Config) -> nn.Module:
-    """The backbone with its pretrained weights, where there are any."""
-    return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors") if config.backbone == QUICKDRAW_VIT else None)
+def make_backbone(config: Config, weights: Path | None = None) -> nn.Module:
+    """The backbone: with its pretrained weights if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), else random.
+
+    :param weights: a file to take them from, instead of timm's hub.
+    """
+    if config.backbone == QUICKDRAW_VIT:
+        return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
+    tagged = "." in config.backbone
+    if weights and not tagged:
+        raise ValueError(f"{config.backbone!r} starts from random weights, for its name has no tag: leave out the weights {weights}")
+    return create_backbone(config.backbone, weights or (PRETRAINED if tagged else None))
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:
@@ -56,7 +67,12 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
 
     :param n_classes: of the whole stream: the width of the one head that DER++ needs.
     """
-    model = ContinualModel(backbone, init_std=config.head_init_std, freeze_earlier=not (config.memory or config.lwf is not None))
+    model = ContinualModel(
+        backbone,
+        init_std=config.head_init_std,
+        freeze_earlier=not (config.memory or config.lwf is not None),
+        autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision],
+    )
     if config.memory and config.memory.method == "der++":
         model.heads.add_head(range(n_classes))
     if config.final_norm == "fresh":
@@ -70,17 +86,35 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
+    if config.compile:
+        compile_backbone(model)
     return model
+
+
+def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransform]:
+    """The transforms for training and for testing that a configuration names."""
+    train, test = protocol(images.protocol, dataset)
+    if images.clipped:
+        if not isinstance(train, OlorTransform):
+            raise ValueError(f"clipped=true is a switch of OLOR's transform (F15), not of protocol={images.protocol!r}: leave it out")
+        train = replace(train, clipped=True)
+    if images.smallest_crop is not None:
+        if not isinstance(train, ImageTransform) or train.geometry != "random-resized-crop":
+            raise ValueError(
+                f"smallest_crop={images.smallest_crop} is of random crops, which protocol={images.protocol!r} has not: leave it out"
+            )
+        train = replace(train, scale=(images.smallest_crop, train.scale[1]))
+    return train, test
 
 
 def make_strategy(
     config: Config, model: ContinualModel, seed: int, plugins: Sequence[SupervisedPlugin[Any]], device: str = "cpu"
 ) -> SupervisedTemplate:
-    """Avalanche's ``Naive`` with the plugins, the optimizer and the criterion that the configuration names; DER++ is one of its own.
+    """:class:`Stepwise` with the plugins, the optimizer and the criterion that the configuration names; DER++ is one of its own.
 
     :param plugins: further plugins, which run after those.
     """
-    strategy: Callable[..., SupervisedTemplate] = Naive
+    strategy: Callable[..., SupervisedTemplate] = partial(Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16")
     if config.memory and config.memory.method == "der++":
         strategy = partial(DERPlusPlus, mem_size=config.memory.size, alpha=config.memory.alpha, beta=config.memory.beta)
     return strategy(
@@ -89,7 +123,7 @@ def make_strategy(
         criterion=_loss(config),
         train_mb_size=config.batch_size,
         train_epochs=config.epochs,
-        eval_mb_size=EVAL_BATCH,
+        eval_mb_size=config.batch_size if config.images else EVAL_BATCH,
         device=device,
         plugins=[*_plugins(config, seed), *plugins],
         evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
@@ -122,7 +156,7 @@ def _plugins(config: Config, seed: int) -> list[SupervisedPlugin[Any]]:
     if config.closed_form:
         lda = config.closed_form.kind == "linear-discriminant"
         plugins.append(LinearDiscriminant(config.closed_form.shrinkage) if lda else NearestClassMean())
-    if config.augment:
+    if config.augment and not config.images:
         plugins.append(Augmentation(Warp()))
     if config.low_rank:
         plugins.append(HeadScaling(config.low_rank.head_scaling))
@@ -195,7 +229,8 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
     if config.low_rank:
         return SlowLearnerRates(config.low_rank.floor_factor * config.lr)
     if config.schedule == "step":
-        return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, round(STEP_AT * epochs))], STEP_FACTOR))
+        milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
+        return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, milestones, STEP_FACTOR))
     if config.schedule == "cosine":
         longer = 1 + config.horizon_beyond / config.epochs  # F13
         return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, round(steps * longer)), every="iteration")

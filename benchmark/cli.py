@@ -18,6 +18,7 @@ from .datasets import asset
 from .engines import jobs_of, run_jobs
 from .recipes import CHOSEN, RECIPES, find_recipe
 from .records import RecordStore, default_store
+from .setup import Setup
 from .statistics import mean_interval
 from .streams import PAPER_STREAMS, STREAMS, find_stream
 
@@ -165,7 +166,7 @@ def run(
     if target.name not in STREAMS:
         raise click.BadParameter(f"{target.name!r} is of the paper tier, which cannot be run yet: choose one of {', '.join(STREAMS)}")
     store = RecordStore(records) if records else default_store()
-    made = run_jobs(jobs_of(found, target, seeds, settings, device), store, jobs, again)
+    made = run_jobs(jobs_of(found, target, seeds, settings, Setup(device)), store, jobs, again)
     rows = []
     for metric in published.METRICS:
         summary = mean_interval([published.metric_of(record, metric) for record in made])

@@ -16,7 +16,7 @@ from .datasets import Part
 QUICKDRAW_VIT = "quickdraw_vit"
 """The embedded backbone: also the name of its files in assets/."""
 
-Seeding = Literal["class_order", "class_order+initialisation"]
+Seeding = Literal["class_order", "class_order+initialisation", "initialisation"]
 
 
 def _later(default: Any) -> Any:
@@ -106,6 +106,30 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """VPT's prompt tokens, in every block or before the first alone."""
+
+    tokens: int = 10
+    deep: bool = True
+
+
+@dataclass(frozen=True)
+class Images:
+    """How photographs are prepared, by a paper's protocol.
+
+    :ivar protocol: the transforms of a paper's experiments, or of the middle tier ("lite").
+    :ivar clipped: OLOR's brightness and contrast as its code has them (F15).
+    :ivar smallest_crop: share of the area, instead of the protocol's (F21).
+    :ivar hold_out: do not train on the validation part when testing, either, as OLOR.
+    """
+
+    protocol: Literal["slca", "olor", "aepg", "lite"] = "slca"
+    clipped: bool = False
+    smallest_crop: float | None = None
+    hold_out: bool = False
+
+
+@dataclass(frozen=True)
 class LowRank:
     """SLCA++'s LoRA in every block and the rates of what trains, in multiples of the heads' ``lr``; all fall along a cosine."""
 
@@ -166,12 +190,19 @@ class Config:
     """A run, but for its stream and seed.
 
     :ivar numerics: raised by whoever changes a recipe's numbers: its runs are then made again.
-    :ivar seeding: what the seed varies (F2).
+    :ivar seeding: what the seed varies (F2); "initialisation" leaves the classes in the data set's order, as LAE.
+    :ivar images: of a paper's data set; absent: drawings.
+    :ivar drop_last: leave out an epoch's last batch when it is not full (F19).
+    :ivar keep: the weights after the last epoch, or after the one that is best on the validation part (F14).
+    :ivar precision: of the backbone's arithmetic in training and testing, by autocast; heads, losses and optimizer stay at float32.
+    :ivar compile: the backbone by ``torch.compile``.
+    :ivar micro_batch: images that pass the backbone at a time in training: less memory, one more forward pass, the same gradient.
     :ivar joint: train on all experiences as one.
     :ivar epochs: 0 trains nothing: only with heads in closed form.
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
-    :ivar schedule: of the learning rate in one experience: "step" (SLCA: a tenth after four fifths of the epochs, rounded), "cosine"
-        (OLOR: to 0, iteration by iteration).
+    :ivar schedule: of the learning rate in one experience: "step" (a tenth after each of ``milestones``), "cosine" (OLOR: to 0,
+        iteration by iteration).
+    :ivar milestones: epochs; none: four fifths of all, rounded (SLCA's 40 of 50).
     :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 after 50 in OLOR's code (F13).
     :ivar ewc: factor of EWC's penalty.
     :ivar lwf: factor of LwF's distillation, which keeps the earlier heads open.
@@ -211,6 +242,14 @@ class Config:
     lwf: float | None = None
     l2_sp: float | None = None
     horizon_beyond: float = _later(0.0)
+    images: Images | None = None
+    prompts: Prompts | None = None
+    milestones: tuple[int, ...] = _later(())
+    drop_last: bool = _later(False)
+    keep: Literal["last", "best"] = _later("last")
+    precision: Literal["fp32", "bf16", "fp16"] = _later("fp32")
+    compile: bool = _later(False)
+    micro_batch: int | None = None
 
     @property
     def peft(self) -> Lora | Adapter | Prefix | None:
@@ -241,7 +280,17 @@ class Config:
         for name in ("slow_factor", "momentum", "weight_decay", "horizon_beyond"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        modules = [name for name in ("lora", "adapter", "prefix", "low_rank") if getattr(self, name)]
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be a number of images, 1 or more, got {self.micro_batch}")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(
+                f"milestones={list(self.milestones)} are of the step schedule alone: set schedule to step, or milestones to []"
+            )
+        if sorted(set(self.milestones)) != list(self.milestones) or any(not 0 < epoch < self.epochs for epoch in self.milestones):
+            raise ValueError(f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}")
+        if self.keep == "best" and not (self.images and self.images.hold_out):
+            raise ValueError("keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true")
+        modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]
         if len(modules) > 1:
             raise ValueError(f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null")
         useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
@@ -258,6 +307,8 @@ class Config:
             raise ValueError(f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null")
         if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
             raise ValueError("DER++ has a loss of its own: set loss and annealing to null")
+        if self.memory and self.memory.method == "der++" and (self.micro_batch or self.precision == "fp16"):
+            raise ValueError("DER++ makes steps of its own: set micro_batch to null, and precision to fp32 or bf16")
         if self.loss and self.annealing:
             raise ValueError("loss and annealing both replace cross-entropy: set one of them to null")
         if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
@@ -272,7 +323,7 @@ class Config:
 
 def _as_dict(part: Any) -> dict[str, Any]:
     values = {f.name: getattr(part, f.name) for f in fields(part) if not (f.metadata.get("later") and getattr(part, f.name) == f.default)}
-    return {name: _as_dict(v) if is_dataclass(v) else v for name, v in values.items() if v is not None}
+    return {name: _as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -313,7 +364,10 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     """The value if it is of the kind that the field's type hint says; an integer passes for a float, NaN and infinity do not."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
-        if typing.get_origin(option) is Literal:
+        if typing.get_origin(option) is tuple:
+            if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+                return tuple(value)
+        elif typing.get_origin(option) is Literal:
             if value in typing.get_args(option):
                 return value
         elif option is float:
@@ -324,8 +378,8 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
                 return None
         elif type(value) is option:
             return value
-    names = {float: "a finite number", int: "an integer", types.NoneType: "null"}
+    names = {float: "a finite number", int: "an integer", types.NoneType: "null", tuple[int, ...]: "a list of integers"}
     expected = " or ".join(
-        "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o, o.__name__) for o in options
+        "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o) or o.__name__ for o in options
     )
     raise ValueError(f"{key} must be {expected}, got {value!r}")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .config import Config
 from .recipes import Recipe, weights_sha256
 from .records import Record, RecordStore, config_hash
+from .setup import HERE, Setup
 from .streams import Stream
 
 
@@ -29,7 +30,7 @@ class Job:
     stream: Stream
     seed: int
     hyperparameters_from: str
-    device: str = "cpu"
+    setup: Setup = HERE
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -40,11 +41,11 @@ class Job:
         return f"{self.recipe} {self.stream.name} seed {self.seed}"
 
 
-def jobs_of(recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), device: str = "cpu") -> list[Job]:
+def jobs_of(recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), setup: Setup = HERE) -> list[Job]:
     """One job per seed; settings on top of the recipe's own make its hyper-parameters "given"."""
     config = recipe.config.set(settings)
     origin = recipe.hyperparameters_from if config == recipe.config else "given"
-    return [Job(recipe.name, config, stream, seed, origin, device) for seed in seeds]
+    return [Job(recipe.name, config, stream, seed, origin, setup) for seed in seeds]
 
 
 def available_cores() -> int:
@@ -128,7 +129,7 @@ def _make(job: Job, advance: Callable[[str], Any]) -> Record:
         job.stream,
         job.seed,
         hyperparameters_from=job.hyperparameters_from,
-        device=job.device,
+        setup=job.setup,
         progress=lambda t, n: advance(str(job)),
     )
 

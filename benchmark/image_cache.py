@@ -1,4 +1,7 @@
-"""Decoded images in one file, memory-mapped: decoding costs more than all transforms together, and is done once."""
+"""Decoded images in one file, memory-mapped: decoding costs more than all transforms together, and is done once.
+
+:class:`CachedImages` is the dataset made of it, whose batches are transformed as a whole, on the device.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from .image_folders import ImageData, ImageList
 
@@ -41,6 +48,56 @@ class ImageCache:
     def batch(self, indices: Sequence[int]) -> list[np.ndarray]:
         """What :meth:`~reclaim.benchmark.transforms.ImageTransform.on_batch` takes."""
         return [self[i] for i in indices]
+
+
+class BatchTransform(Protocol):
+    """What :mod:`reclaim.benchmark.transforms` has: a transform of one PIL image, and the same of whole batches."""
+
+    def reference(self) -> Callable[[Any], Tensor]: ...
+
+    def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An image whose transform waits until its batch is together."""
+
+    pixels: np.ndarray
+    transform: BatchTransform
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """Avalanche's transform of one image, for :class:`CachedImages`: keeps in mind which one it is."""
+
+    transform: BatchTransform
+
+    def __call__(self, pixels: np.ndarray) -> Pending:
+        return Pending(pixels, self.transform)
+
+
+class CachedImages(Dataset[tuple[Any, int]]):
+    """Images of a cache as a torch dataset, with the ``targets`` that Avalanche splits by and the ``collate_fn`` that it loads with.
+
+    :param places: of the images in the cache.
+    :param device: where batches are transformed; load them in the process that trains.
+    """
+
+    def __init__(self, cache: ImageCache, places: Sequence[int], device: str | torch.device = "cpu") -> None:
+        self.cache, self.places, self.device = cache, list(places), device
+        self.targets = [int(cache.labels[place]) for place in self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return self.cache[self.places[i]], self.targets[i]
+
+    def collate_fn(self, samples: Sequence[tuple[Any, ...]]) -> list[Tensor]:
+        """Samples (:class:`Pending`, label, ...) to one batch."""
+        pending = [sample[0] for sample in samples]
+        images = pending[0].transform.on_batch([image.pixels for image in pending], self.device)
+        return [images, *default_collate([sample[1:] for sample in samples])]
 
 
 def open_cache(data: ImageData, part: str, folder: Path | str) -> ImageCache:

@@ -184,19 +184,23 @@ def wrong_counts(data: ImageData) -> list[str]:
     return wrong + ([f"{len(data.names)} classes instead of {entry.classes}"] if len(data.names) != entry.classes else [])
 
 
-def hold_out(data: ImageData) -> tuple[ImageList, ImageList]:
+Selection = tuple[str, Sequence[int]]
+"""A part of a data set, and places in it."""
+
+
+def hold_out(data: ImageData) -> tuple[Selection, Selection]:
     """The training images without a validation part, and that part.
 
     It is the official one where there is one (F16), else the first of OLOR's ten stratified folds (shuffled, random state 1). OLOR divided
     lists in the order in which a file system named the files, so that its folds hold other images of the same number.
     """
     if data.validation is not None:
-        return data.train, data.validation
+        return ("train", range(len(data.train))), ("validation", range(len(data.validation)))
     from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=FOLD_SEED).split(np.zeros(len(data.train)), data.train.labels)
     kept, held = next(folds)
-    return data.train.take(kept.tolist()), data.train.take(held.tolist())
+    return ("train", kept.tolist()), ("train", held.tolist())
 
 
 def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -> ImageData:

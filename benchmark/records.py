@@ -160,7 +160,10 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
     "config": (_is_config, "a dict of JSON values with an integer 'numerics'"),
     "config_hash": (_matches(r"[0-9a-f]{12}"), "12 hex digits"),
-    "varied": (_one_of("class_order", "class_order+initialisation"), "'class_order' or 'class_order+initialisation'"),
+    "varied": (
+        _one_of("class_order", "class_order+initialisation", "initialisation"),
+        "'class_order', 'class_order+initialisation' or 'initialisation'",
+    ),
     "accuracy": (_is_lower_triangular, _MATRIX),
     "accuracy_task_known": (_is_lower_triangular, _MATRIX),
     "test_counts": (_list_of(lambda count: _is_int(count) and count > 0, least=1), "a list of positive integers, one per task"),

@@ -13,12 +13,14 @@ from avalanche.training.plugins import SupervisedPlugin
 from reclaim.strategies.backbones import fingerprint
 
 from .arithmetic import cpu_arithmetic
-from .build import make_backbone, make_model, make_strategy
+from .build import make_backbone, make_model, make_strategy, prepared
 from .config import Config
 from .datasets import downstream
+from .image_folders import read_images
 from .metrics import pack_bits
 from .records import SCHEMA, Record, config_hash, provenance
-from .streams import Stream, class_order, make_benchmark
+from .setup import HERE, Setup
+from .streams import EMBEDDED, Stream, class_order, make_benchmark, make_image_benchmark
 
 Progress = Callable[[int, int], None]
 """Called with the number of experiences finished and their total."""
@@ -31,32 +33,36 @@ def run(
     seed: int,
     *,
     hyperparameters_from: str = "given",
-    device: str = "cpu",
+    setup: Setup = HERE,
     progress: Progress | None = None,
 ) -> Record:
-    """Train and evaluate once, on one thread: small tensors gain nothing from more, and the result must not depend on the number of cores.
+    """Train and evaluate once.
+
+    On the embedded tier on one thread: small tensors gain nothing from more, and the result must not depend on the number of cores.
 
     :param recipe: the name under which the run is recorded.
     :param hyperparameters_from: "paper", "validation" or "given".
     :raises FloatingPointError: the loss became NaN or infinite.
+    :raises ValueError: the configuration is not one for the stream, or images or weights are missing.
     """
     started, processor = datetime.now(timezone.utc), time.process_time()
-    order = class_order(stream.n_classes, seed)
-    benchmark = make_benchmark(stream.joined() if config.joint else stream, order, config.part)
-    torch_seed = seed if config.seeding == "class_order+initialisation" else 1  # F2
+    order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
+    taught = stream.joined() if config.joint else stream
+    benchmark, data_sha256 = _read(taught, order, config, setup)
+    torch_seed = 1 if config.seeding == "class_order" else seed  # F2
     observer = Observer()
-    with cpu_arithmetic():
+    with cpu_arithmetic(setup.threads):
         torch.manual_seed(torch_seed)
-        backbone = make_backbone(config)
+        backbone = make_backbone(config, setup.weights)
         weights_sha256 = fingerprint(backbone)
-        strategy = make_strategy(config, make_model(config, backbone, stream.n_classes), torch_seed, [observer], device)
+        strategy = make_strategy(config, make_model(config, backbone, stream.n_classes), torch_seed, [observer], setup.device)
         for t, experience in enumerate(benchmark.train_stream):
-            strategy.train(experience, eval_streams=[])
-            strategy.eval(benchmark.test_stream[: t + 1])
+            strategy.train(experience, eval_streams=[], drop_last=config.drop_last, num_workers=setup.workers)
+            strategy.eval(benchmark.test_stream[: t + 1], num_workers=setup.workers)
             if progress:
                 progress(t + 1, len(benchmark.train_stream))
         ended = datetime.now(timezone.utc)
-        where = provenance(started, ended, (ended - started).total_seconds(), device, time.process_time() - processor)
+        where = provenance(started, ended, (ended - started).total_seconds(), setup.device, time.process_time() - processor)
 
     keepers = [strategy, *strategy.plugins, strategy.optimizer]
     values = config.as_dict()
@@ -75,13 +81,29 @@ def run(
         "entropy": observer.entropy,
         "train_loss": observer.train_loss,
         "class_order": order,
-        "data_sha256": downstream(config.part).sha256,
+        "data_sha256": data_sha256,
         "weights_sha256": weights_sha256,
         "trained_parameters": observer.trained_parameters,
         "bytes_kept": sum(int(getattr(p, "bytes_kept", 0)) for p in keepers),
         "hyperparameters_from": hyperparameters_from,
     }
     return Record(result, where)
+
+
+def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str]:
+    """The Avalanche benchmark of a stream of either tier, and the SHA-256 of its images or of their index."""
+    photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
+    if photographs != (config.images is not None):
+        remedy = "say how they are prepared, such as images.protocol=slca" if photographs else "set images to null"
+        raise ValueError(f"{stream.name} is made of {which}, and the configuration is for others: {remedy}")
+    if config.images is None:
+        return make_benchmark(stream, order, config.part), downstream(config.part).sha256
+    if setup.root is None:
+        raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root")
+    data = read_images(stream.dataset, setup.root)
+    transforms = prepared(config.images, stream.dataset)
+    benchmark = make_image_benchmark(stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device)
+    return benchmark, data.sha256
 
 
 class Observer(SupervisedPlugin[Any]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.utils.data import TensorDataset
 from .catalogue import find_dataset
 from .config import QUICKDRAW_VIT
 from .datasets import Part, downstream, shared_classes
-from .image_folders import ImageData, ImageDataset, hold_out
+from .image_cache import BatchTransform, CachedImages, Postponed, open_cache
+from .image_folders import ImageData, ImageDataset, Selection, hold_out
 
 EMBEDDED = "embedded"
 PAPER = "paper"
@@ -143,34 +145,43 @@ def make_image_benchmark(
     stream: Stream,
     order: Sequence[int],
     data: ImageData,
-    train_transform: Callable[[Any], torch.Tensor],
-    eval_transform: Callable[[Any], torch.Tensor],
+    transforms: tuple[BatchTransform, BatchTransform],
     part: Part = "test",
     hold_out_validation: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
 ) -> Any:
     """An Avalanche benchmark of a stream of the paper tier; labels are renumbered in the order of appearance.
 
     ``experience.dataset.eval()`` gives the training images under the test transform, as SLCA's alignment wants them.
 
     :param data: from :func:`~reclaim.benchmark.image_folders.read_images`.
-    :param train_transform: from a PIL image to a tensor, as ``eval_transform``.
+    :param transforms: for training and for testing, from :func:`~reclaim.benchmark.transforms.protocol`.
     :param part: ``"validation"``: ``test_stream`` holds the validation part, which is then not trained on; see
         :func:`~reclaim.benchmark.image_folders.hold_out`.
     :param hold_out_validation: do not train on the validation part when testing, either, as OLOR.
+    :param cache: folder of decoded images (`reclaim data cache`): transforms whole batches on ``device``, instead of image by image.
     """
     _check_order(stream, order)
     if data.name != stream.dataset or len(data.names) != stream.n_classes:
         raise ValueError(f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, got {len(data.names)} of {data.name}")
     if part not in ("test", "validation"):
         raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
-    train, test = data.train, data.test
+    train: Selection = ("train", range(len(data.train)))
+    test: Selection = ("test", range(len(data.test)))
     if part == "validation":
         train, test = hold_out(data)
     elif hold_out_validation:
         train, _ = hold_out(data)
-    return _class_incremental(
-        stream, order, ImageDataset(train), ImageDataset(test), train_transform=train_transform, eval_transform=eval_transform
-    )
+    datasets: list[Any]
+    calls: list[Callable[[Any], Any]]
+    if cache is None:
+        datasets = [ImageDataset(data.parts[name].take(places)) for name, places in (train, test)]
+        calls = [transform.reference() for transform in transforms]
+    else:
+        datasets = [CachedImages(open_cache(data, name, cache), places, device) for name, places in (train, test)]
+        calls = [Postponed(transform) for transform in transforms]
+    return _class_incremental(stream, order, *datasets, train_transform=calls[0], eval_transform=calls[1])
 
 
 def _check_order(stream: Stream, order: Sequence[int]) -> None:

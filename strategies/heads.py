@@ -128,9 +128,17 @@ class ContinualModel(nn.Module):
         (``reset_classifier(0)``).
     :param in_features: d; read from a timm model's ``num_features`` when not given.
     :param init_std: see :class:`TaskHeads`.
+    :param autocast: bfloat16 or float16 for the backbone's products; heads, and all that works on features, stay at float32.
     """
 
-    def __init__(self, backbone: nn.Module, in_features: int | None = None, init_std: float = 0.02, freeze_earlier: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        in_features: int | None = None,
+        init_std: float = 0.02,
+        freeze_earlier: bool = True,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         reset_classifier: Any = getattr(backbone, "reset_classifier", None)
         if reset_classifier is not None:
@@ -140,11 +148,16 @@ class ContinualModel(nn.Module):
             if in_features is None:
                 raise ValueError(f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; pass in_features")
         self.backbone = backbone
+        self.autocast = autocast
         self.heads = TaskHeads(int(in_features), init_std, freeze_earlier)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to features (N, d)."""
-        features = self.backbone(images)
+        if self.autocast:
+            with torch.autocast(images.device.type, self.autocast):
+                features = self.backbone(images).float()
+        else:
+            features = self.backbone(images)
         if features.ndim != 2 or features.shape[1] != self.heads.in_features:
             raise ValueError(
                 f"the backbone returned features of shape {tuple(features.shape)}, expected (N, {self.heads.in_features}): "

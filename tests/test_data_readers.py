@@ -322,10 +322,10 @@ def test_what_is_missing_extra_or_undecodable_is_listed(tmp_path: Path) -> None:
 def test_the_held_out_part_is_official_or_a_stratified_tenth(tmp_path: Path) -> None:
     MAKERS["ip102"](tmp_path)
     data = read_images("ip102", tmp_path, verify=False)
-    assert hold_out(data) == (data.train, data.validation)
+    assert hold_out(data) == (("train", range(len(data.train))), ("validation", range(len(data.parts["validation"]))))
     make_folders(tmp_path / "CLRS", "river airport", 25)
     data = read_images("clrs25", tmp_path, verify=False)
-    kept, held = hold_out(data)
+    kept, held = (data.parts[part].take(places) for part, places in hold_out(data))
     assert set(kept.images) | set(held.images) == set(data.train.images)
     assert not set(kept.images) & set(held.images)
     counts = np.bincount(data.train.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,20 @@ def small_data() -> ImageData:
     return ImageData("clrs25", ("a", "b", "c"), images(20, 0), images(4, 100))
 
 
-def as_train(image: Any) -> torch.Tensor:
-    return torch.tensor(np.array(image)[0, 0, :1])
+class FirstPixel:
+    """The first pixel of an image times ``sign``, which tells a training transform from a test transform."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def reference(self) -> Callable[[Any], torch.Tensor]:
+        return lambda image: self.on_batch([np.asarray(image)])[0]
+
+    def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> torch.Tensor:
+        return self.sign * torch.tensor([[int(image[0, 0, 0])] for image in images], device=device)
 
 
-def as_eval(image: Any) -> torch.Tensor:
-    return -as_train(image).int()
+TRANSFORMS = FirstPixel(1), FirstPixel(-1)
 
 
 def seen(dataset: Any) -> list[tuple[int, int]]:
@@ -88,7 +97,7 @@ def seen(dataset: Any) -> list[tuple[int, int]]:
 
 
 def test_who_sees_which_image_under_which_label() -> None:
-    benchmark = make_image_benchmark(SMALL, ORDER, small_data(), as_train, as_eval)
+    benchmark = make_image_benchmark(SMALL, ORDER, small_data(), TRANSFORMS)
     for stream, n, first, sign in ((benchmark.train_stream, 20, 0, 1), (benchmark.test_stream, 4, 100, -1)):
         for experience, classes in zip(stream, ([2, 0], [1]), strict=True):
             expected = [(sign * (first + c + 3 * k), ORDER.index(c)) for c in classes for k in range(n)]
@@ -100,7 +109,7 @@ def test_who_sees_which_image_under_which_label() -> None:
 
 def test_the_validation_part_is_not_trained_on() -> None:
     def parts(**settings: Any) -> list[set[int]]:
-        benchmark = make_image_benchmark(SMALL, ORDER, small_data(), as_train, as_eval, **settings)
+        benchmark = make_image_benchmark(SMALL, ORDER, small_data(), TRANSFORMS, **settings)
         return [{abs(image) for e in stream for image, _ in seen(e.dataset)} for stream in (benchmark.train_stream, benchmark.test_stream)]
 
     train, held = parts(part="validation")
@@ -113,12 +122,12 @@ def test_the_validation_part_is_not_trained_on() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     data = small_data()
     with pytest.raises(ValueError, match="needs the 3 classes of pacs, got 3 of clrs25"):
-        make_image_benchmark(Stream("small", (2, 1), "", "paper", "pacs"), ORDER, data, as_train, as_eval)
+        make_image_benchmark(Stream("small", (2, 1), "", "paper", "pacs"), ORDER, data, TRANSFORMS)
     with pytest.raises(ValueError, match="needs the 4 classes of clrs25, got 3 of clrs25"):
-        make_image_benchmark(Stream("small", (2, 2), "", "paper", "clrs25"), [2, 0, 1, 3], data, as_train, as_eval)
+        make_image_benchmark(Stream("small", (2, 2), "", "paper", "clrs25"), [2, 0, 1, 3], data, TRANSFORMS)
     with pytest.raises(ValueError, match=r"permutation of 0\.\.2"):
-        make_image_benchmark(SMALL, [0, 1], data, as_train, as_eval)
+        make_image_benchmark(SMALL, [0, 1], data, TRANSFORMS)
     with pytest.raises(ValueError, match="'test' or 'validation', got 'train'"):
-        make_image_benchmark(SMALL, ORDER, data, as_train, as_eval, part="train")  # type: ignore[arg-type]
+        make_image_benchmark(SMALL, ORDER, data, TRANSFORMS, part="train")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the images of svhn-1 do not ship with the package: use read_images"):
         make_benchmark(find_stream("svhn-1"), range(10))
