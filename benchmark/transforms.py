@@ -1,4 +1,4 @@
-"""The papers' image transforms: as torchvision does them, image by image, and the same for whole batches on the device."""
+"""The papers' image transforms: image by image, and the same for whole batches on the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from reclaim.strategies.backbones import KNOWN_BACKBONES, LITE0
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import transforms
@@ -18,7 +19,7 @@ CIFAR = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # SLCA's, not quite 
 CHUNK = 64 * 2**20  # pixels and channels of padded images resampled at a time
 
 Geometry = Literal["random-resized-crop", "resize-random-crop", "resize-center-crop", "pad-random-crop", "as-is"]
-Paper = Literal["slca", "olor", "aepg"]
+ProtocolName = Literal["slca", "olor", "aepg", "lite"]
 
 
 @dataclass(frozen=True)
@@ -196,56 +197,81 @@ class OlorTransform:
     size: int = 224
 
     def __call__(self, image: Any) -> Tensor:
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
-        pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
-        if self.train:
-            pixels = self._augment(pixels)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
-        return (pixels[0] - mean) / std
+        return self.on_batch([np.asarray(image)])[0]
 
-    def _augment(self, pixels: Tensor) -> Tensor:
-        flip, change, move = (torch.rand(3) < 0.5).tolist()
-        contrast, brightness, shift_x, shift_y, zoom, angle = torch.empty(6).uniform_(-1, 1).tolist()
-        if flip:
-            pixels = pixels.flip(3)
-        if change and self.clipped:
-            pixels = (255 * pixels * (1 + 0.1 * contrast) + 0.1 * brightness).clamp(0, 1) / 255
-        elif change:
-            pixels = (pixels * (1 + 0.1 * contrast) + 0.1 * brightness).clamp(0, 1)
-        if move:
-            turn = torch.deg2rad(torch.tensor(10 * angle))
-            cos, sin = (float(f(turn)) / (1 + 0.2 * zoom) for f in (torch.cos, torch.sin))  # the grid says where pixels come from
-            x, y = -0.02 * shift_x, -0.02 * shift_y  # in half sides
-            matrix = torch.tensor([[[cos, sin, cos * x + sin * y], [-sin, cos, cos * y - sin * x]]])
-            grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
-            pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    def reference(self) -> Callable[[Any], Tensor]:
+        """The transform of one PIL image: itself."""
+        return self
+
+    def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
+        """The same of a batch, on the device. Random numbers are drawn as for one image after the other: seeded alike, views are the same.
+
+        :param images: (height, width, 3) uint8 each, of any sizes.
+        :return: (n, 3, size, size) on ``device``.
+        """
+        pixels = torch.cat([self._resized(image, device) for image in images])
+        if self.train:
+            pixels = self._augment(pixels, torch.stack([torch.cat([torch.rand(3), torch.empty(6).uniform_(-1, 1)]) for _ in images]))
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in IMAGENET)
+        return (pixels - mean) / std
+
+    def _resized(self, image: np.ndarray, device: str | torch.device) -> Tensor:
+        """(1, 3, size, size) in [0, 1]."""
+        pixels = torch.tensor(image, device=device).permute(2, 0, 1)[None].float() / 255
+        return F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
+
+    def _augment(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """Change (n, 3, size, size) by what was drawn for each (n, 9): three numbers in [0, 1) that say what to do, six in +-1 how."""
+        flip, change, move = (drawn[:, :3] < 0.5).unbind(1)
+        contrast, brightness, shift_x, shift_y, zoom, angle = drawn[:, 3:].unbind(1)
+        pixels[flip] = pixels[flip].flip(3)
+        factor, term = (0.1 * values[change].to(pixels.device).view(-1, 1, 1, 1) for values in (contrast, brightness))
+        levels = 255 if self.clipped else 1
+        pixels[change] = (levels * pixels[change] * (1 + factor) + term).clamp(0, 1) / levels
+        turn = torch.deg2rad(10 * angle)
+        cos, sin = turn.cos() / (1 + 0.2 * zoom), turn.sin() / (1 + 0.2 * zoom)  # the grid says where pixels come from
+        x, y = -0.02 * shift_x, -0.02 * shift_y  # in half sides
+        matrices = torch.stack([cos, sin, cos * x + sin * y, -sin, cos, cos * y - sin * x], dim=1).view(-1, 2, 3)[move]
+        if len(matrices):
+            grid = F.affine_grid(matrices.to(pixels.device), [len(matrices), *pixels.shape[1:]], align_corners=False)
+            pixels[move] = F.grid_sample(pixels[move], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return pixels
 
 
-def protocol(paper: Paper, dataset: str) -> tuple[ImageTransform, ImageTransform] | tuple[OlorTransform, OlorTransform]:
-    """A paper's transforms for training and for testing.
+Transform = ImageTransform | OlorTransform
+"""Either: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` many arrays at once."""
+
+
+def protocol(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
+    """A paper's transforms for training and for testing, or those of the middle tier.
 
     aEPG: crops of 0.05 to 1 of the area, as the paper says; LAE's code has torchvision's 0.08 (F21): ``dataclasses.replace(train,
     scale=(0.08, 1.0))``. Its CIFAR experiments are those from scratch, on 32 x 32; that they do not normalise either is our reading.
 
+    "lite" is no paper's: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its pretraining.
+
     :raises ValueError: the paper does not use the data set.
     """
-    if paper == "olor":
+    if name == "olor":
         return OlorTransform(train=True), OlorTransform(train=False)
     test: ImageTransform
-    if paper == "slca" and dataset in ("cifar100", "imagenet-r"):
+    if name == "slca" and dataset in ("cifar100", "imagenet-r"):
         normalisation = CIFAR if dataset == "cifar100" else IMAGENET
         brightness = 63 / 255 if dataset == "cifar100" else 0.0
         test = ImageTransform("resize-center-crop", normalisation=normalisation)
         return ImageTransform("random-resized-crop", flip=0.5, brightness=brightness, normalisation=normalisation), test
-    if paper == "slca" and dataset in ("cub200", "cars196"):
+    if name == "slca" and dataset in ("cub200", "cars196"):
         test = ImageTransform("resize-center-crop", normalisation=IMAGENET)
         return ImageTransform("resize-random-crop", resize=300, flip=0.5, normalisation=IMAGENET), test
-    if paper == "aepg" and dataset in ("imagenet-r", "food101", "cub200", "clrs25"):
+    if name == "aepg" and dataset in ("imagenet-r", "food101", "cub200", "clrs25"):
         test = ImageTransform("resize-center-crop", interpolation="bilinear")
         return ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5), test
-    if paper == "aepg" and dataset in ("cifar10", "cifar100"):
+    if name == "aepg" and dataset in ("cifar10", "cifar100"):
         return ImageTransform("pad-random-crop", 32, flip=0.5, interpolation="bilinear"), ImageTransform(
             "as-is", 32, interpolation="bilinear"
         )
-    raise ValueError(f"{paper!r} has no experiment on {dataset!r}: see the streams in the cells of `reclaim list cells`")
+    if name == "lite" and dataset in ("cifar10", "cifar100"):
+        normalisation = KNOWN_BACKBONES[LITE0].normalisation
+        test = ImageTransform("resize-center-crop", 64, resize=64, normalisation=normalisation)
+        return ImageTransform("random-resized-crop", 64, scale=(0.5, 1.0), flip=0.5, normalisation=normalisation), test
+    raise ValueError(f"{name!r} has no experiment on {dataset!r}: see the streams in the cells of `reclaim list cells`")

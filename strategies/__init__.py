@@ -11,6 +11,7 @@ from .heads import ContinualModel, TaskHeads
 from .lae import LAE
 from .olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
 from .peft import Adapter, LoRA, PEFTSchedule, Prefix, attach_adapter, attach_lora, attach_prefix, detach_lora, detach_peft
+from .prompts import Prompts, attach_prompts, detach_prompts
 from .replay import BiC, DERPlusPlus, GDumb, Replay
 from .slca import SLCA, ClassifierAlignment, align_heads, fresh_final_norm, slow_learner_groups
 from .slca_pp import (
@@ -56,6 +57,7 @@ __all__ = [
     "OLORPlugin",
     "PEFTSchedule",
     "Prefix",
+    "Prompts",
     "Replay",
     "SLCAPlusPlus",
     "SlowLearnerRates",
@@ -67,10 +69,12 @@ __all__ = [
     "attach_adapter",
     "attach_lora",
     "attach_prefix",
+    "attach_prompts",
     "attach_svd_lora",
     "create_backbone",
     "detach_lora",
     "detach_peft",
+    "detach_prompts",
     "detach_svd_lora",
     "fingerprint",
     "fresh_final_norm",

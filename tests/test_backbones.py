@@ -84,13 +84,33 @@ def test_a_timm_model_comes_without_its_classifier() -> None:
     assert isinstance(create_backbone("test_vit.r160_in1k"), timm.models.VisionTransformer), "a name may have a tag"
 
 
+def test_resnet50_for_small_images() -> None:
+    model: Any = create_backbone("resnet50_cifar").eval()
+    sides: list[int] = []
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        stage.register_forward_hook(lambda _, inputs, output: sides.append(output.shape[-1]))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 2048)
+    assert sides == [32, 16, 8, 4]  # with timm's stem 8, 4, 2, 1
+    assert ContinualModel(model).heads.in_features == 2048
+    theirs = timm.create_model("resnet50", num_classes=0)
+    assert sum(p.numel() for p in theirs.parameters()) - sum(p.numel() for p in model.parameters()) == 3 * 64 * (7 * 7 - 3 * 3)
+    # variance 2 / (outputs x kernel), as that of timm's other convolutions
+    assert float(model.conv1.weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
+    depths = {name: layer_depths(model)[p] for name, p in model.named_parameters()}
+    assert depths["conv1.weight"] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("quickdraw_vti", r"unknown backbone 'quickdraw_vti': use 'quickdraw_vit' or a timm model, such as quickdraw_vit"),
+        (
+            "quickdraw_vti",
+            "unknown backbone 'quickdraw_vti': use 'quickdraw_vit', .* or a timm model, such as quickdraw_vit",
+        ),
+        ("resnet50_cifer", "such as resnet50_cifar"),
         ("vit_base_patch16_225", "such as vit_base_patch16_224"),
         ("test_vit.nothing", r"unknown backbone 'test_vit.nothing': .*nothing"),
-        ("", "unknown backbone '': use 'quickdraw_vit' or a timm model$"),
+        ("", "unknown backbone '': use 'quickdraw_vit', 'resnet50_cifar' or a timm model$"),
         ("hf-hub:someone/something", "unknown backbone"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -15,6 +16,7 @@ from reclaim.benchmark import transforms
 from reclaim.benchmark.image_cache import make_cache, open_cache
 from reclaim.benchmark.image_folders import ImageData, ImageList
 from reclaim.benchmark.transforms import IMAGENET, ImageTransform, OlorTransform, protocol
+from torch.nn import functional as F
 
 SHAPES = [(61, 47), (40, 90), (33, 33), (150, 40)]
 
@@ -96,6 +98,14 @@ def test_the_protocols() -> None:
         assert test == ImageTransform("resize-center-crop", interpolation="bilinear")
     assert protocol("aepg", "cifar10")[0] == ImageTransform("pad-random-crop", 32, padding=4, flip=0.5, interpolation="bilinear")
     assert protocol("olor", "pacs") == (OlorTransform(train=True), OlorTransform(train=False))
+    train, test = protocol("lite", "cifar100")
+    half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    assert protocol("lite", "cifar10") == (train, test)
+    assert train == ImageTransform("random-resized-crop", 64, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half)
+    assert test == ImageTransform("resize-center-crop", 64, resize=64, normalisation=half)
+    assert test.on_batch(photographs([(32, 32)])).shape == (1, 3, 64, 64)
+    with pytest.raises(ValueError, match="'lite' has no experiment on 'cub200'"):
+        protocol("lite", "cub200")
     with pytest.raises(ValueError, match="'slca' has no experiment on 'food101'"):
         protocol("slca", "food101")
 
@@ -138,6 +148,53 @@ def test_olor_flips() -> None:
         torch.manual_seed(seed)
         pixels = pixels_of(OlorTransform(True, size=16), half)
         assert bool(pixels[0, 8, 12] > pixels[0, 8, 3]) == flip
+
+
+def olor_by_hand(transform: OlorTransform, image: np.ndarray) -> torch.Tensor:
+    """One image, step by step, with Python's numbers."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    pixels = F.interpolate(pixels, (transform.size, transform.size), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+    if not transform.train:
+        return (pixels[0] - mean) / std
+    flip, change, move = (torch.rand(3) < 0.5).tolist()
+    contrast, brightness, shift_x, shift_y, zoom, angle = torch.empty(6).uniform_(-1, 1).tolist()
+    if flip:
+        pixels = pixels.flip(3)
+    if change and transform.clipped:
+        pixels = (255 * pixels * (1 + 0.1 * contrast) + 0.1 * brightness).clamp(0, 1) / 255
+    elif change:
+        pixels = (pixels * (1 + 0.1 * contrast) + 0.1 * brightness).clamp(0, 1)
+    if move:
+        cos, sin = (f(math.radians(10 * angle)) / (1 + 0.2 * zoom) for f in (math.cos, math.sin))
+        x, y = -0.02 * shift_x, -0.02 * shift_y
+        matrix = torch.tensor([[[cos, sin, cos * x + sin * y], [-sin, cos, -sin * x + cos * y]]])
+        grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
+        pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (pixels[0] - mean) / std
+
+
+@pytest.mark.parametrize("transform", [OlorTransform(True, size=24), OlorTransform(True, True, 24), OlorTransform(False, size=24)])
+@pytest.mark.parametrize("n", [1, 2, 12])  # of two images, none is moved, or changed, now and then
+def test_olors_batch_is_its_images_one_by_one(transform: OlorTransform, n: int) -> None:
+    images = photographs((SHAPES * 3)[:n])
+    originals = [image.copy() for image in images]
+    one_by_one = transform.reference()
+    for seed in range(3):
+        views, numbers = [], []
+        for make in (
+            lambda: transform.on_batch(images),
+            lambda: torch.stack([one_by_one(Image.fromarray(image)) for image in images]),
+            lambda: torch.stack([olor_by_hand(transform, image) for image in images]),
+        ):
+            torch.manual_seed(seed)
+            views.append(make())
+            numbers.append(float(torch.rand(1)))
+        assert views[0].shape == (n, 3, 24, 24)
+        torch.testing.assert_close(views[0], views[1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(views[0], views[2], atol=1e-4, rtol=1e-5)
+        assert len(set(numbers)) == 1  # as many random numbers were drawn
+    assert all(np.array_equal(image, original) for image, original in zip(images, originals, strict=True))
 
 
 def make_data(folder: Path) -> ImageData:

@@ -24,6 +24,7 @@ from reclaim.strategies.backbones import (
     MOCO_V3,
     PRETRAINED,
     QUICKDRAW_VIT,
+    RESNET50_CIFAR,
     KnownBackbone,
     create_backbone,
     fingerprint,
@@ -323,6 +324,7 @@ def test_from_the_hub(name: str, hub: Callable[[str, dict[str, Tensor]], None]) 
         ("tf_efficientnet_lite0", rf"or use tf_efficientnet_lite0.in1k, {LITE0}$"),
         (MOCO_V3, r"download https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar and pass"),
         (QUICKDRAW_VIT, r"timm's hub has no 'quickdraw_vit': pass a file as weights$"),
+        (RESNET50_CIFAR, r"timm's hub has no 'resnet50_cifar': pass a file as weights$"),
         ("no_such_vit", "unknown backbone 'no_such_vit'"),
     ],
 )

@@ -1,0 +1,124 @@
+"""Visual prompt tuning (VPT; Jia et al., ECCV 2022), a baseline of OLOR: learnt tokens beside those of the image, in a frozen ViT.
+
+:func:`attach_prompts` puts them into a timm ViT in place, :func:`detach_prompts` takes them out. They are modules of
+:mod:`~reclaim.strategies.peft`: what counts, schedules or leaves out such modules does so with prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .peft import PEFTModule, _vision_transformer
+
+
+class Prompts(PEFTModule):
+    """Learnt ``tokens`` (tokens, width) that stand between a ViT's own tokens (class token and the like) and those of the image.
+
+    They start uniform within +-sqrt(6 / (3 patch_area + width)), as in VPT's code: Xavier's bound for a patch embedding of three channels,
+    whatever number of channels there is. A new module does change the outputs. Of the code's options, dropout on prompts and a
+    projection of them are not here.
+
+    :param width: width of the tokens.
+    :param tokens: how many; 10 in OLOR.
+    :param patch_area: pixels of a patch.
+    :param after: number of the ViT's own tokens; 1 for a class token.
+    :param generator: source of the tokens' random numbers; torch's default one when not given.
+    """
+
+    def __init__(
+        self, width: int, tokens: int = 10, patch_area: int = 256, after: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        if tokens < 1:
+            raise ValueError(f"prompts need at least 1 token, got tokens={tokens}")
+        self.tokens = nn.Parameter(torch.empty(tokens, width))
+        self.after = after
+        self._hooks: list[Any] = []
+        bound = math.sqrt(6 / (3 * patch_area + width))
+        nn.init.uniform_(self.tokens, -bound, bound, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, L, width) to those with the prompts among them (N, L + number of prompts, width)."""
+        own, image = tokens.tensor_split([self.after], dim=1)
+        return torch.cat([own, self.tokens.expand(len(tokens), -1, -1), image], dim=1)
+
+    def remove(self, tokens: Tensor) -> Tensor:
+        """The opposite: tokens (N, L + number of prompts, width) without those in the prompts' places."""
+        own, _, image = tokens.tensor_split([self.after, self.after + len(self.tokens)], dim=1)
+        return torch.cat([own, image], dim=1)
+
+    def enter(self, first: nn.Module, last: nn.Module) -> None:
+        """Be there from the input of the block ``first``, whose child ``prompts`` this becomes, to the output of the block ``last``."""
+        first.add_module("prompts", self)
+        self._hooks = [first.register_forward_pre_hook(self._before), last.register_forward_hook(self._after)]
+
+    def leave(self) -> None:
+        """Be in no block any more."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    # methods, for a copy of the model has those of its own prompts
+
+    def _before(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self(inputs[0]), *inputs[1:]
+
+    def _after(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self.remove(output)
+
+
+def attach_prompts(model: nn.Module, tokens: int = 10, deep: bool = True, generator: torch.Generator | None = None) -> list[Prompts]:
+    """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it, and return them in the order of the blocks.
+
+    Names and identity of all parameters stay; those of block j's prompts are added as ``blocks.<j>.prompts.tokens``. The blocks see
+    ``tokens`` tokens more, all else of the model as many as before. Heads of a :class:`~reclaim.strategies.heads.ContinualModel` train as
+    always. No attention mask may be used.
+
+    OLOR gives VPT 10 prompts. Its code does not say whether shallow or deep ones: the line that would hand the number to a ViT is commented
+    out, so that this mode would train the head alone. The default is deep, with which VPT's authors made their main results.
+
+    :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
+    :param tokens: how many in each block.
+    :param deep: each block has prompts of its own, in place of what has become of those of the block before. Else those of the first block
+        pass through all of them.
+    :param generator: see :class:`Prompts`; on the CPU.
+    :raises TypeError: the model is no such ViT (a ConvNet has no tokens to put prompts beside).
+    :raises ValueError: the model has prompts already, or ``tokens`` is below 1.
+    """
+    vit: Any = _vision_transformer(model)
+    if _prompts(vit):
+        raise ValueError("this ViT has prompts already: call detach_prompts(model) first")
+    weight = next(vit.parameters())
+    spans = [(block, block) for block in vit.blocks] if deep else [(vit.blocks[0], vit.blocks[-1])]
+    area = math.prod(vit.patch_embed.patch_size)
+    modules = [Prompts(vit.embed_dim, tokens, area, vit.num_prefix_tokens, generator).to(weight) for _ in spans]
+    vit.requires_grad_(False)
+    for module, (first, last) in zip(modules, spans, strict=True):
+        module.train(first.training).enter(first, last)
+    return modules
+
+
+def detach_prompts(model: nn.Module) -> list[Prompts]:
+    """Take all prompts out of a model, in place, and return them in the order of the blocks. What was frozen stays frozen.
+
+    :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
+    :raises ValueError: there are none.
+    """
+    vit = _vision_transformer(model)
+    modules = _prompts(vit)
+    if not modules:
+        raise ValueError("no prompts are attached to this model: there is nothing to detach")
+    for module in modules:
+        module.leave()
+    for block in vit.blocks:
+        if hasattr(block, "prompts"):
+            del block.prompts
+    return modules
+
+
+def _prompts(vit: nn.Module) -> list[Prompts]:
+    return [module for module in vit.modules() if isinstance(module, Prompts)]
