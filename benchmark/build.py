@@ -23,6 +23,7 @@ from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
 from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix, peft_parameters
+from reclaim.strategies.prompts import attach_prompts
 from reclaim.strategies.replay import BiC, DERPlusPlus, GDumb, Replay
 from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_learner_groups
 from reclaim.strategies.slca_pp import (
@@ -83,9 +84,13 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_adapter(model, range(config.adapter.blocks), config.adapter.hidden)
     if config.prefix:
         attach_prefix(model, range(config.prefix.blocks), config.prefix.tokens)
+    if config.prompts:
+        attach_prompts(model, config.prompts.tokens, config.prompts.deep)
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
+    if config.images:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # halves what convolutions take on the CPU
     if config.compile:
         compile_backbone(model)
     return model
@@ -230,11 +235,22 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
         return SlowLearnerRates(config.low_rank.floor_factor * config.lr)
     if config.schedule == "step":
         milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
-        return FreshOptimizer(lambda optimizer, epochs: MultiStepLR(optimizer, milestones, STEP_FACTOR))
+        return FreshOptimizer(partial(_steps, milestones=milestones))
     if config.schedule == "cosine":
         longer = 1 + config.horizon_beyond / config.epochs  # F13
-        return FreshOptimizer(lambda optimizer, steps: CosineAnnealingLR(optimizer, round(steps * longer)), every="iteration")
+        return FreshOptimizer(partial(_cosine, longer=longer), every="iteration")
     return FreshOptimizer()
+
+
+# functions of a module, for checkpoints pickle them
+
+
+def _steps(optimizer: Optimizer, epochs: int, milestones: Sequence[int]) -> MultiStepLR:
+    return MultiStepLR(optimizer, milestones, STEP_FACTOR)
+
+
+def _cosine(optimizer: Optimizer, steps: int, longer: float) -> CosineAnnealingLR:
+    return CosineAnnealingLR(optimizer, round(steps * longer))
 
 
 class Reseeding(SupervisedPlugin[Any]):

@@ -212,8 +212,11 @@ FACTS: tuple[Switch | Note, ...] = (
         "which epoch is kept",
         text="-",
         code="the best by the validation fold is saved, then overwritten by the last under the same name",
-        default="the last",
-        cannot_act="not implemented: a run tests its last epoch",
+        default="the last; the alternative keeps the epoch that is best on the validation fold",
+        arguments=('Config(keep="last")',),
+        settings=("keep",),
+        tests=("test_best_epoch.py::test_the_best_epoch_on_the_validation_part_is_kept",),
+        cannot_act="the tier trains on all 80 drawings of a class and has none left to choose an epoch by",
     ),
     Switch(
         "F15",
@@ -222,7 +225,10 @@ FACTS: tuple[Switch | Note, ...] = (
         text="-",
         code="applied to float images in 0-255 by a path that clips to [0, 1], which very probably turns about half of the training images "
         "almost black (inferred from the code, not run)",
-        default="neither is implemented",
+        default="the transform as meant",
+        arguments=("Images(clipped=False)",),
+        settings=("images.clipped",),
+        tests=("test_data_transforms.py::test_olor_changes_half_of_the_images_and_moves_half",),
         cannot_act="the tier's augmentation moves drawings and leaves their grey values alone",
     ),
     Switch(
@@ -293,8 +299,10 @@ FACTS: tuple[Switch | Note, ...] = (
         "batch, learning rate, last incomplete batch",
         text="256, 5e-4, silent",
         code="LAE: 24, 4.6875e-4, dropped",
-        default="the user's, as all of a strategy's batches and rates; with Avalanche's `drop_last=True`, T of F22 counts the batches that "
-        "are left",
+        default="the paper's batch and rate, last batch dropped, in published cells; elsewhere the last batch is kept. T of F22 counts the "
+        "batches that are left",
+        arguments=("Config(drop_last=False)",),
+        settings=("drop_last", "batch_size", "lr"),
         tests=("test_aepg.py::test_T_when_the_last_batch_is_dropped",),
         cannot_act="batch and rate are the tier's own, and the 800 training drawings of an experience are 25 whole batches of 32",
     ),
@@ -304,7 +312,10 @@ FACTS: tuple[Switch | Note, ...] = (
         "scale of the random crop",
         text="(0.05, 1)",
         code="LAE: torchvision's default, (0.08, 1)",
-        default="neither is implemented",
+        default="the paper's; `0.08` is LAE's",
+        arguments=("Images(smallest_crop=None)",),
+        settings=("images.smallest_crop",),
+        tests=("test_build.py::test_the_switches_of_transforms",),
         cannot_act="the tier's augmentation has no crop",
     ),
     Switch(

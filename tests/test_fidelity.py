@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from reclaim import strategies
+from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.fidelity import FACTS, SECTIONS, Switch, effect, page, std_ratio, turned_by
 from reclaim.benchmark.recipes import RECIPES, Recipe
@@ -52,7 +53,7 @@ def test_every_number_stands_there_once() -> None:
 @pytest.mark.parametrize("call", [call for switch in SWITCHES.values() for call in switch.arguments])
 def test_the_default_on_the_page_is_the_arguments(call: str) -> None:
     node = cast(ast.Call, ast.parse(call, mode="eval").body)
-    called = Config if ast.unparse(node.func) == "Config" else getattr(strategies, ast.unparse(node.func))
+    called = getattr(config_module, ast.unparse(node.func), None) or getattr(strategies, ast.unparse(node.func))
     parameters = inspect.signature(called).parameters
     assert node.keywords
     for keyword in node.keywords:

@@ -1,0 +1,97 @@
+"""From a configuration to what trains, on photographs: transforms, backbones and the schedule of the papers' protocols."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reclaim.benchmark import build
+from reclaim.benchmark.build import make_backbone, make_model, make_strategy, prepared
+from reclaim.benchmark.config import Config, Images
+from reclaim.benchmark.transforms import ImageTransform, OlorTransform, protocol
+from torch import nn
+
+
+def test_the_switches_of_transforms() -> None:
+    train, test = protocol("olor", "svhn")
+    assert isinstance(train, OlorTransform)
+    assert prepared(Images("olor", clipped=True), "svhn") == (replace(train, clipped=True), test)  # F15
+    crop, test_crop = protocol("aepg", "cub200")
+    assert isinstance(crop, ImageTransform)
+    assert prepared(Images("aepg", smallest_crop=0.08), "cub200") == (replace(crop, scale=(0.08, 1.0)), test_crop)  # F21
+    assert prepared(Images("aepg"), "cub200") == (crop, test_crop)
+    with pytest.raises(ValueError, match=r"clipped=true is a switch of OLOR's transform \(F15\), not of protocol='slca'"):
+        prepared(Images("slca", clipped=True), "cifar100")
+    with pytest.raises(ValueError, match=r"smallest_crop=0.08 is of random crops, which protocol='slca' has not"):
+        prepared(Images("slca", smallest_crop=0.08), "cub200")
+
+
+def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(build, "create_backbone", lambda name, weights=None: asked.append((name, weights)) or nn.Identity())  # type: ignore[func-returns-value]
+    make_backbone(Config(backbone="vit_base_patch16_224.mae"))
+    make_backbone(Config(backbone="vit_base_patch16_224.mae"), Path("file.pth"))
+    make_backbone(Config(backbone="vit_tiny_patch16_224"))
+    assert asked == [
+        ("vit_base_patch16_224.mae", "pretrained"),
+        ("vit_base_patch16_224.mae", Path("file.pth")),
+        ("vit_tiny_patch16_224", None),
+    ]
+    with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, for its name has no tag"):
+        make_backbone(Config(backbone="resnet50_cifar"), Path("file.pth"))
+
+
+def test_prompts_alone_are_trained() -> None:
+    config = Config().set(["prompts.tokens=3"])
+    model = make_model(config, make_backbone(config))
+    trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone")}
+    assert list(trained.values()) == [(3, 128)] * 6
+
+
+@pytest.mark.parametrize(("settings", "rates"), [([], [1.0, 1.0, 1.0, 1.0, 0.1]), (["milestones=[1,3]"], [1.0, 0.1, 0.1, 0.01, 0.01])])
+def test_the_rate_falls_at_the_milestones(settings: list[str], rates: list[float]) -> None:
+    config = Config(epochs=5, schedule="step", lr=1.0).set(settings)
+    strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])
+    (fresh,) = [plugin for plugin in strategy.plugins if hasattr(plugin, "every")]
+    strategy.dataloader = [None]
+    fresh.before_training_exp(strategy)
+    seen = []
+    for _ in range(5):
+        seen.append(strategy.optimizer.param_groups[-1]["lr"])
+        strategy.optimizer.step()
+        fresh.after_training_epoch(strategy)
+    assert seen == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["milestones=[3]"], r"milestones=\[3\] are of the step schedule alone"),
+        (["schedule=step", "milestones=[3,2]"], r"rising epochs between 0 and 3, got \[3, 2\]"),
+        (["schedule=step", "milestones=[3]"], r"rising epochs between 0 and 3, got \[3\]"),
+        (["milestones=[1.5]"], "milestones must be a list of integers"),
+        (["keep=best"], "set images.hold_out to true"),
+        (["micro_batch=0"], "1 or more, got 0"),
+        (["prompts={}", "lora={}"], "lora and prompts are trained on schedules of their own"),
+        (["memory.method=der++", "precision=fp16"], r"DER\+\+ makes steps of its own"),
+    ],
+)
+def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Config().set(settings)
+
+
+def test_photographs_are_convolved_channels_last_to_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    config = Config(backbone="resnet10t")
+    plain = make_model(config, make_backbone(config)).eval()
+    images = torch.from_numpy(np.random.RandomState(0).rand(2, 3, 64, 64).astype(np.float32))
+    with torch.no_grad():
+        before = plain.features(images)
+        moved = make_model(config.set(["images={}"]), plain.backbone).eval()
+        assert moved.backbone.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, union-attr]
+        torch.testing.assert_close(moved.features(images), before, rtol=1e-4, atol=1e-5)
