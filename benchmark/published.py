@@ -7,12 +7,14 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Literal, get_args
 
+from .recipes import find_recipe
 from .records import Record
-from .statistics import ClaimKind, Outcome, PairedDifference, Published, judge_family, paired_difference
+from .statistics import ClaimKind, Judgement, Outcome, PairedDifference, Published, judge_family, paired_difference
+from .streams import find_stream
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -111,19 +113,43 @@ class Claim:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What the runs on record say of a claim: better - worse, the sign turned where less is better."""
+    """What the runs on record say of a claim: better - worse, the sign turned where less is better.
+
+    :ivar judged: ``undecided`` as long as seeds are missing that the claim was planned with.
+    """
 
     claim: Claim
-    outcome: Outcome
-    adjusted_p: float
+    judged: Judgement
     difference: PairedDifference | None
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.judged.outcome
+
+    @property
+    def note(self) -> str:
+        """What keeps the runs on record from a verdict; empty where nothing does."""
+        planned, n = planned_seeds(self.claim), self.difference.n if self.difference else 0
+        return f"{n} of {planned} planned seeds" if 0 < n < planned else ""
+
+    @property
+    def p_name(self) -> str:
+        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both after Holm over the family."""
+        return "reverse p" if self.outcome == "contradicted" else "p"
+
+    @property
+    def adjusted_p(self) -> float:
+        """The p-value that belongs to the outcome: :attr:`p_name`."""
+        return self.judged.reverse_p if self.outcome == "contradicted" else self.judged.p
 
     def __str__(self) -> str:
         if self.difference is None:
             return "-"
         interval = self.difference.interval()
         spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-        return f"{self.difference.value:+.2f}{spread}, n = {self.difference.n}, p = {self.adjusted_p:.2g}"
+        p = "" if self.note else f", {self.p_name} = {self.adjusted_p:.2g}"
+        other = f", reverse p = {self.judged.reverse_p:.2g}" if self.outcome == "undecided" and p else ""
+        return f"{self.difference.value:+.2f}{spread}, n = {self.note or self.difference.n}{p}{other}"
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON values, unrounded."""
@@ -136,8 +162,14 @@ class ClaimVerdict:
             "difference": difference and difference.value,
             "interval": difference and difference.interval(),
             "std": difference and difference.std,
+            "effect_size": difference and difference.effect_size,
+            "hedges_g": difference and difference.hedges_g,
             "seeds": list(difference.seeds) if difference else [],
+            "unmatched": list(difference.unmatched) if difference else [],
+            "note": self.note,
             "adjusted_p": self.adjusted_p,
+            "p_name": self.p_name,
+            "adjusted_reverse_p": self.judged.reverse_p,
         }
 
 
@@ -161,21 +193,24 @@ def tables() -> tuple[Table, ...]:
 def claims() -> tuple[Claim, ...]:
     """Every claim of papers/claims.toml, in its order."""
     found = []
-    document = _document("claims.toml")
-    _require("papers/claims.toml", document, ("family", "claim"), ())
-    _require("papers/claims.toml, family", document["family"], ("alpha", "seeds"), ())
-    for entry in document["claim"]:
-        where = f"papers/claims.toml, claim {entry.get('id', entry)!r}"
+    file, document = "papers/claims.toml", _document("claims.toml")
+    _require(file, document, ("family", "claim"), ())
+    _plan(document)
+    for number, entry in enumerate(_entries(file, document, "claim"), start=1):
+        where = f"{file}, claim {entry.get('id', f'number {number}')!r}"
         required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
-        _require(where, entry, required, ("margin", "margin_reason", "expected"))
-        _require_choice(where, entry, "metric", METRICS)
+        _check_entry(where, entry, required, ("margin", "margin_reason", "expected"))
+        try:
+            find_recipe(entry["better"]), find_recipe(entry["worse"]), find_stream(entry["stream"])
+        except ValueError as error:
+            raise PublishedError(f"{where}: {error}") from None
         _require_choice(where, entry, "family", ("confirmatory", "exploratory"))
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
         if (entry["kind"] == "noninferior") != ("margin" in entry and "margin_reason" in entry):
             raise PublishedError(f"{where}: a claim of no difference, and only that, states its margin and margin_reason")
         found.append(Claim(**entry))
-    _require_distinct("papers/claims.toml", [claim.id for claim in found])
+    _require_distinct(file, [claim.id for claim in found])
     return tuple(found)
 
 
@@ -192,10 +227,13 @@ def metric_of(record: Record, metric: str) -> float:
     return record.metrics()[metric]
 
 
+@functools.cache
 def confirmatory_plan() -> tuple[int, float]:
-    """Seeds and family error that the confirmatory family was planned with."""
-    family = _document("claims.toml")["family"]
-    return int(family["seeds"]), float(family["alpha"])
+    """Seeds and family error that the confirmatory family was planned with.
+
+    :raises PublishedError: they are not what they should be.
+    """
+    return _plan(_document("claims.toml"))
 
 
 def planned_seeds(claim: Claim) -> int:
@@ -206,30 +244,34 @@ def planned_seeds(claim: Claim) -> int:
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
     """The verdict on every claim; Holm runs over the confirmatory family, exploratory claims stand alone.
 
-    Only the seeds that the family was planned with count: adding seeds until a claim holds is not possible.
+    Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until a claim holds nor
+    stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place in the family as if it was not run.
 
     :param runs: of the recipes' present configurations; one per recipe, stream and seed.
     """
-    seeds, alpha = confirmatory_plan()
+    _, alpha = confirmatory_plan()
     values: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
-        if record.seed < seeds:
-            values.setdefault((record.recipe, record.stream), {})[record.seed] = record
+        values.setdefault((record.recipe, record.stream), {})[record.seed] = record
     differences = {claim.id: _difference(claim, values) for claim in claims()}
     families = [[claim for claim in claims() if claim.family == "confirmatory"]]
     families += [[claim] for claim in claims() if claim.family == "exploratory"]
     verdicts = {}
     for family in families:
-        judged = judge_family([(claim.kind, differences[claim.id], claim.margin) for claim in family], alpha)
-        for claim, (outcome, p) in zip(family, judged, strict=True):
-            verdicts[claim.id] = ClaimVerdict(claim, outcome, p, differences[claim.id])
+        found = [differences[claim.id] for claim in family]
+        whole = [d if d and d.n == planned_seeds(claim) else None for claim, d in zip(family, found, strict=True)]
+        judged = judge_family([(claim.kind, d, claim.margin) for claim, d in zip(family, whole, strict=True)], alpha)
+        for claim, judgement, difference in zip(family, judged, found, strict=True):
+            if difference and judgement.outcome == "not run":
+                judgement = replace(judgement, outcome="undecided")
+            verdicts[claim.id] = ClaimVerdict(claim, judgement, difference)
     return [verdicts[claim.id] for claim in claims()]
 
 
 def _difference(claim: Claim, values: Mapping[tuple[str, str], Mapping[int, Record]]) -> PairedDifference | None:
-    sign = -1.0 if claim.metric in LESS_IS_BETTER else 1.0
+    sign, planned = -1.0 if claim.metric in LESS_IS_BETTER else 1.0, planned_seeds(claim)
     better, worse = (
-        {seed: sign * metric_of(record, claim.metric) for seed, record in values.get((recipe, claim.stream), {}).items()}
+        {seed: sign * metric_of(record, claim.metric) for seed, record in values.get((recipe, claim.stream), {}).items() if seed < planned}
         for recipe in (claim.better, claim.worse)
     )
     return paired_difference(better, worse)
@@ -266,12 +308,15 @@ def _list_of(kind: type) -> Callable[[Any], bool]:
 
 _number = (_is_number, "a number")
 _not_negative = (lambda value: _is_number(value) and value >= 0, "a number that is not negative")
+_percent = (lambda value: _is_number(value) and 0 <= value <= 100, "a number of percent, 0 to 100")
 _count = (lambda value: type(value) is int and value >= 0, "a whole number")
 _names = (_list_of(str), "a list of names")
 _text = (lambda value: isinstance(value, str) and value.strip() != "", "a text that is not empty")
 # what an entry must be; text where it does not stand here
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("mean", "alpha", *METRICS), _number),
+    **dict.fromkeys(("mean", "alpha", "forgetting"), _number),
+    **dict.fromkeys((metric for metric in METRICS if metric.endswith("acc")), _percent),
+    "final_entropy": _not_negative,
     "std": _not_negative,
     "margin": (lambda value: _is_number(value) and value > 0, "a number of points above 0"),
     "runs": (lambda value: type(value) is int and value >= 1, "a number of runs, 1 or more"),
@@ -344,6 +389,20 @@ def _cell(file: str, paper: str, entry: Mapping[str, Any], document: Mapping[str
     )
 
 
+def _plan(document: Mapping[str, Any]) -> tuple[int, float]:
+    """Seeds and family error of ``[family]`` in claims.toml."""
+    where, family = "papers/claims.toml, family", document["family"]
+    if not isinstance(family, dict):
+        raise PublishedError(f"{where} is {family!r}: write it as [family] with its entries")
+    _require(where, family, ("alpha", "seeds"), ())
+    seeds, alpha = family["seeds"], family["alpha"]
+    if type(seeds) is not int or seeds < 2:
+        raise PublishedError(f"{where}: seeds is {seeds!r}: write a whole number, 2 or more")
+    if not _is_number(alpha) or not 0 < alpha < 1:
+        raise PublishedError(f"{where}: alpha is {alpha!r}: write a number between 0 and 1")
+    return seeds, float(alpha)
+
+
 def _document(name: str) -> dict[str, Any]:
     text = (resources.files("reclaim.benchmark") / "papers" / name).read_text(encoding="utf-8")
     try:
@@ -373,6 +432,10 @@ def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], 
     for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE)):
         if key in entry:
             _require_choice(where, entry, key, choices)
+    if "mean" in entry and "metric" in entry:
+        check, wanted = _KINDS[entry["metric"]]
+        if not check(entry["mean"]):
+            raise PublishedError(f"{where}: mean is {entry['mean']!r}: write {wanted}")
 
 
 def _require(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:

@@ -505,35 +505,33 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def judge_claim(
-    kind: ClaimKind,
-    difference: PairedDifference | None,
-    margin: float = 0.0,
-    alpha: float = ALPHA,
-    adjusted_p: float | None = None,
-) -> Outcome:
-    """Outcome of one claim about a - b.
+@dataclass(frozen=True)
+class Judgement:
+    """Outcome of a claim, and its p-values after Holm over its family.
+
+    ``p`` speaks for the claim (small: it holds), ``reverse_p`` against it (small: it is contradicted).
+    """
+
+    outcome: Outcome
+    p: float
+    reverse_p: float
+
+
+def judge_claim(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA) -> Outcome:
+    """Outcome of one claim about a - b that stands alone.
 
     ``superior`` holds if its p-value is below ``alpha`` and is contradicted if the (1 - alpha) interval lies below 0. ``noninferior``
     holds if the one-sided lower bound lies above ``-margin`` and is contradicted if the (1 - alpha) interval lies below ``-margin``. Else
     ``undecided``; ``not run`` without seeds.
 
     :param margin: points; positive for ``noninferior``, 0 for ``superior``.
-    :param adjusted_p: the claim's p-value after Holm over its family; None for a claim judged alone.
     """
-    _probability("alpha", alpha)
-    p = claim_p(kind, difference, margin)
-    if difference is None:
-        return "not run"
-    if (p if adjusted_p is None else adjusted_p) < alpha:
-        return "holds"
-    if difference.p_below(-margin) < alpha / 2:
-        return "contradicted"
-    return "undecided"
+    (judged,) = judge_family([(kind, difference, margin)], alpha)
+    return judged.outcome
 
 
 def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0) -> float:
-    """p-value of a claim before Holm; 1 when nothing was run.
+    """One-sided p-value that speaks for a claim, before Holm; 1 when nothing was run.
 
     :raises ValueError: for an unknown kind, or a margin that does not go with it.
     """
@@ -547,10 +545,24 @@ def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float 
     return difference.p_superior if kind == "superior" else difference.p_noninferior(margin)
 
 
-def judge_family(claims: Sequence[tuple[ClaimKind, PairedDifference | None, float]], alpha: float = ALPHA) -> list[tuple[Outcome, float]]:
-    """Outcome and Holm-adjusted p-value of every claim (kind, difference, margin) of one family; claims not run keep their place in it."""
-    adjusted = holm([claim_p(*claim) for claim in claims])
-    return [(judge_claim(*claim, alpha=alpha, adjusted_p=p), p) for claim, p in zip(claims, adjusted, strict=True)]
+def judge_family(claims: Sequence[tuple[ClaimKind, PairedDifference | None, float]], alpha: float = ALPHA) -> list[Judgement]:
+    """Judge every claim (kind, difference, margin) of one family; claims not run keep their place in it.
+
+    Holm runs twice: over the p-values for the claims at ``alpha``, which is how likely any false ``holds`` is at most, and over those of
+    the reverse sides ("a - b lies below ``-margin``") at ``alpha / 2``, one tail of the (1 - alpha) interval, as likely as any false
+    ``contradicted`` is at most.
+    """
+    _probability("alpha", alpha)
+    p_values = holm([claim_p(*claim) for claim in claims])
+    reverse = holm([1.0 if difference is None else difference.p_below(-margin) for _, difference, margin in claims])
+
+    def outcome(difference: PairedDifference | None, p: float, reverse_p: float) -> Outcome:
+        if difference is None:
+            return "not run"
+        return "holds" if p < alpha else "contradicted" if reverse_p < alpha / 2 else "undecided"
+
+    found = zip(claims, p_values, reverse, strict=True)
+    return [Judgement(outcome(difference, p, reverse_p), p, reverse_p) for (_, difference, _), p, reverse_p in found]
 
 
 # --- factorial designs ---

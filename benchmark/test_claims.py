@@ -21,7 +21,8 @@ def verdicts(pytestconfig: pytest.Config) -> Mapping[str, ClaimVerdict]:
 def test_verdict_is_the_expected_one(claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest) -> None:
     verdict = verdicts[claim.id]
     enter(request, "claims", verdict.as_dict())
-    bound = "> 0" if claim.kind == "superior" else f"> -{claim.margin}"
+    unit = "nats" if claim.metric == "final_entropy" else "points"
+    bound = f"> {-claim.margin:g} {unit}" if claim.kind == "noninferior" else f"> 0 {unit}"
     request.config.stash[REPORT].claim_rows.append((f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome))
     if verdict.outcome == "not run":
         pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,23 +44,45 @@ def test_a_cell_as_it_stands_in_the_paper() -> None:
     assert all(again.source for again in cell.reruns)
 
 
-def test_a_margin_is_not_wider_than_a_gain_that_its_table_argues_with() -> None:
-    means = {cell.id: cell.published.mean for cell in cells()}
-    gains: dict[str, list[float]] = {}
-    for cell in cells():
-        for better, worse in (("/slca/main/slca/", "/slca/main/seqft+sl/"), ("-aepg/", "-ce/"), ("alpha-0.2/", "alpha-1/")):
-            if (
-                better in f"/{cell.id}"
-                and (other := f"/{cell.id}".replace(better, worse)[1:]) in means
-                and cell.metric.endswith("last_acc")
-            ):
-                gains.setdefault(cell.table.id, []).append(cell.published.mean - means[other])
-    assert {name: round(min(found), 2) for name, found in gains.items()} == {
-        **{"slca/main": 2.67, "aepg/table-1": 0.9, "aepg/table-2": 0.7, "aepg/table-3": 0.5}
-    }
+LAST, INC = "last_acc", "inc_acc"
+GAINS = [
+    ("slca/main/slca", "slca/main/(?!joint|slca$).*", LAST, 2.67, True),
+    ("slca/main/slca", "slca/main/(?!joint|slca$).*", INC, 0.72, False),
+    (r"slca/slca\+\+/slca\+\+", "slca/main/slca", LAST, 1.09, True),
+    (r"slca/slca\+\+/slca\+\+", "slca/main/slca", INC, 0.11, False),
+    ("(aepg/table-1/.*)-aepg", "{}-ce", LAST, 0.9, True),
+    ("(aepg/table-1/.*)-aepg", "{}-ce", INC, 0.8, True),
+    ("(aepg/table-2/.*)-aepg", "{}-ce", LAST, 0.7, True),
+    ("(aepg/table-2/.*)-aepg", "{}-ce", INC, 0.2, False),
+    ("(aepg/table-2/lora)-aepg", "{}-ce", INC, 0.5, False),
+    ("(aepg/table-2/.*)-aepg", "{}-(?!aepg|ce).*", LAST, 0.1, False),
+    ("(aepg/table-2/.*)-aepg", "{}-(?!aepg|ce).*", INC, 0.1, False),
+    ("aepg/table-3/resnet50-alpha-0.2", "aepg/table-3/resnet50-alpha-1", LAST, 0.5, True),
+    ("aepg/table-3/resnet50-alpha-0.2", "aepg/table-3/resnet50-alpha-0.5", LAST, 0.19, False),
+]
+
+
+@pytest.mark.parametrize(("better", "worse", "metric", "gain", "resolved"), GAINS)
+def test_a_margin_says_which_gains_it_resolves(better: str, worse: str, metric: str, gain: float, resolved: bool) -> None:
+    """The smallest gain of a paper's method over its rivals, those that are ahead of it left aside."""
+    rows = {(cell.id.rsplit("/", 2)[0], cell.stream, cell.metric): cell for cell in cells() if cell.metric.endswith(metric)}
+    found, reasons = [], set()
+    for (method, *measured), cell in rows.items():
+        if match := re.fullmatch(better, method):
+            rivals = [other for (name, *on), other in rows.items() if on == measured and re.fullmatch(worse.format(*match.groups()), name)]
+            found += [round(cell.published.mean - other.published.mean, 2) for other in rivals]
+            reasons.add((cell.table.margin, cell.table.margin_reason))
+    assert min(difference for difference in found if difference > 0) == gain
+    ((margin, reason),) = reasons
+    assert (margin < gain) == resolved
+    can, _, cannot = reason.partition("cannot resolve")
+    assert re.search(rf"\b{gain:g}\b", can if resolved else cannot)
+
+
+def test_every_margin_has_a_reason() -> None:
     for table in tables():
-        assert 0 < table.margin < min(gains.get(table.id, [1.09]))
         assert table.margin_reason != Table("x").margin_reason
+        assert "Last-Acc" in table.margin_reason
 
 
 def test_every_claim_can_be_checked() -> None:
@@ -84,6 +107,7 @@ CELL: dict[str, Any] = {
 }
 TABLE = {"id": "slca/main", "margin": 0.5, "margin_reason": "half of the gain", "family_reason": "one table"}
 RERUN = {"method": "SLCA", "stream": "stream", "last_acc": 90.0, "source": "somebody"}
+FIGURE = {"method": "SLCA", "stream": "stream", "metric": "inc_acc", "evidence": "primary", "source": "Figure 1"}
 FAMILY = {"alpha": 0.05, "seeds": 10}
 CLAIM: dict[str, Any] = {
     **{"id": "slca/x", "text": "a is better", "source": "a page", "family": "confirmatory", "kind": "superior"},
@@ -123,6 +147,8 @@ def read_claims() -> Any:
         ({"decimals": 1}, {"stdd": 0.3}, "unknown entries stdd: known are id, .*std"),
         ({"decimals": 1}, {"mean": "91.5"}, "mean is '91.5': write a number"),
         ({"decimals": 1}, {"mean": float("nan")}, "mean is nan: write a number"),
+        ({"decimals": 1}, {"mean": 915.3}, "mean is 915.3: write a number of percent, 0 to 100"),
+        ({"decimals": 1}, {"mean": -0.1}, "mean is -0.1: write a number of percent, 0 to 100"),
         ({"decimals": 1}, {"std": -1.0, "runs": 3}, "std is -1.0: write a number that is not negative"),
         ({"decimals": 1}, {"runs": 0}, "runs is 0: write a number of runs"),
         ({"decimals": 1}, {"source": " "}, "source is ' ': write a text"),
@@ -156,6 +182,8 @@ def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], compl
         ({"table": [TABLE, TABLE]}, "ids stand there twice: slca/main; delete one"),
         ({"rerun": [{**RERUN, "method": "SLCB"}]}, "rerun of 'SLCB' on 'stream': it repeats no cell: write method"),
         ({"rerun": [{**RERUN, "last_acc": "high"}]}, "rerun 'number 1': last_acc is 'high': write a number"),
+        ({"rerun": [{**RERUN, "last_acc": 915.3}]}, "rerun 'number 1': last_acc is 915.3: write a number of percent"),
+        ({"figure": [{**FIGURE, "mean": 915.3}]}, "figure 'number 1': mean is 915.3: write a number of percent"),
         ({"figure": [{"method": "SLCA"}]}, "figure 'number 1': stream, metric, mean, evidence, source missing"),
         (
             {"grid": {"streams": ["s"], "backbones": ["b"], "methods": ["SLCA"]}},
@@ -226,11 +254,37 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"kind": "noninferior"}, "states its margin and margin_reason"),
         ({"kind": "noninferior", "margin": 1.0}, "states its margin and margin_reason"),
         ({"margin": 1.0, "margin_reason": "so"}, "states its margin and margin_reason"),
+        ({"kind": "noninferior", "margin": "0.5", "margin_reason": "so"}, "margin is '0.5': write a number of points above 0"),
+        ({"kind": "noninferior", "margin": -0.5, "margin_reason": "so"}, "margin is -0.5: write a number of points above 0"),
+        ({"kind": "noninferior", "margin": 0.5, "margin_reason": ""}, "margin_reason is '': write a text"),
+        ({"text": 3}, "text is 3: write a text"),
+        ({"better": "slac"}, "unknown recipe 'slac': did you mean .*slca"),
+        ({"worse": "linaer"}, "unknown recipe 'linaer': did you mean .*linear"),
+        ({"stream": "quickdraw"}, "unknown stream 'quickdraw': did you mean .*quickdraw-1"),
     ],
 )
 def test_a_bad_claim_is_named(entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
     document({"family": FAMILY, "claim": [{key: value for key, value in {**CLAIM, **entry}.items() if value is not None}]})
     with pytest.raises(PublishedError, match=rf"papers/claims\.toml, claim 'slca/x': .*{complaint}"):
+        read_claims()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"family": {**FAMILY, "seeds": 10.5}}, "family: seeds is 10.5: write a whole number, 2 or more"),
+        ({"family": {**FAMILY, "seeds": 1}}, "family: seeds is 1: write a whole number"),
+        ({"family": {**FAMILY, "alpha": "5%"}}, "family: alpha is '5%': write a number between 0 and 1"),
+        ({"family": {**FAMILY, "alpha": 5}}, "family: alpha is 5: write a number between 0 and 1"),
+        ({"family": {"alpha": 0.05}}, "family: seeds missing"),
+        ({"family": [FAMILY]}, r"family is .*: write it as \[family\]"),
+        ({"claim": CLAIM}, r": claim is .*: write it as \[\[claim\]\]"),
+        ({"claim": [{"text": "no id"}]}, "claim 'number 1': id, source, .* missing"),
+    ],
+)
+def test_a_bad_file_of_claims_is_named(content: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
+    document({"family": FAMILY, "claim": [CLAIM], **content})
+    with pytest.raises(PublishedError, match=rf"papers/claims\.toml.*{complaint}"):
         read_claims()
 
 
@@ -271,6 +325,7 @@ def claim(kind: str = "superior", metric: str = "last_acc", **changes: Any) -> C
     return Claim(
         **{
             **CLAIM,
+            "family": "exploratory",
             "better": "slca",
             "worse": "seqft-slow",
             "stream": "split-quickdraw-10",
@@ -323,6 +378,13 @@ def test_outcomes(kind: str, better: list[float], outcome: str, monkeypatch: pyt
         assert verdict.difference.value == pytest.approx(expected, abs=0.05)
         assert f"n = {len(better)}" in str(verdict)
         assert ("[" in str(verdict)) == (len(better) > 1)
+        assert (verdict.note == "1 of 5 planned seeds") == (len(better) == 1)
+        assert verdict.p_name == ("reverse p" if outcome == "contradicted" else "p")
+        assert (f", {verdict.p_name} = {verdict.adjusted_p:.2g}" in str(verdict)) == (len(better) == 5)
+        assert (verdict.adjusted_p < 0.05) == (outcome in ("holds", "contradicted"))
+        shown = verdict.as_dict()
+        assert (shown["adjusted_p"], shown["p_name"], shown["note"]) == (verdict.adjusted_p, verdict.p_name, verdict.note)
+        assert (shown["effect_size"], shown["hedges_g"]) == (verdict.difference.effect_size, verdict.difference.hedges_g)
     else:
         assert str(verdict) == "-"
 
@@ -339,28 +401,68 @@ def test_less_entropy_is_better(better: float, outcome: str, monkeypatch: pytest
 def test_runs_are_paired_by_seed_on_the_stream_of_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     worse = runs("seqft-slow", [50 + x for x in NOISE])
     elsewhere = runs("slca", [10.0] * 5, stream="split-quickdraw-5")
-    other_seeds = [synthetic_record("slca", seed=seed, last_acc=10) for seed in (8, 9)]
-    (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere + other_seeds + runs("slca", [55, 57, 58, 58, 61])[::-1])
+    better = runs("slca", [55, 57, 58, 58, 61])[::-1]
+    (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere + better)
     assert verdict.outcome == "holds"
     assert verdict.difference is not None
-    assert verdict.difference.unmatched == (8, 9)
-    (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere + other_seeds)
+    assert (verdict.difference.seeds, verdict.difference.unmatched) == ((0, 1, 2, 3, 4), ())
+    (verdict,) = judge(monkeypatch, [claim()], worse[1:] + elsewhere + better)
+    assert verdict.difference is not None
+    assert (verdict.difference.seeds, verdict.difference.unmatched) == ((1, 2, 3, 4), (0,))
+    assert verdict.as_dict()["unmatched"] == [0]
+    (verdict,) = judge(monkeypatch, [claim()], worse + elsewhere)
     assert verdict.outcome == "not run"
 
 
-def test_seeds_beyond_the_planned_ones_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = published.confirmatory_plan()[0]
+@pytest.mark.parametrize(("family", "planned"), [("confirmatory", 10), ("exploratory", 5)])
+def test_seeds_beyond_the_planned_ones_do_not_count(family: str, planned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned == published.planned_seeds(claim(family=family))
+    # the first seeds speak for the claim, all others against it
     values = [50 + seed / 2 for seed in range(planned + 5)]
-    (verdict,) = judge(monkeypatch, [claim()], runs("slca", [x + 5 for x in values]) + runs("seqft-slow", values))
+    better = [x + (5 if seed < planned else -40) for seed, x in enumerate(values)]
+    (verdict,) = judge(monkeypatch, [claim(family=family)], runs("slca", better) + runs("seqft-slow", values))
     assert verdict.difference is not None
     assert verdict.difference.seeds == tuple(range(planned))
+    assert (verdict.outcome, verdict.note) == ("holds", "")
 
 
-def test_holm_runs_over_the_confirmatory_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = runs("slca", [52, 51.5, 52.5, 55, 55]) + runs("seqft-slow", [50 + x for x in NOISE])
-    (alone,) = judge(monkeypatch, [claim()], records)
-    not_run = [claim(id=f"slca/{i}", better="joint") for i in range(10)]
-    first, *_, explored = judge(monkeypatch, [claim(), *not_run, claim(id="slca/y", family="exploratory")], records)
-    assert first.adjusted_p == pytest.approx(11 * alone.adjusted_p)  # what is not run yet keeps its place
-    assert explored.adjusted_p == alone.adjusted_p
-    assert (first.outcome, explored.outcome) == ("undecided", "holds")
+@pytest.mark.parametrize(("family", "planned"), [("confirmatory", 10), ("exploratory", 5)])
+@pytest.mark.parametrize("gain", [5, -5])
+def test_there_is_no_verdict_before_all_planned_seeds(family: str, planned: int, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [50 + seed for seed in range(planned)]
+    better = [x + gain + seed % 2 for seed, x in enumerate(values)]
+    for n in range(planned + 1):
+        (verdict,) = judge(monkeypatch, [claim(family=family)], runs("slca", better[:n]) + runs("seqft-slow", values))
+        if n in (0, planned):
+            final = "holds" if gain > 0 else "contradicted"
+            assert (verdict.outcome, verdict.note) == ("not run" if n == 0 else final, "")
+        else:
+            assert (verdict.outcome, verdict.note) == ("undecided", f"{n} of {planned} planned seeds")
+            assert str(verdict).endswith(f", n = {n} of {planned} planned seeds")
+            assert (verdict.judged.p, verdict.judged.reverse_p) == (1.0, 1.0)
+
+
+NARROW = [2.0, 0.5, 0.5, 2.0, 1.0, -1.0, 1.0, 0.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(("better", "worse", "outcome"), [("slca", "seqft-slow", "holds"), ("seqft-slow", "slca", "contradicted")])
+def test_holm_runs_over_the_confirmatory_family_alone(better: str, worse: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = runs("slca", [50 + seed + x for seed, x in enumerate(NARROW)]) + runs("seqft-slow", [50 + seed for seed in range(10)])
+    records += runs("linear", [20 + seed + x for seed, x in enumerate([0.0, 0.5] * 4 + [0.0])])  # strong, but a seed is missing
+    asked = {"better": better, "worse": worse}
+    (alone,) = judge(monkeypatch, [claim(family="confirmatory", **asked)], records)
+    assert alone.outcome == outcome
+    unfinished = claim(family="confirmatory", id="slca/z", better=worse, worse="linear")
+    not_run = [claim(family="confirmatory", id=f"slca/{i}", better="joint") for i in range(9)]
+    family = [claim(family="confirmatory", **asked), unfinished, *not_run]
+    first, second, *_, explored = judge(monkeypatch, [*family, claim(id="slca/y", **asked)], records)
+    assert second.outcome == "undecided"
+    assert second.difference is not None
+    assert second.difference.n == 9
+    # what is not run yet keeps its place, and so does what is not finished
+    p = (lambda judged: judged.p) if outcome == "holds" else (lambda judged: judged.reverse_p)
+    assert p(first.judged) == pytest.approx(11 * p(alone.judged))
+    assert (first.outcome, explored.outcome) == ("undecided", outcome)
+    assert str(first).endswith(f", p = {first.judged.p:.2g}, reverse p = {first.judged.reverse_p:.2g}")
+    (by_itself,) = judge(monkeypatch, [claim(id="slca/y", **asked)], records)
+    assert explored == by_itself

@@ -639,18 +639,52 @@ def test_claims_on_equal_differences() -> None:
     assert judge_claim("superior", paired([-0.5] * 6)) == "contradicted"
 
 
-def test_the_adjusted_p_decides() -> None:
-    difference = paired([1.0, 2.0, 3.0])
-    assert 0.025 < difference.p_superior < 0.05
-    assert judge_claim("superior", difference) == "holds"
-    assert judge_claim("superior", difference, adjusted_p=2 * difference.p_superior) == "undecided"
+@pytest.mark.parametrize(
+    ("differences", "alone", "between", "outcome"),
+    [
+        ([1.0, 2.0, 3.0], lambda difference: difference.p_superior, (0.025, 0.05), "holds"),
+        # against the claim one tail of the 95% interval counts
+        ([-1.5, -2.0, -2.9], lambda difference: difference.p_below(0.0), (0.0125, 0.025), "contradicted"),
+    ],
+)
+def test_in_a_family_both_sides_are_corrected(
+    differences: list[float], alone: Callable[[PairedDifference], float], between: tuple[float, float], outcome: str
+) -> None:
+    difference = paired(differences)
+    low, high = between
+    assert low < alone(difference) < high
+    (judged,) = judge_family([("superior", difference, 0.0)])
+    assert judged.outcome == outcome
+    first, second = judge_family([("superior", difference, 0.0), ("superior", None, 0.0)])
+    assert (first.outcome, second.outcome) == ("undecided", "not run")
+    assert (first.p if outcome == "holds" else first.reverse_p) == pytest.approx(2 * alone(difference))
+    assert (second.p, second.reverse_p) == (1.0, 1.0)
 
 
 def test_a_family_keeps_its_size_when_a_claim_was_not_run() -> None:
-    weak, strong = paired([1.0, 2.0, 3.0]), paired([2.0, 2.01, 1.99])
-    outcomes = judge_family([("superior", weak, 0.0), ("superior", None, 0.0), ("noninferior", strong, 1.0)])
-    assert [outcome for outcome, _ in outcomes] == ["undecided", "not run", "holds"]
-    assert [p for _, p in outcomes] == pytest.approx([2 * weak.p_superior, 1.0, 3 * strong.p_noninferior(1.0)])
+    weak, strong, worse = paired([1.0, 2.0, 3.0]), paired([2.0, 2.01, 1.99]), paired([-3.0, -3.01, -3.02])
+    family = judge_family([("superior", weak, 0.0), ("superior", None, 0.0), ("noninferior", strong, 1.0), ("noninferior", worse, 1.0)])
+    assert [judged.outcome for judged in family] == ["undecided", "not run", "holds", "contradicted"]
+    assert [judged.p for judged in family] == pytest.approx([3 * weak.p_superior, 1.0, 4 * strong.p_noninferior(1.0), 1.0])
+    assert [judged.reverse_p for judged in family] == pytest.approx([1.0, 1.0, 1.0, 4 * worse.p_below(-1.0)])
+
+
+def test_family_errors_of_both_outcomes_by_simulation() -> None:
+    """Eleven claims, each exactly where it neither holds nor is contradicted: superior at 0, non-inferior at its margin."""
+    rng, studies = np.random.default_rng(5), 600
+    kinds: list[tuple[ClaimKind, float]] = [("superior", 0.0)] * 9 + [("noninferior", 1.0)] * 2
+    found = {"holds": 0, "contradicted": 0}
+    by_itself = 0
+    for draws in rng.normal(0, 1, (studies, len(kinds), 5)).tolist():
+        family = [(kind, paired([x - margin for x in row]), margin) for (kind, margin), row in zip(kinds, draws, strict=True)]
+        outcomes = {judged.outcome for judged in judge_family(family)}
+        for outcome in found:
+            found[outcome] += outcome in outcomes
+        by_itself += any(difference.p_below(-margin) < 0.025 for _, difference, margin in family)
+    for outcome, error in (("holds", 0.05), ("contradicted", 0.025)):
+        # independent claims: 1 - (1 - error / 11) ** 11, all but the error itself
+        assert found[outcome] / studies == pytest.approx(error, abs=4 * math.sqrt(error * (1 - error) / studies)), outcome
+    assert by_itself / studies > 0.15  # 1 - 0.975 ** 11 = 0.24: what the correction is for
 
 
 @pytest.mark.parametrize(
