@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import types
@@ -338,10 +339,13 @@ def _parse(text: str) -> Any:
         return text
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value: Any) -> None:
     """Put one value among the fields of a configuration or part, which is built when all are in: their order must not matter."""
     name, *rest = path
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     if name not in hints:
         similar = difflib.get_close_matches(name, hints, n=3) or list(hints)
         raise ValueError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .engines import Job, jobs_of, run_jobs
+from .fidelity import METRIC
+from .protocols import Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import RECIPES, weights_sha256
 from .records import Record, RecordError, RecordStore, compare, config_hash, default_store
@@ -33,7 +36,8 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
         made = number == 0 and config.getoption("--run-missing")
         if not Path(folder).exists() and not made:
             raise RecordError(f"there is no folder {folder}: name a record store with --records")
-    return merge([RecordStore(folder) for folder in folders] if folders else [default_store()])
+    records, notes = merge([RecordStore(folder) for folder in folders] if folders else [default_store()])
+    return records, notes + not_counted(records)
 
 
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
@@ -75,18 +79,47 @@ def current(records: list[Record]) -> list[Record]:
     """The records that count.
 
     Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
-    a published cell: those on the official test images.
+    a published cell: those made by its paper's protocol, up to how the arithmetic was done
+    (:data:`reclaim.benchmark.protocols.EXECUTION`). A rehearsal never counts.
     """
     made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()}
-    of_cells = {cell.recipe for cell in cells()}
+    runs = _runs_of_cells()
     counted = []
     for record in records:
         if record.recipe in RECIPES:
-            if record.seed < min(SEEDS) and made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"]):
+            present = made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"])
+            if present and record.seed < min(SEEDS) and not record.result.get("rehearsal"):
                 counted.append(record)
-        elif record.recipe in of_cells and record.result["config"].get("part") == "test":
+        elif (place := (record.recipe, record.stream)) in runs and not _against(runs[place], record):
             counted.append(record)
     return counted
+
+
+def not_counted(records: Sequence[Record]) -> list[str]:
+    """A note on the runs under a published cell's name that :func:`current` leaves out: how many for which reason."""
+    runs = _runs_of_cells()
+    places = [(record, (record.recipe, record.stream)) for record in records]
+    reasons = Counter((runs[place], _against(runs[place], record)) for record, place in places if place in runs)
+    return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in reasons.items() if reason]
+
+
+def _runs_of_cells() -> dict[tuple[str, str], str]:
+    """Recipe and stream -> the run that stands in a paper's table."""
+    return {(cell.recipe, cell.stream): run_of(cell) for cell in cells()}
+
+
+def _against(run: str, record: Record) -> str:
+    """Why a record does not count for a paper's run; nothing if it does."""
+    protocol = protocol_of(run)
+    if record.result.get("rehearsal"):
+        return "a rehearsal"
+    if isinstance(protocol, Uncovered):
+        return f"no protocol to hold it against: {protocol.reason}"
+    if protocol.made_with(record.result["config"]) is None:
+        differences = protocol.deviations(record.result["config"])
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        return f"not made by the paper's protocol: {', '.join(differences[:3])}{more}"
+    return ""
 
 
 def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
@@ -148,6 +181,7 @@ class CellCheck:
 
     :ivar judged: None where the runs must not be pooled; ``problem`` then says why.
     :ivar margin: points; ``overridden`` if it is not the table's own.
+    :ivar choice: where the paper prints the best of a grid, which of it these runs are (F23).
     """
 
     cell: Cell
@@ -157,6 +191,7 @@ class CellCheck:
     overridden: bool = False
     problem: str | None = None
     runs: tuple[Record, ...] = ()
+    choice: str | None = None
 
     @property
     def column(self) -> Column | None:
@@ -174,13 +209,24 @@ class CellCheck:
         n = len(self.runs)
         return prediction_interval(self.cell.published, n, 1 - self.alpha) if n else None
 
+    @cached_property
+    def deviations(self) -> list[str]:
+        """How the arithmetic of some run was done otherwise than the paper's, such as "precision=bf16 instead of fp32"."""
+        protocol = protocol_of(run_of(self.cell))
+        if isinstance(protocol, Uncovered):
+            return []
+        return list(dict.fromkeys(difference for run in self.runs for difference in protocol.deviations(run.result["config"])))
+
     @property
     def remarks(self) -> list[str]:
-        """What has to be said beside the verdict: why there is none, and what the two sides' seeds have to do with each other (F2)."""
+        """What has to be said beside the verdict: why there is none, what differs from the paper's runs, how the seeds relate (F2)."""
         if not self.runs or self.judged is None or self.column is None:
             return []
         undecided = f"undecided, limited by: {self.column.limited_by}; seeds needed: {self.judged.seeds_in_words(self.column)}"
         notes = [undecided] if self.verdict == "undecided" else []
+        notes += [f"made with {', '.join(self.deviations)}"] if self.deviations else []
+        notes += [self.choice] if self.choice else []
+        notes += dict.fromkeys(remark for run in self.runs for remark in run.result.get("remarks", ()))
         if self.cell.published.std is not None:
             varied, seeds = ({record.result["varied"] for record in self.runs}, {record.seed for record in self.runs})
             notes += caveats(varied, seeds, self.cell.seeds, self.cell.paper)
@@ -201,7 +247,7 @@ class CellCheck:
         )
         return (
             *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
-            *(self.column.verdict, self.judged.constant.verdict, inside),
+            *(self.column.verdict + " (as a constant)" * (published.std is None), self.judged.constant.verdict, inside),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -213,6 +259,7 @@ class CellCheck:
             "verdict": self.verdict or "not judged",
             "problem": self.problem,
             "remarks": self.remarks,
+            "deviations": self.deviations,
             "table": self.cell.table.id,
             "margin": self.margin,
             "margin_reason": "--margin" if self.overridden else self.cell.table.margin_reason,
@@ -258,6 +305,7 @@ def check_cells(
 
 
 def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
+    runs, choice = _best_of_grid(cell, runs)
     configurations = sorted({record.config_hash for record in runs})
     problem = judged = None
     if len(configurations) > 1:
@@ -267,7 +315,24 @@ def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha:
         )
     else:
         judged = judge_cell([metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha)
-    return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs))
+    return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs), choice)
+
+
+def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None]:
+    """Where the paper prints the best of a grid (F23): the runs of the candidate that is best on record, by the paper's own metric.
+
+    The same for all metrics of a run; chosen on the test images, as the paper's for all that is known.
+    """
+    protocol = protocol_of(run_of(cell))
+    if isinstance(protocol, Uncovered) or not protocol.recipe.grid or not runs:
+        return runs, None
+    found: dict[str, list[Record]] = {}
+    for record in runs:
+        made_with = protocol.made_with(record.result["config"])
+        values = next((v for v, config in zip(protocol.recipe.candidates(), protocol.configs, strict=True) if config == made_with), {})
+        found.setdefault(", ".join(f"{key}={value:g}" for key, value in values.items()), []).append(record)
+    best = max(found, key=lambda name: fmean(metric_of(record, METRIC[cell.paper]) for record in found[name]))
+    return found[best], f"{best}: the best of {len(found)} on record, of {len(protocol.configs)} in the paper's grid (F23)"
 
 
 def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -13,9 +13,11 @@ from scipy import optimize, stats
 from tabulate import tabulate
 
 from .paper_check import CellCheck, check_cells
+from .protocols import find_cell
 from .published import Cell, Claim, Table, cells, claims, confirmatory_plan, judge_claims, planned_seeds, tables
+from .recipes import RECIPES
 from .records import Record
-from .statistics import ALPHA, MAX_SEEDS, Published, published_leaves, seeds_needed, verdict_probabilities
+from .statistics import ALPHA, MAX_SEEDS, PUBLISHED_VARIED, Published, published_leaves, seeds_needed, verdict_probabilities
 
 SEEDS = (3, 5, 10, 20)
 POWER = 0.8
@@ -71,27 +73,39 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
     """The true differences that :data:`SEEDS` find with 80% power, and what they cost."""
     family = [other for other in claims() if other.family == claim.family] if claim.family == "confirmatory" else [claim]
     _, alpha = confirmatory_plan()
-    (difference,) = (verdict.difference for verdict in judge_claims(records) if verdict.claim.id == claim.id)
+    unit, digits = _unit(claim), 2 if _unit(claim) == "points" else 4
+    differences = {verdict.claim.id: verdict.difference for verdict in judge_claims(records)}
+    own = differences[claim.id]
+    alike = [c for c in claims() if (c.stream, _unit(c)) == (claim.stream, unit)]
+    others = [d.std for d in (differences[c.id] for c in alike) if d is not None and d.std]
     if std is not None:
-        spread = f"{std:g} points (--std)"
-    elif difference is not None and difference.std:
-        std, spread = difference.std, f"{difference.std:.2f} points over {difference.n} seeds on record"
+        spread = f"{std:g} {unit} (--std)"
+    elif own is not None and own.std:
+        std, spread = own.std, f"{own.std:.{digits}f} {unit} over {own.n} seeds on record"
+    elif others:
+        std = median(others)
+        source = f"the median of {_count(len(others), 'claim')} on {claim.stream}, of this one nothing is on record; --std sets it"
+        spread = f"{std:.{digits}f} {unit}, {source}"
     else:
         spread = "not known, no runs on record: effects are in its units; --std sets it"
-    seconds = [_seconds(records, recipe, claim.stream) for recipe in (claim.better, claim.worse)]
+    costs = [_cost(records, name, claim.stream, RECIPES[name].config.epochs) for name in (claim.better, claim.worse)]
     rows = []
     for n in SEEDS:
         effect = detectable_effect(n, alpha / len(family))
-        points = "-" if std is None else f"{effect * std - claim.margin:+.2f}"
-        rows.append((f"{n}{' (planned)' * (n == planned_seeds(claim))}", f"{effect:.2f}", points, _cost(seconds, n)))
+        points = "-" if std is None else f"{effect * std - claim.margin:+.{digits}f}"
+        rows.append((f"{n}{' (planned)' * (n == planned_seeds(claim))}", f"{effect:.2f}", points, _time([(n, cost) for cost in costs])))
     step = f"Holm's first step of {len(family)} claims at {100 * alpha:g}%" if len(family) > 1 else f"alone at {100 * alpha:g}%"
-    bound = f"holds if the difference lies above -{claim.margin:g} points ({claim.margin_reason})\n" if claim.margin else ""
-    header = ("seeds", "effect (std) found with 80% power", "true difference (points)", "processor time")
+    bound = f"holds if the difference lies above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""
+    header = ("seeds", "effect (std) found with 80% power", f"true difference ({unit})", "processor time")
     effect_of = "\nThe effect is counted from the margin: (true difference + margin) / std." if claim.margin else ""
     return (
         f"{claim.id}: {claim} on {claim.stream}, {claim.metric}\n{claim.text}; {claim.family}, {step}\n{bound}"
-        f"std of the paired differences: {spread}\n\n{tabulate(rows, headers=header, disable_numparse=True)}{effect_of}"
+        f"std of the paired differences: {spread}\n\n{tabulate(rows, headers=header, disable_numparse=True)}{effect_of}{_guesses(costs)}"
     )
+
+
+def _unit(claim: Claim) -> str:
+    return "nats" if claim.metric == "final_entropy" else "points"
 
 
 # --- cells ---
@@ -113,19 +127,21 @@ def plan_cell(cell: Cell, records: Sequence[Record], std: float | None = None) -
     head = f"{cell.id}: {printed}; margin {margin:g} points ({cell.table.margin_reason})\nour std: {spread.source}"
     if spread.std is None:
         return head
-    seconds = _seconds(records, cell.recipe, cell.stream)
+    cost = _cost_of(records, cell)
+    needed = [n for n in (_seeds_needed(way, spread.std, margin) for way in (published, published.as_constant())) if n is not None]
     rows = []
     for n in (*SEEDS, math.inf):
         ways = ((published, True), (published, False)) if published.std is not None else ()
         powers = [f"{_power(spread.std, n, *way, margin):.2f}" for way in (*ways, (published.as_constant(), True))]
-        label, cost = ("no limit", "-") if math.isinf(n) else (str(n), _cost([seconds], int(n)))
-        rows.append((label, *["-"] * (3 - len(powers)), *powers, cost))
+        label, time = ("no limit", "-") if math.isinf(n) else (str(n), _time([(int(n), cost)]))
+        rows.append((label, *["-"] * (3 - len(powers)), *powers, time))
     welch = "- (no published std)" if published.std is None else _needed(published, spread.std, margin)
     header = ("seeds", "ours = printed mean", "ours = the paper's true mean", "printed mean as a constant", "processor time")
     return (
         f"{head}\n\nP(reproduced) if\n{tabulate(rows, headers=header, disable_numparse=True)}\n\n"
         f"seeds needed for 80% power, if our true mean is the printed one: {welch}\n"
         f"as a constant: {_needed(published.as_constant(), spread.std, margin)}"
+        f"{_new_orders([(cell, max(needed, default=None))])}{_guesses([cost])}"
     )
 
 
@@ -134,7 +150,8 @@ def plan_table(table: Table, records: Sequence[Record], std: float | None = None
     checks = [check for check in check_cells(records).values() if check.cell.table == table]
     rows: list[tuple[str, ...]] = []
     runs: dict[tuple[str, str], int] = {}
-    decidable = 0
+    costs: dict[tuple[str, str], _Cost] = {}
+    planned: list[tuple[Cell, int | None]] = []
     for check in checks:
         cell, spread = check.cell, _spread(check, std)
         published = _printed(cell.published if cell.published.std is not None else cell.published.as_constant())
@@ -144,25 +161,44 @@ def plan_table(table: Table, records: Sequence[Record], std: float | None = None
             continue
         powers = [_power(spread.std, n, published, True, table.margin) for n in SEEDS]
         needed = _seeds_needed(published, spread.std, table.margin)
+        planned.append((cell, needed))
         if needed is not None:
-            decidable += 1
             place = cell.recipe, cell.stream
             runs[place] = max(runs.get(place, 0), needed)
+            costs[place] = _cost_of(records, cell)
         rows.append(
             (cell.id, printed, f"{spread.std:.2f}", *(f"{p:.2f}" for p in powers), _needed(published, spread.std, table.margin, short=True))
         )
     header = ("cell", "published", "our std", *(f"n = {n}" for n in SEEDS), "seeds needed")
-    seconds = [(n, _seconds(records, *place)) for place, n in runs.items()]
-    known = [n * s for n, s in seconds if s is not None]
-    cost = f"{_duration(sum(known))} of processor time" if len(known) == len(seconds) else "their cost is not known, no runs on record"
+    time = _time([(n, costs[place]) for place, n in runs.items()])
+    cost = "their cost is not known, no runs on record" if time == "-" else f"{time} of processor time"
+    without = len(checks) - len(planned)
+    beside = f" (not counting {without} without a published std or runs on record)" if without else ""
     return (
         f"{table.id}: {len(checks)} cells, margin {table.margin:g} points ({table.margin_reason})\n"
         "P(reproduced) by number of our seeds if our true mean is the printed one; "
         f"our std is {'that of the runs on record, else the published one' if std is None else f'{std:g} points (--std)'}\n\n"
         f"{tabulate(rows, headers=header, disable_numparse=True)}\n\n"
-        f"{decidable} of {len(checks)} cells can be decided with 80% power and up to {MAX_SEEDS} seeds: "
-        f"{sum(runs.values())} runs of {len(runs)} recipes and streams; {cost}\n"
+        f"{sum(n is not None for _, n in planned)} of {len(planned)} cells{beside} can be decided with 80% power "
+        f"and up to {MAX_SEEDS} seeds: {sum(runs.values())} runs of {len(runs)} recipes and streams; {cost}\n"
         f"Each cell by itself; for the table's sentence Holm's first step tests at {100 * ALPHA / len(checks):.2g}%."
+        f"{_new_orders(planned)}{_guesses(costs.values())}"
+    )
+
+
+def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
+    """What has to be said where the seeds needed are more than a paper's whose seeds are class orders (F2)."""
+    beyond = [
+        cell
+        for cell, needed in planned
+        if needed is not None and cell.seeds and needed > len(cell.seeds) and PUBLISHED_VARIED.get(cell.paper) == "class_order"
+    ]
+    if not beyond:
+        return ""
+    which = "this cell takes" if len(planned) == 1 else f"{_count(len(beyond), 'cell')} take{'s' * (len(beyond) == 1)}"
+    return (
+        f"\nF2: the paper's {len(beyond[0].seeds)} seeds are as many class orders, and {which} more: those are new class orders, "
+        "which the paper did not run, not a better look at the same."
     )
 
 
@@ -204,20 +240,52 @@ def _needed(published: Published, std: float, margin: float, short: bool = False
 # --- cost ---
 
 
-def _seconds(records: Sequence[Record], recipe: str, stream: str) -> float | None:
-    """Median processor time of a run; the first records have wall time alone."""
-    found = [
-        record.provenance.get("cpu_seconds") or record.provenance.get("wall_seconds")
-        for record in records
-        if (record.recipe, record.stream) == (recipe, stream)
-    ]
-    known = [float(seconds) for seconds in found if seconds]
-    return median(known) if known else None
+@dataclass(frozen=True)
+class _Cost:
+    """Median processor time of a run in seconds, None where nothing says; ``guess`` says of what else it is if not of its own runs."""
+
+    seconds: float | None
+    guess: str = ""
 
 
-def _cost(seconds: Sequence[float | None], n: int) -> str:
-    known = [s for s in seconds if s is not None]
-    return _duration(n * sum(known)) if len(known) == len(seconds) else "-"
+def _cost_of(records: Sequence[Record], cell: Cell) -> _Cost:
+    try:
+        recipe, _, _ = find_cell(cell.id)
+    except ValueError:  # it cannot be run here: only what is on record counts
+        return _cost(records, cell.recipe, cell.stream, None)
+    return _cost(records, cell.recipe, cell.stream, recipe.config.epochs)
+
+
+def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | None) -> _Cost:
+    """Of the recipe's own runs, else the median over those of the same stream and number of epochs.
+
+    Processor time; the first records have wall time alone.
+    """
+    found: dict[str, list[float]] = {}
+    for record in records:
+        seconds = record.provenance.get("cpu_seconds") or record.provenance.get("wall_seconds")
+        if record.stream == stream and seconds and (record.recipe == recipe or record.result["config"].get("epochs") == epochs):
+            found.setdefault(record.recipe, []).append(float(seconds))
+    if recipe in found:
+        return _Cost(median(found[recipe]))
+    others = [median(times) for times in found.values()]
+    guess = f"no run of {recipe} on record, taken to be the median of {_count(len(others), 'recipe')} of {epochs} epochs on {stream}"
+    return _Cost(median(others), guess) if others else _Cost(None)
+
+
+def _time(runs: Sequence[tuple[int, _Cost]]) -> str:
+    """What so many runs at so much each take, with a ~ where something in it is a guess."""
+    known = [n * cost.seconds for n, cost in runs if cost.seconds is not None]
+    guessed = any(cost.guess for _, cost in runs)
+    return f"{'~' * guessed}{_duration(sum(known))}" if len(known) == len(runs) else "-"
+
+
+def _guesses(costs: Iterable[_Cost]) -> str:
+    return "".join(f"\n~: {guess}" for guess in dict.fromkeys(cost.guess for cost in costs) if guess)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -36,6 +36,7 @@ class Recipe:
     :ivar tuned_as: take the choice of another recipe, for ablations that must differ in one thing only.
     :ivar fact: the entry of docs/fidelity.md whose switch this recipe turns in the recipe that it is named after (the name up to the last
         dot): its effect stands on that page, not on a leaderboard.
+    :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.protocols`); a grid is then the paper's, too, of any size.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Recipe:
     headline: bool = False
     tuned_as: str | None = None
     fact: str | None = None
+    from_paper: bool = False
 
     def candidates(self) -> list[dict[str, Any]]:
         """Every combination of the grid's values."""
@@ -79,7 +81,7 @@ class Recipe:
 
     @property
     def hyperparameters_from(self) -> str:
-        return "validation" if self.choice else "given"
+        return "paper" if self.from_paper else "validation" if self.choice else "given"
 
 
 @functools.cache
@@ -478,12 +480,12 @@ RECIPES |= {
 }
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, among: Mapping[str, Recipe] = RECIPES) -> Recipe:
     """The recipe of that name.
 
     :raises ValueError: there is none; the message names similar ones.
     """
-    if name not in RECIPES:
-        similar = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
+    if name not in among:
+        similar = difflib.get_close_matches(name, among, n=3, cutoff=0.3) or list(among)
         raise ValueError(f"unknown recipe {name!r}: did you mean {', '.join(similar)}? (`reclaim list recipes` shows all)")
-    return RECIPES[name]
+    return among[name]

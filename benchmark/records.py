@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -111,7 +111,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _list_of(check: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
@@ -178,7 +178,13 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bytes_kept": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
     "hyperparameters_from": (_one_of("paper", "validation", "given"), "'paper', 'validation' or 'given'"),
 }
-"""Every key of ``result``: its check, and what passes."""
+"""Every key that ``result`` must have: its check, and what passes."""
+
+OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "rehearsal": (lambda value: value is True, "true, or absent"),
+    "remarks": (_list_of(lambda remark: isinstance(remark, str)), "a list of texts"),
+}
+"""Keys that ``result`` may have: that it counts for nothing (``rehearsal.py``), and in what its images are, or may be, not the paper's."""
 
 MEASURED = frozenset({"accuracy", "accuracy_task_known", "correct", "entropy", "train_loss"})
 """Keys of ``result`` that floating-point arithmetic may change from one kind of machine to another."""
@@ -191,9 +197,9 @@ def validate(document: Any) -> None:
     """
     _exact_keys("the record", document, {"result", "provenance"})
     result, provenance = document["result"], document["provenance"]
-    _exact_keys("result", result, set(RESULT_KEYS))
-    for key, (check, wanted) in RESULT_KEYS.items():
-        if not check(result[key]):
+    _exact_keys("result", result, set(RESULT_KEYS), set(OPTIONAL_KEYS))
+    for key, (check, wanted) in {**RESULT_KEYS, **OPTIONAL_KEYS}.items():
+        if key in result and not check(result[key]):
             raise _wrong(f"result.{key}", result[key], wanted)
 
     tasks, epochs = len(result["accuracy"]), len(result["entropy"])
@@ -209,6 +215,10 @@ def validate(document: Any) -> None:
     for key in ("torch", "platform"):
         if not isinstance(provenance.get(key), str):
             raise _wrong(f"provenance.{key}", provenance.get(key), "a string")
+    for key in ("cpu_seconds", "wall_seconds"):
+        seconds = provenance.get(key)
+        if seconds is not None and not (_is_number(seconds) and seconds >= 0):
+            raise _wrong(f"provenance.{key}", seconds, "a finite number that is not negative, or null")
     try:
         json.dumps(provenance, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -231,12 +241,12 @@ def _check_bits(result: Mapping[str, Any]) -> None:
             raise _wrong("result.correct", result["correct"], wanted)
 
 
-def _exact_keys(what: str, value: Any, keys: set[str]) -> None:
+def _exact_keys(what: str, value: Any, keys: set[str], optional: Set[str] = frozenset()) -> None:
     if not isinstance(value, dict):
         raise _wrong(what, value, f"a dict with the keys {', '.join(sorted(keys))}")
     if missing := keys - value.keys():
         raise RecordError(f"{what} lacks {', '.join(sorted(missing))}: run it again, or delete the file")
-    if unknown := value.keys() - keys:
+    if unknown := value.keys() - keys - optional:
         raise RecordError(f"{what} has unknown keys {', '.join(sorted(map(str, unknown)))}: run it again, or delete the file")
 
 
@@ -519,7 +529,7 @@ def compare(a: Record, b: Record) -> Comparison:
                 f"{key} is {a.result[key]!r} in one run and {b.result[key]!r} in the other: compare runs of one configuration and seed"
             )
     exact = same_kind_of_machine(a.provenance, b.provenance) and a.provenance["accelerator"] is None
-    differing = tuple(key for key in RESULT_KEYS if a.result[key] != b.result[key])
+    differing = tuple(key for key in (*RESULT_KEYS, *OPTIONAL_KEYS) if a.result.get(key) != b.result.get(key))
     failures = [f"{key} differs" for key in differing if exact or key not in MEASURED]
 
     deviations = []

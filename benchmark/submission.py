@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import from_dict
+from .config import QUICKDRAW_VIT, Config, from_dict
 from .datasets import downstream
-from .paper_check import current
+from .paper_check import current, not_counted
+from .published import cells
 from .recipes import RECIPES, weights_sha256
-from .records import PACKAGES, Record, RecordError, config_hash, validate
-from .streams import EMBEDDED, Stream, class_order, find_stream
+from .records import PACKAGES, Record, RecordError, RecordStore, config_hash
+from .streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
 from .tuning import SEEDS
 
 
@@ -38,28 +40,37 @@ class Submission:
         return "\n".join([f"{self.path}: sound; copy it to leaderboards/records/{self.place}; {shown}", *(f"  {n}" for n in self.notes)])
 
 
+class _Inbox(RecordStore):
+    """Reads a file as a store does, wherever it lies."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self.path = path
+
+    def path_of(self, *_: Any, **__: Any) -> Path:
+        return self.path
+
+    def read(self) -> Record:
+        return self._read(self.path)
+
+
 def check(path: Path) -> Submission:
-    """Read a file of any name as a record and hold it against what this version knows."""
+    """Read a JSON file as a record store would and hold it against what this version knows."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        validate(document)
-    except (OSError, UnicodeDecodeError) as error:
-        return Submission(path, (f"cannot be read: {error}",))
-    except RecordError as error:
+        record = _Inbox(path).read()
+    except (RecordError, OverflowError) as error:
         return Submission(path, (str(error),))
-    except (ValueError, RecursionError) as error:
-        return Submission(path, (f"is not JSON: {error}",))
-    record = Record(document["result"], document["provenance"])
+    problems = tuple(_problems(record))
     place = f"{record.recipe}/{record.stream}/{record.config_hash}/{record.seed}.json"
-    return Submission(path, tuple(_problems(record)), tuple(_notes(record)), place)
+    return Submission(path, problems, () if problems else tuple(_notes(record)), place)
 
 
 def _problems(record: Record) -> Iterator[str]:
     result, provenance = record.result, record.provenance
+    if result.get("rehearsal"):
+        yield "it is a rehearsal, a few steps on synthetic images: no leaderboard shows one, make the run itself"
     if missing := [package for package in PACKAGES if not isinstance(provenance.get(package), str)]:
         yield f"provenance lacks the versions of {', '.join(missing)}: without them nobody can repeat the run"
-    if result["varied"] != result["config"].get("seeding", result["varied"]):
-        yield f"result.varied is {result['varied']!r} and the configuration's seeding {result['config']['seeding']!r}: one of them is wrong"
     for key in ("accuracy", "accuracy_task_known"):
         for t, row in enumerate(result[key]):
             for i, percent in enumerate(row):
@@ -72,59 +83,88 @@ def _problems(record: Record) -> Iterator[str]:
             if easier < harder:
                 yield f"accuracy_task_known[{t}][{i}] is {easier}, below {harder} without knowing the task, which cannot be"
     try:
+        config = from_dict(result["config"])
+    except (ValueError, TypeError, OverflowError) as error:
+        yield f"result.config is not one of this version: {error}"
+        return
+    if result["varied"] != config.seeding:
+        yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}: one of them is wrong"
+    try:
         stream = find_stream(record.stream)
     except ValueError as error:
         yield str(error)
         return
-    yield from _against_stream(result, stream)
+    yield from _against_stream(result, config, stream)
 
 
-def _against_stream(result: dict[str, Any], stream: Stream) -> Iterator[str]:
-    config = result["config"]
-    sizes = stream.joined().sizes if config.get("joint") else stream.sizes
+def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
+    taught = stream.joined() if config.joint else stream
+    sizes = taught.sizes
     if len(result["accuracy"]) != len(sizes):
         yield f"result.accuracy has {len(result['accuracy'])} rows: {stream.name} has {len(sizes)} experiences"
         return
-    if sorted(result["class_order"]) != list(range(stream.n_classes)):
-        yield f"result.class_order is no permutation of the {stream.n_classes} classes of {stream.name}"
-    elif stream.tier == EMBEDDED and result["class_order"] != class_order(stream.n_classes, result["seed"]):
-        yield f"result.class_order is not the one of seed {result['seed']}"
-    epochs = config.get("epochs", 0) * len(sizes)
-    if len(result["entropy"]) != epochs:
-        yield f"result.entropy has {len(result['entropy'])} entries: {config.get('epochs')} epochs on {len(sizes)} experiences are {epochs}"
-    if stream.tier == EMBEDDED and config.get("part") in ("test", "validation"):
-        data = downstream(config["part"])
+    yield from _against_order(result, config, stream)
+    if len(result["entropy"]) != config.epochs * len(sizes):
+        expected = f"{config.epochs} epochs on {len(sizes)} experiences are {config.epochs * len(sizes)}"
+        yield f"result.entropy has {len(result['entropy'])} entries: {expected}"
+    else:
+        for epoch, nats in enumerate(result["entropy"]):
+            classes = sizes[epoch // config.epochs]
+            # the room for rounding that a record has below 0
+            if nats > math.log(classes) + 1e-3:
+                yield f"result.entropy[{epoch}] is {nats}: over {classes} classes it is {math.log(classes):.4f} at most"
+    if (config.images is None) != (stream.tier == EMBEDDED):
+        yield f"result.config is for {'drawings' if config.images is None else 'photographs'}, which {stream.name} is not made of"
+    elif stream.tier == EMBEDDED:
+        data = downstream(config.part)
         counts = [data.test.shape[1] * size for size in sizes]
         if result["test_counts"] != counts:
             yield f"result.test_counts is {result['test_counts']}: {stream.name} has {counts}"
         if result["data_sha256"] != data.sha256:
             yield f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this version are {data.sha256[:12]}..."
+    else:
+        if result["data_sha256"] in {downstream(part).sha256 for part in ("test", "validation")}:
+            yield f"result.data_sha256 is that of the drawings: {stream.name} is made of photographs"
+        if config.backbone != QUICKDRAW_VIT and result["weights_sha256"] == weights_sha256(Config()):
+            yield f"result.weights_sha256 is that of {QUICKDRAW_VIT}: the configuration's backbone is {config.backbone}"
+
+
+def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
+    if sorted(result["class_order"]) != list(range(stream.n_classes)):
+        yield f"result.class_order is no permutation of the {stream.n_classes} classes of {stream.name}"
+        return
+    sequential = config.seeding == "initialisation"
+    try:
+        order = class_order(stream.n_classes, None if sequential else result["seed"])
+    except ValueError as error:
+        yield f"result.seed is {result['seed']}: {error}"
+        return
+    if result["class_order"] != order:
+        yield f"result.class_order is not the one of {'the data set' if sequential else 'seed ' + str(result['seed'])}"
 
 
 def _notes(record: Record) -> Iterator[str]:
-    """Why :func:`reclaim.benchmark.paper_check.current` leaves it out."""
-    result = record.result
-    recipe = RECIPES.get(record.recipe)
-    if current([record]):
-        if recipe and recipe.fact:
+    """Why neither the boards of the embedded tier nor the table of published cells would show it."""
+    result, recipe = record.result, RECIPES.get(record.recipe)
+    if (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
+        yield from not_counted([record])
+    elif recipe is None:
+        yield f"no recipe is called {record.recipe!r} here, and no published cell on {record.stream}: add the recipe to recipes.py, too"
+    elif record.stream not in STREAMS:
+        yield f"a recipe is shown on the embedded tier: on {record.stream} only runs under the name of a published cell are"
+    elif current([record]):
+        if recipe.fact:
             yield f"{record.recipe} turns the switch {recipe.fact}: it is shown in docs/fidelity.md"
-        return
-    if recipe is None:
-        yield f"no recipe and no published cell is called {record.recipe!r} here: add the recipe to recipes.py, too"
-        return
-    if record.seed >= min(SEEDS):
-        yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(SEEDS) - 1}"
-    if record.config_hash != (present := config_hash(recipe.config.as_dict())):
-        differences = "; ".join(_differences(result["config"], recipe.config.as_dict()))
-        yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {differences}"
-    if result["weights_sha256"] != (weights := weights_sha256(recipe.config)):
-        yield f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
+    else:
+        if record.seed >= min(SEEDS):
+            yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(SEEDS) - 1}"
+        if record.config_hash != (present := config_hash(recipe.config.as_dict())):
+            differences = "; ".join(_differences(result["config"], recipe.config.as_dict()))
+            yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {differences}"
+        if result["weights_sha256"] != (weights := weights_sha256(recipe.config)):
+            yield f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    try:
-        from_dict(theirs)
-    except (ValueError, TypeError) as error:
-        return [str(error)]
     keys = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     return [f"{key} is {json.dumps(theirs.get(key))} instead of {json.dumps(ours.get(key))}" for key in keys]

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 
 import pytest
 from reclaim.benchmark import paper_check, published
-from reclaim.benchmark.config import Config
 from reclaim.benchmark.engines import Job
-from reclaim.benchmark.paper_check import check_cells, judge_tables, merge, missing_jobs
+from reclaim.benchmark.paper_check import check_cells, current, judge_tables, merge, missing_jobs, not_counted
+from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record, RecordError, RecordStore
@@ -57,10 +57,10 @@ def check(pytester: pytest.Pytester, store: RecordStore, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def one_claim(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome | None], Claim]:
-    """The only claim is one about records that the test writes; its expected verdict is what the test says."""
+    """The only claim is one about records that the test writes, planned with five seeds; its expected verdict is what the test says."""
 
     def put(expected: Outcome | None) -> Claim:
-        claim = dataclasses.replace(claims()[0], expected=expected)
+        claim = dataclasses.replace(claims()[0], family="exploratory", expected=expected)
         monkeypatch.setattr(published, "claims", lambda: (claim,))
         return claim
 
@@ -124,7 +124,7 @@ def test_a_change_of_verdict_fails(
     write_runs(store, claim, *runs)
     result = check("--paper-check", "--records-only", part="test_claims.py")
     result.assert_outcomes(passed=int(passes), failed=int(not passes))
-    result.stdout.fnmatch_lines([f"*{claim.id}: {claim.better} > {claim.worse} *n = {len(runs[0])}, p = * > 0, confirmatory *"])
+    result.stdout.fnmatch_lines([f"*{claim.id}: {claim.better} > {claim.worse} *n = {len(runs[0])}* > 0 points, exploratory *"])
     if expected is None:
         result.stdout.fnmatch_lines(["*has no expected verdict yet; the records say 'holds': write it into papers/claims.toml*"])
     elif not passes:
@@ -153,11 +153,17 @@ def test_outdated_and_damaged_records_are_not_judged(check: Any, one_claim: Any,
 # --- cells ---
 
 BELOW = "slca/main/slca/split-cifar100-10/last_acc"
-REPRODUCED = "slca/main/dualprompt/split-cifar100-10/last_acc"
-UNDECIDED = "slca/main/bic/split-cub200-10/last_acc"
+REPRODUCED = "slca/main/slca/split-imagenet-r-10/last_acc"
+UNDECIDED = "slca/main/seqft+sl/split-cifar100-10/inc_acc"
 WITHOUT_STD = "slca/main/joint/split-imagenet-r-10/last_acc"
-MIXED = "slca/main/der++/split-cifar100-10/last_acc"
+MIXED = "slca/main/slca/split-cub200-10/last_acc"
 NOT_RUN = "slca/main/lwf/split-cub200-10/last_acc"
+
+
+def record_of(name: str, seed: int = 0, last_acc: float = 50.0, settings: tuple[str, ...] = ()) -> Record:
+    """A run of a cell by its paper's protocol, but for the settings."""
+    recipe, stream, _ = find_cell(name)
+    return synthetic_record(recipe.name, stream.name, seed, last_acc, config=recipe.config.set(settings))
 
 
 @pytest.fixture
@@ -169,9 +175,9 @@ def judged(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
     for name, shift, step in ((BELOW, -8.0, 0.1), (REPRODUCED, 0.0, 0.05), (UNDECIDED, 0.0, 0.1), (WITHOUT_STD, 0.0, 2.0)):
         for seed in range(5):
             value = ALL[name].published.mean + shift + step * (seed - 2)
-            store.write(synthetic_record(ALL[name].recipe, ALL[name].stream, seed, last_acc=value))
-    for seed, lr in enumerate((0.1, 0.2)):
-        store.write(synthetic_record(ALL[MIXED].recipe, ALL[MIXED].stream, seed, config=Config(lr=lr)))
+            store.write(record_of(name, seed, value))
+    for seed, precision in enumerate(("fp32", "bf16")):
+        store.write(record_of(MIXED, seed, settings=(f"precision={precision}",)))
     return store
 
 
@@ -191,7 +197,7 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
         [
             "cell *ours *published *re-runs *margin *verdict *as a constant *prediction interval",
             f"{BELOW} *, n = 5 *91.53 +- 0.28 (n = 3) *91.26, 91.57, 89.3, * 1  *below *below *not in 90.* to 92.*",
-            f"{REPRODUCED} *reproduced *reproduced *  in 8*",
+            f"{REPRODUCED} *reproduced *reproduced *  in 7*",
             f"{WITHOUT_STD} *79.6 *undecided *undecided *-",
             f"{MIXED} *n = 2 *not judged*",
             f"{UNDECIDED}: undecided, limited by: published; seeds needed: none: the published n0 and std alone leave +-*",
@@ -201,8 +207,9 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
         consecutive=False,
     )
     text = result.stdout.str()
-    assert "and 2 more: the published std covers class order only (F2)" in text
-    assert f"the records of {ALL[MIXED].recipe} on split-cifar100-10 are of 2 configurations" in text
+    assert "and 2 more: of the class orders 5 are new ones" in text
+    assert "(F2)" not in text  # the seeds vary what the paper's do
+    assert f"the records of {ALL[MIXED].recipe} on split-cub200-10 are of 2 configurations" in text
     assert "(--margin)" not in text
     assert "OVERRIDDEN" not in text
 
@@ -233,9 +240,10 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
 
     # the same records, told apart in two stores that share one of them
     first, second = tmp_path / "first", tmp_path / "second"
-    shutil.copytree(judged.root / ALL[BELOW].recipe, first / ALL[BELOW].recipe)
+    place = Path(ALL[BELOW].recipe, ALL[BELOW].stream)
+    shutil.copytree(judged.root / place, first / place)
     shutil.copytree(judged.root, second)
-    (shared,) = second.glob(f"{ALL[BELOW].recipe}/*/*/0.json")
+    (shared,) = second.glob(f"{place}/*/0.json")
     for path in shared.parent.glob("[1-9].json"):
         path.unlink()
     result = check(*command, "--records", str(first), "--records", str(second), part="test_paper_tables.py", records=False)
@@ -263,7 +271,7 @@ def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -
 
 def test_the_sentence_of_a_table_is_adjusted_over_all_its_cells(judged: RecordStore) -> None:
     records, _ = merge([judged])
-    for margin, reproduced in ((None, 0), (3.0, 1)):
+    for margin, reproduced in ((None, 0), (2.0, 1)):
         checks = check_cells(paper_check.current(records), margin=margin)
         p = [check.column.p_equivalence or 1.0 if check.column else 1.0 for check in checks.values()]
         (table,) = judge_tables(checks)
@@ -271,6 +279,59 @@ def test_the_sentence_of_a_table_is_adjusted_over_all_its_cells(judged: RecordSt
         # one cell is reproduced by itself at either margin; among six, what was not run counted, at the wider one alone
         assert table["verdicts"]["reproduced"] == sum(value < 0.05 for value in p) == 1
     assert check_cells([], papers=("aepg",)) == {}
+
+
+def test_only_runs_by_the_paper_s_protocol_count() -> None:
+    plain = record_of(BELOW)
+    other_arithmetic = record_of(BELOW, 1, settings=("precision=bf16", "micro_batch=64"))
+    rehearsal = record_of(BELOW, 2)
+    rehearsal.result["rehearsal"] = True
+    other = [record_of(BELOW, 3, settings=(setting,)) for setting in ("lr=0.02", "part=validation", "alignment=null")]
+    # the protocol of a cell is that of its stream, too
+    elsewhere = synthetic_record(ALL[BELOW].recipe, "split-imagenet-r-10", config=find_cell(BELOW)[0].config)
+    uncovered = synthetic_record(ALL[NOT_RUN].recipe, ALL[NOT_RUN].stream, config=find_cell(MIXED)[0].config)
+    of_recipe, rehearsed = synthetic_record("slca"), synthetic_record("slca", seed=1)
+    rehearsed.result["rehearsal"] = True
+    records = [plain, other_arithmetic, rehearsal, *other, elsewhere, uncovered, of_recipe, rehearsed]
+    assert current(records) == [plain, other_arithmetic, of_recipe]
+    notes = not_counted([*records, other[0]])
+    run = BELOW.rpartition("/")[0]
+    assert f"not counted: 1 of {run}: a rehearsal" in notes
+    assert f"not counted: 2 of {run}: not made by the paper's protocol: lr=0.02 instead of 0.01" in notes
+    assert any(note.startswith("not counted: 1 of slca/main/lwf/split-cub200-10: no protocol to hold it against") for note in notes)
+    assert any("slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes)
+    assert len(notes) == 6
+
+
+def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:
+    def judge(*settings: str) -> paper_check.CellCheck:
+        return check_cells([record_of(BELOW, seed, 91.5 + 0.1 * seed, settings) for seed in range(3)])[BELOW]
+
+    assert judge().deviations == []
+    assert not any("made with" in remark for remark in judge().remarks)
+    check = judge("precision=bf16", "compile=true")
+    assert sorted(check.deviations) == ["compile=true instead of false", "precision=bf16 instead of fp32"]
+    assert check.verdict == judge().verdict
+    assert f"made with {', '.join(check.deviations)}" in check.remarks
+    assert check.as_dict()["deviations"] == check.deviations
+
+
+def test_the_best_of_a_papers_grid_is_taken() -> None:
+    """F23: one coefficient for both metrics of the run, and said."""
+    names = [f"aepg/table-2/lora-focal/split-cub200-10/task_avg_{metric}_acc" for metric in ("last", "inc")]
+    records = [
+        record_of(names[0], seed, last_acc, (f"loss.coefficient={g}",)) for g, last_acc in ((1.0, 70.0), (0.5, 80.0)) for seed in range(3)
+    ]
+    records.append(record_of(names[0], 3, 80.0, ("loss.coefficient=0.5",)))
+    assert current(records) == records
+    checks = check_cells(records)
+    for name in names:
+        assert {run.result["config"]["loss"]["coefficient"] for run in checks[name].runs} == {0.5}
+        assert len(checks[name].runs) == 4
+        assert "loss.coefficient=0.5: the best of 2 on record, of 3 in the paper's grid (F23)" in checks[name].remarks
+    assert current([record_of(names[0], settings=("loss.coefficient=3",))]) == []
+    mixed = check_cells([*records, record_of(names[0], 4, 80.0, ("loss.coefficient=0.5", "precision=bf16"))])[names[0]]
+    assert mixed.problem is not None
 
 
 # --- stores ---
@@ -405,7 +466,7 @@ def test_a_live_run_that_differs_or_has_no_record_fails(check: Any, live: dict[s
 def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = one_claim("contradicted")
     write_runs(store, claim, *HOLDS)
-    store.write(synthetic_record(CELL.recipe, CELL.stream))
+    store.write(record_of(CELL.id))
     asked: list[tuple[str, int]] = []
 
     def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:

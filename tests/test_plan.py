@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.plan import SEEDS, detectable_effect, plan
+from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import cells, claims, planned_seeds
+from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import RecordStore
 from reclaim.benchmark.statistics import Published, published_leaves, seeds_needed, verdict_probabilities
 from scipy import stats
@@ -85,6 +87,52 @@ def test_the_plan_of_a_claim() -> None:
     assert "alone at 5%" in plan(explored.id, [])
 
 
+def test_before_a_study_is_run_others_stand_in_for_it() -> None:
+    accuracies = [c for c in claims() if c.stream == CLAIM.stream and c.metric != "final_entropy"]
+    other = next(c for c in accuracies if {c.better, c.worse}.isdisjoint({CLAIM.better, CLAIM.worse}))
+    records = [synthetic_record(other.worse, other.stream, seed, last_acc=50) for seed in range(5)]
+    records += [synthetic_record(other.better, other.stream, seed, last_acc=50 + 2 * seed) for seed in range(5)]
+    epochs = RECIPES[CLAIM.better].config.epochs
+    same = [name for name, recipe in RECIPES.items() if recipe.config.epochs == epochs and name not in (CLAIM.better, CLAIM.worse)]
+    mine = {recipe for c in claims() for recipe in (c.better, c.worse)}
+    timed = [name for name in same if name not in mine][:3]
+    for name, seconds in zip(timed, (60.0, 600.0, 120.0), strict=True):
+        for seed in range(1 + 3 * (seconds == 600)):  # a recipe counts once, whatever its seeds
+            records.append(synthetic_record(name, CLAIM.stream, seed))
+            records[-1].provenance["cpu_seconds"] = seconds
+    off = [synthetic_record("ncm", CLAIM.stream), synthetic_record(timed[0], "split-quickdraw-5")]
+    for record in off:  # other epochs, another stream
+        record.provenance["cpu_seconds"] = 1e6
+    assert RECIPES["ncm"].config.epochs != epochs
+    text = plan(CLAIM.id, records + off)
+    std = math.sqrt(10)
+    assert (
+        f"std of the paired differences: {std:.2f} points, the median of 1 claim on {CLAIM.stream}, of this one nothing is on record"
+        in text
+    )
+    for n, row in zip(SEEDS, rows(text), strict=True):
+        assert row[2:] == [f"{std * detectable_effect(n, 0.05 / FAMILY):+.2f}", f"~{2 * n * 2:.1f} min"]
+    for recipe in (CLAIM.better, CLAIM.worse):
+        assert f"~: no run of {recipe} on record, taken to be the median of 3 recipes of {epochs} epochs on {CLAIM.stream}" in text
+
+    own = synthetic_record(CLAIM.better, CLAIM.stream)
+    own.provenance["cpu_seconds"] = 60.0
+    text = plan(CLAIM.id, [*records, own])
+    assert rows(text)[0][3] == f"~{3 * (1 + 1.5):.1f} min"  # the median of 60, 60, 120 and 600 seconds for the other
+    assert f"no run of {CLAIM.better}" not in text
+
+
+def test_entropies_are_planned_in_nats() -> None:
+    entropic = next(claim for claim in claims() if claim.metric == "final_entropy")
+    records = [synthetic_record(entropic.worse, entropic.stream, seed, entropy=1.0) for seed in range(5)]
+    records += [synthetic_record(entropic.better, entropic.stream, seed, entropy=0.5 + 0.004 * seed) for seed in range(5)]
+    text = plan(entropic.id, records)
+    std = 0.004 * math.sqrt(2.5)
+    assert f"std of the paired differences: {std:.4f} nats over 5 seeds on record" in text
+    assert rows(text)[0][2] == f"{std * detectable_effect(3, 0.05 / FAMILY):+.4f}"
+    assert "std of the paired differences: not known" in plan(CLAIM.id, [r for r in records if r.recipe == entropic.better])
+
+
 def test_a_claim_of_no_difference_is_planned_from_its_margin() -> None:
     text = plan(MARGINAL.id, [], std=0.1)
     assert f"lies above -{MARGINAL.margin:g} points ({MARGINAL.margin_reason})" in text
@@ -146,6 +194,25 @@ def test_the_plan_of_a_table() -> None:
     assert f"{sum(runs.values())} runs of {len(runs)} recipes and streams; their cost is not known" in text
 
 
+def test_more_seeds_than_a_paper_has_are_new_class_orders() -> None:
+    wide = plan(CELL.id, [], std=0.8)
+    assert int(re.search(r"printed one: (\d+)", wide)[1]) > 3  # type: ignore[index]
+    assert "F2: the paper's 3 seeds are as many class orders, and this cell takes more: those are new class orders" in wide
+    assert "F2" not in plan(CELL.id, [])  # takes 3
+    assert "F2" not in plan("aepg/table-1/lora-ce/split-imagenet-r-10/task_avg_last_acc", [], std=0.5)  # which names no seeds
+
+
+def test_cells_without_any_std_are_counted_apart() -> None:
+    text = plan("slca/main", [])
+    found = rows(text)
+    assert len(found) == 40
+    without = sum(row[2] == "-" for row in found)
+    needed = [int(row[-1]) for row in found if row[-1].isdigit()]
+    assert without == 4
+    assert f"{len(needed)} of 36 cells (not counting 4 without a published std or runs on record) can be decided" in text
+    assert f"and {sum(n > 3 for n in needed)} cells take more: those are new class orders" in text
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no records are
     result = CliRunner().invoke(main, ["plan", CLAIM.id, MARGINAL.id, "--std", "0.5"])
@@ -153,7 +220,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.output.count("std of the paired differences: 0.5 points (--std)") == 2
     store = RecordStore(tmp_path / "records")
     for seed in range(3):
-        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=91 + seed))
+        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=91 + seed, config=find_cell(CELL.id)[0].config))
     (store.root / "notes.txt").write_text("mine")
     result = CliRunner().invoke(main, ["plan", CELL.id, "--records", str(store.root)])
     assert "over 3 seeds on record" in result.output

@@ -326,7 +326,7 @@ def test_every_key_is_needed_and_checked(key: str) -> None:
         ("config", {"numerics": 1, 3: "three"}),
         ("config_hash", "0" * 12),
         ("config_hash", "xyz"),
-        ("varied", "initialisation"),
+        ("varied", "epochs"),
         ("accuracy", []),
         ("accuracy", [[100.0], [75.0, 50.0], [75.0, 50.0]]),
         ("accuracy", [[100.0, 0.0], [75.0, 50.0], [75.0, 50.0, 50.0]]),

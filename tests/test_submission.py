@@ -1,0 +1,207 @@
+"""Records from elsewhere: what is wrong with one is named, and a leaderboard shows what the check says it would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reclaim.benchmark import submission
+from reclaim.benchmark.config import Config
+from reclaim.benchmark.datasets import downstream
+from reclaim.benchmark.leaderboard import write
+from reclaim.benchmark.protocols import find_cell
+from reclaim.benchmark.recipes import RECIPES, weights_sha256
+from reclaim.benchmark.records import PACKAGES, RecordStore, config_hash
+from reclaim.benchmark.streams import class_order
+from small_runs import synthetic_record
+
+SLCA_CELL = "slca/main/slca/split-cifar100-10"
+
+
+def from_elsewhere(recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 0, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """A document without any fault."""
+    known = RECIPES.get(recipe, RECIPES["slca"])
+    record = synthetic_record(recipe, stream, seed, config=known.config.set(settings))
+    record.result["entropy"] = [1.0] * len(record.result["entropy"])
+    record.result["data_sha256"] = downstream().sha256
+    record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
+    return {"result": record.result, "provenance": record.provenance}
+
+
+def of_a_cell(seed: int = 1993, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each, as the drawings' in ``split-quickdraw-10``."""
+    recipe, stream, _ = find_cell(SLCA_CELL)
+    record = synthetic_record(recipe.name, "split-quickdraw-10", seed, config=recipe.config.set(settings))
+    record.result.update(stream=stream.name, entropy=[1.0] * len(record.result["entropy"]))
+    record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
+    return {"result": record.result, "provenance": record.provenance}
+
+
+def check(document: Any, folder: Path) -> submission.Submission:
+    path = folder / "theirs.json"
+    path.write_text(json.dumps(document) + "\n")
+    return submission.check(path)
+
+
+@pytest.mark.parametrize(("make", "page", "row"), [(from_elsewhere, "embedded.csv", ",slca,1,"), (of_a_cell, "index.html", "50.00")])
+def test_what_is_shown_is_shown(make: Callable[[], dict[str, Any]], page: str, row: str, tmp_path: Path) -> None:
+    checked = check(make(), tmp_path)
+    assert (checked.problems, checked.notes) == ((), ())
+    assert str(checked).endswith("; shown on the leaderboard")
+    store = RecordStore(tmp_path / "records")
+    store.write(synthetic_record("linear"))  # a board needs a recipe
+    before = (tmp_path / "before", tmp_path / "after")
+    for folder in before:
+        write(store, folder, ["csv", "html"])
+        target = store.root / (checked.place or "")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(checked.path.read_text())  # merging is copying
+    texts = [(folder / page).read_text().replace("split-quickdraw-10", "") for folder in before]
+    assert texts[1].count(row) > texts[0].count(row)
+
+
+def change(**entries: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["result"].update(entries)
+
+
+def origin(**entries: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["provenance"].update(entries)
+
+
+def configured(**entries: Any) -> Callable[[dict[str, Any]], None]:
+    def spoil(document: dict[str, Any]) -> None:
+        config = {**document["result"]["config"], **entries}
+        document["result"].update(config=config, config_hash=config_hash(config))
+
+    return spoil
+
+
+def losses(n: int) -> Callable[[dict[str, Any]], None]:
+    return change(entropy=[1.0] * n, train_loss=[1.0] * n)
+
+
+def one_entropy(place: int, nats: float) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["result"]["entropy"].__setitem__(place, nats)
+
+
+def between_images(document: dict[str, Any]) -> None:
+    document["result"]["accuracy"][0][0] = 50.1
+
+
+EMBEDDED_FAULTS = [
+    (change(recipe=3), "result.recipe is 3"),
+    (change(config_hash="0" * 12), "the hash of result.config"),
+    (change(correct="AAAA"), "the bits of 2000 test images"),
+    (lambda document: document["result"].pop("seed"), "result lacks seed"),
+    (change(rehearsal=True), "it is a rehearsal"),
+    (origin(timm=None, numpy=3), "provenance lacks the versions of timm, numpy"),
+    (origin(cpu_seconds="12"), "provenance.cpu_seconds is '12', wanted a finite number that is not negative"),
+    (origin(cpu_seconds=-1.0), "provenance.cpu_seconds is -1.0"),
+    (origin(wall_seconds=float("nan")), "provenance.wall_seconds is nan"),
+    (origin(wall_seconds=True), "provenance.wall_seconds is True"),
+    (change(train_loss=[10**400] * 30), "int too large"),
+    (change(varied="class_order"), "one of them is wrong"),
+    (configured(epochs=None), "result.config is not one of this version: epochs must be an integer, got None"),
+    (configured(epoch=3), "result.config is not one of this version: unknown setting 'epoch'"),
+    (configured(images={}), "result.config is for photographs, which split-quickdraw-10 is not made of"),
+    (change(stream="split-quickdraw-5"), "has 10 rows: split-quickdraw-5 has 5 experiences"),
+    (change(stream="mine"), "unknown stream 'mine'"),
+    (change(class_order=list(range(100))), "not the one of seed 0"),
+    (change(class_order=[0, 1]), "no permutation of the 100 classes"),
+    (change(seed=2**32), "result.seed is 4294967296: seed must lie in"),
+    (change(data_sha256="0" * 64), "the drawings of this version"),
+    (losses(7), "7 entries"),
+    (one_entropy(3, 2.31), "result.entropy[3] is 2.31: over 10 classes it is 2.3026 at most"),
+    (change(accuracy_task_known=[[0.0] * (t + 1) for t in range(10)]), "without knowing the task, which cannot be"),
+    (between_images, "100.20 of 200 images"),
+]
+CELL_FAULTS = [
+    (change(class_order=class_order(100, 1996)), "not the one of seed 1993"),
+    (change(class_order=[0, *range(2, 101)]), "no permutation of the 100 classes of split-cifar100-10"),
+    (configured(seeding="initialisation"), "not the one of the data set"),
+    (lambda document: change(data_sha256=downstream().sha256)(document), "data_sha256 is that of the drawings"),
+    (lambda document: change(weights_sha256=weights_sha256(Config()))(document), "weights_sha256 is that of quickdraw_vit"),
+    (lambda document: document["result"]["config"].pop("images"), "hash of result.config"),
+    (change(stream="split-quickdraw-10"), "result.config is for photographs"),
+    (change(stream="split-imagenet-r-10"), "no permutation of the 200 classes"),
+    (one_entropy(199, 2.31), "over 10 classes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "spoil", "message"),
+    [(make, *fault) for make, faults in ((from_elsewhere, EMBEDDED_FAULTS), (of_a_cell, CELL_FAULTS)) for fault in faults],
+)
+def test_what_is_wrong_is_named(
+    document: Callable[[], dict[str, Any]], spoil: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
+) -> None:
+    theirs = document()
+    spoil(theirs)
+    checked = check(theirs, tmp_path)
+    assert message in "\n".join(checked.problems)
+    assert "not a record to merge" in str(checked)
+
+
+def test_entropy_is_bounded_by_the_classes_of_its_experience(tmp_path: Path) -> None:
+    document = from_elsewhere(stream="split-quickdraw-uneven")
+    epochs = document["result"]["config"]["epochs"]
+    document["result"]["entropy"][-epochs - 1 :] = [1.75] + [1.38] * epochs  # ln 6 = 1.792, ln 4 = 1.386
+    assert check(document, tmp_path).problems == ()
+    document["result"]["entropy"][-1] = 1.75
+    assert "over 4 classes it is 1.3863 at most" in check(document, tmp_path).problems[0]
+
+
+def test_the_order_of_a_data_set_is_one_for_all_seeds(tmp_path: Path) -> None:
+    document = of_a_cell(settings=["seeding=initialisation"])
+    document["result"]["class_order"] = list(range(100))
+    assert check(document, tmp_path).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{\n", "is not JSON"),
+        ("[1]\n", "the record is"),
+        ("NaN\n", "the record is"),
+        ("{}", "is cut short, its last line has no end"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_record_is_named_as_a_store_does(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    if content is not None:
+        path.write_text(content)
+    (problem,) = submission.check(path).problems
+    assert message in problem
+    if content is not None:
+        assert RecordStore(tmp_path).load()[1][0].reason == problem
+
+
+@pytest.mark.parametrize(
+    ("document", "note"),
+    [
+        (partial(from_elsewhere, "mine"), "no recipe is called 'mine' here, and no published cell on split-quickdraw-10: add the recipe"),
+        (partial(from_elsewhere, "slca.main.slca"), "no recipe is called 'slca.main.slca' here, and no published cell on split-quick"),
+        (partial(from_elsewhere, settings=["lr=0.77"]), "lr is 0.77 instead of"),
+        (partial(from_elsewhere, seed=1000), "seed 1000 is one of those that choose hyper-parameters"),
+        (partial(from_elsewhere, "slca.f3"), "turns the switch F3"),
+        (partial(of_a_cell, settings=["lr=0.77"]), f"1 of {SLCA_CELL}: not made by the paper's protocol: lr=0.77 instead of 0.01"),
+    ],
+)
+def test_why_a_sound_record_is_not_shown(document: Callable[[], dict[str, Any]], note: str, tmp_path: Path) -> None:
+    checked = check(document(), tmp_path)
+    assert checked.problems == ()
+    assert note in "\n".join(checked.notes)
+    assert "; not shown on the leaderboard\n" in str(checked)
+
+
+def test_a_recipe_on_a_stream_of_the_papers_is_not_shown(tmp_path: Path) -> None:
+    document = of_a_cell()
+    document["result"]["recipe"] = "slca"
+    checked = check(document, tmp_path)
+    assert checked.problems == ()
+    assert "on split-cifar100-10 only runs under the name of a published cell are" in checked.notes[0]
