@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -118,6 +118,27 @@ def label(row: Row, table: Sequence[Row]) -> str:
     """The row's name beside a curve; with its epochs where the rows of the table differ in them."""
     mixed = len({other.protocol for other in table}) > 1
     return RECIPES[row.recipe].title + (f" ({row.epochs} epochs)" if mixed else "")
+
+
+def ends_of_grids(recipes: Iterable[str]) -> str:
+    """A sentence on which of the choices that these recipes rest on lie at an end of their grid; empty where none was made."""
+    tuned = [RECIPES[name] for name in sorted({RECIPES[name].tuned_as or name for name in recipes}) if RECIPES[name].choice]
+    several = {r.name: {key: values for key, values in r.grid.items() if len(values) > 2} for r in tuned}
+    settings = {r.name: r.choice["settings"] for r in tuned if r.choice}
+    of_two = [name for name, grid in several.items() if not grid]
+    inside = [name for name, grid in several.items() if grid]
+    at_end = [name for name in inside if any(settings[name][key] in (values[0], values[-1]) for key, values in several[name].items())]
+    parts = []
+    if inside:
+        named = f" ({_names(at_end)})" if at_end else ""
+        parts.append(f"{len(at_end)} of the {len(inside)} with more than two values of a setting{named}")
+    if of_two:
+        parts.append(f"the {len(of_two)} with only two values of each, where nothing lies between ({_names(of_two)})")
+    return f"Recipes whose choice lies at an end of their grid: {', and '.join(parts)}." if parts else ""
+
+
+def _names(recipes: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in recipes)
 
 
 def by_protocol(table: Sequence[Row]) -> list[tuple[Protocol, list[Row]]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .board import ends_of_grids
 from .config import Alignment
-from .published import DEFAULT_MARGIN, ClaimVerdict, judge_claims, metric_of
+from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
 from .recipes import RECIPES, SPLIT, Recipe
 from .records import Record
 from .statistics import ALPHA, PairedDifference, factorial_effects, mean_interval, paired_difference
@@ -37,6 +38,8 @@ What {runs} of the embedded tier say, the uncomfortable first. `reclaim leaderbo
 Differences are paired by seed and stand with their 95% Student-t interval, in points of Last-Acc unless said otherwise. How a verdict
 comes about: [statistics.md](statistics.md). Every mean: [the leaderboard](../leaderboards/embedded.md).
 """
+
+EFFECT = "g is Hedges' g: the difference over the standard deviation of the paired differences, corrected for few seeds."
 
 Runs = Mapping[tuple[str, str], Mapping[int, Record]]
 """(recipe, stream) -> seed -> record, all in order."""
@@ -70,6 +73,17 @@ def page(records: Sequence[Record]) -> str:
 # --- the papers' claims ---
 
 
+def differences() -> str:
+    """How the differences and p-values of claims are to be read."""
+    _, alpha = confirmatory_plan()
+    return (
+        "A difference is what the claim calls better less the other, paired by seed: above 0 is for the claim, the sign turned where less "
+        "is better. It is in points, of entropies in nats. p values are one-sided, after Holm's correction over the confirmatory family: a "
+        f"claim holds where p, which speaks for it, is below {alpha:g}, and is contradicted where the reverse p, which speaks against it, "
+        f"is below {alpha / 2:g}, one tail of the interval. With fewer seeds than planned it is undecided and has no p."
+    )
+
+
 def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
     if all(v.outcome == "not run" for v in verdicts):
         return ""
@@ -79,17 +93,13 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
         outcomes = [v.outcome for v in verdicts if v.claim.family == family]
         parts = [f"{outcomes.count(outcome)} {word}" for outcome, word in words.items() if outcome in outcomes]
         counts.append(f"{_count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")
-    explained = (
-        "A difference is what the claim calls better less the other, the sign turned where less is better; of entropies in nats. p is "
-        "one-sided, after Holm's correction over the confirmatory family."
-    )
     failed = [*_of_outcome(verdicts, "contradicted"), *_of_outcome(verdicts, "undecided")]
-    return _section("What did not hold", " ".join([*counts, explained]), _claims_table(failed))
+    return _section("What did not hold", " ".join(counts), f"{differences()} {EFFECT}", claims_table(failed))
 
 
 def _what_held(verdicts: Sequence[ClaimVerdict]) -> str:
     held = _of_outcome(verdicts, "holds")
-    return _section("What held", _claims_table(held)) if held else ""
+    return _section("What held", claims_table(held)) if held else ""
 
 
 def _of_outcome(verdicts: Sequence[ClaimVerdict], outcome: str) -> list[ClaimVerdict]:
@@ -97,7 +107,8 @@ def _of_outcome(verdicts: Sequence[ClaimVerdict], outcome: str) -> list[ClaimVer
     return sorted((v for v in verdicts if v.outcome == outcome), key=lambda v: v.claim.family)
 
 
-def _claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
+def claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
+    """A claim in each row, as Markdown; read with :func:`differences` and :data:`EFFECT`."""
     rows = [
         (
             f"**{v.outcome}**",
@@ -105,12 +116,18 @@ def _claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
             f"`{v.claim.id}`",
             v.claim.text + (f" (by {v.claim.margin:.2f} or more)" if v.claim.margin else ""),
             v.claim.source,
-            f"`{v.claim.stream}` {v.claim.metric}",
+            _measured_on(v.claim),
             str(v),
+            "-" if v.difference is None or v.difference.hedges_g is None else f"{v.difference.hedges_g:+.2f}",
         )
         for v in verdicts
     ]
-    return _table(rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)"))
+    return _table(rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)", "g"))
+
+
+def _measured_on(claim: Claim) -> str:
+    notes = ["nats"] * (claim.metric == "final_entropy") + ["less is better"] * (claim.metric in LESS_IS_BETTER)
+    return f"`{claim.stream}` {claim.metric}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 # --- recipe against recipe ---
@@ -205,23 +222,31 @@ def _class_statistics(runs: Runs) -> str:
 def _combinations(runs: Runs) -> str:
     """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their name."""
     slow = RECIPES["seqft-slow"].config
-    names = {recipe.config: recipe.name for recipe in _recipes(runs)}
-    cells = {}
+    title = "Combinations of the three methods"
+    names = {recipe.config: recipe.name for recipe in RECIPES.values() if recipe.home == SPLIT and recipe.fact is None}
+    cells, missing = {}, []
     for present in itertools.product((False, True), repeat=len(FACTORS)):
         factors = frozenset(itertools.compress(FACTORS, present))
         config = slow.set(f"{FACTORS[factor]}={{}}" for factor in factors)
         cells[factors] = _accuracies(runs, names.get(config, ""))
-    effects = factorial_effects(cells) if all(cells.values()) else {}
-    effects = {factors: effect for factors, effect in effects.items() if effect.interval()}
-    if not effects:
+        if not cells[factors]:
+            missing.append(f"`{names[config]}`" if config in names else " + ".join(["the slow learner", *sorted(factors)]))
+    if len(missing) == len(cells):
         return ""
-    interactions = [effect for factors, effect in effects.items() if len(factors) > 1]
+    if missing:
+        return _section(title, f"Not shown: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no runs on `{SPLIT}`.")
+    effects = {factors: effect for factors, effect in factorial_effects(cells).items() if effect.interval()}
+    if not effects:
+        return _section(title, f"Not shown: the {len(cells)} recipes have fewer than two seeds in common.")
+    pairs = [effect for factors, effect in effects.items() if len(factors) == 2]
     said = (
-        f"All {len(cells)} combinations on the slow learner, everything else alike, on `{SPLIT}`. A main effect is the mean with a method "
-        "less the mean without it, over all settings of the other two. An interaction of two is half of what the effect of one gains from "
-        "the other: below 0, both together give less than what each gives alone adds up to. "
-        f"Of {len(interactions)} interactions the interval of {sum(map(_below_0, interactions))} lies below 0, of "
-        f"{sum(map(_above_0, interactions))} above it."
+        f"All {len(cells)} combinations on the slow learner, everything else alike, on `{SPLIT}`. An effect is its contrast over the "
+        f"{len(cells)} recipes divided by {len(cells) // 2}. A main effect is the mean with a method less the mean without it, over all "
+        "settings of the other two. An interaction of two methods is half of what the effect of one gains from the other, averaged over "
+        "the third: below 0, the two together give less than the sum of what each gives alone. That of all three says only whether the "
+        "interaction of a pair changes with the third. "
+        f"Of {len(pairs)} interactions of two the interval of {sum(map(_below_0, pairs))} lies below 0, of "
+        f"{sum(map(_above_0, pairs))} above it."
     )
     rows = [
         (
@@ -232,7 +257,7 @@ def _combinations(runs: Runs) -> str:
         )
         for factors, effect in effects.items()
     ]
-    return _section("Combinations of the three methods", said, _table(rows, ("", "of", "effect on Last-Acc", "excludes 0")))
+    return _section(title, said, _table(rows, ("", "of", "effect on Last-Acc", "excludes 0")))
 
 
 def _switches(runs: Runs) -> str:
@@ -281,15 +306,13 @@ def _reach(runs: Runs) -> str:
 def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
     """How the hyper-parameters were chosen, where they were."""
     names = {RECIPES[r["recipe"]].tuned_as or r["recipe"] for r in results if r["hyperparameters_from"] == "validation"}
-    choices = [(RECIPES[name], choice) for name in names if (choice := RECIPES[name].choice)]
+    choices = [choice for name in names if (choice := RECIPES[name].choice)]
     if not choices:
         return ""
-    lines = [(*recipe.grid.values(), *choice["settings"].values()) for recipe, choice in choices if len(recipe.grid) == 1]
-    at_end = sum(value in (values[0], values[-1]) for values, value in lines)
     return (
-        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from {_or(len(choice['candidates']) for _, choice in choices)} "
-        f"candidates (validation seeds: {_or(len(choice['seeds']) for _, choice in choices)}), others as for one of these. Choices at the "
-        f"end of their grid: {at_end} of the {len(lines)} from a grid of one setting."
+        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from {_or(len(choice['candidates']) for choice in choices)} "
+        f"candidates (validation seeds: {_or(len(choice['seeds']) for choice in choices)}), others as for one of these. "
+        f"{ends_of_grids(names)}"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import warnings
@@ -16,8 +17,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from . import fidelity, findings, page
-from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, rows
+from . import fidelity, findings, page, protocols
+from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends_of_grids, rows
 from .datasets import shared_classes
 from .figure import dot_plot
 from .paper_check import check_cells, current
@@ -45,14 +46,20 @@ better than which. The same as a page to sort and search, with curves: `index.ht
 Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and all that is drawn at random in
 training. The intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points
 at 50%). Of the streams' classes {overlap} were used in pretraining. Bytes kept are those that the method carries from one experience
-to the next; seconds are the median processor time of a run, evaluation included. Hyper-parameters: "validation" means chosen from four
-candidates on a part of the training drawings, on a seed not used here; the choice stands in `benchmark/assets/chosen.json`, and some
-choices lie at the end of their grid (joint training, the frozen backbone and the baselines with a memory among them). The baselines that
-train the backbone were first given grids without a rate of its own for it; these were given up for SLCA's grid before any seed of
-theirs was run. Joint training sees one experience: only its Last-Acc is comparable.
+to the next; seconds are the median processor time of a run, evaluation included. Joint training sees one experience: only its Last-Acc
+is comparable.
 
-{ranks}
+Hyper-parameters: "validation" means chosen from four candidates on a part of the training drawings, on a seed not used here; the choice
+stands in `benchmark/assets/chosen.json`. The baselines that train the backbone were first given grids without a rate of its own for it;
+these were given up for SLCA's grid before any seed of theirs was run.
+{tuning}
+
+{ranks} {ties}
 """
+
+TIES = (
+    '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs of the protocol, cannot tell from this one.'
+)
 
 # --- the files ---
 
@@ -61,7 +68,7 @@ def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1
     """Write the leaderboards, each file replaced whole.
 
     ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json`` and, when asked for,
-    ``.tex`` one of them, ``index.html`` everything.
+    ``.tex`` one of them, ``index.html`` everything. Files of streams that have no record any more are warned of and left.
 
     :param formats: of :data:`FORMATS`; all but LaTeX by default.
     :raises ValueError: there is no record to show.
@@ -88,16 +95,20 @@ def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1
             texts |= {f"{stream}.tex": as_latex(part) for stream, part in streams.items()}
         else:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
+    for path in [folder / f"{stream}.{end}" for stream in STREAMS if stream not in streams for end in ("md", "csv", "json", "tex")]:
+        if path.exists():
+            warnings.warn(f"{path} is out of date: no record of {path.stem} counts; delete it", stacklevel=2)
     return _write(folder, texts)
 
 
 def write_docs(store: RecordStore, folder: Path) -> list[Path]:
-    """Write ``fidelity.md`` and ``findings.md``, each replaced whole.
+    """Write ``fidelity.md``, ``findings.md`` and ``coverage.md``, each replaced whole.
 
     :raises ValueError: there is no record to show.
     """
     counted = [record for record in _counted(store) if record.recipe in RECIPES and record.stream in STREAMS]
-    return _write(folder, {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted)})
+    pages = {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted), "coverage.md": protocols.coverage_page()}
+    return _write(folder, pages)
 
 
 def write_figures(store: RecordStore, folder: Path) -> list[Path]:
@@ -141,51 +152,59 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     """The whole tier: a table per stream and protocol, then the verdicts on the claims."""
-    parts = [INTRODUCTION.format(binomial=100 * (0.25 / 2000) ** 0.5, overlap=shared_classes() or "none", ranks=RANKS)]
+    validated = {row.recipe for row in table if row.hyperparameters.startswith("validation")}
+    binomial, overlap = 100 * (0.25 / 2000) ** 0.5, shared_classes() or "none"
+    parts = [INTRODUCTION.format(binomial=binomial, overlap=overlap, tuning=ends_of_grids(validated), ranks=RANKS, ties=TIES)]
     for stream in dict.fromkeys(row.stream for row in table):
         parts.append(f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables([row for row in table if row.stream == stream], 3)}")
-    claims = [
-        (f"`{v.claim.id}`", v.claim.text, v.claim.family, f"`{v.claim.stream}` {v.claim.metric}", str(v), f"**{v.outcome}**")
-        for v in verdicts
-    ]
-    header = ("claim", "says", "family", "measured on", "difference (95% interval)", "verdict")
-    parts.append(
-        "## Claims\n\nDifferences are paired by seed; p is one-sided, after Holm's correction over the confirmatory family. "
-        "A claim of no difference says its margin in `papers/claims.toml`.\n\n"
-        + tabulate(claims, header, tablefmt="pipe", disable_numparse=True)
-        + "\n"
-    )
+    explained = f"{findings.differences()} {findings.EFFECT}"
+    parts.append(f"## Claims\n\n{explained}\n\n{findings.claims_table(verdicts)}\n")
     return "\n".join(parts)
 
 
 def stream_markdown(table: Sequence[Row]) -> str:
     """One stream alone."""
     stream = STREAMS[table[0].stream]
-    explained = f"{stream.description}. How to read this: [embedded.md](embedded.md).\n\n{RANKS}"
+    explained = f"{stream.description}. How to read this: [embedded.md](embedded.md).\n\n{RANKS} {TIES}"
     return f"# {stream.name}\n\n**{NOT_COMPARABLE}**\n\n{explained}\n\n{_tables(table, 2)}"
 
 
 def as_latex(table: Sequence[Row]) -> str:
     """One stream as a table per protocol, for the package booktabs; the text is UTF-8."""
-    header = ("Rank", "Method", "n", *SHOWN.values(), "Bytes kept")
-    align = ("right", "left", *["right"] * (len(header) - 2))
+    header = ("Rank", "Tied with", "Method", "n", *SHOWN.values(), "Bytes kept")
+    align = ("right", "left", "left", *["right"] * (len(header) - 3))
     parts = []
     for protocol, members in by_protocol(table):
-        lines = [(_rank(row), RECIPES[row.recipe].title, len(row.seeds), *_accuracies(row), f"{row.bytes_kept:,}") for row in members]
+        lines = [
+            (_rank(row), _ties(row, members), RECIPES[row.recipe].title, len(row.seeds), *_accuracies(row), f"{row.bytes_kept:,}")
+            for row in members
+        ]
         parts.append(
-            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with 95% intervals.\n"
+            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with 95% intervals. {TIES}\n"
             f"{tabulate(lines, header, tablefmt='latex_booktabs', disable_numparse=True, colalign=align)}\n"
         )
     return "\n".join(parts)
 
 
 def _tables(table: Sequence[Row], level: int) -> str:
-    header = ("rank", "method", "recipe", "n", *SHOWN.values(), "trained parameters", "bytes kept", "seconds", "hyper-parameters")
+    header = (
+        "rank",
+        "tied with",
+        "method",
+        "recipe",
+        "n",
+        *SHOWN.values(),
+        "trained parameters",
+        "bytes kept",
+        "seconds",
+        "hyper-parameters",
+    )
     parts = []
     for protocol, members in by_protocol(table):
         lines = [
             (
                 _rank(row),
+                _ties(row, members),
                 RECIPES[row.recipe].title,
                 f"`{row.recipe}`",
                 len(row.seeds),
@@ -203,6 +222,13 @@ def _tables(table: Sequence[Row], level: int) -> str:
 
 def _rank(row: Row) -> str:
     return f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]" if row.rank else "-"
+
+
+def _ties(row: Row, members: Sequence[Row]) -> str:
+    """The ranks of those that the row is tied with, such as "1, 3-5"; a place that is shared stands there once."""
+    places = sorted({other.rank.rank for other in members if row.rank and other.rank and other.recipe in row.rank.tied_with})
+    spans = [[p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "-"
 
 
 def _accuracies(row: Row) -> list[str]:

@@ -15,10 +15,11 @@ from typing import Any
 from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label
 from .datasets import shared_classes
 from .figure import Chart, Scale, chart, ends, templates
+from .findings import EFFECT, differences
 from .paper_check import CellCheck, judge_tables
 from .published import PAPERS, ClaimVerdict, Rerun
 from .recipes import RECIPES, Recipe
-from .statistics import Estimate, MeanInterval, Published
+from .statistics import Column, Estimate, MeanInterval, Published
 from .streams import STREAMS, Stream
 
 CURVES = 7
@@ -46,6 +47,8 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
         overlap=shared_classes() or "none",
         not_comparable=NOT_COMPARABLE,
         ranks=RANKS,
+        differences=differences(),
+        effect=EFFECT,
         metrics=METRICS,
         shown=SHOWN,
         columns=COLUMNS,
@@ -220,14 +223,24 @@ def _forest(checks: Sequence[CellCheck]) -> Scale:
 def _cell(check: CellCheck) -> dict[str, Any]:
     published = check.cell.published
     verdict = check.verdict or "not judged"
+    judged = check.judged if check.judged and check.judged.ours else None
+    # without a published standard deviation there is no other verdict than that against the printed value
+    alone = judged is not None and check.column is judged.constant
     return {
         "check": check,
         "published": published,
         "interval": published_interval(published),
         "reruns": check.cell.reruns,
         "sources": sources(check.cell.reruns),
-        "ours": check.judged.ours if check.judged else None,
+        "ours": judged and judged.ours,
         "verdict": verdict,
+        "badge": f"{verdict} (as a constant)" if alone else verdict,
+        "difference": judged and check.column and check.column.difference,
+        "spread": spread(check.column) if check.column else "",
+        "constant": judged and judged.constant,
+        "constant_spread": spread(judged.constant) if judged else "",
+        "predicted": judged and check.prediction_interval,
+        "inside": judged and judged.in_prediction_interval,
         "remarks": [check.problem] if check.problem else check.remarks,
     }
 
@@ -238,6 +251,11 @@ def published_interval(published: Published) -> tuple[float, float] | None:
         return None
     std, n = published.error
     return Estimate(value=published.mean, standard_error=std / math.sqrt(n), df=n - 1, n=int(n), rounding=published.rounding).interval()
+
+
+def spread(column: Column) -> str:
+    """The interval of the difference, signed; empty where there is none."""
+    return "{:+.2f} to {:+.2f}".format(*column.interval) if column.interval else ""
 
 
 def sources(reruns: Sequence[Rerun]) -> str:

@@ -158,6 +158,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for rows, header in ((report.claim_rows, CLAIM_HEADER), (report.cell_rows, CELL_HEADER)):
         if rows:
             blocks.append(tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True))
+            if rows is report.claim_rows and report.verdicts["claims"]:
+                from .findings import differences
+
+                blocks.append(f"of claims: {differences()}")
     about: dict[str, list[str]] = {}
     for entry in report.verdicts["cells"]:
         for remark in entry["remarks"]:

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark.leaderboard import write
-from reclaim.benchmark.records import RecordStore
+from reclaim.benchmark.protocols import Protocol, protocol_of, run_of
+from reclaim.benchmark.published import cells
+from reclaim.benchmark.records import Record, RecordStore
+from small_runs import synthetic_record
 from test_page import sample
 
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -43,11 +46,24 @@ def started() -> Iterator[Any]:
     driver.quit()
 
 
+def of_cells() -> list[Record]:
+    """Runs of two published cells, one without standard deviation, by their protocol."""
+    records = []
+    for recipe, stream, means in (
+        ("slca.main.slca", "split-cifar100-10", (91.4, 91.5, 91.0)),
+        ("slca.main.seqft+sl", "split-imagenet-r-10", (74, 74.5, 71)),
+    ):
+        protocol = protocol_of(run_of(next(cell for cell in cells() if (cell.recipe, cell.stream) == (recipe, stream))))
+        assert isinstance(protocol, Protocol)
+        records += [synthetic_record(recipe, stream, seed, mean, config=protocol.configs[0]) for seed, mean in enumerate(means)]
+    return records
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pages")
     store = RecordStore(folder / "records")
-    for record in sample():
+    for record in [*sample(), *of_cells()]:
         store.write(record)
     (path,) = write(store, folder, ["html"])
     return path.as_uri()
@@ -207,3 +223,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     for button in browser.find_elements("css selector", "button.open"):
         browser.execute_script("arguments[0].click()", button)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # the second verdict is a column of its own, or a line where there is no room for one
+    shown = [node.text for node in browser.find_elements("css selector", "#table-cells-slca .narrow") if node.is_displayed()]
+    assert any("as a constant: " in text for text in shown) == (width < 1200)
+    assert ("As a constant" in find(browser, "#table-cells-slca thead").text) == (width == 1200)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from reclaim.benchmark import recipes
+from reclaim.benchmark.board import ends_of_grids
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.findings import FACTORS, PAPER_METHODS, page
 from reclaim.benchmark.published import judge_claims
@@ -24,6 +27,8 @@ TITLES = [
     "How far this reaches",
 ]
 UP_AND_DOWN = (1.0, -1.0, 0.5, -0.5, 0.0, 0.0)
+ALL_TEN = (*UP_AND_DOWN, *UP_AND_DOWN[:4])
+"""As many as the confirmatory claims were planned with."""
 
 
 def records_of(recipe: str, accuracies: Sequence[float], stream: str = SPLIT, **results: Any) -> list[Record]:
@@ -59,12 +64,12 @@ def one_line(text: str) -> str:
 
 def test_what_did_not_hold_comes_before_what_held() -> None:
     records = [
-        *records_of("seqft-slow", around(50)),
-        *records_of("slca", [60.0] * 6),  # better than the slow learner, worse than the frozen backbone
+        *records_of("seqft-slow", around(50, ALL_TEN)),
+        *records_of("slca", [60.0] * 10),  # better than the slow learner, worse than the frozen backbone
         *records_of("frozen-ca", around(62)),
-        *records_of("lora-ce", around(50)),
-        *records_of("lora-epg", [48.0] * 6),  # worse than cross-entropy
-        *records_of("lora-aepg", [50.0] * 6),  # like cross-entropy
+        *records_of("lora-ce", around(50, ALL_TEN)),
+        *records_of("lora-epg", [48.0] * 10),  # worse than cross-entropy
+        *records_of("lora-aepg", [50.0] * 10),  # like cross-entropy
     ]
     found = sections(records)
     failed, held = table(found["What did not hold"]), table(found["What held"])
@@ -78,8 +83,12 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
     ]
     assert [(row[0], row[2]) for row in held] == [("**holds**", "`slca/alignment`")]
     (verdict,) = (v for v in judge_claims(records) if v.claim.id == "aepg/epg")
-    assert failed[0][3:] == [verdict.claim.text, verdict.claim.source, f"`{SPLIT}` task_avg_last_acc", str(verdict)]
-    assert str(verdict).startswith("-2.00 [-2.74, -1.26], n = 6, p = ")
+    assert failed[0][3:7] == [verdict.claim.text, verdict.claim.source, f"`{SPLIT}` task_avg_last_acc", str(verdict)]
+    assert str(verdict).startswith("-2.00 [-2.53, -1.47], n = 10, reverse p = ")
+    assert verdict.difference is not None
+    assert failed[0][7] == f"{verdict.difference.hedges_g:+.2f}"
+    assert failed[3][5:] == [f"`{SPLIT}` final_entropy (nats, less is better)", "+0.00 [+0.00, +0.00], n = 10, p = 1, reverse p = 1", "-"]
+    assert "the sign turned where less is better" in one_line(found["What did not hold"])
     verdicts = judge_claims(records)
     counts = {f: [v.outcome for v in verdicts if v.claim.family == f] for f in ("confirmatory", "exploratory")}
     not_run = {family: outcomes.count("not run") for family, outcomes in counts.items()}
@@ -92,8 +101,9 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
 
 def test_a_claim_of_no_difference_says_its_margin() -> None:
     found = sections([*records_of("slca", around(60)), *records_of("slca-no-norm", [60.0, 61.0, 59.5, 60.5, 60.0, 60.5])])
-    rows = {row[2]: row[3] for row in table(found["What did not hold"])}
-    assert rows["`slca/logit-normalisation`"].endswith(" (by 1.00 or more)")
+    (row,) = (row for row in table(found["What did not hold"]) if row[2] == "`slca/logit-normalisation`")
+    assert row[3].endswith(" (by 1.00 or more)")
+    assert row[6].endswith("n = 6 of 10 planned seeds")  # and so undecided, whatever the difference
 
 
 # --- recipe against recipe ---
@@ -191,7 +201,8 @@ def test_effects_of_the_combinations() -> None:
     others = records_of("slca-no-norm", [99.0] * 6)
     found = sections([*factorial(), *others])["Combinations of the three methods"]
     assert f"All 8 combinations on the slow learner, everything else alike, on `{SPLIT}`." in one_line(found)
-    assert "Of 4 interactions the interval of 0 lies below 0, of 1 above it." in one_line(found)
+    assert "An effect is its contrast over the 8 recipes divided by 4." in one_line(found)
+    assert "Of 3 interactions of two the interval of 0 lies below 0, of 1 above it." in one_line(found)
 
     def row(kind: str, of: str, effect: float) -> list[str]:
         return [kind, of, f"{effect:+.2f} [{effect:+.2f}, {effect:+.2f}], n = 6", "yes" if effect else "no"]
@@ -210,15 +221,23 @@ def test_effects_of_the_combinations() -> None:
     assert [row[0] for row in table(found)] == ["main effect"] * 3 + ["interaction"] * 4
 
 
-@pytest.mark.parametrize("missing", ["seqft-slow", "slow-aepg", "slca-olor-aepg"])
-def test_no_effects_without_all_cells(missing: str) -> None:
-    assert "Combinations of the three methods" not in sections([r for r in factorial() if r.recipe != missing])
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (("seqft-slow",), "`seqft-slow` has no runs"),
+        (("slow-aepg", "slca-olor-aepg"), "`slow-aepg`, `slca-olor-aepg` have no runs"),
+    ],
+)
+def test_no_effects_without_all_cells(missing: Sequence[str], said: str) -> None:
+    found = sections([r for r in factorial() if r.recipe not in missing])
+    assert found["Combinations of the three methods"] == f"Not shown: {said} on `{SPLIT}`."
 
 
 def test_effects_rest_on_the_seeds_of_all_cells() -> None:
     rows = table(sections([r for r in factorial() if (r.recipe, r.seed) != ("slow-olor", 3)])["Combinations of the three methods"])
     assert {row[2].rpartition(", ")[2] for row in rows} == {"n = 5"}
-    assert "Combinations of the three methods" not in sections(factorial(seeds=1))
+    found = sections(factorial(seeds=1))["Combinations of the three methods"]
+    assert found == "Not shown: the 8 recipes have fewer than two seeds in common."
 
 
 def test_switches_against_the_recipe_they_were_turned_in() -> None:
@@ -248,6 +267,20 @@ def test_switches_against_the_recipe_they_were_turned_in() -> None:
 # --- the page ---
 
 
+def test_choices_at_the_end_of_their_grid_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = copy.deepcopy(recipes.chosen())
+    monkeypatch.setattr(recipes, "chosen", lambda: choices)
+    choices["lora-ce"]["settings"], choices["lora-epg"]["settings"] = {"lr": 0.001}, {"lr": 0.003}
+    said = ends_of_grids(["lora-ce", "lora-epg", "lora-ce-ca", "ncm", "slca-no-norm", "seqft-slow"])
+    assert said == (
+        "Recipes whose choice lies at an end of their grid: 1 of the 2 with more than two values of a setting (`lora-ce`), and the 2 with "
+        "only two values of each, where nothing lies between (`seqft-slow`, `slca`)."
+    )
+    choices["lora-ce"]["settings"] = {"lr": 0.01}
+    assert ends_of_grids(["lora-ce"]).endswith(": 0 of the 1 with more than two values of a setting.")
+    assert ends_of_grids(["ncm"]) == ""
+
+
 def test_how_far_it_reaches_is_read_off_the_records() -> None:
     records = [
         *records_of("lora-ce", [50.0] * 5, hyperparameters_from="validation"),
@@ -257,11 +290,9 @@ def test_how_far_it_reaches_is_read_off_the_records() -> None:
     text = one_line(sections(records)["How far this reaches"])
     assert "1 backbone (`quickdraw_vit`), 1 data set of drawings, 2,000 test drawings (binomial standard error 1.12 points at 50%)" in text
     assert "5 or 10 seeds for a recipe on a stream, 3 or 5 epochs on an experience." in text
-    tuned = [(RECIPES[name].choice, RECIPES[name].grid["lr"]) for name in ("lora-ce", "frozen-ca")]
-    ends = sum(choice["settings"]["lr"] in (grid[0], grid[-1]) for choice, grid in tuned if choice)
-    # slca-no-norm has the choice of slca, whose grid has two settings
+    # slca-no-norm has the choice of slca
     assert "Hyper-parameters of 3 recipes chosen from 4 candidates (validation seeds: 1), others as for one of these." in text
-    assert f"Choices at the end of their grid: {ends} of the 2 from a grid of one setting." in text
+    assert ends_of_grids(["lora-ce", "frozen-ca", "slca"]) in text
     assert "Hyper-parameters" not in sections(records_of("linear", [50.0]))["How far this reaches"]
     elsewhere = records_of("linear", [50.0] * 2, weights_sha256="a" * 64, data_sha256="b" * 64)
     assert "2 backbones (`quickdraw_vit`), 2 data sets" in one_line(sections([*records, *elsewhere])["How far this reaches"])
@@ -292,4 +323,4 @@ def test_what_was_not_run_is_not_mentioned() -> None:
     assert sections([]) == {}
     # one run of each has no interval: no verdict but "undecided", and nothing to compare
     one_each = list(itertools.chain(factorial(1), records_of("frozen-ca", [70.0]), records_of("slca.f1", [70.0])))
-    assert list(sections(one_each)) == ["What did not hold", "How far this reaches"]
+    assert list(sections(one_each)) == ["What did not hold", "Combinations of the three methods", "How far this reaches"]

@@ -70,6 +70,53 @@ def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
     assert "| 7 " in page(records)
 
 
+def test_ties_are_named_by_rank() -> None:
+    spread = (0.0, 0.5, 1.0, 0.5, 1.5)
+    means = {"slca": 60, "seqft-slow": 50, "slca-olor": 60.5, "slca-pp": 60.5, "linear": 40}
+    records = [
+        synthetic_record(recipe, seed=seed, last_acc=mean + spread[(seed + shift) % 5])
+        for shift, (recipe, mean) in enumerate(means.items())
+        for seed in range(5)
+    ]
+    table = rows([*records, synthetic_record("joint")])
+    lines = [[cell.strip() for cell in line.split("|")[1:5]] for line in page(records).splitlines() if line.startswith("| ")]
+    ties = {recipe: (rank.split(" ")[0], tied) for rank, tied, _, recipe in lines if rank[:1].isdigit()}
+    # two share the first place
+    assert ties == {
+        "`slca-olor`": ("1", "1, 3"),
+        "`slca-pp`": ("1", "1, 3"),
+        "`slca`": ("3", "1"),
+        "`seqft-slow`": ("4", "-"),
+        "`linear`": ("5", "-"),
+    }
+    for text in (as_latex(table), page(records)):
+        assert '"Tied with" names the ranks' in text
+    (row,) = (line for line in as_latex(table).splitlines() if " Joint training " in line)
+    assert [cell.strip() for cell in row.split("&")][:2] == ["-", "-"]
+    singles = [synthetic_record(recipe, last_acc=mean) for recipe, mean in means.items()]  # anybody may have any place
+    assert "| 3 [1, 5]" in page(singles)
+    assert "| 1, 4-5 " in page(singles)
+
+
+def test_claims_say_their_margin_and_unit() -> None:
+    rows_of = {line.split("|")[3].strip(): line for line in page(sample()).splitlines() if line.startswith("| **")}
+    assert "(by 1.00 or more)" in rows_of["`slca/logit-normalisation`"]
+    assert "final_entropy (nats, less is better)" in rows_of["`aepg/epg-entropy`"]
+    assert "the sign turned where less is better" in page(sample())
+
+
+def test_files_of_streams_without_records_are_named_and_left(store: RecordStore, tmp_path: Path) -> None:
+    store.write(sample()[0])
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (folder / "quickdraw-1.tex").write_text("of last year")
+    (folder / "notes.md").write_text("mine")
+    with pytest.warns(UserWarning, match=r"quickdraw-1\.tex is out of date: no record of quickdraw-1 counts; delete it") as warned:
+        write(store, folder, ["csv"])
+    assert len(warned) == 1
+    assert (folder / "quickdraw-1.tex").read_text() == "of last year"
+
+
 def test_what_trains_nothing_has_no_entropy() -> None:
     record = synthetic_record("ncm")
     record.result.update(entropy=[], train_loss=[])
@@ -291,7 +338,7 @@ def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: P
     assert done.stderr.count("notes.txt: not a record") == 1
     assert "warning: skipped" in done.stderr
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["split-quickdraw-10.tex"]
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"fidelity.md", "findings.md"}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"fidelity.md", "findings.md", "coverage.md"}
 
 
 def test_the_command_writes_figures_where_it_is_told(store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +350,11 @@ def test_the_command_writes_figures_where_it_is_told(store: RecordStore, tmp_pat
 
 def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "a.json").write_text("{\n")
     record = synthetic_record("slca")
-    record.result["data_sha256"] = downstream().sha256
+    record.result.update(data_sha256=downstream().sha256, entropy=[1.0] * len(record.result["entropy"]))
     record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
-    (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}))
+    (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}) + "\n")
     good, both = leaderboard("--check", "b.json"), leaderboard("--check", "a.json", "--check", "b.json")
     assert (good.exit_code, both.exit_code) == (0, 1)
     assert f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown" in good.output

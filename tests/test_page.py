@@ -1,29 +1,25 @@
-"""The page, the figures and the check of foreign records: what is in the files, read back as HTML, XML and JSON."""
+"""The page and the figures: what is in the files, read back as HTML and XML."""
 
 from __future__ import annotations
 
 import builtins
 import copy
-import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reclaim.benchmark import figures, submission
+from reclaim.benchmark import figures
 from reclaim.benchmark.board import NOT_COMPARABLE, rows
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.datasets import downstream
 from reclaim.benchmark.figure import Scale, chart
-from reclaim.benchmark.leaderboard import write
 from reclaim.benchmark.page import CURVES, render, seed_options, size
 from reclaim.benchmark.paper_check import check_cells
 from reclaim.benchmark.published import cells, judge_claims
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import PACKAGES, Record, RecordStore
+from reclaim.benchmark.records import Record
 from reclaim.benchmark.statistics import MeanInterval
 from small_runs import synthetic_record
 
@@ -201,6 +197,9 @@ def test_claims_have_their_verdict(tree: Node) -> None:
     assert row.all("span", class_="badge")[0].text.split()[1] == verdict.outcome
     assert verdict.difference is not None
     assert f"{verdict.difference.value:+.2f}" in row.text
+    assert f"{verdict.difference.hedges_g:+.2f}" in row.text
+    assert "3 of 10 planned seeds" in row.text
+    assert "nats" in tree.all("section", id="claims")[0].all("p")[1].text
     (not_run,) = tree.all("tr", id="olor/full")
     assert "not run" in not_run.all("span", class_="badge")[0].text
 
@@ -211,6 +210,7 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     assert {badge.text.split(" ", 1)[1] for badge in nothing.all("span", class_="badge")} == {"not run"}
     assert "none of them run" in nothing.all("summary")[0].text
     assert nothing.all("circle") == []
+    assert "prediction:" not in nothing.text
     values = [91.4, 91.5, 91.6, 91.5, 91.45, 91.55]
     some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all("section", id="cells")[0]
     (row,) = (r for r in some.all("tr", class_="row") if r.all("th")[0].attributes["title"] == "slca/main/slca/split-cifar100-10/last_acc")
@@ -221,6 +221,30 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     assert len(row.all("circle")) == 1
     assert len(row.all("path", class_="rerun")) == 5
     assert "2 run" in some.all("summary")[0].text  # Last-Acc and Inc-Acc of one run
+    # both verdicts, each with its difference, and the prediction interval
+    check = check_cells([of_a_cell(seed, value) for seed, value in enumerate(values)])["slca/main/slca/split-cifar100-10/last_acc"]
+    assert check.judged is not None
+    sampled, constant, predicted = check.judged.sampled, check.judged.constant, check.prediction_interval
+    assert sampled.interval is not None
+    assert constant.interval is not None
+    assert predicted is not None
+    heads = [th.text.strip() for th in some.all("table", id="table-cells-slca")[0].all("thead")[0].all("th")]
+    shown = dict(zip(heads[1:], (td.text for td in row.all("td")), strict=True))
+    assert shown["Difference"] == "{:+.2f} {:+.2f} to {:+.2f}".format(-0.03, *sampled.interval)
+    assert shown["As a constant"] == "✓ reproduced {:+.2f} to {:+.2f}".format(*constant.interval)
+    assert shown["Prediction"] == "in {:.2f} to {:.2f}".format(*predicted)
+    assert "(as a constant)" not in row.text
+
+
+def test_a_cell_without_published_std_is_judged_as_a_constant() -> None:
+    (cell,) = (c for c in cells() if c.id == "slca/main/seqft+sl/split-imagenet-r-10/last_acc")
+    assert cell.published.std is None
+    runs = [synthetic_record(cell.recipe, cell.stream, seed, mean, config=Config()) for seed, mean in enumerate((74.0, 74.5, 74.0))]
+    root = Tree(page(sample(), runs)).root.all("section", id="cells")[0]
+    (row,) = (r for r in root.all("tr", class_="row") if r.all("th")[0].attributes["title"] == cell.id)
+    assert row.all("span", class_="badge")[0].text == "▲ above (as a constant)"
+    assert row.all("span", class_="badge")[1].text == "▲ above"
+    assert row.all("td")[-1].text == ""  # no prediction without a standard deviation
 
 
 def test_the_page_is_of_modest_size_with_every_recipe_on_it() -> None:
@@ -308,110 +332,6 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatc
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"pip install 'reclaim\[figures\]'"):
         figures.write(rows(sample()), {}, tmp_path)
-
-
-# --- records from elsewhere ---
-
-
-def from_elsewhere() -> dict[str, Any]:
-    """A document without any fault."""
-    record = synthetic_record("slca")
-    record.result["data_sha256"] = downstream().sha256
-    record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
-    return {"result": record.result, "provenance": record.provenance}
-
-
-def test_a_sound_record_is_told_where_it_goes(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.json"
-    path.write_text(json.dumps(from_elsewhere()))
-    checked = submission.check(path)
-    assert (checked.problems, checked.notes) == ((), ())
-    store = RecordStore(tmp_path / "records")
-    target = store.root / (checked.place or "")
-    target.parent.mkdir(parents=True)
-    target.write_text(path.read_text() + "\n")  # merging is copying
-    write(store, tmp_path / "pages", ["csv"])
-    assert ",slca,1," in (tmp_path / "pages" / "embedded.csv").read_text().replace("split-quickdraw-10", "")
-
-
-def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda document: document["result"].__setitem__(key, value)
-
-
-def forget_versions(document: dict[str, Any]) -> None:
-    del document["provenance"]["timm"]
-    document["provenance"]["numpy"] = None
-
-
-def harder_with_the_task(document: dict[str, Any]) -> None:
-    document["result"]["accuracy_task_known"] = [[0.0] * (t + 1) for t in range(10)]
-
-
-def between_images(document: dict[str, Any]) -> None:
-    document["result"]["accuracy"][0][0] = 50.1
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (change("recipe", 3), "result.recipe is 3"),
-        (change("config_hash", "0" * 12), "the hash of result.config"),
-        (change("correct", "AAAA"), "the bits of 2000 test images"),
-        (forget_versions, "provenance lacks the versions of timm, numpy"),
-        (change("varied", "class_order"), "one of them is wrong"),
-        (change("stream", "split-quickdraw-5"), "has 10 rows: split-quickdraw-5 has 5 experiences"),
-        (change("stream", "mine"), "unknown stream 'mine'"),
-        (change("class_order", list(range(100))), "not the one of seed 0"),
-        (change("class_order", [0, 1]), "no permutation of the 100 classes"),
-        (change("data_sha256", "0" * 64), "the drawings of this version"),
-        (change("entropy", [1.0] * 7), "7 entries"),
-        (harder_with_the_task, "without knowing the task, which cannot be"),
-        (between_images, "100.20 of 200 images"),
-        (lambda document: document["result"].pop("seed"), "result lacks seed"),
-    ],
-)
-def test_what_is_wrong_is_named(spoil: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path) -> None:
-    document = from_elsewhere()
-    spoil(document)
-    if message == "7 entries":
-        document["result"]["train_loss"] = [1.0] * 7
-    path = tmp_path / "theirs.json"
-    path.write_text(json.dumps(document))
-    checked = submission.check(path)
-    assert message in "\n".join(checked.problems)
-    assert "not a record to merge" in str(checked)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), ("[1]", "the record is"), (None, "cannot be read"), ("NaN", "the record is")]
-)
-def test_what_is_no_record_is_named(content: str | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "theirs.json"
-    if content is not None:
-        path.write_text(content)
-    assert message in submission.check(path).problems[0]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "settings", "seed", "note"),
-    [
-        ("somebody-s-own", [], 0, "no recipe and no published cell is called 'somebody-s-own'"),
-        ("slca", ["lr=0.77"], 0, "lr is 0.77 instead of"),
-        ("slca", [], 1000, "seed 1000 is one of those that choose hyper-parameters"),
-        ("slca.f3", [], 0, "turns the switch F3"),
-    ],
-)
-def test_why_a_sound_record_is_not_shown(recipe: str, settings: list[str], seed: int, note: str, tmp_path: Path) -> None:
-    known = recipe if recipe in RECIPES else "slca"
-    record = synthetic_record(recipe, seed=seed, config=RECIPES[known].config.set(settings))
-    document = from_elsewhere()
-    document["result"] = {**record.result, "data_sha256": document["result"]["data_sha256"]}
-    path = tmp_path / "theirs.json"
-    path.write_text(json.dumps(document))
-    checked = submission.check(path)
-    assert checked.problems == ()
-    assert note in "\n".join(checked.notes)
-    assert "not shown on the leaderboard" in str(checked)
 
 
 def test_at_most_so_many_curves_are_shown_at_first() -> None:
