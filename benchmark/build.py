@@ -16,6 +16,7 @@ from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
+from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
@@ -50,14 +51,17 @@ EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
-def make_backbone(config: Config, weights: Path | None = None) -> nn.Module:
+def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
     """The backbone: with its pretrained weights if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), else random.
 
     :param weights: a file to take them from, instead of timm's hub.
+    :param random: random weights all the same.
     """
     if config.backbone == QUICKDRAW_VIT:
         return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
     tagged = "." in config.backbone
+    if random:
+        return create_backbone(config.backbone)
     if weights and not tagged:
         raise ValueError(f"{config.backbone!r} starts from random weights, for its name has no tag: leave out the weights {weights}")
     return create_backbone(config.backbone, weights or (PRETRAINED if tagged else None))
@@ -113,11 +117,17 @@ def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransfo
 
 
 def make_strategy(
-    config: Config, model: ContinualModel, seed: int, plugins: Sequence[SupervisedPlugin[Any]], device: str = "cpu"
+    config: Config,
+    model: ContinualModel,
+    seed: int,
+    plugins: Sequence[SupervisedPlugin[Any]],
+    device: str = "cpu",
+    validation: Sequence[Any] | None = None,
 ) -> SupervisedTemplate:
     """:class:`Stepwise` with the plugins, the optimizer and the criterion that the configuration names; DER++ is one of its own.
 
     :param plugins: further plugins, which run after those.
+    :param validation: the experiences with held-out images by which ``keep="best"`` chooses.
     """
     strategy: Callable[..., SupervisedTemplate] = partial(Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16")
     if config.memory and config.memory.method == "der++":
@@ -130,14 +140,18 @@ def make_strategy(
         train_epochs=config.epochs,
         eval_mb_size=config.batch_size if config.images else EVAL_BATCH,
         device=device,
-        plugins=[*_plugins(config, seed), *plugins],
+        plugins=[*_plugins(config, seed, validation), *plugins],
         evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
     )
 
 
-def _plugins(config: Config, seed: int) -> list[SupervisedPlugin[Any]]:
+def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> list[SupervisedPlugin[Any]]:
     """In the order in which they run: what has to see the unaligned heads stands before the alignment."""
     plugins: list[SupervisedPlugin[Any]] = [Reseeding(seed), _fresh_optimizer(config)]
+    if config.keep == "best":
+        if validation is None:
+            raise ValueError("keep='best' chooses an epoch by held-out images: give their experiences as validation")
+        plugins.append(BestEpoch(validation))
     if config.trainable == "heads":
         plugins.append(FrozenBackbone())
     if config.peft:

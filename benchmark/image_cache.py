@@ -1,6 +1,6 @@
-"""Decoded images in one file, memory-mapped: decoding costs more than all transforms together, and is done once.
+"""Decoded images in one file, memory-mapped: decoding is done once, and transforming moves to the device that trains.
 
-:class:`CachedImages` is the dataset made of it, whose batches are transformed as a whole, on the device.
+:class:`CachedImages` is the dataset made of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from .image_folders import ImageData, ImageList
 
@@ -44,6 +44,10 @@ class ImageCache:
         height, width = self.sizes[i]
         start = self.offsets[i]
         return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copy in another process maps the file again, instead of carrying its bytes
+        return _mapped, (self.pixels.filename, self.offsets, self.sizes, self.labels)
 
     def batch(self, indices: Sequence[int]) -> list[np.ndarray]:
         """What :meth:`~reclaim.benchmark.transforms.ImageTransform.on_batch` takes."""
@@ -79,12 +83,17 @@ class Postponed:
 class CachedImages(Dataset[tuple[Any, int]]):
     """Images of a cache as a torch dataset, with the ``targets`` that Avalanche splits by and the ``collate_fn`` that it loads with.
 
+    A loader of one's own needs that ``collate_fn``, too: a sample holds a :class:`Pending` image.
+
     :param places: of the images in the cache.
-    :param device: where batches are transformed; load them in the process that trains.
+    :param device: where batches are made; on any but the CPU by the process that trains alone.
+    :param whole: transform whole batches, by ``on_batch``. An accelerator's default; on the CPU Pillow takes less time image by image, with
+        the very pixels of images read from their files.
     """
 
-    def __init__(self, cache: ImageCache, places: Sequence[int], device: str | torch.device = "cpu") -> None:
-        self.cache, self.places, self.device = cache, list(places), device
+    def __init__(self, cache: ImageCache, places: Sequence[int], device: str | torch.device = "cpu", whole: bool | None = None) -> None:
+        self.cache, self.places, self.device = cache, list(places), torch.device(device)
+        self.whole = self.device.type != "cpu" if whole is None else whole
         self.targets = [int(cache.labels[place]) for place in self.places]
 
     def __len__(self) -> int:
@@ -94,9 +103,21 @@ class CachedImages(Dataset[tuple[Any, int]]):
         return self.cache[self.places[i]], self.targets[i]
 
     def collate_fn(self, samples: Sequence[tuple[Any, ...]]) -> list[Tensor]:
-        """Samples (:class:`Pending`, label, ...) to one batch."""
-        pending = [sample[0] for sample in samples]
-        images = pending[0].transform.on_batch([image.pixels for image in pending], self.device)
+        """Samples (:class:`Pending`, label, ...) to one batch.
+
+        :raises ValueError: images under different transforms, or a worker process and a device that it cannot use.
+        """
+        if self.device.type != "cpu" and get_worker_info() is not None:
+            raise ValueError(f"decoded images are transformed on {self.device}, which worker processes cannot use: set workers to 0")
+        pixels = [sample[0].pixels for sample in samples]
+        transform = samples[0][0].transform
+        if any(sample[0].transform != transform for sample in samples):
+            raise ValueError("a batch of decoded images is transformed as a whole, and this one mixes training and test transforms")
+        if self.whole:
+            images = transform.on_batch(pixels, self.device)
+        else:
+            of_one = transform.reference()
+            images = torch.stack([of_one(Image.fromarray(image)) for image in pixels]).to(self.device)
         return [images, *default_collate([sample[1:] for sample in samples])]
 
 
@@ -116,7 +137,11 @@ def open_cache(data: ImageData, part: str, folder: Path | str) -> ImageCache:
     offsets = _offsets(sizes)
     if (target / PIXELS).stat().st_size != offsets[-1]:
         raise ValueError(f"{target / PIXELS} is not as long as its index says: move {target} away and {remedy}")
-    return ImageCache(np.memmap(target / PIXELS, np.uint8, "r"), offsets[:-1], sizes, labels)
+    return _mapped(target / PIXELS, offsets[:-1], sizes, labels)
+
+
+def _mapped(path: Path, offsets: np.ndarray, sizes: np.ndarray, labels: np.ndarray) -> ImageCache:
+    return ImageCache(np.memmap(path, np.uint8, "r"), offsets, sizes, labels)
 
 
 def make_cache(data: ImageData, folder: Path | str, progress: Callable[[int], object] | None = None) -> list[Path]:

@@ -160,7 +160,7 @@ def make_image_benchmark(
     :param part: ``"validation"``: ``test_stream`` holds the validation part, which is then not trained on; see
         :func:`~reclaim.benchmark.image_folders.hold_out`.
     :param hold_out_validation: do not train on the validation part when testing, either, as OLOR.
-    :param cache: folder of decoded images (`reclaim data cache`): transforms whole batches on ``device``, instead of image by image.
+    :param cache: folder of decoded images (`reclaim data cache`); on an accelerator they are transformed there, as whole batches.
     """
     _check_order(stream, order)
     if data.name != stream.dataset or len(data.names) != stream.n_classes:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from PIL import Image
 from reclaim.benchmark.augment import Warp, warp_batch
+from reclaim.benchmark.image_cache import CachedImages, Postponed, make_cache, open_cache
+from reclaim.benchmark.image_folders import ImageData, ImageList
+from reclaim.benchmark.transforms import protocol
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
@@ -28,6 +33,7 @@ from reclaim.strategies.slca import align_heads, slow_learner_groups
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
+from torch.utils.data import default_collate
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 pytestmark = pytest.mark.speed
@@ -201,10 +207,32 @@ def test_sampling(check: Callable[..., None]) -> None:
     check(lambda: gaussians.sample(gaussians.classes, SAMPLES, generator), one_by_one, below=0.3, than="MultivariateNormal's")
 
 
-# Augmentation
+# Images
 
 
 def test_augmentation(check: Callable[..., None]) -> None:
     images, warp = torch.rand(128, 1, 28, 28), Warp(flip=0)
     per_image = v2.RandomAffine(10, translate=(0.07, 0.07), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
     check(lambda: warp_batch(images, warp), lambda: torch.stack([per_image(x) for x in images]), below=0.3, than="image by image")
+
+
+def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None:
+    """A batch of photographs of 500 x 375 from the decoded cache, cropped at random to 224 x 224, beside one from their JPEG files."""
+    generator = np.random.default_rng(0)
+    for i in range(16):
+        blocks = Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+        noisy = np.asarray(blocks) + generator.normal(0, 8, (375, 500, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.jpg", quality=90)
+    photographs = ImageList(tmp_path, tuple(f"{i}.jpg" for i in range(16)), (0,) * 16)
+    data = ImageData("photographs", ("one",), photographs, photographs.take([0]))
+    make_cache(data, tmp_path)
+    cached = CachedImages(open_cache(data, "train", tmp_path), range(16))
+    transform, _ = protocol("slca", "imagenet-r")
+    pending, of_one = Postponed(transform), transform.reference()
+    check(
+        lambda: cached.collate_fn([(pending(pixels), label) for pixels, label in map(cached.__getitem__, range(16))]),
+        lambda: default_collate([(of_one(photographs.load(i)), 0) for i in range(16)]),
+        below=0.9,
+        than="from files",
+        rounds=7,
+    )

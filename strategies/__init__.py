@@ -3,6 +3,7 @@
 from .aepg import AnnealedEPGLoss, EPGLoss
 from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
 from .baselines import EWC, L2SP, FrozenBackbone, LwF
+from .best_epoch import BestEpoch
 from .closed_form import LinearDiscriminant, NearestClassMean
 from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from .fresh_optimizer import FreshOptimizer
@@ -35,6 +36,7 @@ __all__ = [
     "SLCA",
     "Adapter",
     "AnnealedEPGLoss",
+    "BestEpoch",
     "BiC",
     "ClassGaussians",
     "ClassifierAlignment",
