@@ -15,7 +15,9 @@ from tabulate import tabulate
 from . import published, tuning
 from .config import QUICKDRAW_VIT
 from .datasets import asset
-from .engines import jobs_of, run_jobs
+from .engines import Job, available_cores, jobs_of, run_jobs, try_jobs
+from .middle import MIDDLE
+from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
 from .recipes import CHOSEN, RECIPES, find_recipe
 from .records import RecordStore, default_store
 from .setup import Setup
@@ -99,8 +101,12 @@ def _claims() -> str:
 
 
 def _cells() -> str:
-    rows = [(c.id, c.published.mean, c.published.std, c.published.n) for c in published.cells()]
-    return tabulate(rows, headers=("cell", "mean", "std", "runs"))
+    rows = [
+        (c.id, c.published.mean, c.published.std, c.published.n, "no" if isinstance(protocol_of(run_of(c)), Uncovered) else "yes")
+        for c in published.cells()
+    ]
+    others = "\n".join(name for name in run_names() if name not in {run_of(c) for c in published.cells()})
+    return f"{tabulate(rows, headers=('cell', 'mean', 'std', 'runs', 'covered'))}\n\nruns without a published number here:\n{others}"
 
 
 def _in_full(name: str) -> str:
@@ -110,12 +116,14 @@ def _in_full(name: str) -> str:
         return f"{stream.name}: {stream.description}\nclasses per experience: {', '.join(map(str, stream.sizes))}\ntier: {stream.tier}"
     if name == QUICKDRAW_VIT:
         return asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8")
-    entries: list[published.Claim | published.Cell] = [*published.claims(), *published.cells()]
-    for entry in entries:
-        if entry.id == name:
-            return tabulate([(key, value) for key, value in vars(entry).items()], tablefmt="plain")
+    for claim in published.claims():
+        if claim.id == name:
+            return tabulate([(key, value) for key, value in vars(claim).items()], tablefmt="plain")
+    of_papers = [*run_names(), *(cell.id for cell in published.cells())]
+    if name in of_papers:
+        return in_full(name)
     if name not in RECIPES:
-        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *(entry.id for entry in entries)]
+        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *(claim.id for claim in published.claims()), *of_papers]
         similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
     recipe = RECIPES[name]
@@ -125,7 +133,7 @@ def _in_full(name: str) -> str:
     return f"{recipe.name}: {recipe.title}\n{recipe.description}\nhome stream: {recipe.home}\n{choice}\n{settings}"
 
 
-def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> range:
     first, dash, last = value.partition("-")
     try:
         seeds = range(int(first), int(last) + 1) if dash else range(int(first))
@@ -133,13 +141,18 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> li
         seeds = range(0)
     if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32:
         raise click.BadParameter(f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds lie below 2**32")
-    return list(seeds)
+    return seeds
 
 
 @main.command()
-@click.argument("recipe")
-@click.argument("stream", required=False)
-@click.option("--seeds", default="1", callback=_seeds, help="How many (seeds 0, 1, ...), or a range such as 3-7.")
+@click.argument("names", nargs=-1, metavar="[RECIPE [STREAM]]")
+@click.option(
+    "--cell", help="A published cell instead of RECIPE: the paper's protocol (`reclaim list cells`; `reclaim list CELL` shows it)."
+)
+@click.option(
+    "--rehearse", is_flag=True, help="Instead: rehearse the cells that are named, or `all`, one step per experience on synthetic images."
+)
+@click.option("--seeds", default="1", callback=_seeds, help="How many (0, 1, ...; of a cell the paper's first), or a range such as 3-7.")
 @JOBS
 @RECORDS
 @click.option(
@@ -147,26 +160,68 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> li
 )
 @click.option("--again", is_flag=True, help="Make runs anew that are on record already.")
 @DEVICE
+@click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Of cells: folder of the data sets (`reclaim data`).")
+@click.option(
+    "--cache", type=click.Path(path_type=Path, file_okay=False), help="Of cells: folder of decoded images (`reclaim data cache`)."
+)
+@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Of cells: weights file, instead of timm's hub.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Of cells: processes that load images, for each run.")
+@click.option("--unverified", is_flag=True, help="Of cells: take data sets as they lie, such as small copies of your own; is recorded.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone [default: the recipe's].", show_default=False
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the backbone.")
+@click.option("--micro-batch", type=click.IntRange(1), help="Images that pass the backbone at a time: less memory, the same gradient.")
 def run(
-    recipe: str,
-    stream: str | None,
-    seeds: list[int],
+    names: tuple[str, ...],
+    cell: str | None,
+    rehearse: bool,
+    seeds: range,
     jobs: int | None,
     records: Path | None,
     settings: tuple[str, ...],
     again: bool,
     device: str,
+    root: Path | None,
+    cache: Path | None,
+    weights: Path | None,
+    workers: int,
+    unverified: bool,
+    precision: str | None,
+    compiled: bool,
+    micro_batch: int | None,
 ) -> None:
-    """Run RECIPE on STREAM (by default the recipe's home stream) and record every seed.
+    """Run RECIPE on STREAM (by default the recipe's home stream), or a published CELL, and record every seed.
 
-    A run already on record is not run again. Interrupting keeps what is finished.
+    A run already on record is not run again. Interrupting keeps what is finished, and the same command goes on from there, long runs from
+    their last checkpoint. Precision, compiling and micro-batches are recorded, and listed beside a cell's verdict.
     """
-    found = find_recipe(recipe)
-    target = find_stream(stream or found.home)
-    if target.name not in STREAMS:
-        raise click.BadParameter(f"{target.name!r} is of the paper tier, which cannot be run yet: choose one of {', '.join(STREAMS)}")
+    settings += tuple(f"precision={precision}" for _ in [0] if precision) + ("compile=true",) * compiled
+    settings += tuple(f"micro_batch={n}" for n in [micro_batch] if n)
+    cores = available_cores()
+    if rehearse:
+        jobs = jobs or (cores if device == "cpu" else 1)
+        _rehearse(
+            names or ((cell,) if cell else ()), settings, jobs, Setup(device, workers=workers, threads=max(1, cores // jobs)), root, records
+        )
+        return
+    if bool(cell) == bool(names) or len(names) > 2:
+        raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
+    if cell:
+        found, target, own = find_cell(cell)
+        jobs = jobs or 1
+        setup = Setup(device, root, cache, weights, workers, max(1, cores // jobs), unverified=unverified)
+        chosen = _cell_seeds(seeds, own)
+    else:
+        found = find_recipe(names[0], RECIPES | MIDDLE)
+        target = find_stream(names[1] if len(names) > 1 else found.home)
+        if target.name not in STREAMS and found.base.images is None:
+            raise click.UsageError(
+                f"{target.name!r} is of the paper tier, and {found.name} is not: use --cell, or one of {', '.join(STREAMS)}"
+            )
+        setup, chosen = Setup(device, root, cache, weights, workers, unverified=unverified), list(seeds)
     store = RecordStore(records) if records else default_store()
-    made = run_jobs(jobs_of(found, target, seeds, settings, Setup(device)), store, jobs, again)
+    made = run_jobs(jobs_of(found, target, chosen, settings, setup), store, jobs, again)
     rows = []
     for metric in published.METRICS:
         summary = mean_interval([published.metric_of(record, metric) for record in made])
@@ -175,6 +230,53 @@ def run(
     click.echo(
         tabulate(rows, headers=(f"{found.name} on {target.name}, n = {len(made)}", "mean", "std", "95% interval"), disable_numparse=True)
     )
+    for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
+        click.echo(f"note: {remark}")
+
+
+def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
+    """The paper's own seeds first, where it states them, then 0, 1, ...; a range is taken as it stands."""
+    if seeds.start:
+        return list(seeds)
+    return [*own, *(seed for seed in range(len(seeds)) if seed not in own)][: len(seeds)]
+
+
+def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: Setup, root: Path | None, records: Path | None) -> None:
+    """Rehearse the runs of cells, and say what the real ones take."""
+    from .rehearsal import project, shortened
+
+    if not names:
+        raise click.UsageError("name the cells to rehearse, or `all`")
+    runs = list({(r.name, s.name): (r, s) for r, s, _ in (covered_runs() if names == ("all",) else map(find_cell, names))}.values())
+    click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
+    real, todo = {}, []
+    for recipe, stream in runs:
+        config = recipe.config.set(settings)
+        short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup)
+        job = Job(recipe.name, short, stream, 0, "given", surroundings)
+        real[job] = config
+        todo.append(job)
+    known, failures = try_jobs(todo, RecordStore(records or Path("rehearsals", "records")), jobs)
+    rows = []
+    for job in todo:
+        if job in failures:
+            rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
+            continue
+        record = known[job]
+        seconds, memory = project(record.provenance["rehearsal"], real[job], job.stream)
+        rows.append(
+            (
+                job.recipe,
+                job.stream.name,
+                f"{record.provenance['wall_seconds']:.0f} s",
+                f"{seconds / 3600:.1f} h",
+                f"{memory / 2**30:.1f} GiB",
+            )
+        )
+    click.echo(tabulate(rows, headers=("run", "stream", "rehearsal", "real run: time here", "memory"), disable_numparse=True))
+    click.echo(f"{len(known)} of {len(todo)} rehearsed; no check counts their records")
+    if failures:
+        raise click.exceptions.Exit(1)
 
 
 @main.command()
@@ -202,7 +304,9 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
 @main.command()
 @RECORDS
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
-@click.option("--docs", type=click.Path(path_type=Path), help="Folder of fidelity.md and findings.md, too [default: not written].")
+@click.option(
+    "--docs", type=click.Path(path_type=Path), help="Folder of fidelity.md, findings.md and coverage.md, too [default: not written]."
+)
 @click.option("--format", "formats", multiple=True, metavar="NAME", help="Only markdown, csv, json, svg, html or latex; repeatable.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib.")
 @click.option("--check", "foreign", multiple=True, type=click.Path(path_type=Path), help="Check a record from elsewhere; writes nothing.")

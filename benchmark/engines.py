@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -58,9 +59,10 @@ def run_jobs(
 ) -> list[Record]:
     """The records of all jobs, in their order: those on record read, the others made and written as each ends.
 
-    Interrupting keeps what is finished.
+    Interrupting keeps what is finished, and checkpoints of what is not, from which the same call goes on.
 
-    :param store: where records are read and written; ``None`` makes every run and writes none.
+    :param store: where records are read and written; ``None`` makes every run and writes none. Checkpoints lie beside it, in a folder
+        named ``<store>.checkpoints``, unless a job's setup names another folder.
     :param n_jobs: runs at a time; one per core by default.
     :param again: make runs anew that are on record already.
     :raises RuntimeError: naming the runs that failed, after all others are finished and, with a store, on record.
@@ -86,6 +88,13 @@ def try_jobs(
         store.require_writable()
     n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
     failures: dict[Job, Exception] = {}
+    placed = {job: _with_checkpoints(job, store) for job in (*known, *missing)}
+
+    def discard_checkpoint(job: Job) -> None:
+        placed[job].setup.discard_checkpoint(*job.place)
+
+    for job in known:
+        discard_checkpoint(job)  # left where the end came between the record and the checkpoint's removal
 
     def finish(job: Job, make: Callable[[], Record]) -> None:
         try:
@@ -93,8 +102,11 @@ def try_jobs(
             if store:
                 store.write(record)
             known[job] = record
+            discard_checkpoint(job)
         except Exception as error:
             failures[job] = error
+            if isinstance(error, FloatingPointError):  # it would diverge again
+                discard_checkpoint(job)
 
     with tqdm(total=sum(_units(job) for job in missing), unit="experience", disable=quiet or not missing, smoothing=0.05) as bar:
 
@@ -105,15 +117,22 @@ def try_jobs(
 
         if n_jobs == 1:
             for job in missing:
-                finish(job, lambda job=job: _make(job, advance))  # type: ignore[misc]
+                finish(job, lambda job=job: _make(placed[job], advance))  # type: ignore[misc]
         else:
-            _in_processes(missing, n_jobs, finish, advance)
+            _in_processes({job: placed[job] for job in missing}, n_jobs, finish, advance)
     return known, failures
 
 
 def _same_weights(job: Job, record: Record) -> bool:
     """Whether a record started from the weights that the job would start from; those that are drawn at random are not compared."""
     return weights_sha256(job.config) in (None, record.result["weights_sha256"])
+
+
+def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:
+    if store is None or job.setup.checkpoints or job.setup.rehearsal:  # a rehearsal is shorter than writing its checkpoints
+        return job
+    root = Path(os.path.abspath(store.root))
+    return replace(job, setup=replace(job.setup, checkpoints=root.parent / f"{root.name}.checkpoints"))
 
 
 def _units(job: Job) -> int:
@@ -135,7 +154,7 @@ def _make(job: Job, advance: Callable[[str], Any]) -> Record:
 
 
 def _in_processes(
-    jobs: Sequence[Job], n_jobs: int, finish: Callable[[Job, Callable[[], Record]], None], advance: Callable[[str], None]
+    jobs: Mapping[Job, Job], n_jobs: int, finish: Callable[[Job, Callable[[], Record]], None], advance: Callable[[str], None]
 ) -> None:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
     with context.Manager() as manager:
@@ -143,7 +162,7 @@ def _in_processes(
         # Ctrl-C reaches every process of a terminal: this one alone answers it
         pool = ProcessPoolExecutor(n_jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
         try:
-            pending: dict[Future[Record], Job] = {pool.submit(_make, job, messages.put): job for job in jobs}
+            pending: dict[Future[Record], Job] = {pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()}
             while pending:
                 with contextlib.suppress(queue.Empty):
                     advance(messages.get(timeout=0.2))

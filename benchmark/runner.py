@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,13 +15,18 @@ from reclaim.strategies.backbones import fingerprint
 
 from .arithmetic import cpu_arithmetic
 from .build import make_backbone, make_model, make_strategy, prepared
+from .checkpoints import Checkpoint, train
 from .config import Config
 from .datasets import downstream
+from .execution import compile_backbone
 from .image_folders import read_images
 from .metrics import pack_bits
 from .records import SCHEMA, Record, config_hash, provenance
+from .rehearsal import Stopwatch
 from .setup import HERE, Setup
 from .streams import EMBEDDED, Stream, class_order, make_benchmark, make_image_benchmark
+
+UNVERIFIED = "the images were not held against the published numbers and checksums"
 
 Progress = Callable[[int, int], None]
 """Called with the number of experiences finished and their total."""
@@ -40,32 +46,61 @@ def run(
 
     On the embedded tier on one thread: small tensors gain nothing from more, and the result must not depend on the number of cores.
 
+    With ``setup.checkpoints`` it goes on from the checkpoint of the same run, if one lies there. The last one stays: whoever has put the
+    record in a safe place calls ``setup.discard_checkpoint``, as :mod:`~reclaim.benchmark.engines` does.
+
     :param recipe: the name under which the run is recorded.
     :param hyperparameters_from: "paper", "validation" or "given".
     :raises FloatingPointError: the loss became NaN or infinite.
     :raises ValueError: the configuration is not one for the stream, or images or weights are missing.
     """
-    started, processor = datetime.now(timezone.utc), time.process_time()
+    observer = Observer()  # its clock runs from here
+    stopwatch = Stopwatch()
+    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
-    benchmark, data_sha256 = _read(taught, order, config, setup)
+    benchmark, data_sha256, remarks = _read(taught, order, config, setup)
+    held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2
-    observer = Observer()
+    values = config.as_dict()
     with cpu_arithmetic(setup.threads):
         torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights)
+        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)
         weights_sha256 = fingerprint(backbone)
-        strategy = make_strategy(config, make_model(config, backbone, stream.n_classes), torch_seed, [observer], setup.device)
+        sources = {"sizes": taught.sizes, "data": data_sha256, "weights": weights_sha256}
+        which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
+        path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
+        checkpoint = Checkpoint(path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out)
+        strategy = checkpoint.load()
+        if strategy is None:
+            strategy = make_strategy(
+                config,
+                make_model(config, backbone, stream.n_classes),
+                torch_seed,
+                watching,
+                setup.device,
+                held_out and held_out.test_stream,
+            )
+            strategy.plugins.append(checkpoint)
+        else:
+            (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
+            if config.compile:
+                compile_backbone(strategy.model)  # what is compiled is not pickled
+        # what was transformed on the device is there already, and cannot be pinned
+        loading = {"num_workers": setup.workers, "pin_memory": False if setup.cache else None}
         for t, experience in enumerate(benchmark.train_stream):
-            strategy.train(experience, eval_streams=[], drop_last=config.drop_last, num_workers=setup.workers)
-            strategy.eval(benchmark.test_stream[: t + 1], num_workers=setup.workers)
+            if t == strategy.clock.train_exp_counter:
+                train(strategy, experience, drop_last=config.drop_last, **loading)
+                strategy.eval(benchmark.test_stream[: t + 1], **loading)
+                checkpoint.save(strategy)
             if progress:
                 progress(t + 1, len(benchmark.train_stream))
-        ended = datetime.now(timezone.utc)
-        where = provenance(started, ended, (ended - started).total_seconds(), setup.device, time.process_time() - processor)
+        effort = observer.effort
+        where = provenance(effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds)
 
+    if setup.rehearsal:
+        where["rehearsal"] = stopwatch.as_dict()
     keepers = [strategy, *strategy.plugins, strategy.optimizer]
-    values = config.as_dict()
     result = {
         "schema": SCHEMA,
         "recipe": recipe,
@@ -76,7 +111,7 @@ def run(
         "varied": config.seeding,
         "accuracy": observer.accuracy,
         "accuracy_task_known": observer.accuracy_task_known,
-        "test_counts": [len(e.dataset) for e in benchmark.test_stream],
+        "test_counts": observer.test_counts,
         "correct": pack_bits(observer.correct),
         "entropy": observer.entropy,
         "train_loss": observer.train_loss,
@@ -86,24 +121,29 @@ def run(
         "trained_parameters": observer.trained_parameters,
         "bytes_kept": sum(int(getattr(p, "bytes_kept", 0)) for p in keepers),
         "hyperparameters_from": hyperparameters_from,
+        **({"remarks": list(remarks)} if remarks else {}),
+        **({"rehearsal": True} if setup.rehearsal else {}),
     }
     return Record(result, where)
 
 
-def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str]:
-    """The Avalanche benchmark of a stream of either tier, and the SHA-256 of its images or of their index."""
+def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
+    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index, and what is to be said of them."""
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
         remedy = "say how they are prepared, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} is made of {which}, and the configuration is for others: {remedy}")
     if config.images is None:
-        return make_benchmark(stream, order, config.part), downstream(config.part).sha256
+        return make_benchmark(stream, order, config.part), downstream(config.part).sha256, ()
     if setup.root is None:
         raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root")
-    data = read_images(stream.dataset, setup.root)
+    if setup.cache and config.memory and config.memory.method == "der++":
+        raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
+    verify = not (setup.unverified or setup.rehearsal)
+    data = read_images(stream.dataset, setup.root, verify=verify)
     transforms = prepared(config.images, stream.dataset)
     benchmark = make_image_benchmark(stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device)
-    return benchmark, data.sha256
+    return benchmark, data.sha256, data.remarks if verify else (*data.remarks, UNVERIFIED)
 
 
 class Observer(SupervisedPlugin[Any]):
@@ -119,6 +159,8 @@ class Observer(SupervisedPlugin[Any]):
         self.entropy: list[float] = []
         self.train_loss: list[float] = []
         self.correct: list[bool] = []
+        self.test_counts: list[int] = []
+        self.effort = Effort()
         self._trained: dict[str, int] = {}
 
     @property
@@ -148,7 +190,7 @@ class Observer(SupervisedPlugin[Any]):
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.accuracy.append([])
         self.accuracy_task_known.append([])
-        self.correct = []
+        self.correct, self.test_counts = [], []
 
     def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._eval_classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
@@ -166,5 +208,30 @@ class Observer(SupervisedPlugin[Any]):
 
     def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.correct += self._hits
+        self.test_counts.append(len(self._hits))
         self.accuracy[-1].append(100 * float(np.mean(self._hits)))
         self.accuracy_task_known[-1].append(100 * float(np.mean(self._hits_task_known)))
+
+
+class Effort:
+    """When a run started, and what it took: of one that was interrupted and goes on, the time before the checkpoint as well."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(timezone.utc)
+        self.__setstate__({"started": self.started, "seconds": (0.0, 0.0)})
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.monotonic() - self._zero[0]
+
+    @property
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self._zero[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"started": self.started, "seconds": (self.wall_seconds, self.cpu_seconds)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.started = state["started"]
+        wall, cpu = state["seconds"]
+        self._zero = time.monotonic() - wall, time.process_time() - cpu

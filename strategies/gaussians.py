@@ -31,6 +31,9 @@ class FullCovariance:
             factor = eigenvectors * eigenvalues.clamp_min(0).sqrt()
         return factor.float()
 
+    def __getstate__(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}  # copies and pickles compute the factor anew
+
     @property
     def nbytes(self) -> int:
         """Bytes of the matrix: the factor is derived from it, to sample faster."""

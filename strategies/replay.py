@@ -7,6 +7,7 @@ earlier heads open (``ContinualModel(freeze_earlier=False)``); DER++ needs one h
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ class BiC(BiCPlugin):
             batches = [
                 (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
                 for held_out in self.val_buffer.values()
-                for images, targets, *_ in DataLoader(held_out.buffer.eval(), strategy.eval_mb_size)
+                for images, targets, *_ in DataLoader(held_out.buffer.eval(), strategy.eval_mb_size, collate_fn=held_out.buffer.collate_fn)
             ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         self.bias_layer = BiasLayer(strategy.experience.classes_in_this_experience).to(strategy.device)
@@ -180,10 +181,12 @@ class DERPlusPlus(DER):
     The loss does not go through the criterion once there is a memory: leave that at its default. The head must be as wide as the stream:
     ``model.heads.add_head(range(n_classes))`` before the optimizer is made.
 
-    Mends: plugins' ``before_forward`` (augmentation) sees the memory's images too, not the new ones alone.
+    Mends: plugins' ``before_forward`` (augmentation) sees the memory's images too, not the new ones alone; between two epochs the strategy
+    can be pickled.
     """
 
     plugins: list[Any]
+    replay_loader: Any
 
     @property
     def bytes_kept(self) -> int:
@@ -201,12 +204,44 @@ class DERPlusPlus(DER):
             name = type(self._criterion).__name__
             raise ValueError(f"DER++ trains on all classes, but {name} on the current ones alone: use {name}(restrict=False)")
         super()._before_training_exp(**kwargs)
+        if self.replay_loader is not None:
+            workers = kwargs.get("num_workers", 0)
+            memory = DataLoader(self.storage_policy.buffer, self.batch_size_mem, shuffle=True, drop_last=True, num_workers=workers)
+            self.replay_loader = Endless(memory)
 
     def _before_forward(self, **kwargs: Any) -> None:
         plugins, self.plugins = self.plugins, []
         super()._before_forward(**kwargs)  # puts the memory's images before the new ones
         self.plugins = plugins
         super(DER, self)._before_forward(**kwargs)
+
+
+class Endless:
+    """The batches of a data loader, pass after pass. Pickled and unpickled, it goes on with the same batches in the midst of a pass."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self._batches: Iterator[Any] | None = None
+        self._taken = 0  # in this pass
+        self._random_state = torch.get_rng_state()  # where it began
+
+    def __next__(self) -> Any:
+        if self._batches is None and self._taken:  # unpickled
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self._random_state)
+                self._batches = iter(self.loader)
+                for _ in range(self._taken):
+                    next(self._batches)
+        batch = None if self._batches is None else next(self._batches, None)
+        if batch is None:
+            self._random_state, self._taken = torch.get_rng_state(), 0
+            self._batches = iter(self.loader)
+            batch = next(self._batches)
+        self._taken += 1
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_batches": None}
 
 
 def _require_open_heads(model: nn.Module, who: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -183,7 +184,7 @@ class SlowLearnerRates(FreshOptimizer):
 
     def __init__(self, floor: float = 1e-4) -> None:
         _require_not_negative(floor=floor)
-        super().__init__(lambda optimizer, epochs: CosineAnnealingLR(optimizer, epochs, eta_min=floor))
+        super().__init__(partial(CosineAnnealingLR, eta_min=floor))  # not a lambda: it can be pickled
         self.floor = floor
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

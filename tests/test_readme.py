@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from reclaim.benchmark.cli import main
 
@@ -47,6 +48,14 @@ def commands(text: str) -> list[str]:
     return shell_lines(text) + re.findall(r"`((?:reclaim|make|pytest) [^`]+)`", text)
 
 
+def found(arguments: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that arguments name, and what is left of them."""
+    command: click.Command = main
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return command, arguments
+
+
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_commands_exist(page: Path, pytestconfig: pytest.Config) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -54,7 +63,8 @@ def test_commands_exist(page: Path, pytestconfig: pytest.Config) -> None:
         program, *arguments = shlex.split(command)
         options = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
         if program == "reclaim":
-            assert options <= {name for parameter in main.commands[arguments[0]].params for name in parameter.opts}, command
+            known, _ = found(arguments)
+            assert options <= {name for parameter in known.params for name in parameter.opts}, command
         elif program == "pytest":
             for option in options:
                 pytestconfig.getoption(option)  # raises on an unknown one
@@ -71,7 +81,8 @@ def test_whole_commands_are_understood(page: Path) -> None:
         program, *arguments = shlex.split(line)
         if program == "reclaim":
             # raises on a missing argument, an unknown option or a bad value; runs nothing
-            main.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+            known, rest = found(arguments)
+            known.make_context(str(known.name), rest)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])

