@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from .datasets import Part
-
 QUICKDRAW_VIT = "quickdraw_vit"
 """The embedded backbone: also the name of its files in assets/."""
+
+Part = Literal["test", "validation"]
+"""Which drawings, or images, are evaluated on."""
 
 Seeding = Literal["class_order", "class_order+initialisation", "initialisation"]
 

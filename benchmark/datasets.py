@@ -7,19 +7,20 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from .config import Part
+
+if TYPE_CHECKING:  # seconds that names and records should not cost
+    from torch import Tensor
 
 UPSTREAM_CLASSES = 245
 DRAWINGS_PER_CLASS = 100
 UPSTREAM_TRAIN = 90
 DOWNSTREAM_TRAIN = 80
 DOWNSTREAM_VALIDATION = 16  # of the 80: the last ones
-
-Part = Literal["test", "validation"]
 
 
 def asset(name: str) -> Path:
@@ -56,6 +57,8 @@ def _drawings(classes: np.ndarray, train: slice, test: slice) -> Drawings:
     for part in parts:
         digest.update(repr(part.shape).encode())
         digest.update(part.tobytes())
+    import torch
+
     tensors = [torch.from_numpy(part).unsqueeze(2).float() / 255 for part in parts]
     return Drawings(tensors[0], tensors[1], tuple(str(n) for n in names[classes]), digest.hexdigest())
 

@@ -369,9 +369,8 @@ when the switch does not do what is said here, and what turning it did. A **note
 
 "Text" is what could be read: for SLCA and OLOR articles about the papers, not the papers themselves. The default is what
 produced the published numbers, as far as one can tell; where text and code share the blame, the row says why.
-`setting` is the name for `reclaim run --set`. There is no argument for parts of the protocols on the papers' own data sets
-that Reclaim does not run yet. Beside the tests of the single switches, `reclaim conform tests/golden/*.npz` holds the
-implementations against vectors recorded from the papers' public code.
+`setting` is the name for `reclaim run --set`. Beside the tests of the single switches, `reclaim conform tests/golden/*.npz`
+holds the implementations against vectors recorded from the papers' public code.
 
 **Measured effect**: a recipe of the [embedded tier](../leaderboards/embedded.md) with this switch turned, less the same recipe
 without, paired by seed, in points of Last-Acc (for aEPG of its average over tasks), on the stream on which the recipe's

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -111,7 +110,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
+    # an int beyond every float is one that nothing can be computed with
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _list_of(check: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:

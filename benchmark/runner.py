@@ -19,12 +19,13 @@ from .checkpoints import Checkpoint, train
 from .config import Config
 from .datasets import downstream
 from .execution import compile_backbone
+from .experiences import make_benchmark, make_image_benchmark
 from .image_folders import read_images
 from .metrics import pack_bits
 from .records import SCHEMA, Record, config_hash, provenance
 from .rehearsal import Stopwatch
 from .setup import HERE, Setup
-from .streams import EMBEDDED, Stream, class_order, make_benchmark, make_image_benchmark
+from .streams import EMBEDDED, Stream, class_order
 
 UNVERIFIED = "the images were not held against the published numbers and checksums"
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark import datasets, engines, streams
+from reclaim.benchmark import datasets, engines, experiences
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.datasets import Drawings, Part
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.metrics import pack_bits
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records import Record, config_hash
-from reclaim.benchmark.streams import STREAMS, Stream
+from reclaim.benchmark.streams import STREAMS, Stream, class_order
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
 SETTINGS = ("epochs=2", "batch_size=16")
@@ -31,7 +31,7 @@ def drawings(part: Part = "test") -> Drawings:
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
-    patch.setattr(streams, "downstream", drawings)
+    patch.setattr(experiences, "downstream", drawings)
     patch.setattr("reclaim.benchmark.runner.downstream", drawings)  # named, not imported: Avalanche takes seconds to import
     patch.setitem(STREAMS, SMALL.name, SMALL)
 
@@ -86,7 +86,7 @@ def synthetic_record(
             # only the last epoch of an experience counts as final
             "entropy": [*[9.0] * (config.epochs - 1), entropy] * len(sizes),
             "train_loss": [1.0] * config.epochs * len(sizes),
-            "class_order": streams.class_order(sum(sizes), seed),
+            "class_order": class_order(sum(sizes), seed),
             "data_sha256": "0" * 64,
             "weights_sha256": weights_sha256(config) or "f" * 64,
             "trained_parameters": 1234,

@@ -177,7 +177,7 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
     ("arguments", "complaint"),
     [
         (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
-        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, which cannot be run yet"),
+        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, and slca is not: use --cell"),
         (["slca", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
         (["slca", "--set", "alignmnt.tau=1"], "did you mean alignment"),
         (["slca", "--set", "lr=fast"], "lr must be a finite number, got 'fast'"),
@@ -187,7 +187,7 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
         (["slca", "--device", "abacus"], "'abacus' cannot be used here"),
         (["slca", "--device", "cuda:99"], "'cuda:99' cannot be used here"),
         (["slca", "--device", ""], "'' cannot be used here"),
-        ([], "Missing argument 'RECIPE'"),
+        ([], "name a RECIPE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

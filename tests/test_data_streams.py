@@ -12,8 +12,9 @@ import pytest
 import torch
 from reclaim.benchmark.catalogue import CATALOGUE
 from reclaim.benchmark.datasets import asset
+from reclaim.benchmark.experiences import make_benchmark, make_image_benchmark
 from reclaim.benchmark.image_folders import ImageData, ImageList
-from reclaim.benchmark.streams import PAPER_STREAMS, STREAMS, Stream, class_order, find_stream, make_benchmark, make_image_benchmark
+from reclaim.benchmark.streams import PAPER_STREAMS, STREAMS, Stream, class_order, find_stream
 
 SIZES = {
     "split-cifar100-10": [10] * 10,

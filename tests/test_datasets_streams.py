@@ -7,7 +7,8 @@ import pytest
 import torch
 from reclaim.benchmark import datasets
 from reclaim.benchmark.datasets import Drawings, Part, downstream, upstream
-from reclaim.benchmark.streams import STREAMS, class_order, find_stream, make_benchmark
+from reclaim.benchmark.experiences import make_benchmark
+from reclaim.benchmark.streams import STREAMS, class_order, find_stream
 from torch import Tensor
 
 SIZES = {

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reclaim.benchmark import image_cache, streams
+from reclaim.benchmark import experiences, image_cache
 from reclaim.benchmark.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config, Images
 from reclaim.benchmark.datasets import downstream
+from reclaim.benchmark.experiences import make_image_benchmark
 from reclaim.benchmark.image_cache import CachedImages, Postponed, make_cache, open_cache
 from reclaim.benchmark.image_folders import ImageData, ImageList
 from reclaim.benchmark.runner import Observer
-from reclaim.benchmark.streams import Stream, make_image_benchmark
+from reclaim.benchmark.streams import Stream
 from reclaim.benchmark.transforms import ImageTransform
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -80,7 +81,7 @@ def train(
 @pytest.fixture
 def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an accelerator."""
-    monkeypatch.setattr(streams, "CachedImages", partial(CachedImages, whole=True))
+    monkeypatch.setattr(experiences, "CachedImages", partial(CachedImages, whole=True))
 
 
 @pytest.mark.usefixtures("whole_batches")

@@ -1,0 +1,100 @@
+"""Streams with their images: Avalanche benchmarks whose experiences bring the classes one group after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset
+
+from .config import Part
+from .datasets import downstream
+from .image_cache import BatchTransform, CachedImages, Postponed, open_cache
+from .image_folders import ImageData, ImageDataset, Selection, hold_out
+from .streams import EMBEDDED, Stream
+
+
+def make_benchmark(stream: Stream, order: Sequence[int], part: Part = "test") -> Any:
+    """An Avalanche benchmark of a stream of the embedded tier; labels are renumbered in the order of appearance.
+
+    :param order: the dataset's class ids in their order of appearance.
+    :param part: what ``test_stream`` holds: the test drawings, or the validation part of the training drawings.
+    """
+    if stream.tier != EMBEDDED:
+        raise ValueError(f"the images of {stream.name} do not ship with the package: use read_images() and make_image_benchmark()")
+    _check_order(stream, order)
+    data = downstream(part)
+    return _class_incremental(stream, order, _tensor_dataset(data.train), _tensor_dataset(data.test))
+
+
+def make_image_benchmark(
+    stream: Stream,
+    order: Sequence[int],
+    data: ImageData,
+    transforms: tuple[BatchTransform, BatchTransform],
+    part: Part = "test",
+    hold_out_validation: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> Any:
+    """An Avalanche benchmark of a stream of the paper tier; labels are renumbered in the order of appearance.
+
+    ``experience.dataset.eval()`` gives the training images under the test transform, as SLCA's alignment wants them.
+
+    :param data: from :func:`~reclaim.benchmark.image_folders.read_images`.
+    :param transforms: for training and for testing, from :func:`~reclaim.benchmark.transforms.protocol`.
+    :param part: ``"validation"``: ``test_stream`` holds the validation part, which is then not trained on; see
+        :func:`~reclaim.benchmark.image_folders.hold_out`.
+    :param hold_out_validation: do not train on the validation part when testing, either, as OLOR.
+    :param cache: folder of decoded images (`reclaim data cache`); on an accelerator they are transformed there, as whole batches.
+    """
+    _check_order(stream, order)
+    if data.name != stream.dataset or len(data.names) != stream.n_classes:
+        raise ValueError(f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, got {len(data.names)} of {data.name}")
+    if part not in ("test", "validation"):
+        raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
+    train: Selection = ("train", range(len(data.train)))
+    test: Selection = ("test", range(len(data.test)))
+    if part == "validation":
+        train, test = hold_out(data)
+    elif hold_out_validation:
+        train, _ = hold_out(data)
+    datasets: list[Any]
+    calls: list[Callable[[Any], Any]]
+    if cache is None:
+        datasets = [ImageDataset(data.parts[name].take(places)) for name, places in (train, test)]
+        calls = [transform.reference() for transform in transforms]
+    else:
+        datasets = [CachedImages(open_cache(data, name, cache), places, device) for name, places in (train, test)]
+        calls = [Postponed(transform) for transform in transforms]
+    return _class_incremental(stream, order, *datasets, train_transform=calls[0], eval_transform=calls[1])
+
+
+def _check_order(stream: Stream, order: Sequence[int]) -> None:
+    if sorted(order) != list(range(stream.n_classes)):
+        raise ValueError(f"the class order of {stream.name} must be a permutation of 0..{stream.n_classes - 1}, got {list(order)}")
+
+
+def _class_incremental(stream: Stream, order: Sequence[int], train: Any, test: Any, **transforms: Any) -> Any:
+    from avalanche.benchmarks import nc_benchmark  # seconds that naming streams should not cost
+
+    return nc_benchmark(
+        train,
+        test,
+        n_experiences=len(stream.sizes),
+        task_labels=False,
+        fixed_class_order=list(order),
+        per_exp_classes=dict(enumerate(stream.sizes)),
+        class_ids_from_zero_from_first_exp=True,
+        **transforms,
+    )
+
+
+def _tensor_dataset(images: torch.Tensor) -> TensorDataset:
+    """Images (classes, n, ...) as a dataset of (image, class id), with the ``targets`` that Avalanche splits by."""
+    labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
+    dataset = TensorDataset(images.flatten(0, 1), labels)
+    dataset.targets = labels.tolist()  # type: ignore[attr-defined]
+    return dataset
