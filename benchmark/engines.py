@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +162,8 @@ def _in_processes(
         # Ctrl-C reaches every process of a terminal: this one alone answers it
         pool = ProcessPoolExecutor(n_jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
         try:
-            pending: dict[Future[Record], Job] = {pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()}
+            with _interrupts_wait():  # for the workers, too, which inherit it: until they ignore the signal, they have seconds of imports
+                pending: dict[Future[Record], Job] = {pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()}
             while pending:
                 with contextlib.suppress(queue.Empty):
                     advance(messages.get(timeout=0.2))
@@ -176,3 +177,16 @@ def _in_processes(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C within is answered at the end; where signals cannot be blocked, at once."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

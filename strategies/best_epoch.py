@@ -47,7 +47,8 @@ class BestEpoch(SupervisedPlugin[Any]):
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, "BestEpoch")
         held_out = self.validation[strategy.experience.current_experience].dataset.eval()
-        features, targets = extract_features(model, held_out, strategy.eval_mb_size, strategy.device)
+        workers = kwargs.get("num_workers", 0)
+        features, targets = extract_features(model, held_out, strategy.eval_mb_size, strategy.device, workers)
         predicted = model.heads(features.to(model.heads.group_anchor)).argmax(dim=1).cpu()
         accuracy = 100 * float((predicted == targets).double().mean())
         if accuracy > max(self.accuracies, default=-1.0):

@@ -44,7 +44,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, type(self).__name__)
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
-        self.update(*extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device))
+        workers = kwargs.get("num_workers", 0)
+        self.update(*extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers))
         self.write(model.heads)
 
     def update(self, features: Tensor, targets: Tensor) -> None:

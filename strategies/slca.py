@@ -321,7 +321,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         experience = strategy.clock.train_exp_counter
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
-        features, targets = extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device)
+        workers = kwargs.get("num_workers", 0)
+        features, targets = extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers)
         self.gaussians.fit(features, targets, experience)
         if experience > 0:
             if self.restore:
@@ -332,17 +333,21 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 
 
 @torch.no_grad()
-def extract_features(model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def extract_features(
+    model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
+) -> tuple[Tensor, Tensor]:
     """Features (N, d) and targets (N,) of a dataset, in its order, on the CPU, with the model in eval mode.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`; the modes of its modules are put back.
+    :param num_workers: processes that load the images; the strategy's, where it was given to ``train``.
     """
     model = require_continual_model(model, "extract_features")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         # a loader without a generator of its own would draw a seed from the global one
-        loader = DataLoader(dataset, batch_size, collate_fn=getattr(dataset, "collate_fn", None), generator=torch.Generator())
+        collate = getattr(dataset, "collate_fn", None)
+        loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
         batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
     finally:
         for module, mode in modes:

@@ -260,23 +260,50 @@ if __name__ == "__main__":
 """
 
 
+Interrupted = Callable[[int, Callable[[int], bool]], str]
+
+
+@pytest.fixture
+def interrupted(store: RecordStore, tmp_path: Path) -> Interrupted:
+    """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds, and returns what it showed."""
+
+    def run(n_jobs: int, due: Callable[[int], bool]) -> str:
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        command = [sys.executable, str(script), str(store.root), str(n_jobs)]
+        process = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not due(process.pid) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)
+            _, shown = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 1, shown
+        return shown
+
+    return run
+
+
+INTERRUPTED = "Error: interrupted: what is finished is kept, the same command goes on from it"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends the signal that a terminal sends to all its processes")
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_ctrl_c_keeps_what_is_finished_and_says_so(n_jobs: int, store: RecordStore, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(script), str(store.root), str(n_jobs)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(store.root.rglob("*.json")) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
-        _, shown = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 1, shown
-    assert shown.rstrip().endswith("Error: interrupted: what is finished is kept, the same command goes on from it")
+def test_ctrl_c_keeps_what_is_finished_and_says_so(n_jobs: int, store: RecordStore, interrupted: Interrupted) -> None:
+    shown = interrupted(n_jobs, lambda pid: bool(list(store.root.rglob("*.json"))))
+    assert shown.rstrip().endswith(INTERRUPTED)
     assert "Traceback" not in shown
     assert seeds_on_record(store) == [0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+def test_ctrl_c_while_the_workers_start(interrupted: Interrupted) -> None:
+    # the tracker of resources, the server of the queue, and a worker
+    shown = interrupted(2, lambda pid: len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) >= 3)
+    assert shown.rstrip().endswith(INTERRUPTED)
+    assert "Traceback" not in shown
