@@ -33,7 +33,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from .records import MACHINE, PACKAGES, _sync_folder, provenance
-from .setup import unfinished
+from .setup import set_aside, unfinished
 
 MAGIC = b"reclaim checkpoint 1\n"
 
@@ -55,10 +55,11 @@ class Checkpoint(SupervisedPlugin[Any]):
     ) -> None:
         super().__init__()
         self.path, self.minutes = path, minutes
+        self._device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         self._run: dict[str, Any] = {}
         self._landmarks: list[Any] = []
         if path:
-            self._run = json.loads(json.dumps({**run, "device": device, **_surroundings(device)}))
+            self._run = json.loads(json.dumps({**run, "device": str(self._device), **_surroundings(device)}))
             benchmarks = [benchmark] if held_out is None else [benchmark, held_out]
             self._landmarks = [self, *(thing for b in benchmarks for thing in (b, *b.streams.values(), *_images(b)))]
         self._written = time.monotonic()
@@ -66,17 +67,23 @@ class Checkpoint(SupervisedPlugin[Any]):
     def load(self) -> Any | None:
         """The strategy as it was, with this plugin in it, and the random number generators set; ``None`` where there is no checkpoint.
 
-        A file that is damaged or of another run is a warning, and counts as none.
+        A file that is damaged or of another run is a warning, and counts as none; it is kept under another name.
+
+        :raises OSError: the file cannot be read, or there is not the memory for it: nothing is lost, try again.
         """
         if self.path is None or not self.path.exists():
             return None
         try:
             strategy, states = self._read(self.path)
+            _set_random_states(states, self._device)
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise  # which may pass; the checkpoint may be good
         except Exception as error:  # a pickle can fail in any way
             reason = str(error) if isinstance(error, _UnusableError) else f"cannot be read ({type(error).__name__}: {error})"
-            warnings.warn(f"the checkpoint {self.path} {reason}: the run starts from the beginning", stacklevel=2)
+            aside = set_aside(self.path)
+            os.replace(self.path, aside)
+            warnings.warn(f"the checkpoint {self.path} {reason}: the run starts from the beginning; it is now {aside.name}", stacklevel=2)
             return None
-        _set_random_states(states)
         return strategy
 
     def save(self, strategy: Any) -> None:
@@ -88,7 +95,7 @@ class Checkpoint(SupervisedPlugin[Any]):
         strategy.loss = strategy._make_empty_loss()
         stream = io.BytesIO()
         pickler = _Pickler(stream, self._landmarks)
-        pickler.dump((strategy, _random_states()))
+        pickler.dump((strategy, _random_states(self._device)))
         header = {"run": self._run, "pickle": stream.tell(), "tensors": [[s.nbytes(), str(s.device)] for s in pickler.storages]}
         temporary = unfinished(self.path)
         try:
@@ -240,14 +247,14 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+def _random_states(device: torch.device) -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate()}
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
+def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    if states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import textwrap
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from tabulate import tabulate
 
 from . import published, tuning
@@ -172,7 +175,9 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the backbone.")
 @click.option("--micro-batch", type=click.IntRange(1), help="Images that pass the backbone at a time: less memory, the same gradient.")
+@click.pass_context
 def run(
+    context: click.Context,
     names: tuple[str, ...],
     cell: str | None,
     rehearse: bool,
@@ -200,10 +205,12 @@ def run(
     settings += tuple(f"micro_batch={n}" for n in [micro_batch] if n)
     cores = available_cores()
     if rehearse:
+        for option in ("seeds", "again", "cache", "weights", "unverified"):
+            if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{option} means nothing to a rehearsal, which is of seed 0, on synthetic images, and always anew")
         jobs = jobs or (cores if device == "cpu" else 1)
-        _rehearse(
-            names or ((cell,) if cell else ()), settings, jobs, Setup(device, workers=workers, threads=max(1, cores // jobs)), root, records
-        )
+        setup = Setup(device, workers=workers, threads=max(1, cores // jobs))
+        _rehearse(names or ((cell,) if cell else ()), settings, jobs, setup, root, records)
         return
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
@@ -219,6 +226,7 @@ def run(
             raise click.UsageError(
                 f"{target.name!r} is of the paper tier, and {found.name} is not: use --cell, or one of {', '.join(STREAMS)}"
             )
+        jobs = jobs or (None if device == "cpu" else 1)
         setup, chosen = Setup(device, root, cache, weights, workers, unverified=unverified), list(seeds)
     store = RecordStore(records) if records else default_store()
     made = run_jobs(jobs_of(found, target, chosen, settings, setup), store, jobs, again)
@@ -256,14 +264,14 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
         job = Job(recipe.name, short, stream, 0, "given", surroundings)
         real[job] = config
         todo.append(job)
-    known, failures = try_jobs(todo, RecordStore(records or Path("rehearsals", "records")), jobs)
+    known, failures = try_jobs(todo, RecordStore(records or Path("rehearsals", "records")), jobs, again=True)
     rows = []
     for job in todo:
         if job in failures:
             rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
             continue
         record = known[job]
-        seconds, memory = project(record.provenance["rehearsal"], real[job], job.stream)
+        seconds, memory = project(record.provenance["rehearsal"], real[job], job.stream, setup.workers)
         rows.append(
             (
                 job.recipe,
@@ -359,11 +367,12 @@ def conform(files: Sequence[Path]) -> None:
 def data() -> None:
     """The papers' data sets: where they come from, whether they are complete, and a decoded copy that loads fast.
 
-    Below --root each lies in the folder that its own archive makes.
+    Below --root each lies in a folder of its own: `reclaim data list NAME` shows its name, and what is expected in it.
     """
 
 
 ROOT = click.option("--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets.")
+SHOWN = 50
 
 
 @data.command("list")

@@ -15,6 +15,9 @@ from typing import Any, Literal
 QUICKDRAW_VIT = "quickdraw_vit"
 """The embedded backbone: also the name of its files in assets/."""
 
+EXECUTION = ("precision", "compile", "micro_batch")
+"""Settings of how the arithmetic is done: a run counts for a cell whatever they are, and the verdict names those that differ."""
+
 Part = Literal["test", "validation"]
 """Which drawings, or images, are evaluated on."""
 
@@ -192,7 +195,7 @@ class Config:
     """A run, but for its stream and seed.
 
     :ivar numerics: raised by whoever changes a recipe's numbers: its runs are then made again.
-    :ivar seeding: what the seed varies (F2); "initialisation" leaves the classes in the data set's order, as LAE.
+    :ivar seeding: what the seed varies (F2); "initialisation" leaves the classes in the data set's order, as LAE's first seed.
     :ivar images: of a paper's data set; absent: drawings.
     :ivar drop_last: leave out an epoch's last batch when it is not full (F19).
     :ivar keep: the weights after the last epoch, or after the one that is best on the validation part (F14).

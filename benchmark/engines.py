@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import queue
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +20,7 @@ from tqdm import tqdm
 
 from .config import Config
 from .recipes import Recipe, weights_sha256
-from .records import Record, RecordStore, config_hash
+from .records import UNVERIFIED, Record, RecordError, RecordStore, config_hash
 from .setup import HERE, Setup
 from .streams import Stream
 
@@ -45,7 +48,7 @@ class Job:
 def jobs_of(recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), setup: Setup = HERE) -> list[Job]:
     """One job per seed; settings on top of the recipe's own make its hyper-parameters "given"."""
     config = recipe.config.set(settings)
-    origin = recipe.hyperparameters_from if config == recipe.config else "given"
+    origin = recipe.origin_of(config)
     return [Job(recipe.name, config, stream, seed, origin, setup) for seed in seeds]
 
 
@@ -82,7 +85,13 @@ def try_jobs(
     """As :func:`run_jobs`, but the errors of runs that failed are returned beside the records of the others."""
     if n_jobs is not None and n_jobs < 1:
         raise ValueError(f"the number of runs at a time must be at least 1, got {n_jobs}")
-    known = {job: record for job in jobs if store and not again and (record := store.get(*job.place)) and _same_weights(job, record)}
+    known: dict[Job, Record] = {}
+    for job in jobs if store else ():
+        record = store.get(*job.place) if store and (job.setup.rehearsal or not again) else None
+        if record and job.setup.rehearsal and not record.result.get("rehearsal"):
+            raise RecordError(f"{job} is on record: a rehearsal would replace it, give another folder for the records")
+        if record and not again and _stands_for(job, record):
+            known[job] = record
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
@@ -105,6 +114,7 @@ def try_jobs(
             discard_checkpoint(job)
         except Exception as error:
             failures[job] = error
+            _let_go(error)
             if isinstance(error, FloatingPointError):  # it would diverge again
                 discard_checkpoint(job)
 
@@ -123,9 +133,23 @@ def try_jobs(
     return known, failures
 
 
-def _same_weights(job: Job, record: Record) -> bool:
-    """Whether a record started from the weights that the job would start from; those that are drawn at random are not compared."""
-    return weights_sha256(job.config) in (None, record.result["weights_sha256"])
+def _stands_for(job: Job, record: Record) -> bool:
+    """Whether a record is what the job would give: a rehearsal or not, of images that were checked if the job's are to be, and from the
+    weights that the job would start from, if they are known before they are read."""
+    return (
+        bool(record.result.get("rehearsal")) == job.setup.rehearsal
+        and (job.setup.unverified or job.setup.rehearsal or UNVERIFIED not in record.result.get("remarks", ()))
+        and weights_sha256(job.config) in (None, record.result["weights_sha256"])
+    )
+
+
+def _let_go(error: Exception) -> None:
+    """Free the model and the last batch of a failed run: the frames of its traceback hold them, and the next run needs the memory."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:

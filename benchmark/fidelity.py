@@ -200,7 +200,8 @@ FACTS: tuple[Switch | Note, ...] = (
         "olor",
         "horizon of the cosine",
         text="- (50 epochs, those that are trained, is what one would write)",
-        code="51 epochs, of which 50 are trained",
+        code="51 epochs, of which 50 are trained; no warm-up in the notebook (the script's default is 5 epochs; "
+        "then the rate jumps to where the cosine would have been)",
         default="embedded tier: none beyond those that are trained (turned: 0.08 beyond 4, the code's share); the code's 1 is for cells",
         arguments=("Config(horizon_beyond=0)",),
         settings=("horizon_beyond",),

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import Job, jobs_of, run_jobs
 from .fidelity import METRIC
-from .protocols import Uncovered, protocol_of, run_of
+from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import RECIPES, weights_sha256
-from .records import Record, RecordError, RecordStore, compare, config_hash, default_store
+from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store
 from .statistics import ALPHA, CellVerdict, Column, Verdict, caveats, holm, judge_cell, prediction_interval
 from .streams import EMBEDDED, STREAMS, find_stream
 from .tuning import SEEDS
@@ -80,7 +80,7 @@ def current(records: list[Record]) -> list[Record]:
 
     Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
     a published cell: those made by its paper's protocol, up to how the arithmetic was done
-    (:data:`reclaim.benchmark.protocols.EXECUTION`). A rehearsal never counts.
+    (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
     made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()}
     runs = _runs_of_cells()
@@ -113,6 +113,8 @@ def _against(run: str, record: Record) -> str:
     protocol = protocol_of(run)
     if record.result.get("rehearsal"):
         return "a rehearsal"
+    if UNVERIFIED in record.result.get("remarks", ()):
+        return UNVERIFIED
     if isinstance(protocol, Uncovered):
         return f"no protocol to hold it against: {protocol.reason}"
     if protocol.made_with(record.result["config"]) is None:
@@ -306,16 +308,25 @@ def check_cells(
 
 def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
     runs, choice = _best_of_grid(cell, runs)
-    configurations = sorted({record.config_hash for record in runs})
     problem = judged = None
-    if len(configurations) > 1:
-        problem = (
-            f"the records of {cell.recipe} on {cell.stream} are of {len(configurations)} configurations, {', '.join(configurations)}: "
-            "move all but one of them out of the store"
-        )
+    for what, key in (("configurations", "config_hash"), ("backbones", "weights_sha256"), ("sets of images", "data_sha256")):
+        # weights that are drawn at random differ from seed to seed
+        found = sorted({record.result[key] for record in runs}) if key != "weights_sha256" or _same_start(cell) else []
+        if len(found) > 1:
+            problem = (
+                f"the records of {cell.recipe} on {cell.stream} are of {len(found)} {what}, {', '.join(one[:12] for one in found)}: "
+                "move all but one of them out of the store"
+            )
+            break
     else:
         judged = judge_cell([metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha)
     return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs), choice)
+
+
+def _same_start(cell: Cell) -> bool:
+    """Whether all runs of a cell start from the same weights, those of a file."""
+    protocol = protocol_of(run_of(cell))
+    return isinstance(protocol, Protocol) and "." in protocol.recipe.config.backbone
 
 
 def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None]:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from .arithmetic import cpu_arithmetic
+from .arithmetic import arithmetic
 from .augment import Warp, warp_batch
 from .datasets import DRAWINGS_PER_CLASS, UPSTREAM_CLASSES, UPSTREAM_TRAIN, Drawings, upstream
 
@@ -64,7 +64,7 @@ def pretrain(config: Pretraining, folder: Path, device: str = "cpu", threads: in
     if not hasattr(torch.optim, "Muon"):
         raise RuntimeError(f"pretraining needs torch.optim.Muon, which torch {torch.__version__} lacks: install torch >= 2.9")
     folder.mkdir(parents=True, exist_ok=True)
-    with cpu_arithmetic(threads):
+    with arithmetic(threads):
         return _train(config, folder, device, data or upstream())
 
 

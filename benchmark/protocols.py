@@ -18,14 +18,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .config import Config, from_dict
+from .config import EXECUTION, Config, from_dict
 from .fidelity import FACTS, Switch
 from .published import Cell, cells, tables
 from .recipes import Recipe
 from .streams import Stream, find_stream
-
-EXECUTION = ("precision", "compile", "micro_batch")
-"""Settings of how the arithmetic is done: a run counts for a cell whatever they are, and the verdict names those that differ."""
 
 Settings = Mapping[str, tuple[Any, str]]
 """Key for `reclaim run --set` -> value and source."""
@@ -148,14 +145,20 @@ def _slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Settin
         "milestones": ([milestone], CODE),
     }
     remarks = (
-        ("The code starts from a converted file of its authors; the published one is not on timm's hub (docs/weights.md).",) if moco else ()
+        ("The code starts from a converted file of its authors, here from the one that Meta published: --weights (docs/weights.md).",)
+        if moco
+        else ()
     )
     aligned = {**_ALIGNMENT, "alignment.tau": (0.05 if cars else 0.1, CODE)}
     start = " from MoCo v3" if moco else ""
     if method == "slca":
         return f"SLCA{start}", {**settings, **plain, **aligned}, remarks
     if method == "seqft+sl":
-        return f"SeqFT+SL{start}, the slow learner alone", {**settings, **plain}, remarks
+        return (
+            f"SeqFT+SL{start}, the slow learner alone",
+            {**settings, **plain},
+            (*remarks, "SLCA's settings: the code has no file for it."),
+        )
     if method == "joint":
         ours = "How joint training was done is not known: the slow learner's settings, on all classes at once, are our reading."
         settings = {key: (value, f"our reading, as the slow learner ({source})") for key, (value, source) in (settings | plain).items()}
@@ -180,10 +183,10 @@ LAE = "paper, or the code of LAE that it builds on"
 
 _AEPG: Settings = {
     "backbone": (IN21K_1K, "paper (F24)"),
-    "final_norm": ("pretrained", "LAE's code (F17)"),
+    "final_norm": ("pretrained", "LAE's code: the backbone of modules is frozen (F17)"),
     "part": ("test", PAPER),
-    "seeding": ("initialisation", "our reading: LAE's code takes the classes in their own order"),
-    "images.protocol": ("aepg", "paper (F21)"),
+    "seeding": ("initialisation", "our reading: the classes in their own order, as in the first of the three orders of LAE's code"),
+    "images.protocol": ("aepg", "paper, or the code of LAE (F21)"),
     "images.hold_out": (False, OURS),
     "joint": (False, PAPER),
     "trainable": ("all", "heads and modules: the backbone of modules is frozen (F17)"),
@@ -251,7 +254,10 @@ def _modules_and_loss(module: str, loss: str) -> tuple[str, Settings, tuple[str,
         f"{name}.frozen_epochs": (30, "paper; of which tasks: LAE's code (F17)"),
         f"{name}.freeze": ("peft", "LAE's code (F17)"),
     }
-    remarks = ["The paper does not say whether its seeds change the class order: here they set what is drawn at random alone."]
+    remarks = [
+        "The paper does not say whether its seeds change the class order: here they set what is drawn at random alone. In LAE's code each "
+        "of three seeds brings an order of its own."
+    ]
     grid = {"loss.coefficient": _GRIDS[loss]} if loss in _GRIDS else {}
     if grid:
         values = ", ".join(f"{value:g}" for value in sorted(_GRIDS[loss]))
@@ -278,28 +284,29 @@ OLOR_BACKBONES = (
 )
 
 _OLOR: Settings = {
-    "final_norm": ("pretrained", OURS),
-    "part": ("test", OURS),
+    "final_norm": ("pretrained", CODE),
+    "part": ("test", CODE),
     "seeding": ("initialisation", "our reading: there is one experience, and the code has one seed"),
     "images.protocol": ("olor", CODE),
     "images.clipped": (False, "neither: what the code means (F15)"),
     "images.hold_out": (True, "code: nine of ten folds are trained on"),
     "joint": (False, PAPER),
     "trainable": ("all", PAPER),
-    "loss": (None, "our reading: cross-entropy"),
+    "loss": (None, "code: cross-entropy"),
     "epochs": (50, CODE),
     "keep": ("last", "code (F14)"),
-    "batch_size": (128, CODE),
+    "batch_size": (128, "code: its notebook; the script's default is 64"),
     "drop_last": (True, CODE),
     "optimizer": ("adam", CODE),
     "lr": (1e-4, "code: of a ViT"),
     "slow_factor": (1.0, CODE),
-    "weight_decay": (0.0, PAPER),
-    "schedule": ("cosine", "code: iteration by iteration, without warm-up"),
+    "weight_decay": (0.0, "paper and code"),
+    "schedule": ("cosine", "code: iteration by iteration; without warm-up as in its notebook, the script's default is 5 epochs (F13)"),
     "horizon_beyond": (1.0, "code (F13)"),
-    "precision": ("fp16", "code: mixed precision"),
-    "head_init_std": (0.02, OURS),
+    "precision": ("fp16", "code: mixed precision in training; here of the backbone alone, and when testing, too"),
+    "head_init_std": (0.02, "code: torch's default, uniform with about that deviation; here normal, and bias 0"),
 }
+_OFFICIAL_PART = ("places-lt", "ip102")  # what is held out is that, not a fold (F16)
 _OLOR_METHODS: dict[str, tuple[str, Settings]] = {
     "linear": ("Linear probe", {"trainable": ("heads", PAPER)}),
     "full": ("Full fine-tuning", {}),
@@ -319,14 +326,24 @@ _OLOR_METHODS: dict[str, tuple[str, Settings]] = {
 }
 
 
-def _olor(method: str, backbone: str) -> tuple[str, Settings, tuple[str, ...]]:
+def _olor(method: str, backbone: str, stream: Stream) -> tuple[str, Settings, tuple[str, ...]]:
     """Title, settings and remarks of a method in OLOR's experiments."""
     title, changed = _OLOR_METHODS[method]
-    remarks = ["The code drops the last incomplete batch when it tests, too: here every test image counts."]
+    remarks = ["The grid is of Adam; the code has SGD with momentum 0.9 as well."]
     if method != "olor":
-        remarks.append("That the learning rate of OLOR is that of what it is compared with is our reading.")
-    rate = {"lr": (1e-4, "our reading: the code gives a ViT's alone")} if backbone == CONVNEXT else {}
-    return title, {"backbone": (backbone, PAPER), **_OLOR, **rate, **changed}, tuple(remarks)
+        remarks.append("The learning rate is the code's default for all methods; its one published command is OLOR's, on a ViT.")
+    settings = {"backbone": (backbone, "code: its configuration names it"), **_OLOR, **changed}
+    if stream.dataset in _OFFICIAL_PART:
+        settings["images.hold_out"] = (True, CODE)
+    if stream.dataset == "svhn":
+        remarks.append("The code saved SVHN as JPEG first: here it is read as it is published.")
+    if backbone == CONVNEXT:
+        settings["lr"] = (1e-4, "our reading: the code gives a ViT's alone")
+        settings["optimizer"] = ("adam", "our reading: the code's default; its one published command is a ViT's")
+        settings["head_init_std"] = (0.02, "code: torch's default, uniform with a deviation of 0.018; here normal, and bias 0")
+        if method == "olor":
+            settings["olor.counting"] = ("layers", "paper (F8, F11); what a layer of a ConvNeXt is: our reading")
+    return title, settings, tuple(remarks)
 
 
 # --- runs by name ---
@@ -339,13 +356,20 @@ _UNCOVERED = {
     **dict.fromkeys(("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"),
 }
 _OF_DATASETS = {
-    "imagenet-r": "The split is DualPrompt's, by its lists of files; without them `reclaim data` makes one of that size that is another.",
+    "imagenet-r": "The split is by lists of files; without them `reclaim data` makes one of that size that is another.",
     "cars196": "Whether the official training images were trained on is not settled; here it is as in the code (F7).",
     "food101": "The paper does not say how 101 classes make 10 experiences: nine of 10 and one of 11 are our reading.",
     "clrs25": "The paper does not say which images of CLRS are tested on: the 0.8 / 0.2 of `reclaim data` is ours.",
-    **dict.fromkeys(("places-lt", "ip102"), "What is held out is the official validation part, not a fold of the training images (F16)."),
+    **dict.fromkeys(_OFFICIAL_PART, "What is held out is the official validation part, not a fold of the training images (F16)."),
     "officehome": "Tested on Real World, trained on the other three domains (code).",
     "pacs": "Tested on art_painting, trained on the other three domains (code).",
+}
+_OF_DATASETS_IN = {
+    "slca": {
+        "imagenet-r": "The paper's split is DualPrompt's.",
+        "cars196": "SLCA numbers the classes by names of folders that it does not publish: its class orders cannot be had exactly.",
+    },
+    "aepg": {"imagenet-r": "The paper does not name its split: LAE's code takes L2P's."},
 }
 
 
@@ -381,8 +405,10 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         if method not in _OLOR_METHODS:
             return Uncovered(f"no method of OLOR's experiments is called {method!r}: they are {', '.join(_OLOR_METHODS)}")
         if (method, backbone) == ("vpt", CONVNEXT):
-            return Uncovered("VPT puts its prompts beside the tokens of a ViT: a ConvNeXt has none")
-        title, settings, remarks = _olor(method, backbone)
+            return Uncovered(
+                "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
+            )
+        title, settings, remarks = _olor(method, backbone, stream)
         remarks += () if backbones else ("The cell does not name its backbone: the ViT of ImageNet-21k is our reading.",)
     elif table == "table-3":
         title, settings, remarks = _from_scratch(method.rpartition("-")[2])
@@ -390,7 +416,7 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         title, settings, remarks, grid = _modules_and_loss(*method.split("-"))
         if home == "split-imagenet-r-10" and method in ("lora-ce", "lora-aepg"):
             remarks += ("Tables 1 and 2 print different numbers for it (F26).",)
-    remarks += (_OF_DATASETS[stream.dataset],) if stream.dataset in _OF_DATASETS else ()
+    remarks += tuple(remark[where] for remark in (_OF_DATASETS, _OF_DATASETS_IN.get(paper, {})) if (where := stream.dataset) in remark)
     recipe = Recipe(
         ".".join([paper, table, method, *backbones]),
         title,
@@ -487,6 +513,7 @@ def in_full(name: str) -> str:
     recipe, stream = protocol.recipe, protocol.stream
     rows = [(key, _shown(value), source) for key, (value, source) in protocol.settings.items()]
     command = f"reclaim run --cell {run} --root DIR --seeds {max((cell.published.n or 1 for cell in numbers), default=3)}"
+    command += " --weights FILE" if recipe.config.backbone == MOCO_V3 else ""
     others = [f"{command} --set {key}={value:g}" for key, values in recipe.grid.items() for value in values[1:]]
     return "\n".join(
         [

@@ -12,10 +12,10 @@ import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .config import QUICKDRAW_VIT, Alignment, ClosedForm, Config, LowRank
+from .config import EXECUTION, QUICKDRAW_VIT, Alignment, ClosedForm, Config, LowRank
 from .datasets import asset
 from .records import config_hash
 
@@ -82,6 +82,13 @@ class Recipe:
     @property
     def hyperparameters_from(self) -> str:
         return "paper" if self.from_paper else "validation" if self.choice else "given"
+
+    def origin_of(self, config: Config) -> str:
+        """Where the hyper-parameters of a run with a changed configuration come from: how the arithmetic is done is none of them, and a
+        paper's grid is the paper's."""
+        known = map(self.with_settings, self.candidates()) if self.from_paper else [self.config]
+        as_this = {key: getattr(config, key) for key in EXECUTION}
+        return self.hyperparameters_from if any(config == replace(own, **as_this) for own in known) else "given"
 
 
 @functools.cache

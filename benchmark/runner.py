@@ -13,7 +13,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from reclaim.strategies.backbones import fingerprint
 
-from .arithmetic import cpu_arithmetic
+from .arithmetic import arithmetic
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
 from .config import Config
@@ -22,12 +22,10 @@ from .execution import compile_backbone
 from .experiences import make_benchmark, make_image_benchmark
 from .image_folders import read_images
 from .metrics import pack_bits
-from .records import SCHEMA, Record, config_hash, provenance
+from .records import SCHEMA, UNVERIFIED, Record, config_hash, provenance
 from .rehearsal import Stopwatch
 from .setup import HERE, Setup
 from .streams import EMBEDDED, Stream, class_order
-
-UNVERIFIED = "the images were not held against the published numbers and checksums"
 
 Progress = Callable[[int, int], None]
 """Called with the number of experiences finished and their total."""
@@ -64,7 +62,7 @@ def run(
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2
     values = config.as_dict()
-    with cpu_arithmetic(setup.threads):
+    with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
         backbone = make_backbone(config, setup.weights, random=setup.rehearsal)
         weights_sha256 = fingerprint(backbone)
@@ -101,6 +99,8 @@ def run(
 
     if setup.rehearsal:
         where["rehearsal"] = stopwatch.as_dict()
+    if config.images and (setup.workers or setup.cache):
+        where["loading"] = {"workers": setup.workers, "cache": bool(setup.cache)}
     keepers = [strategy, *strategy.plugins, strategy.optimizer]
     result = {
         "schema": SCHEMA,
@@ -140,6 +140,8 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
         raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root")
     if setup.cache and config.memory and config.memory.method == "der++":
         raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
+    if setup.cache and setup.workers and setup.device != "cpu":
+        raise ValueError(f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, or the cache")
     verify = not (setup.unverified or setup.rehearsal)
     data = read_images(stream.dataset, setup.root, verify=verify)
     transforms = prepared(config.images, stream.dataset)

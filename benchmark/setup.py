@@ -40,17 +40,23 @@ class Setup:
         return self.checkpoints and self.checkpoints / f"{recipe}.{stream}.{config_hash}.{seed}.checkpoint"
 
     def discard_checkpoint(self, recipe: str, stream: str, config_hash: str, seed: int) -> None:
-        """Delete the checkpoint of this run, and one that was not finished; for when its record is safe."""
+        """Delete the checkpoint of this run, one that was not finished and one set aside; for when its record is safe."""
         path = self.checkpoint_of(recipe, stream, config_hash, seed)
         if path:
             with contextlib.suppress(OSError):  # one that stays does no harm
                 path.unlink(missing_ok=True)
                 unfinished(path).unlink(missing_ok=True)
+                set_aside(path).unlink(missing_ok=True)
 
 
 def unfinished(checkpoint: Path) -> Path:
     """The name of a checkpoint while it is written."""
     return checkpoint.with_suffix(".unfinished")
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """The name of a checkpoint that could not be used."""
+    return checkpoint.with_suffix(".unusable")
 
 
 HERE = Setup()

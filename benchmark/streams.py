@@ -114,7 +114,7 @@ def pretraining_overlap(stream: Stream, backbone: str) -> str:
 
 
 def class_order(n_classes: int, seed: int | None) -> list[int]:
-    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``; without a seed LAE's, which is sequential."""
+    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``; without a seed LAE's first: sequential."""
     if seed is None:
         return list(range(n_classes))
     if not 0 <= seed < 2**32:

@@ -71,7 +71,7 @@ _META = "https://dl.fbaipublicfiles.com"
 
 KNOWN_BACKBONES: dict[str, KnownBackbone] = {
     "vit_base_patch16_224.augreg_in21k": KnownBackbone(
-        "SLCA, SLCA++, OLOR (says only IN21k)",
+        "SLCA, SLCA++, OLOR",
         f"{_GOOGLE}/augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz",
         "Apache-2.0",
         HALF,

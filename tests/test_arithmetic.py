@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from reclaim.benchmark.arithmetic import cpu_arithmetic
+from reclaim.benchmark.arithmetic import arithmetic
 
 
 def test_products_keep_the_precision_of_float32() -> None:
@@ -11,7 +11,7 @@ def test_products_keep_the_precision_of_float32() -> None:
     a, b = torch.randn(544, 128, generator=generator), torch.randn(128, 512, generator=generator)
     exact = a.double() @ b.double()
     plain = (a @ b - exact).abs().max()
-    with cpu_arithmetic():
+    with arithmetic():
         fast = (a @ b - exact).abs().max()
     # bfloat16 has 8 bits: its error would be hundreds of times larger
     assert fast <= 4 * plain
@@ -19,6 +19,6 @@ def test_products_keep_the_precision_of_float32() -> None:
 
 def test_the_process_is_left_as_it_was() -> None:
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    with cpu_arithmetic(threads + 1):
+    with arithmetic(threads + 1):
         assert torch.get_num_threads() == threads + 1
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, precision)

@@ -12,8 +12,8 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.image_cache import make_cache
 from reclaim.benchmark.image_folders import read_images
 from reclaim.benchmark.middle import MIDDLE
-from reclaim.benchmark.records import RecordStore
-from reclaim.benchmark.runner import UNVERIFIED, run
+from reclaim.benchmark.records import UNVERIFIED, RecordStore
+from reclaim.benchmark.runner import run
 from reclaim.benchmark.setup import Setup
 from reclaim.benchmark.streams import find_stream
 

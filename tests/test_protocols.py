@@ -289,7 +289,7 @@ def test_the_grid_of_olor_is_that_of_its_file() -> None:
     }
     assert {name for name, known in KNOWN_BACKBONES.items() if "OLOR" in known.used_by} == set(OLOR_BACKBONES)
     assert protocol_of(f"olor/grid/vpt/pacs-1/{CONVNEXT}") == Uncovered(
-        "VPT puts its prompts beside the tokens of a ViT: a ConvNeXt has none"
+        "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
     )
     assert protocol(f"olor/grid/olor/pacs-1/{CONVNEXT}").settings["lr"][1].startswith("our reading")
     # a cell that somebody adds to the file, as it says there
@@ -371,7 +371,7 @@ def test_a_cell_is_found_with_its_metric_or_without() -> None:
             "slca/main/l2p/split-cub200-10 cannot be run: a baseline of another paper.* broken upstream",
         ),
         ("aepg/table-1/inflora-ce/split-imagenet-r-5", "cannot be run: .* Avalanche has none"),
-        (f"olor/grid/vpt/svhn-1/{CONVNEXT}", "cannot be run: VPT"),
+        (f"olor/grid/vpt/svhn-1/{CONVNEXT}", "cannot be run: OLOR"),
     ],
 )
 def test_what_cannot_be_run_is_named(name: str, complaint: str) -> None:
