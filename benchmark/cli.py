@@ -50,6 +50,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # RuntimeErrors: --help ends by one
+            raise
         except (ValueError, RuntimeError, TypeError, OSError, FloatingPointError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
@@ -387,7 +389,11 @@ def data_list(name: str | None) -> None:
 
     if name:
         entry = find_dataset(name)
-        fields = {key: value for key, value in vars(entry).items() if key != "archives"}
+        fields = {key: value for key, value in vars(entry).items() if key not in ("archives", "files", "also", "class_folders", "domains")}
+        fields["files needed"] = ", ".join(entry.files) or "images only"
+        fields["not read, not extra"] = ", ".join(entry.also) or "none known"
+        fields["images of domains"] = ", ".join(f"{domain}/ {n:,}" for domain, n in entry.domains.items()) or "-"
+        fields["folders of classes"] = "\n".join(textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)) or "as listed"
         fields["streams"] = ", ".join(stream.name for stream in PAPER_STREAMS.values() if stream.dataset == name)
         fields["direct download"] = ", ".join(archive.url for archive in entry.archives) or "none"
         click.echo(tabulate(list(fields.items()), tablefmt="plain", disable_numparse=True))
@@ -402,28 +408,51 @@ def data_list(name: str | None) -> None:
 @click.argument("name")
 @ROOT
 @click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes.")
-def data_check(name: str, root: Path, decode: bool) -> None:
-    """Hold NAME against its own lists and the expected counts: what is missing, extra or damaged; fails if it cannot be used."""
-    from .image_folders import extra_files, list_images, missing_files, undecodable_files, wrong_counts
+@click.option("--all", "everything", is_flag=True, help=f"Print every path, not the first {SHOWN} of those missing and of those extra.")
+def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
+    """Hold NAME against its own lists and the expected counts: what is missing, extra or damaged; fails if it cannot be used.
 
-    found = list_images(name, root)
-    for part, images in found.parts.items():
-        click.echo(f"{part}: {len(images):,} images")
-    click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
-    for remark in found.remarks:
-        click.echo(f"note: {remark}")
-    extra = extra_files(found)
-    if extra:
-        click.echo(f"note: {len(extra):,} images are in no list and not used, such as {extra[0]}")
-    missing = missing_files(found)
-    problems = [*wrong_counts(found), *(f"missing: {path}" for path in missing)]
-    if decode and not missing:
-        problems += undecodable_files(found)
+    Extra is what nothing names; it is not used, and no reason to fail. Hidden files, and what the data set's own archive holds besides, are
+    not extra, nor is the archive that `fetch` keeps.
+    """
+    from .catalogue import find_dataset
+    from .image_folders import list_images, take_stock, undecodable_files, wrong_counts
+
+    stock = take_stock(name, root)
+    problems = list(stock.problems)
+    found = None
+    if stock.readable:
+        try:
+            found = list_images(name, root)
+        except ValueError as error:
+            problems += str(error).splitlines()
+    if found:
+        for part, images in found.parts.items():
+            click.echo(f"{part}: {len(images):,} images")
+        click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
+        problems += wrong_counts(found)
+        if decode and not stock.missing:
+            problems += undecodable_files(found)
+    else:
+        click.echo("not counted: the images cannot be read as a data set before the rest is mended")
+    for note in (*(found.remarks if found else ()), *stock.notes):
+        click.echo(f"note: {note}")
+    for kind, paths in (("missing", stock.missing), ("extra", stock.extra)):
+        shown = paths if everything else paths[:SHOWN]
+        for path in shown:
+            click.echo(f"{kind}: {path}")
+        if len(shown) < len(paths):
+            click.echo(f"{kind}: and {len(paths) - len(shown):,} more, which --all prints")
+    problems = list(dict.fromkeys(problems))
     for problem in problems:
         click.echo(problem)
-    if problems:
-        raise click.ClickException(f"{name} is not as it should be: {len(problems):,} problems, nothing was changed")
-    click.echo("complete")
+    extra = f"{len(stock.extra):,} extra"
+    if problems or stock.missing:
+        again = stock.missing and find_dataset(name).archives
+        remedy = f"; `reclaim data fetch {name} --root {root}` puts back what is missing" if again else ""
+        found_out = f"{len(stock.missing):,} missing, {extra}, {len(problems):,} other problems"
+        raise click.ClickException(f"{name} is not as it should be: {found_out}; nothing was changed{remedy}")
+    click.echo(f"complete; {extra}, not used" if stock.extra else "complete")
 
 
 @data.command("fetch")
@@ -438,8 +467,15 @@ def data_fetch(name: str, root: Path) -> None:
 
     entry = find_dataset(name)
     click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
-    with tqdm(unit="B", unit_scale=True, desc=name) as bar:
-        files = fetch(entry, root, lambda n, total: bar.update(n))
+    bars: dict[Path, tqdm[Any]] = {}
+
+    def show(file: Path, here: int, of: int | None) -> None:
+        if file not in bars:
+            bars[file] = stack.enter_context(tqdm(total=of, initial=here, unit="B", unit_scale=True, desc=file.name))
+        bars[file].update(here - bars[file].n)
+
+    with ExitStack() as stack:
+        files = fetch(entry, root, show)
     for file in files:
         click.echo(f"fetched {file}")
     click.echo(f"now: reclaim data check {name} --root {root}")

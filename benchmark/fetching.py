@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import zlib
@@ -20,8 +21,8 @@ BLOCK = 2**20
 TIMEOUT = 60  # seconds without a byte
 FILE_LIMIT = 500_000
 
-Progress = Callable[[int, int | None], object]
-"""Called with the bytes that arrived and the number expected in all, where it is known."""
+Progress = Callable[[Path, int, int | None], object]
+"""Called with a file, how many of its bytes are here, and of how many in all, where that is known; first before any of them comes."""
 
 
 def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = None) -> list[Path]:
@@ -47,22 +48,26 @@ def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = N
 def download(url: str, target: Path, md5: str, progress: Progress | None = None) -> Path:
     """``target`` with the content of ``url``, checked; until it is complete it is called ``target.part``, which a later call goes on with.
 
-    :raises ValueError: the checksum is wrong; the file is left where it is.
+    :raises ValueError: the checksum is wrong, or the server sends another piece than was asked for; the file is left where it is.
     :raises OSError: no connection, or it broke.
     """
     if target.exists():
         _check_md5(target, md5)
         return target
     part = target.with_name(target.name + ".part")
-    start = part.stat().st_size if part.exists() else 0
+    begun = start = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urlopen(request, timeout=TIMEOUT) as response:
-            goes_on = start and response.status == 206
-            total = response.headers.get("Content-Length")
-            _receive(response, part, start if goes_on else 0, None if total is None else int(total), progress)
+            length = response.headers.get("Content-Length")
+            total = None if length is None else int(length)
+            if not start or response.status != 206:
+                start = 0
+            else:
+                total = _goes_on(url, part, start, response.headers.get("Content-Range"), total)
+            _receive(response, part, start, total, lambda here: progress(target, here, total) if progress else None)
     except HTTPError as error:
-        if not (start and error.code == 416):  # 416: all bytes are here already
+        if not (begun and error.code == 416):  # 416: all bytes are here already
             raise OSError(f"{url} answers {error.code} {error.reason}: see the data set's page for where it went") from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         here = part.stat().st_size if part.exists() else 0
@@ -72,16 +77,32 @@ def download(url: str, target: Path, md5: str, progress: Progress | None = None)
     return target
 
 
-def _receive(response: IO[bytes], part: Path, start: int, length: int | None, progress: Progress | None) -> None:
+def _goes_on(url: str, part: Path, start: int, content_range: str | None, length: int | None) -> int | None:
+    """The bytes of the whole file, of which an answer has the piece that goes on from ``start``."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", (content_range or "").strip())
+    if (
+        not found
+        or int(found[1]) != start
+        or (length is not None and int(found[2]) - start + 1 != length)
+        or (found[3] != "*" and int(found[2]) >= int(found[3]))
+    ):
+        raise ValueError(
+            f"{url} was asked for the bytes from {start} on and answers with Content-Range {content_range or 'missing'}"
+            f"{'' if length is None else f' and {length:,} bytes'}: {part} is left as it is; try again later, or move it away to start anew"
+        )
+    return int(found[3]) if found[3] != "*" else None if length is None else start + length
+
+
+def _receive(response: IO[bytes], part: Path, start: int, total: int | None, progress: Callable[[int], object]) -> None:
     received = start
+    progress(received)
     with part.open("ab" if start else "wb") as file:
         while block := response.read(BLOCK):
             file.write(block)
             received += len(block)
-            if progress:
-                progress(len(block), None if length is None else start + length)
-    if length is not None and received != start + length:
-        raise ConnectionError(f"{received:,} of {start + length:,} bytes came")
+            progress(received)
+    if total is not None and received != total:
+        raise ConnectionError(f"{received:,} of {total:,} bytes came")
 
 
 def _check_md5(path: Path, md5: str) -> None:

@@ -7,8 +7,9 @@ import json
 import os
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .catalogue import find_dataset
+from .catalogue import CatalogueEntry, find_dataset
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+OF_A_COPY = "SYNTHETIC.txt"  # says of a synthetic copy what it is
 SPLIT_SEED = 0
 FOLDS, FOLD_SEED = 10, 1  # OLOR
 
@@ -139,11 +141,15 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
 def list_images(name: str, root: Path | str, *, verify: bool = True) -> ImageData:
     """As :func:`read_images`, but as the lists say: without looking whether all images are there, and without counting."""
     entry = find_dataset(name)
+    return _READERS[entry.name](_folder(entry, root), verify)
+
+
+def _folder(entry: CatalogueEntry, root: Path | str) -> Path:
     folder = Path(root) / entry.folder
     if not folder.is_dir():
         how = f"`reclaim data fetch {entry.name} --root {root}`" if entry.archives else f"download it from {entry.page}"
         raise ValueError(f"{entry.title} is not in {folder}: {how}, or give the folder above {entry.folder}/ as --root")
-    return _READERS[entry.name](folder, verify)
+    return folder
 
 
 def missing_files(data: ImageData) -> list[Path]:
@@ -153,12 +159,121 @@ def missing_files(data: ImageData) -> list[Path]:
 
 
 def extra_files(data: ImageData) -> list[Path]:
-    """Images in the data set's folder that no part lists."""
-    if isinstance(data.train.images, np.ndarray):
-        return []
-    listed = {path for part in data.parts.values() for path in part.images}
-    found = (path for path in data.train.folder.rglob("*") if _is_image(path))
-    return sorted(path for path in found if path.relative_to(data.train.folder).as_posix() not in listed)
+    """Files in the data set's folder that no part lists, and that do not belong to what is distributed with it."""
+    listed = {path for part in data.parts.values() if not isinstance(part.images, np.ndarray) for path in part.images}
+    return [data.train.folder / file for file in _beside(find_dataset(data.name), data.train.folder, listed)]
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A data set's folder, held against its lists and the catalogue. Paths start with that of the folder; those of folders end in "/".
+
+    :ivar missing: what the reader needs or a list names, and is not there; folders first.
+    :ivar extra: what neither of them names, nor the catalogue as distributed with it; hidden files are not looked at.
+    :ivar problems: what else is wrong, one sentence each: a list that cannot be read, a folder with another number of images than expected.
+    :ivar notes: what could not be found out.
+    :ivar readable: the reader has what it needs, apart from images.
+    """
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    readable: bool
+
+
+def take_stock(name: str, root: Path | str) -> Stock:
+    """All that is missing from a data set's folder below ``root``, and all that is extra: goes on where the reader would stop.
+
+    :raises ValueError: there is no such folder.
+    """
+    entry = find_dataset(name)
+    folder = _folder(entry, root)
+    lists = _lists(entry.name, folder)
+    files = [file for file in dict.fromkeys([*entry.files, *lists]) if not (folder / file).is_file()]
+    listed: set[str] = set()
+    problems, notes = [], []
+    unread = [file for file in lists if file in files]
+    for file in (file for file in lists if file not in files):
+        try:
+            listed |= set(lists[file](folder / file))
+        except ValueError as error:
+            problems.append(str(error))
+            unread.append(file)
+    images = sorted(image for image in listed if not os.path.isfile(folder / image))
+
+    above = _folders_of_classes(entry, folder)
+    absent, surplus = [below for below in above if not (folder / below).is_dir()], []
+    readable = not files and not absent
+    for below in [below for below in above if below not in absent]:
+        found = sorted(path.name for path in (folder / below).iterdir() if path.is_dir() and not path.name.startswith("."))
+        known = {_plain(c) for c in entry.class_folders} or {_plain(c) for c in found}
+        absent += [below + c for c in entry.class_folders if _plain(c) not in {_plain(other) for other in found}]
+        surplus += [below + c for c in found if _plain(c) not in known]
+        if lists:
+            continue
+        counts = {c: [p.name for p in (folder / below / c).iterdir() if _is_image(p)] for c in found if _plain(c) in known}
+        listed |= {f"{below}{c}/{image}" for c, of_class in counts.items() for image in of_class}
+        problems += [_no_image(folder / below / c) for c, of_class in counts.items() if not of_class]
+        expected = {c: entry.per_class for c in counts if entry.per_class is not None and counts[c]}
+        wrong = [(below + c, len(counts[c]), n) for c, n in expected.items()]
+        if below.rstrip("/") in entry.domains:
+            wrong.append((below, sum(map(len, counts.values())), entry.domains[below.rstrip("/")]))
+        problems += [f"{folder / place}: {n:,} images instead of {right:,}" for place, n, right in wrong if n != right]
+    extra = _beside(entry, folder, listed)
+    if unread:
+        notes.append(f"which images are extra cannot be said without {', '.join(sorted(unread))}")
+        extra = [file for file in extra if not _is_image(Path(file))]
+    elif above and not lists:
+        notes.append(
+            "no list says which images the folders of the classes should hold: of those missing or extra there, only numbers are known"
+        )
+    return Stock(
+        missing=tuple([*(f"{folder / path}/" for path in absent), *(str(folder / path) for path in (*files, *images))]),
+        extra=tuple([*(f"{folder / path}/" for path in surplus), *(str(folder / path) for path in extra)]),
+        problems=tuple(problems),
+        notes=tuple(notes),
+        readable=readable,
+    )
+
+
+def _beside(entry: CatalogueEntry, folder: Path, listed: set[str]) -> list[str]:
+    """Files that are neither listed nor in the catalogue, nor halves of such files that an interrupted `fetch` goes on with."""
+    known = listed | set(entry.files) | {OF_A_COPY}
+
+    def belongs(file: str) -> bool:
+        return file in known or any(fnmatchcase(file, pattern) for pattern in entry.also)
+
+    return sorted(file for file in _files(folder) if not belongs(file) and not (file.endswith(".part") and belongs(file[: -len(".part")])))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative to ``folder``, with forward slashes; nothing hidden."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        yield from ((below / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _lists(name: str, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
+    """Files that say which images there are, and what reads one; ImageNet-R has them in one of its forms only."""
+    if name == "imagenet-r":
+        lists = ("train.txt", "test.txt")
+        in_lists = not (folder / "train").is_dir() and any((folder / file).is_file() for file in lists)
+        return dict.fromkeys(lists, _lines) if in_lists else {}
+    return _LISTS.get(name, {})
+
+
+def _folders_of_classes(entry: CatalogueEntry, folder: Path) -> list[str]:
+    """Folders with one folder per class each, relative to ``folder``, with a slash at the end unless it is ``folder`` itself."""
+    if entry.name == "imagenet-r" and (folder / "train").is_dir():
+        return ["train/", "val/" if (folder / "val").is_dir() and not (folder / "test").is_dir() else "test/"]
+    return [f"{domain}/" for domain in entry.domains] or ([""] if entry.class_folders else [])
+
+
+def _plain(name: str) -> str:
+    """The same for spellings of the name of a class that differ in case, spaces and hyphens only."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def undecodable_files(data: ImageData) -> list[str]:
@@ -210,16 +325,8 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
     :param official: rows whose last column is 1 are test images, as the file's own name for the column ("test") says. By default they
         are training images, as in SLCA's and OLOR's code (F7).
     """
-    from scipy.io import loadmat
-
     path = folder / "cars_annos.mat"
-    try:
-        content = loadmat(str(_there(path)), squeeze_me=True)
-        rows, names = np.atleast_1d(content["annotations"]), tuple(str(n).strip() for n in np.atleast_1d(content["class_names"]))
-        paths = [str(p) for p in rows["relative_im_path"]]
-        labels, column = [int(c) - 1 for c in rows["class"]], [int(t) for t in rows["test"]]
-    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        raise ValueError(f"{path} is not Stanford Cars' cars_annos.mat ({error}): put a fresh copy there") from error
+    paths, labels, column, names = _cars_annotations(path)
     _labels_fit(path, labels, len(names))
     train_value = 0 if official else 1
     train, test = (
@@ -234,13 +341,25 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
     return ImageData("cars196", names, train, test, remarks=(remark,))
 
 
+def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tuple[str, ...]]:
+    """Paths, labels, the column "test" and the names of the classes."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(str(_there(path)), squeeze_me=True)
+        rows, names = np.atleast_1d(content["annotations"]), tuple(str(n).strip() for n in np.atleast_1d(content["class_names"]))
+        paths = [str(p) for p in rows["relative_im_path"]]
+        return paths, [int(c) - 1 for c in rows["class"]], [int(t) for t in rows["test"]], names
+    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise ValueError(f"{path} is not Stanford Cars' cars_annos.mat ({error}): put a fresh copy there") from error
+
+
 def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
     from torchvision import datasets  # seconds that naming the data sets should not cost
 
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     files = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
-    for file, md5 in files:
-        _has_md5(folder / file, md5 if verify else None, name)
+    _have_md5([(folder / file, md5 if verify else None) for file, md5 in files], name)
     if not verify:
         unverified = {
             "train_list": [[file, None] for file, _ in kind.train_list],
@@ -259,9 +378,8 @@ def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
 def _svhn(folder: Path, verify: bool) -> ImageData:
     from torchvision.datasets import SVHN
 
-    for part in ("train", "test"):
-        _, file, md5 = SVHN.split_list[part]
-        _has_md5(folder / file, md5 if verify else None, "svhn")
+    files = [SVHN.split_list[part][1:] for part in ("train", "test")]
+    _have_md5([(folder / file, md5 if verify else None) for file, md5 in files], "svhn")
     kind: Any = SVHN if verify else type("SVHN", (SVHN,), {"split_list": {k: [*v[:2], None] for k, v in SVHN.split_list.items()}})
     try:
         read = [kind(str(folder), split=part) for part in ("train", "test")]
@@ -321,20 +439,29 @@ def _cub200(folder: Path, verify: bool) -> ImageData:
 
 
 def _food101(folder: Path, verify: bool) -> ImageData:
-    parts = []
-    for part in ("train", "test"):
-        path = folder / "meta" / f"{part}.json"
-        try:
-            parts.append(json.loads(_there(path).read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read ({error}): put a fresh copy there") from error
+    parts = [_food_part(folder / "meta" / f"{part}.json") for part in ("train", "test")]
     names = tuple(sorted(parts[0]))
     if set(parts[1]) != set(names):
         raise ValueError(f"{folder / 'meta'}: train.json and test.json do not name the same classes: put fresh copies there")
     train, test = (
-        _listed(folder, [(f"images/{image}.jpg", names.index(c)) for c, images in part.items() for image in images]) for part in parts
+        _listed(folder, [(_food_image(image), names.index(c)) for c, images in part.items() for image in images]) for part in parts
     )
     return ImageData("food101", names, train, test)
+
+
+def _food_part(path: Path) -> dict[str, list[str]]:
+    """Names of the images of each class."""
+    try:
+        part = json.loads(_there(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): put a fresh copy there") from error
+    if not isinstance(part, dict) or not all(isinstance(images, list) for images in part.values()):
+        raise ValueError(f"{path} does not name the images of each class: put a fresh copy there")
+    return part
+
+
+def _food_image(name: str) -> str:
+    return f"images/{name}.jpg"
 
 
 def _ip102(folder: Path, verify: bool) -> ImageData:
@@ -383,19 +510,39 @@ _READERS: dict[str, Callable[[Path, bool], ImageData]] = {
 }
 
 
+_LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
+    "cub200": {"images.txt": lambda path: [f"images/{image}" for _, image in _pairs(path)]},
+    "cars196": {"cars_annos.mat": lambda path: _cars_annotations(path)[0]},
+    "food101": dict.fromkeys(
+        ("meta/train.json", "meta/test.json"),
+        lambda path: [_food_image(image) for images in _food_part(path).values() for image in images],
+    ),
+    "places-lt": dict.fromkeys(
+        (f"Places_LT_{part}.txt" for part in ("train", "val", "test")), lambda path: [image for image, _ in _labelled_lines(path)]
+    ),
+    "ip102": dict.fromkeys(
+        (f"{part}.txt" for part in ("train", "val", "test")), lambda path: [image for image, _ in _labelled_lines(path, "images/")]
+    ),
+}
+
+
 def _there(path: Path, directory: bool = False) -> Path:
     if not (path.is_dir() if directory else path.is_file()):
         raise ValueError(f"{path} is missing: an unfinished download or unpacking, or another layout than `reclaim data list` shows")
     return path
 
 
-def _has_md5(path: Path, md5: str | None, name: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    with _there(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if md5 is not None and digest.hexdigest() != md5:
-        raise ValueError(f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): move it away and fetch {name} again")
+def _have_md5(files: Sequence[tuple[Path, str | None]], name: str) -> None:
+    damaged = []
+    for path, md5 in files:
+        digest = hashlib.md5(usedforsecurity=False)
+        with _there(path).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if md5 is not None and digest.hexdigest() != md5:
+            damaged.append(f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): move it away and fetch {name} again")
+    if damaged:
+        raise ValueError("\n".join(damaged))
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -415,9 +562,13 @@ def _images(folder: Path, below: str = "") -> list[str]:
     for name in _classes(folder / below):
         found = sorted(path.relative_to(folder).as_posix() for path in (folder / below / name).iterdir() if _is_image(path))
         if not found:
-            raise ValueError(f"{folder / below / name} holds no image: an unfinished download or unpacking?")
+            raise ValueError(_no_image(folder / below / name))
         images += found
     return images
+
+
+def _no_image(folder: Path) -> str:
+    return f"{folder} holds no image: an unfinished download or unpacking?"
 
 
 def _labelled(folder: Path, images: Sequence[str], names: Sequence[str]) -> ImageList:

@@ -130,14 +130,20 @@ class Stopwatch(SupervisedPlugin[Any]):
 
 @contextmanager
 def _storages_saved() -> Iterator[dict[int, int]]:
-    """Address and bytes of the memory that is kept for backward passes."""
+    """Address and bytes of the memory that would be kept for backward passes; there is no going backward from what is computed within."""
     found: dict[int, int] = {}
+    alive = []  # or an address might be given out twice
 
-    def count(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def count(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        alive.append(storage)
 
-    with saved_tensors_hooks(count, lambda tensor: tensor):
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("what was saved here was counted only")
+
+    # were the tensor itself returned, an operation that saves its own result would never be freed
+    with saved_tensors_hooks(count, refuse):
         yield found
 
 

@@ -22,3 +22,10 @@ def test_the_process_is_left_as_it_was() -> None:
     with arithmetic(threads + 1):
         assert torch.get_num_threads() == threads + 1
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, precision)
+
+
+def test_an_accelerator_keeps_torchs_own_precision() -> None:
+    # "medium", which is harmless on the CPU, would permit TF32 there
+    before = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+    with arithmetic(1, "cuda"):
+        assert (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32) == before

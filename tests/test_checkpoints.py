@@ -26,7 +26,7 @@ from reclaim.benchmark.image_cache import make_cache
 from reclaim.benchmark.image_folders import ImageData, ImageList
 from reclaim.benchmark.records import Record, RecordStore
 from reclaim.benchmark.runner import Effort, run
-from reclaim.benchmark.setup import HERE, Setup, unfinished
+from reclaim.benchmark.setup import HERE, Setup, set_aside, unfinished
 from reclaim.benchmark.streams import Stream
 from reclaim.benchmark.transforms import ImageTransform
 from small_runs import SMALL, drawings, shrink, small_config, synthetic_record
@@ -290,12 +290,39 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(name: str, reason: str, s
     interrupt(2)
     with pytest.raises(Interrupted):
         run("linear", config, SMALL, 0, setup=setup)
-    spoil(name, file_of(setup))
+    path = file_of(setup)
+    spoil(name, path)
+    spoiled = path.read_bytes()
     interrupt(100)
-    with pytest.warns(UserWarning, match=rf"the checkpoint {file_of(setup)} {reason}.*: the run starts from the beginning") as caught:
+    with pytest.warns(UserWarning, match=rf"the checkpoint {path} {reason}.*: the run starts from the beginning; it is now ") as caught:
         record = run("linear", config, SMALL, 0, setup=setup)
     assert len(caught) == 1
     assert record.result == undisturbed()
+    assert set_aside(path).read_bytes() == spoiled
+    setup.discard_checkpoint(record.recipe, record.stream, record.config_hash, record.seed)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()], ids=repr)
+def test_a_checkpoint_that_cannot_be_read_now_stays(
+    error: Exception, setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config("linear", "epochs=1")
+    interrupt(2)
+    with pytest.raises(Interrupted):
+        run("linear", config, SMALL, 0, setup=setup)
+    content = file_of(setup).read_bytes()
+    interrupt(100)
+
+    def fail(*args: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "_read", fail)
+        with pytest.raises(type(error)):
+            run("linear", config, SMALL, 0, setup=setup)
+    assert file_of(setup).read_bytes() == content
+    assert run("linear", config, SMALL, 0, setup=setup).result == undisturbed()
 
 
 @pytest.mark.parametrize("key", ["torch", "code", "cpu_model", "data", "weights", "workers"])

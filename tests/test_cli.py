@@ -64,7 +64,11 @@ def test_help_mentions_every_command() -> None:
     assert set(main.commands) == {"list", "run", "sweep", "leaderboard", "conform", "data", "plan", "pretrain"}
     for name in main.commands:
         assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
-        assert f"reclaim {name}" in CliRunner().invoke(main, [name, "-h"], prog_name="reclaim").output
+        for words in ([name], *([name, below] for below in getattr(main.commands[name], "commands", ()))):
+            result = CliRunner().invoke(main, [*words, "--help"], prog_name="reclaim")
+            assert result.exit_code == 0, result.output
+            assert f"Usage: reclaim {' '.join(words)} " in result.output
+            assert "Error" not in result.output
     assert re.search(r"version \d+\.\d+", reclaim("--version"))
     assert "No such command 'rnu'" in reclaim("rnu", fails=True)
 

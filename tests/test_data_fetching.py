@@ -29,6 +29,7 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     stop_after: int | None = None  # bytes, then the connection breaks
     ranges = True
+    content_range = "bytes {start}-{last}/{total}"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -52,6 +53,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
+        if start and self.server.content_range:
+            total = len(self.server.content)
+            self.send_header("Content-Range", self.server.content_range.format(start=start, last=total - 1, total=total))
         self.end_headers()
         self.wfile.write(body[: self.server.stop_after])
 
@@ -79,14 +83,39 @@ def test_a_download_goes_on_where_it_broke_off(ranges: bool, server: Server, tmp
     assert not target.exists()
     assert part.read_bytes() == CONTENT[:1000]
     server.stop_after = None
-    received: list[tuple[int, int | None]] = []
-    assert download(server.url, target, MD5, lambda n, total: received.append((n, total))) == target
+    received: list[tuple[Path, int, int | None]] = []
+    assert download(server.url, target, MD5, lambda *seen: received.append(seen)) == target
     assert server.asked == [None, "bytes=1000-"]
     assert target.read_bytes() == CONTENT
     assert not part.exists()
-    assert (sum(n for n, _ in received), received[0][1]) == (len(CONTENT) - 1000 * ranges, len(CONTENT))
+    assert received == [(target, n, len(CONTENT)) for n in (1000 * ranges, len(CONTENT))]
     download(server.url, target, MD5)
     assert len(server.asked) == 2  # what is there and right is not asked for
+
+
+@pytest.mark.parametrize(
+    "content_range",
+    ["bytes 0-{last}/{total}", "bytes 999-{last}/{total}", "bytes {start}-2000/{total}", "bytes {start}-{last}/{last}", "items 1-2/3", ""],
+)
+def test_another_piece_than_was_asked_for_is_not_taken(content_range: str, server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "file.part"
+    part.write_bytes(CONTENT[:1000])
+    server.content_range = content_range
+    with pytest.raises(ValueError, match=r"asked for the bytes from 1000 on and answers with Content-Range .*file.part is left as it is"):
+        download(server.url, tmp_path / "file", MD5)
+    assert part.read_bytes() == CONTENT[:1000]
+    assert not (tmp_path / "file").exists()
+    server.content_range = "bytes {start}-{last}/*"
+    assert download(server.url, tmp_path / "file", MD5).read_bytes() == CONTENT
+
+
+def test_a_piece_of_the_rest_is_no_wrong_checksum(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    server.content, server.content_range = CONTENT[:3000], f"bytes {{start}}-{{last}}/{len(CONTENT)}"
+    with pytest.raises(OSError, match=r"broke off after 3,000 bytes \(3,000 of 5,120 bytes came\): the same command goes on"):
+        download(server.url, tmp_path / "file", MD5)
+    server.content = CONTENT
+    assert download(server.url, tmp_path / "file", MD5).read_bytes() == CONTENT
 
 
 def test_a_complete_part_is_only_checked(server: Server, tmp_path: Path) -> None:
@@ -197,7 +226,64 @@ def test_list(reclaim: Callable[..., str]) -> None:
     birds = reclaim("list", "cub200")
     for text in ("5994", "split-cub200-10, cub200-1", "CUB_200_2011.tgz", "non-commercial"):
         assert text in birds
+    for name, entry in CATALOGUE.items():
+        shown = reclaim("list", name)
+        for text in (entry.folder, entry.layout, *entry.files, *entry.also, *entry.class_folders, *entry.domains):
+            assert text in shown
     assert "did you mean cub200" in reclaim("list", "cub", fails=True)
+
+
+def lines_of(output: str, kind: str) -> list[str]:
+    return [line.removeprefix(f"{kind}: ") for line in output.splitlines() if line.startswith(f"{kind}: ")]
+
+
+def test_check_prints_fifty_paths_of_a_kind_or_all(reclaim: Callable[..., str], tmp_path: Path) -> None:
+    folder = tmp_path / "CUB_200_2011"
+    folder.mkdir()
+    for name in ("image_class_labels", "train_test_split"):
+        (folder / f"{name}.txt").write_text("".join(f"{i} 1\n" for i in range(60)))
+    (folder / "classes.txt").write_text("1 auk\n")
+    (folder / "images.txt").write_text("".join(f"{i} auk/{i:02}.jpg\n" for i in range(60)))
+    for i in range(51):
+        (folder / f"note{i:02}.md").touch()
+    output = reclaim("check", "cub200", "--root", str(tmp_path), fails=True)
+    images = [str(folder / "images" / "auk" / f"{i:02}.jpg") for i in range(60)]
+    notes = [str(folder / f"note{i:02}.md") for i in range(51)]
+    assert lines_of(output, "missing") == [*images[:50], "and 10 more, which --all prints"]
+    assert lines_of(output, "extra") == [*notes[:50], "and 1 more, which --all prints"]
+    assert "60 missing, 51 extra" in output
+    assert f"`reclaim data fetch cub200 --root {tmp_path}` puts back what is missing" in output
+    output = reclaim("check", "cub200", "--root", str(tmp_path), "--all", fails=True)
+    assert (lines_of(output, "missing"), lines_of(output, "extra")) == (images, notes)
+    (folder / "images.txt").unlink()
+    (folder / "classes.txt").unlink()
+    output = reclaim("check", "cub200", "--root", str(tmp_path), fails=True)
+    assert lines_of(output, "missing") == [str(folder / "images.txt"), str(folder / "classes.txt")]
+    assert "not counted" in output
+
+
+def test_what_fetch_leaves_is_not_extra(
+    reclaim: Callable[..., str], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(image, "png")
+    names = [f"CLRS/{name}/{i}.png" for name in ("port", "river") for i in range(5)]
+    server.content = tar_of(tmp_path / "x.tar.gz", *((name, image.getvalue()) for name in names)).read_bytes()
+    archive = Archive(server.url, hashlib.md5(server.content).hexdigest())
+    small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("port", "river"), per_class=5, archives=(archive,))
+    monkeypatch.setitem(CATALOGUE, "clrs25", small)
+    root = tmp_path / "root"
+    root.mkdir()
+    begun = len(server.content) // 2
+    (root / "file.tar.part").write_bytes(server.content[:begun])
+    output = reclaim("fetch", "clrs25", "--root", str(root))
+    assert server.asked == [f"bytes={begun}-"]
+    bars = [line for line in output.replace("\r", "\n").splitlines() if line.startswith("file.tar:")]
+    assert bars[0].split()[1].startswith(f"{round(100 * begun / len(server.content))}%|")  # it goes on, and knows how far it is
+    assert bars[-1].split()[1].startswith("100%|")
+    (root / "CLRS" / "port" / "0.png.part").touch()  # of an unpacking that was interrupted
+    assert reclaim("check", "clrs25", "--root", str(root)).endswith("\ncomplete\n")
+    assert "file.tar:" not in reclaim("fetch", "clrs25", "--root", str(root))
 
 
 def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +295,17 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
             Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / name / f"{i}.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / "preview.png")
     output = reclaim("check", "clrs25", "--root", root, fails=True)
-    for text in ("train: 8 images", "8 train images instead of 12,000", "2 classes instead of 25", "such as", "preview.png", "3 problems"):
+    for text in ("train: 8 images", "8 train images instead of 12,000", "2 classes instead of 25", "port: 5 images instead of 600"):
         assert text in output
-    monkeypatch.setitem(CATALOGUE, "clrs25", replace(find_dataset("clrs25"), classes=2, train=8, test=2))
-    assert "complete" in reclaim("check", "clrs25", "--root", root, "--decode")
+    assert lines_of(output, "extra") == [str(tmp_path / "CLRS" / "preview.png")]
+    known = [f"{tmp_path / 'CLRS' / name}/" for name in find_dataset("clrs25").class_folders if name not in ("river", "port")]
+    assert lines_of(output, "missing") == known
+    assert "clrs25 is not as it should be: 23 missing, 1 extra, 5 other problems; nothing was changed\n" in output
+    small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("Port", "river"), per_class=5)
+    monkeypatch.setitem(CATALOGUE, "clrs25", small)
+    assert "\ncomplete; 1 extra, not used" in reclaim("check", "clrs25", "--root", root, "--decode")
+    (tmp_path / "CLRS" / "preview.png").unlink()
+    assert reclaim("check", "clrs25", "--root", root).endswith("\ncomplete\n")
     assert "decoded" in reclaim("cache", "clrs25", "--root", root)
     assert (tmp_path / "decoded" / "clrs25" / "train" / "pixels.u8").stat().st_size == 8 * 18
     (tmp_path / "CLRS" / "port" / "2.png").write_bytes(b"no image")
@@ -226,3 +319,9 @@ def test_the_commands_of_the_page_are_understood() -> None:
     for line in lines:
         _, _, command, *arguments = shlex.split(line.partition("#")[0])
         data.commands[command].make_context(command, arguments)  # raises on a missing argument or an unknown option; runs nothing
+
+
+def test_the_page_shows_the_layouts_that_are_expected() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    for entry in CATALOGUE.values():
+        assert f"| `{entry.name}` | `{entry.folder}/` | {entry.layout} |\n" in page

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from reclaim.benchmark.image_folders import (
     missing_files,
     read_cars196,
     read_images,
+    take_stock,
     undecodable_files,
     wrong_counts,
 )
@@ -317,6 +320,135 @@ def test_what_is_missing_extra_or_undecodable_is_listed(tmp_path: Path) -> None:
     assert all("put a fresh copy there" in error for error in undecodable)
     assert "62,500" in wrong_counts(data)[0]
     assert "2 classes instead of 365" in wrong_counts(data)
+
+
+# name: files that the reader needs, images that a list names (or a folder of a class), what comes along and is not read
+STOCK: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "cifar100": (["train", "test", "meta"], [], ["file.txt~"]),
+    "cifar10": ([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"], [], ["readme.html"]),
+    "imagenet-r": ([], ["n01/", "n02/"], ["README.txt"]),
+    "cub200": (
+        ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"],
+        ["images/001.Albatross/0.jpg", "images/002.Auk/2.jpg"],
+        ["README", "attributes/certainties.txt", "parts/parts.txt"],
+    ),
+    "cars196": (["cars_annos.mat"], ["car_ims/000001.jpg", "car_ims/000003.jpg"], []),
+    "food101": (
+        ["meta/train.json", "meta/test.json"],
+        ["images/apple/apple_1.jpg", "images/pie/pie_0.jpg"],
+        ["README.txt", "meta/labels.txt"],
+    ),
+    "clrs25": ([], ["airport/", "river/"], []),
+    "svhn": (["train_32x32.mat", "test_32x32.mat"], [], []),
+    "places-lt": ([f"Places_LT_{part}.txt" for part in ("train", "val", "test")], ["a/1.jpg", "a/3.jpg", "b/2.jpg"], []),
+    "ip102": (["train.txt", "val.txt", "test.txt"], ["images/a/1.jpg", "images/a/3.jpg"], []),
+    "officehome": ([], ["Art/", "Real World/", "Clipart/Axe/"], ["ImageInfo.csv"]),
+    "pacs": ([], ["photo/", "sketch/", "art_painting/cat/"], []),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_all_that_is_missing_or_extra_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find_dataset(name)
+    classes = EXPECTED[name][0].split(",") if entry.class_folders else ()
+    domains = {domain: 2 * (1 + k) for k, domain in enumerate(entry.domains)}
+    monkeypatch.setitem(CATALOGUE, name, replace(entry, class_folders=tuple(classes), domains=domains, per_class=entry.per_class and 5))
+    MAKERS[name](tmp_path)
+    folder = tmp_path / entry.folder
+    needed, images, along = STOCK[name]
+    (folder / ".DS_Store").touch()
+    for file in along:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).touch()
+    stock = take_stock(name, tmp_path)
+    assert (stock.missing, stock.extra, stock.problems, stock.readable) == ((), (), (), True)
+
+    # extra: files anywhere, images, another archive, half a file of nobody's
+    foreign = ["a.zip", "deep/er/x.jpg", "notes.txt", "other.bin.part", "z.jpg"]
+    for file in foreign:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    if name in ("imagenet-r", "clrs25"):  # a folder here is one of a class
+        stock = take_stock(name, tmp_path)
+        assert stock.extra == tuple(str(folder / file) + "/" * (file == "deep") for file in ("deep", *foreign))
+    else:
+        assert take_stock(name, tmp_path).extra == tuple(str(folder / file) for file in foreign)
+
+    # missing: images or folders of classes, and all of them
+    for image in images:
+        if image.endswith("/"):
+            (folder / image).rename(tmp_path / image.replace("/", "_"))
+        else:
+            (folder / image).unlink()
+    assert sorted(take_stock(name, tmp_path).missing) == sorted(str(folder / image) + "/" * image.endswith("/") for image in images)
+    # and the files that the reader needs, to the last
+    for file in needed:
+        (folder / file).unlink()
+    stock = take_stock(name, tmp_path)
+    if needed:
+        assert stock.missing == tuple(str(folder / file) for file in needed)
+        assert not stock.readable
+        assert [Path(file).name for file in stock.extra if not image_folders._is_image(Path(file))] == [
+            "a.zip",
+            "notes.txt",
+            "other.bin.part",
+        ]
+
+
+def test_lists_that_are_there_are_held_against_the_images_without_the_others(tmp_path: Path) -> None:
+    MAKERS["ip102"](tmp_path)
+    folder = tmp_path / "ip102_v1.1"
+    (folder / "test.txt").unlink()
+    (folder / "val.txt").write_text("a/3.jpg\n")
+    (folder / "images" / "b" / "2.jpg").unlink()
+    save(folder / "images" / "b" / "9.jpg")
+    (folder / "more.csv").touch()
+    stock = take_stock("ip102", tmp_path)
+    assert stock.missing == (str(folder / "test.txt"), str(folder / "images" / "b" / "2.jpg"))
+    assert stock.extra == (str(folder / "more.csv"),)
+    assert stock.problems == (f"{folder / 'val.txt'}, line 1, is not an image and its label: put a fresh copy there",)
+    assert stock.notes == ("which images are extra cannot be said without test.txt, val.txt",)
+
+
+def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet-r"
+    names = find_dataset("imagenet-r").class_folders
+    for name in (*names[1:], "n99999999"):
+        save(folder / name / "art_0.jpg")
+    (folder / "n00000000").mkdir()
+    stock = take_stock("imagenet-r", tmp_path)
+    assert stock.missing == (f"{folder / names[0]}/",)
+    assert stock.extra == (f"{folder / 'n00000000'}/", f"{folder / 'n99999999'}/", str(folder / "n99999999" / "art_0.jpg"))
+    for name in names[:2]:
+        (folder / "train" / name).mkdir(parents=True)
+    stock = take_stock("imagenet-r", tmp_path)
+    assert stock.missing[0] == f"{folder / 'test'}/"
+    assert len(stock.missing) == 1 + 198
+    assert stock.problems == tuple(f"{folder / 'train' / name} holds no image: an unfinished download or unpacking?" for name in names[:2])
+
+
+def test_numbers_of_images_in_folders_that_no_list_names(tmp_path: Path) -> None:
+    MAKERS["pacs"](tmp_path)
+    expected = find_dataset("pacs").domains
+    stock = take_stock("pacs", tmp_path)
+    for k, domain in enumerate(("art_painting", "cartoon", "photo", "sketch")):
+        assert f"{tmp_path / 'PACS' / domain}: {k + 1} images instead of {expected[domain]:,}" in stock.problems
+    assert f"{tmp_path / 'PACS' / 'photo' / 'cat'}/" in stock.extra
+    assert f"{tmp_path / 'PACS' / 'photo' / 'horse'}/" in stock.missing
+    for name in ("pacs", "officehome"):
+        entry = find_dataset(name)
+        assert sum(entry.domains.values()) == (entry.train or 0) + (entry.test or 0)
+    synsets = files("timm.data").joinpath("_info", "imagenet_r_synsets.txt").read_text()
+    assert tuple(synsets.split()) == find_dataset("imagenet-r").class_folders
+    for entry in CATALOGUE.values():
+        assert len(set(entry.class_folders)) in (0, entry.classes)
+        assert entry.per_class is None or entry.per_class * entry.classes == (entry.train or 0) + (entry.test or 0)
+
+
+def test_every_damaged_batch_is_named(tmp_path: Path) -> None:
+    MAKERS["cifar10"](tmp_path)
+    with pytest.raises(ValueError, match=r"data_batch_1 is damaged(.|\n)*data_batch_5 is damaged(.|\n)*batches.meta is damaged"):
+        list_images("cifar10", tmp_path)
 
 
 def test_the_held_out_part_is_official_or_a_stratified_tenth(tmp_path: Path) -> None:

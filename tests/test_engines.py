@@ -7,15 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from reclaim.benchmark import engines
-from reclaim.benchmark.engines import Job, run_jobs
-from reclaim.benchmark.records import Record, RecordError, RecordStore, compare
-from reclaim.benchmark.streams import STREAMS
+from reclaim.benchmark.engines import Job, jobs_of, run_jobs, try_jobs
+from reclaim.benchmark.protocols import find_cell
+from reclaim.benchmark.recipes import find_recipe
+from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore, compare
+from reclaim.benchmark.setup import Setup
+from reclaim.benchmark.streams import STREAMS, find_stream
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parent
@@ -106,6 +112,44 @@ def test_a_record_of_other_weights_is_made_anew(maker: Maker, store: RecordStore
     assert maker.made == [0, 0]
     assert run_jobs(jobs(1), store, 1) == store.load()[0]
     assert maker.made == [0, 0]
+
+
+def test_unverified_images_stand_for_no_verified_ones(maker: Maker, store: RecordStore) -> None:
+    (record,) = run_jobs(jobs(1), store, 1)
+    record.result["remarks"] = [UNVERIFIED]
+    store.write(record)
+    unverified = replace(jobs(1)[0], setup=Setup(unverified=True))
+    run_jobs([unverified], store, 1)
+    assert maker.made == [0]
+    assert "remarks" not in run_jobs(jobs(1), store, 1)[0].result
+    assert maker.made == [0, 0]
+
+
+def test_a_failed_run_leaves_no_model_behind(maker: Maker, store: RecordStore) -> None:
+    left = []
+
+    def diverge(job: Job) -> Record:
+        model = torch.nn.Linear(2, 2)
+        left.append(weakref.ref(model))
+        raise FloatingPointError(f"the loss of {model} became nan")
+
+    maker.instead = {0: diverge, 1: lambda job: left.append(left[0]()) or synthetic_record("linear", STREAM.name, 1, config=job.config)}  # type: ignore[func-returns-value]
+    _, failures = try_jobs(jobs(2), store, 1)
+    assert left[1] is None
+    assert "became nan" in str(next(iter(failures.values())))
+
+
+def test_how_the_arithmetic_is_done_is_no_hyper_parameter() -> None:
+    for cell, settings, origin in (
+        ("slca/main/slca/split-cifar100-10", ["precision=bf16", "compile=true", "micro_batch=8"], "paper"),
+        ("slca/main/slca/split-cifar100-10", ["precision=bf16", "lr=0.5"], "given"),
+        ("aepg/table-2/lora-focal/split-cub200-10", ["loss.coefficient=2.0"], "paper"),  # of the paper's own grid
+        ("aepg/table-2/lora-focal/split-cub200-10", ["loss.coefficient=3.0"], "given"),
+    ):
+        recipe, stream, _ = find_cell(cell)
+        assert [job.hyperparameters_from for job in jobs_of(recipe, stream, [0], settings)] == [origin]
+    slca = find_recipe("slca")
+    assert jobs_of(slca, find_stream(slca.home), [0], ["precision=bf16"])[0].hyperparameters_from == "validation"
 
 
 def test_the_same_job_twice_is_one_run(maker: Maker, store: RecordStore) -> None:

@@ -19,7 +19,7 @@ from reclaim.benchmark.paper_check import check_cells, current, judge_tables, me
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import Record, RecordError, RecordStore
+from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore
 from reclaim.benchmark.statistics import Outcome, holm
 from small_runs import synthetic_record
 
@@ -157,6 +157,7 @@ REPRODUCED = "slca/main/slca/split-imagenet-r-10/last_acc"
 UNDECIDED = "slca/main/seqft+sl/split-cifar100-10/inc_acc"
 WITHOUT_STD = "slca/main/joint/split-imagenet-r-10/last_acc"
 MIXED = "slca/main/slca/split-cub200-10/last_acc"
+SCRATCH = "aepg/table-3/resnet50-alpha-0.5/cifar10-1/last_acc"
 NOT_RUN = "slca/main/lwf/split-cub200-10/last_acc"
 
 
@@ -292,15 +293,32 @@ def test_only_runs_by_the_paper_s_protocol_count() -> None:
     uncovered = synthetic_record(ALL[NOT_RUN].recipe, ALL[NOT_RUN].stream, config=find_cell(MIXED)[0].config)
     of_recipe, rehearsed = synthetic_record("slca"), synthetic_record("slca", seed=1)
     rehearsed.result["rehearsal"] = True
-    records = [plain, other_arithmetic, rehearsal, *other, elsewhere, uncovered, of_recipe, rehearsed]
+    small_copy = record_of(BELOW, 4)
+    small_copy.result["remarks"] = [UNVERIFIED]
+    records = [plain, other_arithmetic, rehearsal, *other, elsewhere, uncovered, of_recipe, rehearsed, small_copy]
     assert current(records) == [plain, other_arithmetic, of_recipe]
     notes = not_counted([*records, other[0]])
     run = BELOW.rpartition("/")[0]
     assert f"not counted: 1 of {run}: a rehearsal" in notes
+    assert f"not counted: 1 of {run}: {UNVERIFIED}" in notes
     assert f"not counted: 2 of {run}: not made by the paper's protocol: lr=0.02 instead of 0.01" in notes
     assert any(note.startswith("not counted: 1 of slca/main/lwf/split-cub200-10: no protocol to hold it against") for note in notes)
     assert any("slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes)
-    assert len(notes) == 6
+    assert len(notes) == 7
+
+
+@pytest.mark.parametrize(("key", "what"), [("weights_sha256", "backbones"), ("data_sha256", "sets of images")])
+def test_runs_of_other_weights_or_images_are_not_pooled(key: str, what: str) -> None:
+    records = [record_of(BELOW, seed, 91.5 + seed) for seed in range(3)]
+    assert check_cells(records)[BELOW].problem is None
+    records[1].result[key] = "e" * 64
+    check = check_cells(records)[BELOW]
+    assert f"are of 2 {what}, " in (check.problem or "")
+    assert check.verdict is None
+    # drawn at random, weights are others in every run
+    records = [record_of(SCRATCH, seed) for seed in range(2)]
+    records[1].result[key] = "e" * 64
+    assert (check_cells(records)[SCRATCH].problem is None) == (key == "weights_sha256")
 
 
 def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:

@@ -511,3 +511,15 @@ def test_what_is_not_measured_must_be_equal_anywhere(key: str, value: Any) -> No
 def test_only_runs_of_one_configuration_are_compared(other: Record) -> None:
     with pytest.raises(RecordError, match="one configuration and seed"):
         compare(make_record(), other)
+
+
+def test_other_processes_that_load_draw_other_crops() -> None:
+    loading = {"loading": {"workers": 4, "cache": False}}
+    far, other = edited(set_accuracy(1, 0, 0.0), **loading), edited(lambda result: result.update(data_sha256="e" * 64), **loading)
+    assert compare(make_record(), far).agree
+    assert not compare(make_record(), far).exact
+    assert "but for the crops" in str(compare(make_record(), far))
+    assert compare(make_record(), other).failures == ("data_sha256 differs",)
+    alike = edited(lambda result: None, **loading)
+    assert compare(alike, edited(lambda result: None, **loading)).exact
+    assert not compare(alike, far).agree

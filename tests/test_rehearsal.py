@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,16 @@ def test_the_memory_of_a_batch_is_that_of_a_batch(autocast: torch.dtype | None) 
         found[n] = whole - per_image * images, per_image
     assert found[2][1] == pytest.approx(found[64][1], rel=0.02)
     assert found[2][0] + 64 * found[2][1] == pytest.approx(found[64][0] + 64 * found[64][1], rel=0.02)
+
+
+def test_what_was_measured_is_let_go() -> None:
+    model = ContinualModel(timm.create_model("test_vit", img_size=32, num_classes=0))
+    model.heads.add_head(range(3))
+    weights = [weakref.ref(p) for p in model.parameters()]
+    Stopwatch()._measure_activations(model, torch.rand(2, 3, 32, 32))
+    del model
+    gc.collect()
+    assert [weight for weight in weights if weight() is not None] == []
 
 
 def test_on_an_accelerator_a_step_is_a_whole_batch_and_there_are_images_for_it(tmp_path: Path) -> None:

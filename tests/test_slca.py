@@ -35,6 +35,7 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 torch.set_num_threads(1)
 
@@ -564,6 +565,20 @@ class TestClassifierAlignment:
         features, targets = extract_features(strategy.model, stream.test_stream[len(tasks) - 1].dataset.eval(), 4, "cpu")
         accuracy = (strategy.model.eval().heads(features).argmax(dim=1) == targets).float().mean().item()
         assert accuracy >= 0.6
+
+    def test_workers_load_the_images_that_features_are_taken_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loaders = []
+        monkeypatch.setattr(
+            slca_module, "DataLoader", lambda *args, **options: loaders.append(options["num_workers"]) or DataLoader(*args, **options)
+        )  # type: ignore[func-returns-value]
+        statistics = []
+        for workers in (0, 1):
+            strategy = make_slca()
+            torch.manual_seed(0)
+            strategy.train(make_stream([[0, 1]]).train_stream[0], num_workers=workers)
+            statistics.append(strategy.alignment.gaussians[1].mean)
+        assert loaders == [0, 1]
+        assert torch.equal(*statistics)
 
     def test_a_class_that_comes_back_is_fitted_anew(self) -> None:
         stream, strategy = make_stream([[0, 1], [1, 2]]), make_slca()
