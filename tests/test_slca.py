@@ -568,9 +568,12 @@ class TestClassifierAlignment:
 
     def test_workers_load_the_images_that_features_are_taken_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loaders = []
-        monkeypatch.setattr(
-            slca_module, "DataLoader", lambda *args, **options: loaders.append(options["num_workers"]) or DataLoader(*args, **options)
-        )  # type: ignore[func-returns-value]
+
+        def load(*args: Any, **options: Any) -> DataLoader[Any]:
+            loaders.append(options["num_workers"])
+            return DataLoader(*args, **options)
+
+        monkeypatch.setattr(slca_module, "DataLoader", load)
         statistics = []
         for workers in (0, 1):
             strategy = make_slca()
