@@ -582,7 +582,8 @@ def coverage_page() -> str:
             _table(("run", "cells", "method", "our reading"), [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()]),
             "## Runs without\n\nNo published number of these stands in `papers/*.toml`.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
-            "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never reached.",
+            "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never "
+            "reached.",
             f"The streams are {', '.join(f'`{stream}`' for stream in OLOR_STREAMS)}.\n",
             _table(("", *(f"`{backbone}`" for backbone in OLOR_BACKBONES)), grid),
         ]
