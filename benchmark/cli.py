@@ -6,7 +6,7 @@ import difflib
 import json
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def list_(thing: str | None) -> None:
 
 
 def _recipes() -> str:
-    rows = [(r.name, r.title, r.home, r.hyperparameters_from) for r in RECIPES.values()]
+    rows = [(r.name, r.title, r.home, r.hyperparameters_from) for r in (RECIPES | MIDDLE).values()]
     return tabulate(rows, headers=("name", "method", "home stream", "hyper-parameters"))
 
 
@@ -94,8 +94,18 @@ def _streams() -> str:
 def _backbones() -> str:
     report = json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())
     held_out = f"{report['held_out_accuracy']:.1f}% on held-out drawings of its 245 upstream classes"
-    rows = [(QUICKDRAW_VIT, f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}")]
-    return tabulate([*rows, ("any timm model", "with random weights; see timm.list_models()")], headers=("name", "what"))
+    rows = [
+        (QUICKDRAW_VIT, f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}"),
+        *((name, f"pretrained; {known.used_by}; {known.licence}") for name, known in _known_backbones().items()),
+        ("any timm model", "random weights without a tag, such as resnet50, pretrained with one; see timm.list_models(pretrained=True)"),
+    ]
+    return tabulate(rows, headers=("name", "what"))
+
+
+def _known_backbones() -> Mapping[str, Any]:
+    from reclaim.strategies.backbones import KNOWN_BACKBONES  # brings torch, which reading names should not wait for
+
+    return KNOWN_BACKBONES
 
 
 def _claims() -> str:
@@ -127,11 +137,15 @@ def _in_full(name: str) -> str:
     of_papers = [*run_names(), *(cell.id for cell in published.cells())]
     if name in of_papers:
         return in_full(name)
-    if name not in RECIPES:
-        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *(claim.id for claim in published.claims()), *of_papers]
-        similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
+    recipes = RECIPES | MIDDLE
+    if name not in recipes:
+        backbones = _known_backbones()
+        if name in backbones:
+            return tabulate([("backbone", name), *vars(backbones[name]).items()], tablefmt="plain")
+        everything = [*recipes, *streams, QUICKDRAW_VIT, *backbones, *(claim.id for claim in published.claims()), *of_papers]
+        similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(recipes)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
-    recipe = RECIPES[name]
+    recipe = recipes[name]
     choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else "nothing to choose"
     choice = f"tuned as: {recipe.tuned_as}" if recipe.tuned_as else choice
     settings = json.dumps(recipe.config.as_dict(), indent=1)
@@ -171,6 +185,12 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 )
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Of cells: weights file, instead of timm's hub.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Of cells: processes that load images, for each run.")
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(0),
+    default=Setup.checkpoint_minutes,
+    help="Least time between two checkpoints within an experience; there is one after each, too.",
+)
 @click.option("--unverified", is_flag=True, help="Of cells: take data sets as they lie, such as small copies of your own; is recorded.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone [default: the recipe's].", show_default=False
@@ -193,6 +213,7 @@ def run(
     cache: Path | None,
     weights: Path | None,
     workers: int,
+    checkpoint_minutes: float,
     unverified: bool,
     precision: str | None,
     compiled: bool,
@@ -207,9 +228,10 @@ def run(
     settings += tuple(f"micro_batch={n}" for n in [micro_batch] if n)
     cores = available_cores()
     if rehearse:
-        for option in ("seeds", "again", "cache", "weights", "unverified"):
+        for option in ("seeds", "again", "cache", "weights", "checkpoint_minutes", "unverified"):
             if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{option} means nothing to a rehearsal, which is of seed 0, on synthetic images, and always anew")
+                given = f"--{option.replace('_', '-')}"
+                raise click.UsageError(f"{given} means nothing to a rehearsal, which is of seed 0, on synthetic images, and always anew")
         jobs = jobs or (cores if device == "cpu" else 1)
         setup = Setup(device, workers=workers, threads=max(1, cores // jobs))
         _rehearse(names or ((cell,) if cell else ()), settings, jobs, setup, root, records)
@@ -219,7 +241,7 @@ def run(
     if cell:
         found, target, own = find_cell(cell)
         jobs = jobs or 1
-        setup = Setup(device, root, cache, weights, workers, max(1, cores // jobs), unverified=unverified)
+        threads = max(1, cores // jobs)
         chosen = _cell_seeds(seeds, own)
     else:
         found = find_recipe(names[0], RECIPES | MIDDLE)
@@ -229,7 +251,8 @@ def run(
                 f"{target.name!r} is of the paper tier, and {found.name} is not: use --cell, or one of {', '.join(STREAMS)}"
             )
         jobs = jobs or (None if device == "cpu" else 1)
-        setup, chosen = Setup(device, root, cache, weights, workers, unverified=unverified), list(seeds)
+        threads, chosen = 1, list(seeds)
+    setup = Setup(device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified)
     store = RecordStore(records) if records else default_store()
     made = run_jobs(jobs_of(found, target, chosen, settings, setup), store, jobs, again)
     rows = []
@@ -257,6 +280,8 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
 
     if not names:
         raise click.UsageError("name the cells to rehearse, or `all`")
+    if "all" in names and len(names) > 1:
+        raise click.UsageError("`all` is every cell: name it alone")
     runs = list({(r.name, s.name): (r, s) for r, s, _ in (covered_runs() if names == ("all",) else map(find_cell, names))}.values())
     click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
     real, todo = {}, []
@@ -311,6 +336,13 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
         click.echo(tabulate(rows, headers=(name, choice["metric"], ""), disable_numparse=True) + "\n")
 
 
+def _store_at_hand(records: Path | None) -> RecordStore | None:
+    """The store to read: the one that is named, which must be there, or that of the working directory; None outside a checkout."""
+    if records and not records.exists():
+        raise click.ClickException(f"there is no folder {records}: name a record store with --records")
+    return RecordStore(records) if records else default_store() if Path("leaderboards", "records").is_dir() else None
+
+
 @main.command()
 @RECORDS
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
@@ -330,13 +362,14 @@ def leaderboard(
     from . import leaderboard as boards
     from . import submission
 
+    store = _store_at_hand(records)
     if foreign:
-        checks = [submission.check(path) for path in foreign]
+        checks = [submission.check(path, store) for path in foreign]
         click.echo("\n".join(map(str, checks)))
         if any(check.problems for check in checks):
             raise click.exceptions.Exit(1)
         return
-    store = RecordStore(records) if records else default_store()
+    store = store or default_store()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -431,7 +464,9 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
             click.echo(f"{part}: {len(images):,} images")
         click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
         problems += wrong_counts(found)
-        if decode and not stock.missing:
+        if decode and stock.missing:
+            problems.append("not decoded: mend what is missing first")
+        elif decode:
             problems += undecodable_files(found)
     else:
         click.echo("not counted: the images cannot be read as a data set before the rest is mended")
@@ -530,8 +565,7 @@ def plan(names: Sequence[str], std: float | None, records: Path | None) -> None:
     from .paper_check import current
     from .plan import plan as planned
 
-    # outside a checkout there are no records, and plans all the same
-    store = RecordStore(records) if records else default_store() if Path("leaderboards", "records").is_dir() else None
+    store = _store_at_hand(records)
     loaded, problems = store.load() if store else ([], [])
     for problem in problems:
         click.echo(f"skipped {problem}", err=True)

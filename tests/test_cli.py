@@ -13,10 +13,12 @@ from click.testing import CliRunner, Result
 from reclaim.benchmark import cli, datasets, engines, tuning
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.engines import Job
+from reclaim.benchmark.middle import MIDDLE
 from reclaim.benchmark.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe
 from reclaim.benchmark.records import Record, RecordStore
 from reclaim.benchmark.streams import PAPER_STREAMS, STREAMS
+from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,9 +80,9 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "asset", lambda name: tmp_path / name)
     everything = reclaim("list")
     words = {
-        "recipes": [*RECIPES],
+        "recipes": [*RECIPES, *MIDDLE],
         "streams": [*STREAMS, *PAPER_STREAMS],
-        "backbones": ["quickdraw_vit", "43.2%", "1.42 M", "timm"],
+        "backbones": ["quickdraw_vit", "43.2%", "1.42 M", *KNOWN_BACKBONES, "timm"],
         "claims": [claim.id for claim in claims()],
     }
     for thing, names in words.items():
@@ -93,7 +95,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_list_shows_one_thing_in_full() -> None:
-    for name, recipe in RECIPES.items():
+    for name, recipe in (RECIPES | MIDDLE).items():
         text = reclaim("list", name)
         assert recipe.title in text
         assert recipe.description in text
@@ -101,6 +103,8 @@ def test_list_shows_one_thing_in_full() -> None:
     assert "10, 10, 10, 10, 10, 10, 10, 10, 10, 6, 4" in reclaim("list", "split-quickdraw-uneven")
     assert claims()[0].text in reclaim("list", claims()[0].id)
     assert str(cells()[0].published.mean) in reclaim("list", cells()[0].id)
+    for name, known in KNOWN_BACKBONES.items():
+        assert known.source in reclaim("list", name)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,10 @@ def test_leaderboard_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_leaderboard_of_nothing_says_so(tmp_path: Path) -> None:
-    assert "make some with `reclaim run`" in reclaim("leaderboard", "--records", tmp_path / "r", "--output", tmp_path, fails=True)
+    command = ("leaderboard", "--records", tmp_path / "r", "--output", tmp_path)
+    assert f"there is no folder {tmp_path / 'r'}: name a record store with --records" in reclaim(*command, fails=True)
+    (tmp_path / "r").mkdir()
+    assert "make some with `reclaim run`" in reclaim(*command, fails=True)
 
 
 # --- conform ---

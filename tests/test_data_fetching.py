@@ -301,6 +301,7 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
     known = [f"{tmp_path / 'CLRS' / name}/" for name in find_dataset("clrs25").class_folders if name not in ("river", "port")]
     assert lines_of(output, "missing") == known
     assert "clrs25 is not as it should be: 23 missing, 1 extra, 5 other problems; nothing was changed\n" in output
+    assert "\nnot decoded: mend what is missing first\n" in reclaim("check", "clrs25", "--root", root, "--decode", fails=True)
     small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("Port", "river"), per_class=5)
     monkeypatch.setitem(CATALOGUE, "clrs25", small)
     assert "\ncomplete; 1 extra, not used" in reclaim("check", "clrs25", "--root", root, "--decode")
