@@ -9,10 +9,12 @@ import os
 import queue
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,12 @@ def run_jobs(
     :param n_jobs: runs at a time; one per core by default.
     :param again: make runs anew that are on record already.
     :raises RuntimeError: naming the runs that failed, after all others are finished and, with a store, on record.
-    :raises RecordError: before any run: a record is damaged, or the store cannot be written.
+    :raises RecordError: before any run: a record is damaged, or of other images or weights than those that the job names, or the store
+        cannot be written.
     """
     known, failures = try_jobs(jobs, store, n_jobs, again, quiet)
     if failures:
-        others = "the others are on record" if store else "nothing is on record"
+        others = "nothing is on record" if not store else "the others are on record" if known else "none is on record"
         listed = "\n".join(f"  {job}: {type(error).__name__}: {error}" for job, error in failures.items())
         raise RuntimeError(f"{len(failures)} of {len(failures) + len(known)} runs failed, {others}:\n{listed}")
     return [known[job] for job in jobs]
@@ -92,6 +95,7 @@ def try_jobs(
             raise RecordError(f"{job} is on record: a rehearsal would replace it, give another folder for the records")
         if record and not again and _stands_for(job, record):
             known[job] = record
+    _require_same_start(known)
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
@@ -143,6 +147,26 @@ def _stands_for(job: Job, record: Record) -> bool:
     )
 
 
+def _require_same_start(known: Mapping[Job, Record]) -> None:
+    """Refuse records of other images or weights than those that their jobs name: neither to be shown in their place, nor days of work to be
+    replaced unasked. What a job does not name, a folder or a file, is not read for this."""
+    named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
+    starts: dict[Any, dict[str, str]] = {}
+    for job, record in named.items():
+        surroundings = (job.stream.dataset, job.setup.root, job.config.backbone, job.setup.weights, job.setup.unverified)
+        if surroundings not in starts:
+            from .runner import start  # imported late, as below
+
+            starts[surroundings] = start(job.stream, job.config, job.setup)
+        for what, sha256 in starts[surroundings].items():
+            if record.result[what] != sha256:
+                kind = "images" if what == "data_sha256" else "weights"
+                raise RecordError(
+                    f"{job} is on record from other {kind}: {record.result[what][:12]}... there, {sha256[:12]}... here; --again replaces "
+                    "it, another --records folder keeps both"
+                )
+
+
 def _let_go(error: Exception) -> None:
     """Free the model and the last batch of a failed run: the frames of its traceback hold them, and the next run needs the memory."""
     traceback.clear_frames(error.__traceback__)
@@ -181,10 +205,12 @@ def _in_processes(
     jobs: Mapping[Job, Job], n_jobs: int, finish: Callable[[Job, Callable[[], Record]], None], advance: Callable[[str], None]
 ) -> None:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    with _interrupts_wait():
+        manager.start(_as_worker)
+    with manager:
         messages = manager.Queue()
-        # Ctrl-C reaches every process of a terminal: this one alone answers it
-        pool = ProcessPoolExecutor(n_jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
         try:
             with _interrupts_wait():  # for the workers, too, which inherit it: until they ignore the signal, they have seconds of imports
                 pending: dict[Future[Record], Job] = {pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()}
@@ -203,14 +229,33 @@ def _in_processes(
             pool.shutdown(cancel_futures=True)
 
 
+def _as_worker() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent, and end with it however it ends: a run that went on alone
+    would write the same checkpoints as the one that is started in its place."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
     """Ctrl-C within is answered at the end; where signals cannot be blocked, at once."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    came = []
+    answer = signal.signal(signal.SIGINT, lambda *_: came.append(True))  # another thread, such as a progress bar's, lets it through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, answer)
+        if came:
+            signal.raise_signal(signal.SIGINT)

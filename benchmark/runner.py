@@ -128,6 +128,16 @@ def run(
     return Record(result, where)
 
 
+def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
+    """The ``data_sha256`` and ``weights_sha256`` that a run would record, of what the setup names: ``root`` and ``weights``."""
+    known = {}
+    if setup.root:
+        known["data_sha256"] = read_images(stream.dataset, setup.root, verify=not setup.unverified).sha256
+    if setup.weights:
+        known["weights_sha256"] = fingerprint(make_backbone(config, setup.weights))
+    return known
+
+
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
     """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index, and what is to be said of them."""
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from reclaim.benchmark import engines
+from reclaim.benchmark import engines, runner
 from reclaim.benchmark.engines import Job, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.recipes import find_recipe
@@ -122,6 +123,25 @@ def test_unverified_images_stand_for_no_verified_ones(maker: Maker, store: Recor
     run_jobs([unverified], store, 1)
     assert maker.made == [0]
     assert "remarks" not in run_jobs(jobs(1), store, 1)[0].result
+    assert maker.made == [0, 0]
+
+
+@pytest.mark.parametrize(("what", "kind"), [("data_sha256", "images"), ("weights_sha256", "weights")])
+def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
+    what: str, kind: str, maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, stream, _ = find_cell("slca/main/slca/split-cifar100-10")
+    job = Job(recipe.name, recipe.config, stream, 0, "paper", Setup(root=Path("data"), weights=Path("weights.npz")))
+    (record,) = run_jobs([job], store, 1)
+    found = {key: record.result[key] for key in ("data_sha256", "weights_sha256")}
+    monkeypatch.setattr(runner, "start", lambda *start: found)
+    assert run_jobs([job, replace(job, setup=replace(job.setup, workers=2))], store, 1) == [record, record]
+    found[what] = "e" * 64
+    there = record.result[what][:12]
+    with pytest.raises(RecordError, match=rf"{job} is on record from other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces"):
+        run_jobs([job], store, 1)
+    assert maker.made == [0]
+    run_jobs([job], store, 1, again=True)
     assert maker.made == [0, 0]
 
 
@@ -304,6 +324,15 @@ if __name__ == "__main__":
 """
 
 
+def start_script(folder: Path, store: RecordStore, n_jobs: int) -> subprocess.Popen[str]:
+    """SCRIPT, as a terminal starts it, in a session of its own."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(script), str(store.root), str(n_jobs)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
 Interrupted = Callable[[int, Callable[[int], bool]], str]
 
 
@@ -312,13 +341,7 @@ def interrupted(store: RecordStore, tmp_path: Path) -> Interrupted:
     """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds, and returns what it showed."""
 
     def run(n_jobs: int, due: Callable[[int], bool]) -> str:
-        script = tmp_path / "script.py"
-        script.write_text(SCRIPT)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-        command = [sys.executable, str(script), str(store.root), str(n_jobs)]
-        process = subprocess.Popen(
-            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        process = start_script(tmp_path, store, n_jobs)
         try:
             deadline = time.monotonic() + 120
             while not due(process.pid) and process.poll() is None and time.monotonic() < deadline:
@@ -351,3 +374,33 @@ def test_ctrl_c_while_the_workers_start(interrupted: Interrupted) -> None:
     shown = interrupted(2, lambda pid: len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) >= 3)
     assert shown.rstrip().endswith(INTERRUPTED)
     assert "Traceback" not in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_no_worker_outlives_a_kill(store: RecordStore, tmp_path: Path) -> None:
+    def of_session(sid: int) -> list[str]:
+        """Ids of the processes of a session that have not ended."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                found += [stat.parent.name] if int(session) == sid and state != "Z" else []
+        return found
+
+    def wait(due: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 120
+        while not due() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return due()
+
+    process = start_script(tmp_path, store, 2)
+    try:
+        assert wait(lambda: bool(list(store.root.rglob("*.json"))))
+        assert len(of_session(process.pid)) >= 4  # it, the tracker of resources, the server of the queue, and two workers or one
+        process.kill()
+        process.wait()
+        assert wait(lambda: not of_session(process.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
