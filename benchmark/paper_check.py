@@ -213,11 +213,13 @@ class CellCheck:
 
     @cached_property
     def deviations(self) -> list[str]:
-        """How the arithmetic of some run was done otherwise than the paper's, such as "precision=bf16 instead of fp32"."""
+        """How the arithmetic of some run was done otherwise than the paper's, such as "precision=bf16 instead of fp32"; and on which
+        devices, for no two of them add alike."""
         protocol = protocol_of(run_of(self.cell))
         if isinstance(protocol, Uncovered):
             return []
-        return list(dict.fromkeys(difference for run in self.runs for difference in protocol.deviations(run.result["config"])))
+        differences = [difference for run in self.runs for difference in protocol.deviations(run.result["config"])]
+        return list(dict.fromkeys([*differences, *(f"device={run.provenance['accelerator'] or 'cpu'}" for run in self.runs)]))
 
     @property
     def remarks(self) -> list[str]:

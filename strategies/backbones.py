@@ -322,7 +322,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # which one depends on where the file is damaged
-        raise ValueError(f"cannot read {path.name} as tensors only: {error}") from error
+        why = "damaged, or no .npz of arrays" if "allow_pickle" in str(error) else error  # NumPy advises to load it unsafely
+        raise ValueError(f"cannot read {path.name} as tensors only: {why}") from error
     return _to_timm(_state_dict(content))
 
 

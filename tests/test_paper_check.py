@@ -325,10 +325,13 @@ def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:
     def judge(*settings: str) -> paper_check.CellCheck:
         return check_cells([record_of(BELOW, seed, 91.5 + 0.1 * seed, settings) for seed in range(3)])[BELOW]
 
-    assert judge().deviations == []
-    assert not any("made with" in remark for remark in judge().remarks)
+    assert judge().deviations == ["device=cpu"]
+    assert "made with device=cpu" in judge().remarks
     check = judge("precision=bf16", "compile=true")
-    assert sorted(check.deviations) == ["compile=true instead of false", "precision=bf16 instead of fp32"]
+    assert sorted(check.deviations) == ["compile=true instead of false", "device=cpu", "precision=bf16 instead of fp32"]
+    records = [record_of(BELOW, seed, 91.5) for seed in range(3)]
+    records[1].provenance["accelerator"] = "NVIDIA H200"
+    assert check_cells(records)[BELOW].deviations == ["device=cpu", "device=NVIDIA H200"]
     assert check.verdict == judge().verdict
     assert f"made with {', '.join(check.deviations)}" in check.remarks
     assert check.as_dict()["deviations"] == check.deviations
@@ -390,6 +393,19 @@ def test_stores_that_contradict_each_other_end_the_check(check: Any, one_claim: 
     result.stderr.fnmatch_lines(
         ["ERROR: records of the same configuration and seed contradict each other*", f"*{store.root}*{other.root}*"]
     )
+
+
+def test_a_store_that_pytest_takes_for_tests_is_named(check: Any, one_claim: Any, store: RecordStore, tmp_path: Path) -> None:
+    claim = one_claim("holds")
+    write_runs(store, claim, *HOLDS)
+    second = RecordStore(tmp_path / "second")
+    write_runs(second, claim, *HOLDS)
+    result = check(str(second.root), "--paper-check", "--records-only", part="test_claims.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {second.root} looks like a record store: repeat --records before each"])
+
+    (second.root / "test_mine.py").write_text("def test_it(): pass\n")  # it is both
+    check(str(second.root), "--paper-check", "--records-only", part="test_claims.py").assert_outcomes(passed=2)
 
 
 # --- missing runs ---

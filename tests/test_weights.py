@@ -230,6 +230,8 @@ def test_files_run_no_code(tmp_path: Path) -> None:
     for name in ("weights.pth", "weights.npz"):
         with pytest.raises(ValueError, match=rf"cannot read {name} as tensors only"):
             read_weights(tmp_path / name)
+    with pytest.raises(ValueError, match=r"cannot read weights.npz as tensors only: damaged, or no .npz of arrays$"):
+        read_weights(tmp_path / "weights.npz")
     assert not mark.exists()
     torch.load(tmp_path / "weights.pth", weights_only=False)
     assert mark.exists(), "it would have"
