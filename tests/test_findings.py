@@ -93,10 +93,17 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
     counts = {f: [v.outcome for v in verdicts if v.claim.family == f] for f in ("confirmatory", "exploratory")}
     not_run = {family: outcomes.count("not run") for family, outcomes in counts.items()}
     text = one_line(found["What did not hold"])
+    assert "Contradicted until" not in text
     n = len(counts["confirmatory"])
     assert f"{n} confirmatory claims: 1 contradicted, 3 undecided, 1 hold, {not_run['confirmatory']} not run." in text
     n = len(counts["exploratory"])
     assert f"{n} exploratory claims: 1 contradicted, {not_run['exploratory']} not run." in text
+
+
+def test_what_holms_correction_of_the_reverse_side_spares_is_said() -> None:
+    worse = records_of("lora-ce", around(50, ALL_TEN)) + records_of("lora-epg", around(48.7, ALL_TEN[::-1]))
+    text = one_line(sections(worse)["What did not hold"])
+    assert "Contradicted until Holm's correction was applied to the reverse side, too, after the runs: `aepg/epg`." in text
 
 
 def test_a_claim_of_no_difference_says_its_margin() -> None:
