@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from tabulate import tabulate
 
 from .paper_check import CellCheck, check_cells
-from .protocols import find_cell
+from .protocols import Uncovered, find_cell, protocol_of, run_of
 from .published import Cell, Claim, Table, cells, claims, confirmatory_plan, judge_claims, planned_seeds, tables
 from .recipes import RECIPES
 from .records import Record
@@ -141,7 +141,7 @@ def plan_cell(cell: Cell, records: Sequence[Record], std: float | None = None) -
         f"{head}\n\nP(reproduced) if\n{tabulate(rows, headers=header, disable_numparse=True)}\n\n"
         f"seeds needed for 80% power, if our true mean is the printed one: {welch}\n"
         f"as a constant: {_needed(published.as_constant(), spread.std, margin)}"
-        f"{_new_orders([(cell, max(needed, default=None))])}{_guesses([cost])}"
+        f"{_new_orders([(cell, max(needed, default=None))])}{_guesses([cost])}{_to_rehearse(cell, cost)}"
     )
 
 
@@ -271,6 +271,11 @@ def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | Non
     others = [median(times) for times in found.values()]
     guess = f"no run of {recipe} on record, taken to be the median of {_count(len(others), 'recipe')} of {epochs} epochs on {stream}"
     return _Cost(median(others), guess) if others else _Cost(None)
+
+
+def _to_rehearse(cell: Cell, cost: _Cost) -> str:
+    covered = not isinstance(protocol_of(run_of(cell)), Uncovered)
+    return f"\ncost: `reclaim run --rehearse {run_of(cell)}` projects it" if covered and cost.seconds is None else ""
 
 
 def _time(runs: Sequence[tuple[int, _Cost]]) -> str:

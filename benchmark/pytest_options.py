@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     checks = "check the papers' claims and cells: live runs, records, verdicts; with pytest's --strict an undecided cell fails"
     group.addoption("--paper-check", action="store_true", help=checks)
     group.addoption("--paper", type=_keys, metavar="KEYS", help="only these papers, such as slca,olor (default: slca,olor,aepg)")
-    stores = "a record store; repeatable, they are merged (default: ./leaderboards/records)"
+    stores = "a record store; repeat the option for each, they are merged (default: ./leaderboards/records)"
     group.addoption("--records", action="append", metavar="DIR", help=stores)
     group.addoption("--records-only", action="store_true", help="train nothing: judge the runs on record")
     group.addoption("--run-missing", action="store_true", help="train what the claims need and no record has, into the first store (hours)")
@@ -122,10 +122,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stores that are missing, or contradict each other, end the session here: in one line, before anything is trained."""
+    """Stores that are missing, taken for tests, or contradict each other, end the session here: before anything is trained."""
     config = session.config
     if config.getoption("--collect-only") or not config.getoption("--paper-check"):
         return
+    for argument in config.args:
+        folder = (config.invocation_params.dir / argument).resolve()
+        # what follows the one folder of --records is a test path to pytest
+        records = any(folder.glob(f"*/*/{'[0-9a-f]' * 12}/*.json"))
+        if records and not any(folder in item.path.resolve().parents for item in session.items):
+            raise pytest.UsageError(f"{argument} looks like a record store: repeat --records before each")
     if any(item.get_closest_marker("paper_check") for item in session.items):
         from .paper_check import load
 

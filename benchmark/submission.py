@@ -11,12 +11,16 @@ from typing import Any
 
 from .config import QUICKDRAW_VIT, Config, from_dict
 from .datasets import downstream
+from .middle import MIDDLE
 from .paper_check import current, not_counted
+from .protocols import covered_runs
 from .published import cells
-from .recipes import RECIPES, weights_sha256
-from .records import PACKAGES, Record, RecordError, RecordStore, config_hash
+from .recipes import RECIPES, Recipe, weights_sha256
+from .records import PACKAGES, Comparison, Record, RecordError, RecordStore, compare, config_hash
 from .streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
 from .tuning import SEEDS
+
+BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
 
 
 @dataclass(frozen=True)
@@ -25,19 +29,22 @@ class Submission:
 
     :ivar problems: why it cannot be merged; none means that it can.
     :ivar notes: why the leaderboard would not show it although it is sound.
-    :ivar place: where it belongs in a record store, None for what is no record.
+    :ivar place: where it belongs, None for what is no record.
+    :ivar on_record: how it agrees with the record that lies there already; None where there is none.
     """
 
     path: Path
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    place: str | None = None
+    place: Path | None = None
+    on_record: Comparison | None = None
 
     def __str__(self) -> str:
         if self.problems:
             return "\n".join([f"{self.path}: not a record to merge", *(f"  {problem}" for problem in self.problems)])
+        todo = f"already on record, {self.place}: they {self.on_record}" if self.on_record else f"copy it to {self.place}"
         shown = "not shown on the leaderboard" if self.notes else "shown on the leaderboard"
-        return "\n".join([f"{self.path}: sound; copy it to leaderboards/records/{self.place}; {shown}", *(f"  {n}" for n in self.notes)])
+        return "\n".join([f"{self.path}: sound; {todo}; {shown}", *(f"  {note}" for note in (*self.notes, BACKED))])
 
 
 class _Inbox(RecordStore):
@@ -54,15 +61,43 @@ class _Inbox(RecordStore):
         return self._read(self.path)
 
 
-def check(path: Path) -> Submission:
-    """Read a JSON file as a record store would and hold it against what this version knows."""
+def check(path: Path, store: RecordStore | None = None) -> Submission:
+    """Read a JSON file as a record store would and hold it against what this version knows.
+
+    :param store: that it would be copied into: held against its records, too. None where there is none: leaderboards/records is named.
+    """
     try:
         record = _Inbox(path).read()
     except (RecordError, OverflowError) as error:
         return Submission(path, (str(error),))
-    problems = tuple(_problems(record))
-    place = f"{record.recipe}/{record.stream}/{record.config_hash}/{record.seed}.json"
-    return Submission(path, problems, () if problems else tuple(_notes(record)), place)
+    run = record.recipe, record.stream, record.config_hash, record.seed
+    place = (store or RecordStore(Path("leaderboards", "records"))).path_of(*run)
+    problems, on_record = list(_problems(record)), None
+    if store:
+        problems += _against_alike(record, store, place)
+        try:
+            on_record = compare(known, record) if (known := store.get(*run)) else None
+        except RecordError as error:  # a damaged file is not to be overwritten, either
+            problems.append(str(error))
+    if on_record and not on_record.agree:
+        problems.append(f"copying {path} would overwrite another record, {place}: they {on_record}")
+    return Submission(path, tuple(problems), () if problems else tuple(_notes(record)), place, on_record)
+
+
+def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[str]:
+    """What runs of one configuration on one stream have alike, whatever their seed."""
+    config = record.result["config"]
+    # how many photographs a memory holds may depend on the order of classes of unequal sizes, their bytes on how they were loaded
+    alike = ["trained_parameters"] if config.get("memory") and config.get("images") else ["trained_parameters", "bytes_kept"]
+    for path in sorted(store.root.glob(f"*/{record.stream}/{record.config_hash}/*.json")):
+        try:
+            other = _Inbox(path).read().result
+        except RecordError:
+            continue
+        differing = [key for key in alike if path != place and other[key] != record.result[key]]
+        if differing:
+            yield from (f"result.{key} is {record.result[key]}: {path}, of the same configuration, has {other[key]}" for key in differing)
+            return
 
 
 def _problems(record: Record) -> Iterator[str]:
@@ -87,6 +122,14 @@ def _problems(record: Record) -> Iterator[str]:
     except (ValueError, TypeError, OverflowError) as error:
         yield f"result.config is not one of this version: {error}"
         return
+    recipe, stated = _recipe(record), result["hyperparameters_from"]
+    origin = recipe.origin_of(config) if recipe else stated
+    if stated != origin and (stated, origin) != ("validation", "given"):  # which an earlier choice is now
+        yield f"result.hyperparameters_from is {stated!r}: for {record.recipe} with this configuration it is {origin!r}"
+    known, unknown = result["accuracy_task_known"][0][0], result["accuracy"][0][0]
+    # DER++ has the classes to come in its head from the start
+    if known > unknown and not (config.memory and config.memory.method == "der++"):
+        yield f"accuracy_task_known[0][0] is {known}, accuracy[0][0] {unknown}: there are no other classes yet, they must be equal"
     if result["varied"] != config.seeding:
         yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}: one of them is wrong"
     try:
@@ -95,6 +138,14 @@ def _problems(record: Record) -> Iterator[str]:
         yield str(error)
         return
     yield from _against_stream(result, config, stream)
+
+
+def _recipe(record: Record) -> Recipe | None:
+    """What the record's name stands for on its stream."""
+    if recipe := (RECIPES | MIDDLE).get(record.recipe):
+        return recipe
+    place = record.recipe, record.stream
+    return next((recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None)
 
 
 def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
@@ -145,7 +196,7 @@ def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> It
 
 def _notes(record: Record) -> Iterator[str]:
     """Why neither the boards of the embedded tier nor the table of published cells would show it."""
-    result, recipe = record.result, RECIPES.get(record.recipe)
+    result, recipe = record.result, (RECIPES | MIDDLE).get(record.recipe)
     if (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
         yield from not_counted([record])
     elif recipe is None:

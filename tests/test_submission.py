@@ -15,7 +15,7 @@ from reclaim.benchmark.datasets import downstream
 from reclaim.benchmark.leaderboard import write
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
-from reclaim.benchmark.records import PACKAGES, RecordStore, config_hash
+from reclaim.benchmark.records import PACKAGES, Record, RecordStore, config_hash
 from reclaim.benchmark.streams import class_order
 from small_runs import synthetic_record
 
@@ -25,7 +25,8 @@ SLCA_CELL = "slca/main/slca/split-cifar100-10"
 def from_elsewhere(recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 0, settings: Sequence[str] = ()) -> dict[str, Any]:
     """A document without any fault."""
     known = RECIPES.get(recipe, RECIPES["slca"])
-    record = synthetic_record(recipe, stream, seed, config=known.config.set(settings))
+    record = synthetic_record(recipe, stream, seed, config=(config := known.config.set(settings)))
+    record.result["hyperparameters_from"] = known.origin_of(config)
     record.result["entropy"] = [1.0] * len(record.result["entropy"])
     record.result["data_sha256"] = downstream().sha256
     record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
@@ -35,31 +36,33 @@ def from_elsewhere(recipe: str = "slca", stream: str = "split-quickdraw-10", see
 def of_a_cell(seed: int = 1993, settings: Sequence[str] = ()) -> dict[str, Any]:
     """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each, as the drawings' in ``split-quickdraw-10``."""
     recipe, stream, _ = find_cell(SLCA_CELL)
-    record = synthetic_record(recipe.name, "split-quickdraw-10", seed, config=recipe.config.set(settings))
+    record = synthetic_record(recipe.name, "split-quickdraw-10", seed, config=(config := recipe.config.set(settings)))
+    record.result["hyperparameters_from"] = recipe.origin_of(config)
     record.result.update(stream=stream.name, entropy=[1.0] * len(record.result["entropy"]))
     record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
     return {"result": record.result, "provenance": record.provenance}
 
 
-def check(document: Any, folder: Path) -> submission.Submission:
+def check(document: Any, folder: Path, store: RecordStore | None = None) -> submission.Submission:
     path = folder / "theirs.json"
     path.write_text(json.dumps(document) + "\n")
-    return submission.check(path)
+    return submission.check(path, store)
 
 
 @pytest.mark.parametrize(("make", "page", "row"), [(from_elsewhere, "embedded.csv", ",slca,1,"), (of_a_cell, "index.html", "50.00")])
 def test_what_is_shown_is_shown(make: Callable[[], dict[str, Any]], page: str, row: str, tmp_path: Path) -> None:
-    checked = check(make(), tmp_path)
-    assert (checked.problems, checked.notes) == ((), ())
-    assert str(checked).endswith("; shown on the leaderboard")
     store = RecordStore(tmp_path / "records")
     store.write(synthetic_record("linear"))  # a board needs a recipe
+    checked = check(make(), tmp_path, store)
+    assert (checked.problems, checked.notes) == ((), ())
+    assert str(checked).startswith(f"{checked.path}: sound; copy it to {checked.place}; shown on the leaderboard\n")
+    assert str(checked).endswith("only the last row of result.accuracy is backed by bits, one per test image: the others are as stated")
+    assert checked.place
     before = (tmp_path / "before", tmp_path / "after")
     for folder in before:
         write(store, folder, ["csv", "html"])
-        target = store.root / (checked.place or "")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(checked.path.read_text())  # merging is copying
+        checked.place.parent.mkdir(parents=True, exist_ok=True)
+        checked.place.write_text(checked.path.read_text())  # merging is copying
     texts = [(folder / page).read_text().replace("split-quickdraw-10", "") for folder in before]
     assert texts[1].count(row) > texts[0].count(row)
 
@@ -86,6 +89,11 @@ def losses(n: int) -> Callable[[dict[str, Any]], None]:
 
 def one_entropy(place: int, nats: float) -> Callable[[dict[str, Any]], None]:
     return lambda document: document["result"]["entropy"].__setitem__(place, nats)
+
+
+def first_task_known(correct: float) -> Callable[[dict[str, Any]], None]:
+    matrix = [[50.0] * (t + 1) for t in range(10)]
+    return change(accuracy_task_known=[[correct], *matrix[1:]])
 
 
 def between_images(document: dict[str, Any]) -> None:
@@ -118,6 +126,9 @@ EMBEDDED_FAULTS = [
     (one_entropy(3, 2.31), "result.entropy[3] is 2.31: over 10 classes it is 2.3026 at most"),
     (change(accuracy_task_known=[[0.0] * (t + 1) for t in range(10)]), "without knowing the task, which cannot be"),
     (between_images, "100.20 of 200 images"),
+    (first_task_known(50.5), "accuracy_task_known[0][0] is 50.5, accuracy[0][0] 50.0: there are no other classes yet"),
+    (change(hyperparameters_from="paper"), "is 'paper': for slca with this configuration it is 'validation'"),
+    (change(hyperparameters_from="given"), "is 'given': for slca with this configuration it is 'validation'"),
 ]
 CELL_FAULTS = [
     (change(class_order=class_order(100, 1996)), "not the one of seed 1993"),
@@ -129,6 +140,7 @@ CELL_FAULTS = [
     (change(stream="split-quickdraw-10"), "result.config is for photographs"),
     (change(stream="split-imagenet-r-10"), "no permutation of the 200 classes"),
     (one_entropy(199, 2.31), "over 10 classes"),
+    (change(hyperparameters_from="validation"), "is 'validation': for slca.main.slca with this configuration it is 'paper'"),
 ]
 
 
@@ -144,6 +156,69 @@ def test_what_is_wrong_is_named(
     checked = check(theirs, tmp_path)
     assert message in "\n".join(checked.problems)
     assert "not a record to merge" in str(checked)
+
+
+def test_only_a_head_of_all_classes_errs_between_tasks_after_the_first(tmp_path: Path) -> None:
+    document = from_elsewhere("der++")
+    first_task_known(50.5)(document)
+    assert check(document, tmp_path).problems == ()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    """Seed 0 of SLCA, made elsewhere."""
+    store = RecordStore(tmp_path / "records")
+    store.write(Record(**from_elsewhere()))
+    return store
+
+
+def test_what_is_on_record_is_said_and_not_to_be_copied(store: RecordStore, tmp_path: Path) -> None:
+    theirs = from_elsewhere()
+    (place,) = store.root.rglob("*.json")
+    known = check(theirs, tmp_path, store)
+    assert (known.problems, known.place) == ((), place)
+    said = f"sound; already on record, {place}: they agree to the last bit, same accuracies; shown on the leaderboard\n"
+    assert said in str(known)
+    assert submission.check(place, store).problems == ()
+
+    theirs["provenance"]["cpu_model"] = "another"
+    theirs["result"]["accuracy"][5][2] += 0.5
+    assert "they agree within 0.5 point and one image, largest deviation 0.50 points at accuracy[5][2]" in str(
+        check(theirs, tmp_path, store)
+    )
+
+    theirs["result"]["accuracy"][5][2] += 1.0
+    (problem,) = check(theirs, tmp_path, store).problems
+    assert problem.startswith(f"copying {tmp_path / 'theirs.json'} would overwrite another record, {place}: they do not agree within 0.5")
+    assert check(theirs, tmp_path).problems == ()  # no store at hand
+
+    place.write_text("{")
+    assert check(theirs, tmp_path, store).problems[0].startswith(f"{place}: is cut short")
+
+
+@pytest.mark.parametrize("key", ["trained_parameters", "bytes_kept"])
+def test_what_other_seeds_have_alike_must_be_alike(key: str, store: RecordStore, tmp_path: Path) -> None:
+    theirs = from_elsewhere(seed=1)
+    (seed_0,) = store.root.rglob("*.json")
+    (seed_0.parent / "2.json").write_text("{")  # says nothing of others
+    assert check(theirs, tmp_path, store).problems == ()
+    theirs["result"][key] += 1
+    (problem,) = check(theirs, tmp_path, store).problems
+    other = theirs["result"][key] - 1
+    assert problem == f"result.{key} is {other + 1}: {seed_0}, of the same configuration, has {other}"
+    for elsewhere in (from_elsewhere(stream="split-quickdraw-uneven", seed=1), from_elsewhere(settings=["lr=0.77"], seed=1)):
+        elsewhere["result"][key] += 1
+        assert check(elsewhere, tmp_path, store).problems == ()
+
+
+def test_what_a_memory_holds_of_photographs_may_change_with_the_order(tmp_path: Path) -> None:
+    store, settings = RecordStore(tmp_path / "records"), ["alignment=null", "memory={}"]
+    store.write(Record(**of_a_cell(settings=settings)))
+    theirs = of_a_cell(1994, settings)
+    theirs["result"]["bytes_kept"] += 1
+    assert check(theirs, tmp_path, store).problems == ()
+    theirs["result"]["trained_parameters"] += 1
+    assert "result.trained_parameters is 1235" in check(theirs, tmp_path, store).problems[0]
 
 
 def test_entropy_is_bounded_by_the_classes_of_its_experience(tmp_path: Path) -> None:
@@ -201,7 +276,7 @@ def test_why_a_sound_record_is_not_shown(document: Callable[[], dict[str, Any]],
 
 def test_a_recipe_on_a_stream_of_the_papers_is_not_shown(tmp_path: Path) -> None:
     document = of_a_cell()
-    document["result"]["recipe"] = "slca"
+    document["result"].update(recipe="slca", hyperparameters_from="given")
     checked = check(document, tmp_path)
     assert checked.problems == ()
     assert "on split-cifar100-10 only runs under the name of a published cell are" in checked.notes[0]
