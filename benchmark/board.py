@@ -51,7 +51,8 @@ class Row:
     """A recipe on a stream, over its seeds.
 
     :ivar numbers: by column; without the entropy of what is not trained.
-    :ivar seconds: median processor time of a run, evaluation included.
+    :ivar seconds: median time of a run, evaluation included.
+    :ivar clock: "processor" or, of records that have no processor time, "wall"; "" without seconds.
     :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
     :ivar curves: ``accuracy`` and ``accuracy_task_known`` over the images of the tasks seen, after each task, in percent; ``entropy`` in
         each epoch, in nats.
@@ -66,6 +67,7 @@ class Row:
     trained_parameters: int
     bytes_kept: int
     seconds: float | None
+    clock: str
     epochs: int
     hyperparameters: str
     pretraining_overlap: str
@@ -151,6 +153,7 @@ def _row(group: Sequence[Record]) -> Row:
     matrices = ("accuracy", "accuracy_task_known")
     curves = {key: [_after_each_task(r.result[key], r.result["test_counts"]) for r in group] for key in matrices}
     curves["entropy"] = [record.result["entropy"] for record in group]
+    seconds, clock = _time(group)
     return Row(
         recipe=recipe,
         stream=stream,
@@ -158,7 +161,8 @@ def _row(group: Sequence[Record]) -> Row:
         numbers={column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))},
         trained_parameters=result["trained_parameters"],
         bytes_kept=result["bytes_kept"],
-        seconds=_seconds(group),
+        seconds=seconds,
+        clock=clock,
         epochs=result["config"]["epochs"],
         hyperparameters=_origin(recipe, stream, result["hyperparameters_from"]),
         pretraining_overlap=pretraining_overlap(STREAMS[stream], result["config"]["backbone"]),
@@ -185,10 +189,17 @@ def _origin(recipe: str, stream: str, origin: str) -> str:
     return f"{origin} ({', '.join(others)})" if others and origin == "validation" else origin
 
 
-def _seconds(group: Sequence[Record]) -> float | None:
-    """Median processor time; the first records have wall time alone, on a core that was all but theirs."""
-    known = [r.provenance.get("cpu_seconds") or r.provenance.get("wall_seconds") for r in group]
-    return median(seconds for seconds in known if seconds) if any(known) else None
+def _time(group: Sequence[Record]) -> tuple[float | None, str]:
+    """Median processor time of the records that have it, or else wall time, which the first ones have alone; and which of them it is."""
+    for clock, key in (("processor", "cpu_seconds"), ("wall", "wall_seconds")):
+        if known := [seconds for r in group if (seconds := r.provenance.get(key))]:
+            return median(known), clock
+    return None, ""
+
+
+def time_in_words(row: Row) -> str:
+    """Such as "41", or "82 (wall)"; "-" where no record says."""
+    return "-" if row.seconds is None else f"{row.seconds:.0f}{' (wall)' if row.clock == 'wall' else ''}"
 
 
 def _number(record: Record, column: str) -> float:

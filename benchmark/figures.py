@@ -27,6 +27,8 @@ STYLES = (
 """Colours of Okabe and Ito with a dash pattern each, so that a figure can be read without its colours."""
 
 PUBLISHED, RERUN = "#6b7680", "#d55e00"
+HEAT, LIGHT = "Blues", 71.5
+"""Of accuracy matrices: the colours, and the percent up to which black can be read on them better than white."""
 
 
 def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -> list[Path]:
@@ -140,10 +142,10 @@ def _matrices(row: Row) -> Callable[[Figure], None]:
             figure.subplots(1, 2), ("accuracy", "accuracy_task_known"), ("task not known", "task known"), strict=True
         ):
             square = [[*line, *[float("nan")] * (size - len(line))] for line in row.matrices[key]]
-            axes.imshow(square, cmap="Blues", vmin=0, vmax=100)
+            axes.imshow(square, cmap=HEAT, vmin=0, vmax=100)
             for t, line in enumerate(row.matrices[key]):
                 for i, value in enumerate(line):
-                    axes.text(i, t, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 60 else "black")
+                    axes.text(i, t, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > LIGHT else "black")
             axes.set_xticks(range(size), range(1, size + 1), fontsize=6)
             axes.set_yticks(range(size), range(1, size + 1), fontsize=6)
             axes.set_xlabel("on task")

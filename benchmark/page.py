@@ -5,6 +5,7 @@ The tables, curves and pictures are all in the file; its script only shows, hide
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -12,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label
+from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label, time_in_words
 from .datasets import shared_classes
 from .figure import Chart, Scale, chart, ends, templates
 from .findings import EFFECT, differences
 from .paper_check import CellCheck, judge_tables
-from .published import PAPERS, ClaimVerdict, Rerun
+from .protocols import Uncovered, commands, protocol_of, run_of
+from .published import PAPERS, ClaimVerdict, planned_seeds
 from .recipes import RECIPES, Recipe
 from .statistics import Column, Estimate, MeanInterval, Published
 from .streams import STREAMS, Stream
@@ -37,13 +39,15 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
     """
     rows_on = Counter(row.stream for row in table)
     streams = sorted(rows_on, key=lambda stream: -rows_on[stream])
-    environment = templates()
-    return environment.get_template("page.html").render(
+    template = templates().get_template("page.html")
+    return template.render(
         sections=[_section([row for row in table if row.stream == stream], verdicts) for stream in streams],
         claims=_claims(verdicts),
         papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS],
         runs=sum(len(row.seeds) for row in table),
         recipes=len({row.recipe for row in table}),
+        of_cells=len({(run.recipe, run.stream, run.config_hash, run.seed) for check in checks.values() for run in check.runs}),
+        shown_rows={f"{row.recipe}@{row.stream}" for row in table},
         overlap=shared_classes() or "none",
         not_comparable=NOT_COMPARABLE,
         ranks=RANKS,
@@ -56,6 +60,9 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
         interval=interval,
         size=size,
         printed=printed,
+        planned_seeds=planned_seeds,
+        seed_options=seed_options,
+        time_in_words=time_in_words,
     )
 
 
@@ -199,6 +206,7 @@ def _claims(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
 def _paper(paper: str, checks: Sequence[CellCheck]) -> dict[str, Any]:
     """A paper's cells by table, stream and metric, each group on a scale of its own."""
     groups: dict[tuple[str, str, str], list[CellCheck]] = {}
+    plots = (f"plot:{paper}-{number}" for number in itertools.count())
     for check in checks:
         groups.setdefault((str(check.cell.table), check.cell.stream, check.cell.metric), []).append(check)
     return {
@@ -207,7 +215,13 @@ def _paper(paper: str, checks: Sequence[CellCheck]) -> dict[str, Any]:
         "run": sum(bool(check.runs) for check in checks),
         "sentences": [judged["sentence"] for judged in judge_tables({check.cell.id: check for check in checks})],
         "groups": [
-            {"table": table, "stream": stream, "metric": metric, "cells": [_cell(check) for check in members], "scale": _forest(members)}
+            {
+                "table": table,
+                "stream": stream,
+                "metric": metric,
+                "cells": [_cell(check, next(plots)) for check in members],
+                "scale": _forest(members),
+            }
             for (table, stream, metric), members in groups.items()
         ],
     }
@@ -220,18 +234,22 @@ def _forest(checks: Sequence[CellCheck]) -> Scale:
     return Scale.around(shown, *PLOT, steps=4)
 
 
-def _cell(check: CellCheck) -> dict[str, Any]:
+def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
     published = check.cell.published
     verdict = check.verdict or "not judged"
     judged = check.judged if check.judged and check.judged.ours else None
     # without a published standard deviation there is no other verdict than that against the printed value
     alone = judged is not None and check.column is judged.constant
+    run = run_of(check.cell)
+    protocol = protocol_of(run)
     return {
         "check": check,
+        "plot": plot,
+        "commands": commands(run),
+        "reason": protocol.reason if isinstance(protocol, Uncovered) else "",
         "published": published,
         "interval": published_interval(published),
         "reruns": check.cell.reruns,
-        "sources": sources(check.cell.reruns),
         "ours": judged and judged.ours,
         "verdict": verdict,
         "badge": f"{verdict} (as a constant)" if alone else verdict,
@@ -256,7 +274,3 @@ def published_interval(published: Published) -> tuple[float, float] | None:
 def spread(column: Column) -> str:
     """The interval of the difference, signed; empty where there is none."""
     return "{:+.2f} to {:+.2f}".format(*column.interval) if column.interval else ""
-
-
-def sources(reruns: Sequence[Rerun]) -> str:
-    return "; ".join(f"{again.value:g}: {again.source}" for again in reruns)

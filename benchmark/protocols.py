@@ -512,9 +512,6 @@ def in_full(name: str) -> str:
         return "\n".join([run, *lines, f"cannot be run: {protocol.reason}"])
     recipe, stream = protocol.recipe, protocol.stream
     rows = [(key, _shown(value), source) for key, (value, source) in protocol.settings.items()]
-    command = f"reclaim run --cell {run} --root DIR --seeds {max((cell.published.n or 1 for cell in numbers), default=3)}"
-    command += " --weights FILE" if recipe.config.backbone == MOCO_V3 else ""
-    others = [f"{command} --set {key}={value:g}" for key, values in recipe.grid.items() for value in values[1:]]
     return "\n".join(
         [
             f"{run}: {recipe.title}",
@@ -528,9 +525,21 @@ def in_full(name: str) -> str:
             *(f"note: {remark}" for remark in protocol.remarks),
             *(line for fact in protocol.facts for line in _fact(fact, protocol)),
             "",
-            *(f"run it: {line}" for line in (command, *others)),
+            *(f"run it: {command}" for command in commands(run)),
         ]
     )
+
+
+def commands(run: str) -> list[str]:
+    """The commands that make a run, one for each candidate of the paper's grid; none where it has no protocol."""
+    protocol = protocol_of(run)
+    if isinstance(protocol, Uncovered):
+        return []
+    recipe, printed = protocol.recipe, [cell.published.n or 1 for cell in cells() if run_of(cell) == run]
+    command = f"reclaim run --cell {run} --root DIR --seeds {max(printed, default=3)}"
+    command += " --weights FILE" if recipe.config.backbone == MOCO_V3 else ""
+    others = [f"{command} --set {key}={value:g}" for key, values in recipe.grid.items() for value in values[1:]]
+    return [command, *others]
 
 
 def _fact(fact: str, protocol: Protocol) -> list[str]:

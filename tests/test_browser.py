@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from reclaim.benchmark.leaderboard import write
 from reclaim.benchmark.protocols import Protocol, protocol_of, run_of
 from reclaim.benchmark.published import cells
+from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record, RecordStore
 from small_runs import synthetic_record
 from test_page import sample
@@ -121,6 +124,68 @@ def test_sorting_stays_within_protocols(browser: Any) -> None:
     assert order(browser)[0] == ["seqft-slow", "slca", "joint"]
 
 
+def with_joint_in_the_middle() -> list[Record]:
+    """Eleven recipes of one protocol, each best in another column, and joint training, whose Last-Acc is between theirs."""
+    joint = RECIPES["joint"].config
+    protocol = joint.backbone, joint.epochs
+    recipes = [r.name for r in RECIPES.values() if (r.config.backbone, r.config.epochs) == protocol and not r.fact and not r.config.joint]
+    records = []
+    for place, recipe in enumerate(recipes[:11]):
+        record = synthetic_record(recipe, last_acc=50 + place)
+        result = record.result
+        result["accuracy"] = [[float(30 + place * 5 % 11 + 3 * t)] * (t + 1) for t in range(9)] + result["accuracy"][9:]
+        result["accuracy_task_known"] = [[float(60 + place * 7 % 11)] * (t + 1) for t in range(10)]
+        result["bytes_kept"] = 100 + place * 3 % 11
+        clock = ("cpu_seconds", "wall_seconds", "")[place % 3]
+        record.provenance.update({clock: 5.0 + place * 20 % 110} if clock else {})
+        records.append(record)
+    return [*records, synthetic_record("joint", last_acc=55.5)]
+
+
+def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(started: Any, tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "records")
+    for record in with_joint_in_the_middle():
+        store.write(record)
+    (path,) = write(store, tmp_path, ["html"])
+    started.get(path.as_uri())
+    (body,) = started.find_elements("css selector", f"{TABLE} > tbody")
+    buttons = started.find_elements("css selector", f"{TABLE} thead button")
+    titles = [button.text for button in buttons]
+    assert titles == [
+        *("Rank", "Method", "n", "Last-Acc", "Inc-Acc", "Forgetting", "Last-Acc, task known", "Bytes kept", "Seconds", "Claims")
+    ]
+    for title, button in zip(titles, buttons, strict=True):
+        for sign in (1, -1):
+            # joint training back into the middle: once last, it would stay there also where nothing puts it there
+            started.execute_script(
+                "const body = arguments[0], joint = body.querySelector('.pick:not(:has(input))').parentNode;"
+                "const detail = joint.nextElementSibling, middle = body.querySelectorAll('.row:has(input)')[6];"
+                "body.insertBefore(joint, middle); body.insertBefore(detail, middle)",
+                body,
+            )
+            button.click()
+            th = button.find_element("xpath", "..")
+            column = th.get_property("cellIndex")
+            rows = started.execute_script(
+                "return [...arguments[0].querySelectorAll('.row')].map(r => [r.cells[2].textContent, r.cells[arguments[1]].textContent])",
+                body,
+                column,
+            )
+            assert len(rows) == 12
+            lasts = [text for _, text in rows if not re.match(r"-?\d", text)]
+            known = [float(re.split(r"[ (±]", text)[0]) for _, text in rows[: len(rows) - len(lasts)] if title not in ("Method", "Claims")]
+            up = th.get_attribute("aria-sort") == "ascending"
+            assert known == sorted(known, reverse=not up), (title, sign)
+            if title in ("Rank", "Inc-Acc", "Forgetting", "Last-Acc, task known"):
+                assert (len(set(known)), lasts) == (11, ["-"])
+                assert "joint" in rows[-1][0]
+            elif title == "Seconds":
+                assert (len(known), lasts) == (8, ["-"] * 4)
+                assert any("(wall)" in text for _, text in rows)
+            elif title == "Last-Acc":
+                assert "joint" in rows[6 if up else 5][0]
+
+
 def test_sorting_keeps_details_with_their_row(browser: Any) -> None:
     find(browser, "[aria-controls='seqft-slow@split-quickdraw-10']").click()
     header(browser, "Last-Acc").click()
@@ -178,6 +243,81 @@ def test_a_link_to_a_row_opens_it(browser: Any, url: str) -> None:
     assert browser.find_element("id", "lora-ce@split-quickdraw-10").is_displayed()
 
 
+def phone(browser: Any) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True})
+
+
+@pytest.mark.parametrize(
+    ("opened", "texts"),
+    [
+        (
+            "slca/main/slca/split-cifar100-10/last_acc",
+            (
+                "91.53 ± 0.28, n = 3",
+                "View-Batch Model",
+                "reclaim run --cell slca/main/slca/split-cifar100-10 --root DIR --seeds 3",
+            ),
+        ),
+        ("slca/alignment@claims", ("95% interval", "SLCA, main tables", "reclaim run seqft-slow split-quickdraw-10 --seeds 3")),
+    ],
+)
+def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(browser: Any, opened: str, texts: tuple[str, ...]) -> None:
+    phone(browser)
+    browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+    button, detail = find(browser, f"[aria-controls='{opened}']"), browser.find_element("id", opened)
+    row = button.find_element("xpath", "ancestor::tr")
+    assert not any(svg.is_displayed() for svg in row.find_elements("css selector", "svg"))
+    assert not detail.is_displayed()
+    button.send_keys(Keys.ENTER)
+    assert button.get_attribute("aria-expanded") == "true"
+    assert all(text in detail.text for text in texts)
+    if opened.startswith("slca/main"):
+        assert [a.text for a in detail.find_elements("css selector", "a")] == ["0", "1", "2"]
+    # the picture is drawn, though the one in the row is not
+    drawn = detail.find_element("css selector", ".enlarged svg")
+    assert drawn.is_displayed()
+    assert browser.execute_script("const box = arguments[0].querySelector('use').getBBox(); return box.width", drawn) > 100
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    button.send_keys(Keys.ESCAPE)
+    assert not detail.is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("link", "opened"),
+    [("slca/alignment", "slca/alignment@claims"), *[("slca/main/seqft+sl/split-imagenet-r-10/last_acc",) * 2]],
+)
+def test_a_link_to_a_claim_or_cell_opens_it(browser: Any, url: str, link: str, opened: str) -> None:
+    assert not browser.find_element("id", opened).is_displayed()
+    browser.get(f"{url}#{link}")
+    assert browser.find_element("id", opened).is_displayed()
+
+
+def test_every_value_of_a_matrix_can_be_read(browser: Any) -> None:
+    """WCAG AA: 4.5 to 1, by the colours that the browser paints, light and dark."""
+    contrasts = """
+    const cell = document.querySelector(".heat td[style]");
+    const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const luminance = (colour) => {
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+      const parts = [...pen.getImageData(0, 0, 1, 1).data].map((byte) => byte / 255);
+      const linear = parts.map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+      return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05;
+    };
+    document.documentElement.style.colorScheme = arguments[0];
+    return [...Array(101).keys()].map((value) => {
+      cell.style.setProperty("--v", value);
+      const { color, backgroundColor } = getComputedStyle(cell);
+      const [a, b] = [luminance(color), luminance(backgroundColor)];
+      return [Math.max(a, b) / Math.min(a, b), backgroundColor];
+    });
+    """
+    for scheme in ("light", "dark"):
+        found = browser.execute_script(contrasts, scheme)
+        assert len({ground for _, ground in found}) == 71  # one up to 30, then each its own
+        assert [(value, contrast) for value, (contrast, _) in enumerate(found) if contrast < 4.5] == []
+
+
 def test_curves_are_ticked(browser: Any) -> None:
     curve = find(browser, ".charts .curve[data-key='slca']")
     assert curve.is_displayed()
@@ -220,8 +360,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     )
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
-    for button in browser.find_elements("css selector", "button.open"):
-        browser.execute_script("arguments[0].click()", button)
+    browser.execute_script("for (const b of document.querySelectorAll('button.open')) b.click()")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     # the second verdict is a column of its own, or a line where there is no room for one
     shown = [node.text for node in browser.find_elements("css selector", "#table-cells-slca .narrow") if node.is_displayed()]

@@ -15,6 +15,7 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.datasets import downstream
 from reclaim.benchmark.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
+from reclaim.benchmark.protocols import Protocol, protocol_of
 from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import PACKAGES, Record, RecordError, RecordStore
@@ -55,7 +56,7 @@ def test_rows_are_means_over_seeds_by_stream_and_accuracy() -> None:
     assert slca.numbers["last_acc"] == mean_interval([60.0 + seed for seed in range(10)])
     assert slca.numbers["final_entropy"].mean == 0.5
     assert found[1].numbers["last_acc"].interval is None  # one run has none
-    assert (slca.trained_parameters, slca.bytes_kept, slca.seconds) == (1234, 56, None)
+    assert (slca.trained_parameters, slca.bytes_kept, slca.seconds, slca.clock) == (1234, 56, None, "")
     assert slca.pretraining_overlap == "0"
 
 
@@ -66,8 +67,13 @@ def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
     ):
         record.provenance.update(times)
     (row,) = rows(records)
-    assert row.seconds == 7.0
-    assert "| 7 " in page(records)
+    assert (row.seconds, row.clock) == (5.0, "processor")
+    assert "| 5 " in page(records)
+    for record in records:
+        record.provenance["cpu_seconds"] = None
+    (row,) = rows(records)
+    assert (row.seconds, row.clock) == (54.0, "wall")
+    assert "| 54 (wall) " in page(records)
 
 
 def test_ties_are_named_by_rank() -> None:
@@ -161,8 +167,8 @@ def test_the_table_holds_all_numbers_unrounded() -> None:
     text = as_csv(rows(sample()))
     assert "\r" not in text
     table = list(csv.DictReader(io.StringIO(text)))
-    assert [(line["stream"], line["recipe"], line["n"]) for line in table] == [
-        (r.stream, r.recipe, str(len(r.seeds))) for r in rows(sample())
+    assert [(line["stream"], line["tier"], line["recipe"], line["n"]) for line in table] == [
+        (r.stream, "embedded", r.recipe, str(len(r.seeds))) for r in rows(sample())
     ]
     interval = mean_interval([60.0 + seed for seed in range(10)]).interval
     assert interval is not None
@@ -228,14 +234,32 @@ def test_damaged_and_foreign_files_are_named_and_skipped(store: RecordStore, tmp
 
 
 def test_nothing_to_show_is_an_error(store: RecordStore, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no records of any recipe's present configuration in .*make some with `reclaim run`"):
+    with pytest.raises(ValueError, match=r"no records of any recipe's present configuration, or .*make some with `reclaim run`"):
         write(store, tmp_path / "pages")
     store.write(synthetic_record("slca", config=RECIPES["slca"].config.set(["lr=0.77"])))
+    with pytest.raises(ValueError, match="no records of any recipe's present configuration"):
+        write(store, tmp_path / "pages")
+    store.write(synthetic_record("slca.f3"))  # the fidelity page's
     with pytest.raises(ValueError, match="no records of any recipe's present configuration"):
         write(store, tmp_path / "pages")
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="is a file"):
         write(RecordStore(tmp_path / "file"), tmp_path / "pages")
+
+
+def test_runs_of_published_cells_alone_are_shown_on_the_page(store: RecordStore, tmp_path: Path) -> None:
+    protocol = protocol_of("slca/main/slca/split-cifar100-10")
+    assert isinstance(protocol, Protocol)
+    for seed in range(2):
+        store.write(synthetic_record("slca.main.slca", "split-cifar100-10", seed, 91.5, config=protocol.configs[0]))
+    (tmp_path / "embedded.csv").write_text("of last year")
+    with pytest.warns(UserWarning, match=r"embedded\.csv is out of date") as warned:
+        (path,) = write(store, tmp_path)
+    assert len(warned) == 1
+    assert "91.50 ± 0.00" in path.read_text(encoding="utf-8")
+    assert len(write_docs(store, tmp_path / "docs")) == 3
+    with pytest.raises(ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"):
+        write(store, tmp_path / "none", ["csv", "latex"])
 
 
 def test_every_stream_has_its_place() -> None:
@@ -301,7 +325,12 @@ def test_json_holds_rows_with_curves_and_matrices() -> None:
 def test_latex_has_a_booktabs_table_per_protocol() -> None:
     text = as_latex([row for row in rows([*sample(), synthetic_record("lora-ce")]) if row.stream == "split-quickdraw-10"])
     assert text.count("\\toprule") == text.count("\\bottomrule") == 2
-    assert text.count("Embedded tier") == 2
+    for table in text.split("\\toprule")[1:]:
+        label = table.split("\\\\")[-2]  # the last line, and no comment
+        assert "\\multicolumn{9}{l}" in label
+        assert "Embedded tier" in label
+        assert "not comparable with a paper's" in label
+        assert "%" not in label
     assert "SLCA" in text
     (row,) = (line for line in text.splitlines() if " SLCA " in line)
     assert row.rstrip().endswith("\\\\")
@@ -353,6 +382,7 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     (tmp_path / "a.json").write_text("{\n")
     record = synthetic_record("slca")
     record.result.update(data_sha256=downstream().sha256, entropy=[1.0] * len(record.result["entropy"]))
+    record.result["hyperparameters_from"] = RECIPES["slca"].hyperparameters_from
     record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
     (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}) + "\n")
     good, both = leaderboard("--check", "b.json"), leaderboard("--check", "a.json", "--check", "b.json")
@@ -360,3 +390,9 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     assert f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown" in good.output
     assert "a.json: not a record to merge\n  is not JSON" in both.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+    nowhere = leaderboard("--check", "b.json", "--records", "nowhere")
+    assert "there is no folder nowhere: name a record store with --records" in nowhere.output
+    for folder, options in (("leaderboards/records", ()), ("mine", ("--records", "mine"))):
+        path = RecordStore(folder).write(record)
+        assert f"b.json: sound; already on record, {path}: they agree" in leaderboard("--check", "b.json", *options).output

@@ -17,6 +17,7 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.figure import Scale, chart
 from reclaim.benchmark.page import CURVES, render, seed_options, size
 from reclaim.benchmark.paper_check import check_cells
+from reclaim.benchmark.protocols import Uncovered, protocol_of
 from reclaim.benchmark.published import cells, judge_claims
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record
@@ -104,6 +105,11 @@ def page(records: list[Record], of_cells: list[Record] | None = None) -> str:
     return render(rows(records), judge_claims(records), check_cells([*records, *(of_cells or [])]))
 
 
+def row_of(root: Node, opens: str) -> Node:
+    (row,) = (row for row in root.all("tr", class_="row") if row.all("button", aria_controls=opens))
+    return row
+
+
 @pytest.fixture(scope="module")
 def text() -> str:
     return page(sample())
@@ -129,12 +135,15 @@ def test_nothing_is_loaded(text: str, tree: Node) -> None:
 
 
 def test_everything_that_is_pointed_at_is_there(tree: Node) -> None:
-    ids = [node.attributes["id"] for tag in ("section", "table", "tr", "button") for node in tree.all(tag) if "id" in node.attributes]
+    tags = ("section", "table", "tr", "button", "g")
+    ids = [node.attributes["id"] for tag in tags for node in tree.all(tag) if "id" in node.attributes]
     assert len(ids) == len(set(ids))
     pointed = [(a.attributes["href"] or "")[1:] for a in tree.all("a") if (a.attributes["href"] or "").startswith("#")]
     pointed += [b.attributes["aria-controls"] or "" for b in tree.all("button", class_="open")]
     pointed += [i.attributes["data-table"] or "" for i in tree.all("input", type="search")]
-    assert pointed
+    pointed += [(u.attributes["href"] or "")[1:] for u in tree.all("use")]
+    rows_ = [row for table in tree.all("table") for row in table.all("tr", class_="row")]
+    assert len(tree.all("button", class_="open")) == len(rows_) > len(cells())  # every row opens
     assert set(pointed) <= set(ids)
 
 
@@ -204,6 +213,60 @@ def test_claims_have_their_verdict(tree: Node) -> None:
     assert "not run" in not_run.all("span", class_="badge")[0].text
 
 
+def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
+    (detail,) = tree.all("tr", id="slca/alignment@claims")
+    (verdict,) = (v for v in judge_claims(sample()) if v.claim.id == "slca/alignment")
+    assert verdict.difference is not None
+    assert verdict.claim.source in detail.text
+    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
+    assert shown["Difference, points"] == f"{verdict.difference.value:+.2f}"
+    assert shown["95% interval"] == "{:+.2f} to {:+.2f}".format(*verdict.difference.interval() or ())
+    assert shown["n, seeds that both have"] == "3 of 10 planned seeds"
+    assert "p, for the claim" not in shown  # not before all seeds are there
+    assert [a.text for a in detail.all("a")] == ["slca", "seqft-slow"]
+    assert [pre.text for pre in detail.all("pre")] == [f"reclaim run {r} split-quickdraw-10 --seeds 3" for r in ("slca", "seqft-slow")]
+    (not_run,) = tree.all("tr", id="olor/full@claims")
+    assert not_run.all("use") == []
+    assert "--seeds 10" in not_run.all("pre")[0].text  # as planned
+    every = [synthetic_record(recipe, seed=seed, last_acc=60 + seed) for recipe in ("slca", "seqft-slow") for seed in range(10)]
+    (detail,) = Tree(page(every)).root.all("tr", id="slca/alignment@claims")
+    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
+    assert (shown["p, for the claim"], shown["Reverse p, against it"]) == ("1", "1")
+
+
+def test_a_cell_opens_its_sources_records_and_commands() -> None:
+    runs = [of_a_cell(seed, 91.5) for seed in range(2)]
+    root = Tree(page(sample(), runs)).root
+    by_id = {cell.id: cell for cell in cells()}
+    cell = by_id["slca/main/slca/split-cifar100-10/last_acc"]
+    (detail,) = root.all("tr", id=cell.id)
+    assert "hidden" in detail.attributes
+    run, _, _ = cell.id.rpartition("/")
+    assert [pre.text for pre in detail.all("pre")] == [f"reclaim run --cell {run} --root DIR --seeds 3"]
+    assert len(cell.reruns) == 5
+    assert all(again.source in detail.text for again in cell.reruns)
+    place = f"records/{cell.recipe}/{cell.stream}/{runs[0].config_hash}"
+    assert [a.attributes["href"] for a in detail.all("a")] == [f"{place}/{seed}.json" for seed in (0, 1)]
+    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
+    assert (shown["■ Printed in slca/main"], shown["● Ours"]) == ("91.53 ± 0.28, n = 3", "91.50 ± 0.00, n = 2")
+    (uncovered,) = root.all("tr", id="slca/main/bic/split-cifar100-10/last_acc")
+    reason = protocol_of("slca/main/bic/split-cifar100-10")
+    assert isinstance(reason, Uncovered)
+    assert reason.reason in uncovered.text
+    assert uncovered.all("pre") == uncovered.all("a") == []
+    (grid,) = root.all("tr", id="aepg/table-2/lora-focal/split-imagenet-r-10/task_avg_last_acc")
+    first, *others = (pre.text for pre in grid.all("pre"))
+    assert [other.removeprefix(f"{first} --set ").split("=")[0] for other in others] == ["loss.coefficient"] * (len(others) or 1)
+
+
+def test_runs_of_cells_alone_make_a_page_without_the_embedded_tier() -> None:
+    root = Tree(page([], [of_a_cell(seed, 91.5) for seed in range(2)])).root
+    assert [section.attributes["id"] for section in root.all("section")] == ["cells", "reading"]
+    assert "2 runs by the papers' protocols" in root.all("p", class_="lead")[0].text
+    assert NOT_COMPARABLE not in root.text
+    assert len(root.all("circle")) == 2  # Last-Acc and Inc-Acc
+
+
 def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     nothing = Tree(page(sample())).root.all("section", id="cells")[0]
     assert len(nothing.all("tr", class_="row")) == len(cells())
@@ -213,7 +276,7 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     assert "prediction:" not in nothing.text
     values = [91.4, 91.5, 91.6, 91.5, 91.45, 91.55]
     some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all("section", id="cells")[0]
-    (row,) = (r for r in some.all("tr", class_="row") if r.all("th")[0].attributes["title"] == "slca/main/slca/split-cifar100-10/last_acc")
+    row = row_of(some, "slca/main/slca/split-cifar100-10/last_acc")
     assert "91.53" in row.text
     assert "± 0.28 (n = 3)" in row.text
     assert "91.50 ± " in row.text
@@ -241,7 +304,7 @@ def test_a_cell_without_published_std_is_judged_as_a_constant() -> None:
     assert cell.published.std is None
     runs = [synthetic_record(cell.recipe, cell.stream, seed, mean, config=Config()) for seed, mean in enumerate((74.0, 74.5, 74.0))]
     root = Tree(page(sample(), runs)).root.all("section", id="cells")[0]
-    (row,) = (r for r in root.all("tr", class_="row") if r.all("th")[0].attributes["title"] == cell.id)
+    row = row_of(root, cell.id)
     assert row.all("span", class_="badge")[0].text == "▲ above (as a constant)"
     assert row.all("span", class_="badge")[1].text == "▲ above"
     assert row.all("td")[-1].text == ""  # no prediction without a standard deviation
@@ -319,6 +382,19 @@ def test_figures_are_the_same_twice(tmp_path: Path) -> None:
             drawn = "".join(ElementTree.fromstring(content).itertext())
             assert ("Embedded tier" in drawn) == (not name.startswith("cells-"))
             assert (RECIPES["slca"].title in drawn) == (not name.startswith("quickdraw-1"))
+
+
+def test_numbers_on_a_matrix_can_be_read() -> None:
+    """WCAG AA: 4.5 to 1, on every value."""
+    colours = pytest.importorskip("matplotlib").colormaps[figures.HEAT]
+
+    def luminance(value: float) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colours(value / 100)[:3]]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for value in (tenths / 10 for tenths in range(1001)):
+        ground = luminance(value) + 0.05
+        assert (1.05 / ground if value > figures.LIGHT else ground / 0.05) >= 4.5, value
 
 
 def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

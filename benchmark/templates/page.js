@@ -25,7 +25,8 @@ const detailOf = (row) => row.nextElementSibling?.matches(".detail") ? row.nextE
 const valueOf = (row, column) => {
   const cell = row.cells[column];
   const text = (cell.dataset.v ?? cell.textContent).trim();
-  const number = text === "" ? NaN : Number(text);
+  if (text === "" || text === "-") return "";
+  const number = Number(text);
   return Number.isNaN(number) ? text.toLowerCase() : number;
 };
 for (const header of document.querySelectorAll("th[data-first]")) {
@@ -54,7 +55,8 @@ for (const input of document.querySelectorAll("input[data-table]")) {
   const table = document.getElementById(input.dataset.table);
   const count = document.querySelector(`output[data-count="${input.dataset.table}"]`);
   const rows = [...table.querySelectorAll(".row")];
-  const texts = new Map(rows.map((row) => [row, `${row.textContent} ${row.dataset.text ?? ""}`.toLowerCase()]));
+  const idOf = (row) => row.querySelector(".open").getAttribute("aria-controls");
+  const texts = new Map(rows.map((row) => [row, `${row.textContent} ${row.dataset.text ?? ""} ${idOf(row)}`.toLowerCase()]));
   const apply = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
@@ -89,9 +91,12 @@ document.addEventListener("keydown", (event) => {
 });
 // index.html#slca@split-quickdraw-10 opens that row
 const follow = () => {
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const button = wanted && document.querySelector(`button.open[aria-controls="${CSS.escape(wanted)}"]`);
+  const wanted = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const row = wanted?.matches(".detail") ? wanted.previousElementSibling : wanted;
+  const button = row?.matches(".row") && row.querySelector(".open");
   if (button) {
+    const paper = row.closest("details");
+    if (paper) paper.open = true;
     open(button, true);
     button.scrollIntoView();
   }
