@@ -60,6 +60,10 @@ def run(
     taught = stream.joined() if config.joint else stream
     benchmark, data_sha256, remarks = _read(taught, order, config, setup)
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
+    for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
+        if (n := len(experience.dataset)) < config.batch_size:
+            what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be left out"
+            raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):

@@ -48,6 +48,7 @@ def small_config(recipe: str, *settings: str) -> Config:
     config = RECIPES[recipe].config
     parts = ["alignment.epochs=1", "alignment.samples_per_class=8"] if config.alignment else []
     parts += [f"{name}.frozen_epochs=1" for name in ("lora", "adapter", "prefix") if getattr(config, name)]
+    parts += ["batch_size=5"] if config.drop_last else []  # the smallest experience has eight
     parts += ["memory.size=24", "memory.held_out=0.25"] if config.memory else []
     return config.set([*(SETTINGS if config.epochs else SETTINGS[1:]), *parts, *settings])
 

@@ -89,6 +89,13 @@ def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
         assert result["accuracy_task_known"][2][2] == 100  # one class in the task
 
 
+def test_an_experience_of_less_than_a_batch_is_not_left_out_in_silence() -> None:
+    with pytest.raises(
+        ValueError, match=r"experience 2 of small has 8 images, less than a batch, .* set drop_last=false, or a batch_size below 9"
+    ):
+        run_small("lora-aepg.f19", "batch_size=9")
+
+
 LOSSES = {
     "ce": [],
     "epg": ["annealing.schedule=0"],
