@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.image_cache import make_cache
 from reclaim.benchmark.image_folders import read_images
 from reclaim.benchmark.middle import MIDDLE
 from reclaim.benchmark.records import UNVERIFIED, RecordStore
-from reclaim.benchmark.runner import run
+from reclaim.benchmark.runner import run, start
 from reclaim.benchmark.setup import Setup
 from reclaim.benchmark.streams import find_stream
+from reclaim.strategies.backbones import LITE0, create_backbone
+from safetensors.torch import save_file
 
 TRAIN, TEST = 20, 6  # patches of each class
 
@@ -60,6 +63,19 @@ def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path:
     assert record.result["test_counts"] == [2 * TEST] * 5
     assert record.metrics()["last_acc"] > 25  # chance is 10
     assert record.result["remarks"] == [UNVERIFIED]
+
+
+def test_what_a_repeated_command_names_is_held_against_the_record(root: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{seed}.safetensors" for seed in range(2)]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_file(create_backbone(LITE0).state_dict(), file)
+    stream, config = find_stream("cifar10-1"), MIDDLE["lite-linear"].config.set(["epochs=1"])
+    setup = Setup(root=root, weights=files[0], unverified=True)
+    result = run("any", config, stream, 0, setup=setup).result
+    assert start(stream, config, setup) == {key: result[key] for key in ("data_sha256", "weights_sha256")}
+    assert start(stream, config, Setup(weights=files[1]))["weights_sha256"] != result["weights_sha256"]
+    assert start(stream, config, Setup()) == {}
 
 
 def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
