@@ -22,7 +22,7 @@ from .engines import Job, available_cores, jobs_of, run_jobs, try_jobs
 from .middle import MIDDLE
 from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
 from .recipes import CHOSEN, RECIPES, find_recipe
-from .records import RecordStore, default_store
+from .records import RecordStore, default_store, named_store
 from .setup import Setup
 from .statistics import mean_interval
 from .streams import PAPER_STREAMS, STREAMS, find_stream
@@ -338,9 +338,7 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
 
 def _store_at_hand(records: Path | None) -> RecordStore | None:
     """The store to read: the one that is named, which must be there, or that of the working directory; None outside a checkout."""
-    if records and not records.exists():
-        raise click.ClickException(f"there is no folder {records}: name a record store with --records")
-    return RecordStore(records) if records else default_store() if Path("leaderboards", "records").is_dir() else None
+    return named_store(records) if records else default_store() if Path("leaderboards", "records").is_dir() else None
 
 
 @main.command()

@@ -15,7 +15,7 @@ from .fidelity import METRIC
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import RECIPES, weights_sha256
-from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store
+from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store, named_store
 from .statistics import ALPHA, CellVerdict, Column, Verdict, caveats, holm, judge_cell, prediction_interval
 from .streams import EMBEDDED, STREAMS, find_stream
 from .tuning import SEEDS
@@ -31,12 +31,9 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
 
     :raises RecordError: a store is missing, or two contradict each other.
     """
-    folders = config.getoption("--records")
-    for number, folder in enumerate(folders or []):
-        made = number == 0 and config.getoption("--run-missing")
-        if not Path(folder).exists() and not made:
-            raise RecordError(f"there is no folder {folder}: name a record store with --records")
-    records, notes = merge([RecordStore(folder) for folder in folders] if folders else [default_store()])
+    folders = config.getoption("--records") or []
+    made = folders[:1] if config.getoption("--run-missing") else []
+    records, notes = merge([RecordStore(f) if f in made else named_store(f) for f in folders] or [default_store()])
     return records, notes + not_counted(records)
 
 

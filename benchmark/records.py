@@ -370,6 +370,16 @@ def _not_writable(folder: Path, error: OSError) -> RecordError:
     return RecordError(f"cannot write into {folder} ({reason}): make it writable or choose another folder with --records")
 
 
+def named_store(folder: Path | str) -> RecordStore:
+    """The store in a folder that is named to be read.
+
+    :raises RecordError: when there is no such folder.
+    """
+    if not Path(folder).exists():
+        raise RecordError(f"there is no folder {folder}: name a record store with --records")
+    return RecordStore(folder)
+
+
 def default_store() -> RecordStore:
     """The store in ``leaderboards/records`` of the working directory.
 
