@@ -158,6 +158,13 @@ def test_what_is_wrong_is_named(
     assert "not a record to merge" in str(checked)
 
 
+def test_what_an_earlier_choice_gave_is_sound(tmp_path: Path) -> None:
+    document = from_elsewhere(settings=["lr=0.77"])
+    document["result"]["hyperparameters_from"] = "validation"
+    checked = check(document, tmp_path)
+    assert (checked.problems, len(checked.notes)) == ((), 1)  # but not shown
+
+
 def test_only_a_head_of_all_classes_errs_between_tasks_after_the_first(tmp_path: Path) -> None:
     document = from_elsewhere("der++")
     first_task_known(50.5)(document)
