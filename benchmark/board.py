@@ -10,10 +10,10 @@ from statistics import median
 import numpy as np
 
 from .published import metric_of
-from .ranking import RankInterval, rank_intervals
 from .recipes import RECIPES
 from .records import Record
-from .statistics import MeanInterval, mean_interval
+from .stats.estimates import MeanInterval, mean_interval
+from .stats.ranking import RankInterval, rank_intervals
 from .streams import STREAMS, pretraining_overlap
 
 COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")

@@ -24,7 +24,7 @@ from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of,
 from .recipes import CHOSEN, RECIPES, find_recipe
 from .records import RecordStore, default_store, named_store
 from .setup import Setup
-from .statistics import mean_interval
+from .stats.estimates import mean_interval
 from .streams import PAPER_STREAMS, STREAMS, find_stream
 
 

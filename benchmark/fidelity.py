@@ -16,7 +16,8 @@ from scipy import stats
 from .published import metric_of
 from .recipes import RECIPES, Recipe
 from .records import Record
-from .statistics import ALPHA, PairedDifference, paired_difference
+from .stats.estimates import ALPHA
+from .stats.paired import PairedDifference, paired_difference
 
 SECTIONS = {
     "slca": "SLCA (ICCV 2023, arXiv 2303.05118)",

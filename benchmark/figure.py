@@ -10,7 +10,7 @@ from importlib import resources
 
 import jinja2
 
-from .statistics import MeanInterval
+from .stats.estimates import MeanInterval
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from .board import METRICS, NOT_COMPARABLE, Row, by_protocol, headline, label
 from .page import published_interval
 from .paper_check import CellCheck
 from .recipes import RECIPES
-from .statistics import MeanInterval
+from .stats.estimates import MeanInterval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,8 @@ from .config import Alignment
 from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
 from .recipes import RECIPES, SPLIT, Recipe
 from .records import Record
-from .statistics import ALPHA, PairedDifference, factorial_effects, judge_claim, mean_interval, paired_difference
+from .stats.estimates import ALPHA, mean_interval
+from .stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
 from .streams import EMBEDDED, STREAMS
 
 PAPER_METHODS = frozenset(

@@ -25,7 +25,7 @@ from .paper_check import check_cells, current
 from .published import ClaimVerdict, judge_claims
 from .recipes import RECIPES
 from .records import Record, RecordStore
-from .statistics import MeanInterval
+from .stats.estimates import MeanInterval
 from .streams import STREAMS
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]

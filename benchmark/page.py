@@ -21,7 +21,8 @@ from .paper_check import CellCheck, judge_tables
 from .protocols import Uncovered, commands, protocol_of, run_of
 from .published import PAPERS, ClaimVerdict, planned_seeds
 from .recipes import RECIPES, Recipe
-from .statistics import Column, Estimate, MeanInterval, Published
+from .stats.equivalence import Column
+from .stats.estimates import Estimate, MeanInterval, Published
 from .streams import STREAMS, Stream
 
 CURVES = 7

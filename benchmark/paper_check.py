@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import Job, jobs_of, run_jobs
 from .fidelity import METRIC
+from .papers.seed_scope import caveats
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import RECIPES, weights_sha256
 from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store, named_store
-from .statistics import ALPHA, CellVerdict, Column, Verdict, caveats, holm, judge_cell, prediction_interval
+from .stats.equivalence import CellVerdict, Column, Verdict, judge_cell
+from .stats.estimates import ALPHA, prediction_interval
+from .stats.paired import holm
 from .streams import EMBEDDED, STREAMS, find_stream
 from .tuning import SEEDS
 

@@ -13,11 +13,13 @@ from scipy import optimize, stats
 from tabulate import tabulate
 
 from .paper_check import CellCheck, check_cells
+from .papers.seed_scope import PUBLISHED_VARIED
 from .protocols import Uncovered, find_cell, protocol_of, run_of
 from .published import Cell, Claim, Table, cells, claims, confirmatory_plan, judge_claims, planned_seeds, tables
 from .recipes import RECIPES
 from .records import Record
-from .statistics import ALPHA, MAX_SEEDS, PUBLISHED_VARIED, Published, published_leaves, seeds_needed, verdict_probabilities
+from .stats.estimates import ALPHA, Published
+from .stats.power import MAX_SEEDS, published_leaves, seeds_needed, verdict_probabilities
 
 SEEDS = (3, 5, 10, 20)
 POWER = 0.8

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 from .recipes import find_recipe
 from .records import Record
-from .statistics import ClaimKind, Judgement, Outcome, PairedDifference, Published, judge_family, paired_difference
+from .stats.estimates import Published
+from .stats.paired import ClaimKind, Judgement, Outcome, PairedDifference, judge_family, paired_difference
 from .streams import find_stream
 
 if sys.version_info >= (3, 11):

@@ -19,7 +19,7 @@ from reclaim.benchmark.protocols import Protocol, protocol_of
 from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import PACKAGES, Record, RecordError, RecordStore
-from reclaim.benchmark.statistics import mean_interval
+from reclaim.benchmark.stats.estimates import mean_interval
 from reclaim.benchmark.streams import STREAMS
 from small_runs import synthetic_record
 

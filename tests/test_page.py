@@ -21,7 +21,7 @@ from reclaim.benchmark.protocols import Uncovered, protocol_of
 from reclaim.benchmark.published import cells, judge_claims
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record
-from reclaim.benchmark.statistics import MeanInterval
+from reclaim.benchmark.stats.estimates import MeanInterval
 from small_runs import synthetic_record
 
 VOID = {"meta", "link", "input", "br"}

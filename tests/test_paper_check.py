@@ -20,7 +20,7 @@ from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore
-from reclaim.benchmark.statistics import Outcome, holm
+from reclaim.benchmark.stats.paired import Outcome, holm
 from small_runs import synthetic_record
 
 pytest_plugins = ["pytester"]

@@ -15,7 +15,8 @@ from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import RecordStore
-from reclaim.benchmark.statistics import Published, published_leaves, seeds_needed, verdict_probabilities
+from reclaim.benchmark.stats.estimates import Published
+from reclaim.benchmark.stats.power import published_leaves, seeds_needed, verdict_probabilities
 from scipy import stats
 from small_runs import synthetic_record
 

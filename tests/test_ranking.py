@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reclaim.benchmark.ranking import RankInterval, rank_intervals
-from reclaim.benchmark.statistics import holm
+from reclaim.benchmark.stats.paired import holm
+from reclaim.benchmark.stats.ranking import RankInterval, rank_intervals
 from scipy import stats
 
 Runs = dict[str, dict[int, float]]

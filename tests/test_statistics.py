@@ -15,29 +15,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reclaim.benchmark.statistics import (
-    MAX_SEEDS,
+from reclaim.benchmark.papers.seed_scope import caveats, comparable
+from reclaim.benchmark.stats.equivalence import judge_cell, verdict
+from reclaim.benchmark.stats.estimates import Published, mean_interval, prediction_interval, tost, welch
+from reclaim.benchmark.stats.paired import (
     ClaimKind,
     PairedDifference,
-    Published,
-    caveats,
     claim_p,
-    comparable,
     factorial_effects,
     holm,
-    judge_cell,
     judge_claim,
     judge_family,
-    mean_interval,
     paired_difference,
-    prediction_interval,
-    published_leaves,
-    seeds_needed,
-    tost,
-    verdict,
-    verdict_probabilities,
-    welch,
 )
+from reclaim.benchmark.stats.power import MAX_SEEDS, published_leaves, seeds_needed, verdict_probabilities
 from scipy import stats
 
 OURS = [91.2, 91.9, 91.4, 91.6, 92.0]

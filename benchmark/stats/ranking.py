@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .statistics import ALPHA, NO_SPREAD, holm, paired_difference
+from .estimates import ALPHA, NO_SPREAD
+from .paired import holm, paired_difference
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What the papers say: numbers, claims, protocols, and where text and code disagree."""

@@ -1,0 +1,1 @@
+"""The statistics of a check: numpy and scipy alone, nothing of Reclaim."""
