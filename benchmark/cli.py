@@ -16,8 +16,9 @@ from click.core import ParameterSource
 from tabulate import tabulate
 
 from . import published, tuning
+from .assets import asset
 from .config import QUICKDRAW_VIT
-from .datasets import asset
+from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .engines import Job, available_cores, jobs_of, run_jobs, try_jobs
 from .middle import MIDDLE
 from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
@@ -25,7 +26,6 @@ from .recipes import CHOSEN, RECIPES, find_recipe
 from .records import RecordStore, default_store, named_store
 from .setup import Setup
 from .stats.estimates import mean_interval
-from .streams import PAPER_STREAMS, STREAMS, find_stream
 
 
 def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -412,8 +412,8 @@ SHOWN = 50
 @click.argument("name", required=False)
 def data_list(name: str | None) -> None:
     """List the data sets, or show NAME in full."""
-    from .catalogue import CATALOGUE, find_dataset
-    from .streams import PAPER_STREAMS
+    from .data.catalogue import CATALOGUE, find_dataset
+    from .data.streams import PAPER_STREAMS
 
     def images(n: int | None) -> str:
         return "-" if n is None else f"{n:,}"
@@ -446,8 +446,9 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
     Extra is what nothing names; it is not used, and no reason to fail. Hidden files, and what the data set's own archive holds besides, are
     not extra, nor is the archive that `fetch` keeps.
     """
-    from .catalogue import find_dataset
-    from .image_folders import list_images, take_stock, undecodable_files, wrong_counts
+    from .data.catalogue import find_dataset
+    from .data.readers import list_images
+    from .data.verify import take_stock, undecodable_files, wrong_counts
 
     stock = take_stock(name, root)
     problems = list(stock.problems)
@@ -495,8 +496,8 @@ def data_fetch(name: str, root: Path) -> None:
     """Download and unpack NAME where a public direct download exists; the same command goes on after an interruption."""
     from tqdm import tqdm
 
-    from .catalogue import find_dataset
-    from .fetching import fetch
+    from .data.catalogue import find_dataset
+    from .data.fetch import fetch
 
     entry = find_dataset(name)
     click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
@@ -522,8 +523,8 @@ def data_cache(name: str, root: Path, output: Path | None) -> None:
     """Decode all images of NAME once, into memory-mapped files of 3 bytes a pixel."""
     from tqdm import tqdm
 
-    from .image_cache import make_cache
-    from .image_folders import read_images
+    from .data.cache import make_cache
+    from .data.verify import read_images
 
     found = read_images(name, root)
     with tqdm(total=sum(len(part) for part in found.parts.values()), unit="image", desc=name) as bar:

@@ -21,10 +21,10 @@ from typing import Any
 from tqdm import tqdm
 
 from .config import Config
+from .data.streams import Stream
 from .recipes import Recipe, weights_sha256
 from .records import UNVERIFIED, Record, RecordError, RecordStore, config_hash
 from .setup import HERE, Setup
-from .streams import Stream
 
 
 @dataclass(frozen=True)

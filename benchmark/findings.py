@@ -11,12 +11,12 @@ from tabulate import tabulate
 
 from .board import ends_of_grids
 from .config import Alignment
+from .data.streams import EMBEDDED, STREAMS
 from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
 from .recipes import RECIPES, SPLIT, Recipe
 from .records import Record
 from .stats.estimates import ALPHA, mean_interval
 from .stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
-from .streams import EMBEDDED, STREAMS
 
 PAPER_METHODS = frozenset(
     {

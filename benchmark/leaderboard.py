@@ -19,14 +19,14 @@ from tabulate import tabulate
 
 from . import fidelity, findings, page, protocols
 from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends_of_grids, rows, time_in_words
-from .datasets import shared_classes
+from .data.drawings import shared_classes
+from .data.streams import STREAMS
 from .figure import dot_plot
 from .paper_check import check_cells, current
 from .published import ClaimVerdict, judge_claims
 from .recipes import RECIPES
 from .records import Record, RecordStore
 from .stats.estimates import MeanInterval
-from .streams import STREAMS
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label, time_in_words
-from .datasets import shared_classes
+from .data.drawings import shared_classes
+from .data.streams import STREAMS, Stream
 from .figure import Chart, Scale, chart, ends, templates
 from .findings import EFFECT, differences
 from .paper_check import CellCheck, judge_tables
@@ -23,7 +24,6 @@ from .published import PAPERS, ClaimVerdict, planned_seeds
 from .recipes import RECIPES, Recipe
 from .stats.equivalence import Column
 from .stats.estimates import Estimate, MeanInterval, Published
-from .streams import STREAMS, Stream
 
 CURVES = 7
 """How many curves a chart shows at once: the colours of Okabe and Ito but yellow, which cannot be seen on white."""

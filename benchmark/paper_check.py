@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from .data.streams import EMBEDDED, STREAMS, find_stream
 from .engines import Job, jobs_of, run_jobs
 from .fidelity import METRIC
 from .papers.seed_scope import caveats
@@ -20,7 +21,6 @@ from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, conf
 from .stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from .stats.estimates import ALPHA, prediction_interval
 from .stats.paired import holm
-from .streams import EMBEDDED, STREAMS, find_stream
 from .tuning import SEEDS
 
 if TYPE_CHECKING:

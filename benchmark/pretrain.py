@@ -22,8 +22,8 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
 from .arithmetic import arithmetic
-from .augment import Warp, warp_batch
-from .datasets import DRAWINGS_PER_CLASS, UPSTREAM_CLASSES, UPSTREAM_TRAIN, Drawings, upstream
+from .data.augment import Warp, warp_batch
+from .data.drawings import DRAWINGS_PER_CLASS, UPSTREAM_CLASSES, UPSTREAM_TRAIN, Drawings, upstream
 
 WARP = Warp(degrees=15, scale=(0.75, 1.2), translate=0.1, shear=0.2, elastic=0.08, flip=0.5)
 

@@ -19,10 +19,10 @@ from typing import Any
 from tabulate import tabulate
 
 from .config import EXECUTION, Config, from_dict
+from .data.streams import Stream, find_stream
 from .fidelity import FACTS, Switch
 from .published import Cell, cells, tables
 from .recipes import Recipe
-from .streams import Stream, find_stream
 
 Settings = Mapping[str, tuple[Any, str]]
 """Key for `reclaim run --set` -> value and source."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Literal, get_args
 
+from .data.streams import find_stream
 from .recipes import find_recipe
 from .records import Record
 from .stats.estimates import Published
 from .stats.paired import ClaimKind, Judgement, Outcome, PairedDifference, judge_family, paired_difference
-from .streams import find_stream
 
 if sys.version_info >= (3, 11):
     import tomllib

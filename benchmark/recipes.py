@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .assets import asset
 from .config import EXECUTION, QUICKDRAW_VIT, Alignment, ClosedForm, Config, LowRank
-from .datasets import asset
 from .records import config_hash
 
 SPLIT = "split-quickdraw-10"

@@ -21,12 +21,12 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .catalogue import find_dataset
 from .config import Config
-from .image_folders import FOLDS
+from .data.catalogue import find_dataset
+from .data.images import FOLDS
+from .data.streams import Stream
+from .data.synthetic import write_dataset
 from .setup import Setup
-from .streams import Stream
-from .synthetic import write_dataset
 
 STEP_IMAGES = 2
 """Images of a step on the CPU; an accelerator is only busy with a whole batch, or with what of it passes at a time."""

@@ -17,15 +17,15 @@ from .arithmetic import arithmetic
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
 from .config import Config
-from .datasets import downstream
+from .data.drawings import downstream
+from .data.experiences import make_benchmark, make_image_benchmark
+from .data.streams import EMBEDDED, Stream, class_order
+from .data.verify import read_images
 from .execution import compile_backbone
-from .experiences import make_benchmark, make_image_benchmark
-from .image_folders import read_images
 from .metrics import pack_bits
 from .records import SCHEMA, UNVERIFIED, Record, config_hash, provenance
 from .rehearsal import Stopwatch
 from .setup import HERE, Setup
-from .streams import EMBEDDED, Stream, class_order
 
 Progress = Callable[[int, int], None]
 """Called with the number of experiences finished and their total."""

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from .config import QUICKDRAW_VIT, Config, from_dict
-from .datasets import downstream
+from .data.drawings import downstream
+from .data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
 from .middle import MIDDLE
 from .paper_check import current, not_counted
 from .protocols import covered_runs
 from .published import cells
 from .recipes import RECIPES, Recipe, weights_sha256
 from .records import PACKAGES, Comparison, Record, RecordError, RecordStore, compare, config_hash
-from .streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
 from .tuning import SEEDS
 
 BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"

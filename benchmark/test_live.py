@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.engines import Job, jobs_of
 from reclaim.benchmark.paper_check import records_on_record, train
 from reclaim.benchmark.published import claims
 from reclaim.benchmark.pytest_options import REPORT, enter
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record, compare
-from reclaim.benchmark.streams import find_stream
 
 pytestmark = pytest.mark.paper_check
 

@@ -19,10 +19,10 @@ from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from PIL import Image
-from reclaim.benchmark.augment import Warp, warp_batch
-from reclaim.benchmark.image_cache import CachedImages, Postponed, make_cache, open_cache
-from reclaim.benchmark.image_folders import ImageData, ImageList
-from reclaim.benchmark.transforms import protocol
+from reclaim.benchmark.data.augment import Warp, warp_batch
+from reclaim.benchmark.data.cache import CachedImages, Postponed, make_cache, open_cache
+from reclaim.benchmark.data.images import ImageData, ImageList
+from reclaim.benchmark.data.transforms import protocol
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
 from reclaim.strategies.fresh_optimizer import FreshOptimizer

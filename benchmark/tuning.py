@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from .data.streams import find_stream
 from .engines import Job, try_jobs
 from .recipes import Recipe
-from .streams import find_stream
 
 SEEDS = (1000,)
 """Seeds of the choice; leaderboards use 0, 1, 2, ..."""

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark import datasets, engines, experiences
-from reclaim.benchmark.config import Config
-from reclaim.benchmark.datasets import Drawings, Part
+from reclaim.benchmark import engines
+from reclaim.benchmark.config import Config, Part
+from reclaim.benchmark.data import drawings as all_drawings
+from reclaim.benchmark.data import experiences
+from reclaim.benchmark.data.drawings import Drawings
+from reclaim.benchmark.data.streams import STREAMS, Stream, class_order
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.metrics import pack_bits
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records import Record, config_hash
-from reclaim.benchmark.streams import STREAMS, Stream, class_order
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
 SETTINGS = ("epochs=2", "batch_size=16")
@@ -25,7 +27,7 @@ _make = engines._make
 @functools.cache
 def drawings(part: Part = "test") -> Drawings:
     """Six classes of the downstream drawings, eight to train and four to test."""
-    whole = datasets.downstream(part)
+    whole = all_drawings.downstream(part)
     return Drawings(whole.train[:6, :8].contiguous(), whole.test[:6, :4].contiguous(), whole.names[:6], whole.sha256)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reclaim.benchmark.augment import Warp, warp_batch
+from reclaim.benchmark.data.augment import Warp, warp_batch
 from reclaim.benchmark.pretrain import WARP
 from torch import Tensor
 

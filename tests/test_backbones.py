@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from reclaim.benchmark.datasets import asset
+from reclaim.benchmark.assets import asset
 from reclaim.strategies.backbones import QUICKDRAW_VIT, ConvStem, create_backbone, fingerprint, quickdraw_vit
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import layer_depths

@@ -12,7 +12,7 @@ import torch
 from reclaim.benchmark import build
 from reclaim.benchmark.build import make_backbone, make_model, make_strategy, prepared
 from reclaim.benchmark.config import Config, Images
-from reclaim.benchmark.transforms import ImageTransform, OlorTransform, protocol
+from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, protocol
 from torch import nn
 
 

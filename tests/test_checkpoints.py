@@ -21,14 +21,14 @@ import torch
 from reclaim.benchmark import build, checkpoints, engines, execution, runner
 from reclaim.benchmark.checkpoints import Checkpoint
 from reclaim.benchmark.config import Config
+from reclaim.benchmark.data.cache import make_cache
+from reclaim.benchmark.data.images import ImageData, ImageList
+from reclaim.benchmark.data.streams import Stream
+from reclaim.benchmark.data.transforms import ImageTransform
 from reclaim.benchmark.engines import Job, run_jobs
-from reclaim.benchmark.image_cache import make_cache
-from reclaim.benchmark.image_folders import ImageData, ImageList
 from reclaim.benchmark.records import Record, RecordStore
 from reclaim.benchmark.runner import Effort, run
 from reclaim.benchmark.setup import HERE, Setup, set_aside, unfinished
-from reclaim.benchmark.streams import Stream
-from reclaim.benchmark.transforms import ImageTransform
 from small_runs import SMALL, drawings, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parent

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from reclaim.benchmark import cli, datasets, engines, tuning
+from reclaim.benchmark import cli, engines, tuning
 from reclaim.benchmark.cli import main
+from reclaim.benchmark.data import drawings
+from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.engines import Job
 from reclaim.benchmark.middle import MIDDLE
 from reclaim.benchmark.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe
 from reclaim.benchmark.records import Record, RecordStore
-from reclaim.benchmark.streams import PAPER_STREAMS, STREAMS
 from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
 
@@ -351,8 +352,8 @@ def test_pretrain_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     from reclaim.benchmark import pretrain
 
     pytest.importorskip("torch.optim._muon", reason="pretraining needs torch >= 2.9")
-    whole = datasets.upstream()
-    few = datasets.Drawings(whole.train[:3, :4].contiguous(), whole.test[:3, :2].contiguous(), whole.names[:3], "0" * 64)
+    whole = drawings.upstream()
+    few = drawings.Drawings(whole.train[:3, :4].contiguous(), whole.test[:3, :2].contiguous(), whole.names[:3], "0" * 64)
     monkeypatch.setattr(pretrain, "upstream", lambda: few)
     text = reclaim("pretrain", "quickdraw", "--epochs", 1, "--seed", 3, "--output", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "quickdraw_vit.json").read_text())

@@ -11,10 +11,10 @@ from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
 from reclaim.benchmark.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lae, Lora, Olor, from_dict
+from reclaim.benchmark.data.streams import STREAMS
 from reclaim.benchmark.engines import jobs_of
 from reclaim.benchmark.recipes import RECIPES, Recipe, find_recipe
 from reclaim.benchmark.records import config_hash
-from reclaim.benchmark.streams import STREAMS
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.replay import DERPlusPlus
 from torch.optim.lr_scheduler import CosineAnnealingLR

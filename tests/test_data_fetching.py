@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from reclaim.benchmark.catalogue import CATALOGUE, Archive, find_dataset
 from reclaim.benchmark.cli import data, main
-from reclaim.benchmark.fetching import download, fetch, unpack
+from reclaim.benchmark.data.catalogue import CATALOGUE, Archive, find_dataset
+from reclaim.benchmark.data.fetch import download, fetch, unpack
 
 CONTENT = bytes(range(256)) * 20
 MD5 = hashlib.md5(CONTENT).hexdigest()

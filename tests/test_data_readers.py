@@ -13,20 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from reclaim.benchmark import image_folders
-from reclaim.benchmark.catalogue import CATALOGUE, find_dataset
-from reclaim.benchmark.image_folders import (
-    ImageDataset,
-    extra_files,
-    hold_out,
-    list_images,
-    missing_files,
-    read_cars196,
-    read_images,
-    take_stock,
-    undecodable_files,
-    wrong_counts,
-)
+from reclaim.benchmark.data import readers
+from reclaim.benchmark.data.catalogue import CATALOGUE, find_dataset
+from reclaim.benchmark.data.images import ImageDataset, hold_out, is_image
+from reclaim.benchmark.data.readers import list_images, read_cars196
+from reclaim.benchmark.data.verify import extra_files, missing_files, read_images, take_stock, undecodable_files, wrong_counts
 from scipy.io import savemat
 from torchvision import datasets as torchvision_datasets
 
@@ -289,7 +280,7 @@ def test_damage_is_named_and_nothing_is_deleted(name: str, damage: Callable[[Pat
 
 def test_damaged_files_of_published_checksum_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MAKERS["cifar100"](tmp_path)
-    monkeypatch.setattr(image_folders.pickle, "load", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr(readers.pickle, "load", lambda *_: pytest.fail("unpickled"))
     with pytest.raises(
         ValueError, match=r"cifar-100-python/train is damaged or unfinished \(MD5 .*: move it away and fetch cifar100 again"
     ):
@@ -388,7 +379,7 @@ def test_all_that_is_missing_or_extra_is_named(name: str, tmp_path: Path, monkey
     if needed:
         assert stock.missing == tuple(str(folder / file) for file in needed)
         assert not stock.readable
-        assert [Path(file).name for file in stock.extra if not image_folders._is_image(Path(file))] == [
+        assert [Path(file).name for file in stock.extra if not is_image(Path(file))] == [
             "a.zip",
             "notes.txt",
             "other.bin.part",

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reclaim.benchmark import transforms
-from reclaim.benchmark.image_cache import make_cache, open_cache
-from reclaim.benchmark.image_folders import ImageData, ImageList
-from reclaim.benchmark.transforms import IMAGENET, ImageTransform, OlorTransform, protocol
+from reclaim.benchmark.data import transforms
+from reclaim.benchmark.data.cache import make_cache, open_cache
+from reclaim.benchmark.data.images import ImageData, ImageList
+from reclaim.benchmark.data.transforms import IMAGENET, ImageTransform, OlorTransform, protocol
 from torch.nn import functional as F
 
 SHAPES = [(61, 47), (40, 90), (33, 33), (150, 40)]

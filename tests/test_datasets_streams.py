@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark import datasets
-from reclaim.benchmark.datasets import Drawings, Part, downstream, upstream
-from reclaim.benchmark.experiences import make_benchmark
-from reclaim.benchmark.streams import STREAMS, class_order, find_stream
+from reclaim.benchmark.config import Part
+from reclaim.benchmark.data import drawings
+from reclaim.benchmark.data.drawings import Drawings, downstream, upstream
+from reclaim.benchmark.data.experiences import make_benchmark
+from reclaim.benchmark.data.streams import STREAMS, class_order, find_stream
 from torch import Tensor
 
 SIZES = {
@@ -27,7 +28,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     images[:, :, 0, 0], images[:, :, 0, 1] = (n[:, None] for n in divmod(np.arange(345), 256))
     images[:, :, 1, 0] = np.arange(100)
     names = np.array([f"class {c}" for c in range(345)])
-    monkeypatch.setattr(datasets, "_archive", lambda: (images, names))
+    monkeypatch.setattr(drawings, "_archive", lambda: (images, names))
 
 
 def identities(images: Tensor) -> set[tuple[int, int]]:

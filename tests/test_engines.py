@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 from reclaim.benchmark import engines, runner
+from reclaim.benchmark.data.streams import STREAMS, find_stream
 from reclaim.benchmark.engines import Job, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.recipes import find_recipe
 from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore, compare
 from reclaim.benchmark.setup import Setup
-from reclaim.benchmark.streams import STREAMS, find_stream
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parent

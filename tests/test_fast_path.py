@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reclaim.benchmark import experiences, image_cache
 from reclaim.benchmark.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config, Images
-from reclaim.benchmark.datasets import downstream
-from reclaim.benchmark.experiences import make_image_benchmark
-from reclaim.benchmark.image_cache import CachedImages, Postponed, make_cache, open_cache
-from reclaim.benchmark.image_folders import ImageData, ImageList
+from reclaim.benchmark.data import experiences
+from reclaim.benchmark.data.cache import PIXELS, CachedImages, Postponed, make_cache, open_cache
+from reclaim.benchmark.data.drawings import downstream
+from reclaim.benchmark.data.experiences import make_image_benchmark
+from reclaim.benchmark.data.images import ImageData, ImageList
+from reclaim.benchmark.data.streams import Stream
+from reclaim.benchmark.data.transforms import ImageTransform
 from reclaim.benchmark.runner import Observer
-from reclaim.benchmark.streams import Stream
-from reclaim.benchmark.transforms import ImageTransform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -177,4 +177,4 @@ def test_a_pickled_cache_is_the_same_file(tmp_path: Path) -> None:
     assert isinstance(again.pixels, np.memmap)
     assert not again.pixels.flags.writeable
     assert all(np.array_equal(cache[i], again[i]) for i in range(len(cache)))
-    assert image_cache.PIXELS in str(again.pixels.filename)
+    assert PIXELS in str(again.pixels.filename)

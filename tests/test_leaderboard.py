@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from reclaim.benchmark import figures
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.datasets import downstream
+from reclaim.benchmark.data.drawings import downstream
+from reclaim.benchmark.data.streams import STREAMS
 from reclaim.benchmark.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
 from reclaim.benchmark.protocols import Protocol, protocol_of
 from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import PACKAGES, Record, RecordError, RecordStore
 from reclaim.benchmark.stats.estimates import mean_interval
-from reclaim.benchmark.streams import STREAMS
 from small_runs import synthetic_record
 
 

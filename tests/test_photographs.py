@@ -10,13 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
-from reclaim.benchmark.image_cache import make_cache
-from reclaim.benchmark.image_folders import read_images
+from reclaim.benchmark.data.cache import make_cache
+from reclaim.benchmark.data.streams import find_stream
+from reclaim.benchmark.data.verify import read_images
 from reclaim.benchmark.middle import MIDDLE
 from reclaim.benchmark.records import UNVERIFIED, RecordStore
 from reclaim.benchmark.runner import run, start
 from reclaim.benchmark.setup import Setup
-from reclaim.benchmark.streams import find_stream
 from reclaim.strategies.backbones import LITE0, create_backbone
 from safetensors.torch import save_file
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from reclaim.benchmark import pretrain as module
-from reclaim.benchmark.datasets import Drawings, upstream
+from reclaim.benchmark.data.drawings import Drawings, upstream
 from reclaim.benchmark.pretrain import Pretraining, pretrain
 from reclaim.strategies.backbones import QUICKDRAW_VIT, create_backbone, fingerprint
 

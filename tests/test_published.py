@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark import published
+from reclaim.benchmark.data.streams import STREAMS
 from reclaim.benchmark.published import METRICS, Claim, PublishedError, Rerun, Table, cells, claims, judge_claims, metric_of, tables
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record
 from reclaim.benchmark.stats.estimates import Published
-from reclaim.benchmark.streams import STREAMS
 from small_runs import synthetic_record
 
 # --- the files as they are ---

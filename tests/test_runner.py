@@ -14,11 +14,11 @@ from avalanche.training.supervised import Naive
 from reclaim.benchmark import build, runner
 from reclaim.benchmark.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.experiences import make_benchmark
+from reclaim.benchmark.data.experiences import make_benchmark
+from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import Record, validate
 from reclaim.benchmark.runner import Observer, run
-from reclaim.benchmark.streams import STREAMS, class_order
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
 from reclaim.strategies.fresh_optimizer import FreshOptimizer

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reclaim.benchmark import synthetic
-from reclaim.benchmark.catalogue import CATALOGUE, find_dataset
-from reclaim.benchmark.image_folders import ImageList, extra_files, read_images
-from reclaim.benchmark.synthetic import MARKER, write_dataset
+from reclaim.benchmark.data import synthetic
+from reclaim.benchmark.data.catalogue import CATALOGUE, find_dataset
+from reclaim.benchmark.data.images import ImageList
+from reclaim.benchmark.data.synthetic import MARKER, write_dataset
+from reclaim.benchmark.data.verify import extra_files, read_images
 
 SIDE = {"cifar100": 32, "cifar10": 32, "svhn": 32, "clrs25": 256, "places-lt": 256, "pacs": 227}  # of the sets with one size
 DOMAINS = ("officehome", "pacs")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..config import QUICKDRAW_VIT
 from .catalogue import find_dataset
-from .config import QUICKDRAW_VIT
-from .datasets import shared_classes
+from .drawings import shared_classes
 
 EMBEDDED = "embedded"
 PAPER = "paper"

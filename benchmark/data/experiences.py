@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-from .config import Part
-from .datasets import downstream
-from .image_cache import BatchTransform, CachedImages, Postponed, open_cache
-from .image_folders import ImageData, ImageDataset, Selection, hold_out
+from ..config import Part
+from .cache import BatchTransform, CachedImages, Postponed, open_cache
+from .drawings import downstream
+from .images import ImageData, ImageDataset, Selection, hold_out
 from .streams import EMBEDDED, Stream
 
 
@@ -43,10 +43,10 @@ def make_image_benchmark(
 
     ``experience.dataset.eval()`` gives the training images under the test transform, as SLCA's alignment wants them.
 
-    :param data: from :func:`~reclaim.benchmark.image_folders.read_images`.
+    :param data: from :func:`~reclaim.benchmark.data.verify.read_images`.
     :param transforms: for training and for testing, from :func:`~reclaim.benchmark.transforms.protocol`.
     :param part: ``"validation"``: ``test_stream`` holds the validation part, which is then not trained on; see
-        :func:`~reclaim.benchmark.image_folders.hold_out`.
+        :func:`~reclaim.benchmark.data.images.hold_out`.
     :param hold_out_validation: do not train on the validation part when testing, either, as OLOR.
     :param cache: folder of decoded images (`reclaim data cache`); on an accelerator they are transformed there, as whole batches.
     """

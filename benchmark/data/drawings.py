@@ -5,27 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .config import Part
+from ..config import Part
 
 if TYPE_CHECKING:  # seconds that names and records should not cost
     from torch import Tensor
+from ..assets import asset
 
 UPSTREAM_CLASSES = 245
 DRAWINGS_PER_CLASS = 100
 UPSTREAM_TRAIN = 90
 DOWNSTREAM_TRAIN = 80
 DOWNSTREAM_VALIDATION = 16  # of the 80: the last ones
-
-
-def asset(name: str) -> Path:
-    """Path of a file that ships in ``reclaim.benchmark``'s assets."""
-    return Path(str(resources.files("reclaim.benchmark") / "assets" / name))
 
 
 @dataclass(frozen=True)

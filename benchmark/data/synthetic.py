@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .catalogue import CatalogueEntry, find_dataset
-from .image_folders import ImageList, _seeded_split
+from .images import ImageList
+from .readers import seeded_split
 
 MARKER = "SYNTHETIC.txt"
 GRID = 8  # cells of noise along a side
@@ -64,7 +65,7 @@ def write_dataset(name: str, root: Path | str, *, train_per_class: int = 2, test
     folder = Path(root) / entry.folder
     marker = (
         f"Synthetic images in the format of {entry.title}, for rehearsals: no accuracy on them means anything.\n"
-        f"Written by reclaim.benchmark.synthetic: train_per_class={train_per_class}, test_per_class={test_per_class}, seed={seed}\n"
+        f"Written by reclaim.benchmark.data.synthetic: train_per_class={train_per_class}, test_per_class={test_per_class}, seed={seed}\n"
     )
     if os.path.lexists(folder):
         _made_so(folder, marker)
@@ -170,7 +171,7 @@ def _enough_to_split(classes: int, train: int, test: int) -> int:
     """Images per class of which the reader's split, which is not class by class, leaves each class enough in both parts."""
     n = max(train * 5 // 4, test * 5)
     while True:
-        parts = _seeded_split(ImageList(Path(), ("",) * (n * classes), tuple(np.repeat(np.arange(classes), n).tolist())))
+        parts = seeded_split(ImageList(Path(), ("",) * (n * classes), tuple(np.repeat(np.arange(classes), n).tolist())))
         fewest = [np.bincount(part.labels, minlength=classes).min() for part in parts]
         if fewest[0] >= train and fewest[1] >= test:
             return n

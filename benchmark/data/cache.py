@@ -18,14 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from .image_folders import ImageData, ImageList
+from .images import ImageData, ImageList
 
 PIXELS, INDEX = "pixels.u8", "index.npz"
 
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The decoded images of one part of a data set, in the order of its :class:`~reclaim.benchmark.image_folders.ImageList`.
+    """The decoded images of one part of a data set, in the order of its :class:`~reclaim.benchmark.data.images.ImageList`.
 
     :ivar sizes: (n, 2) height and width.
     :ivar labels: (n,) class ids.
@@ -50,12 +50,12 @@ class ImageCache:
         return _mapped, (self.pixels.filename, self.offsets, self.sizes, self.labels)
 
     def batch(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """What :meth:`~reclaim.benchmark.transforms.ImageTransform.on_batch` takes."""
+        """What :meth:`~reclaim.benchmark.data.transforms.ImageTransform.on_batch` takes."""
         return [self[i] for i in indices]
 
 
 class BatchTransform(Protocol):
-    """What :mod:`reclaim.benchmark.transforms` has: a transform of one PIL image, and the same of whole batches."""
+    """What :mod:`reclaim.benchmark.data.transforms` has: a transform of one PIL image, and the same of whole batches."""
 
     def reference(self) -> Callable[[Any], Tensor]: ...
 
