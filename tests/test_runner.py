@@ -15,7 +15,7 @@ from reclaim.benchmark import build, runner
 from reclaim.benchmark.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.experiences import make_benchmark
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import recipes_of
 from reclaim.benchmark.records import Record, validate
 from reclaim.benchmark.runner import Observer, run
 from reclaim.benchmark.streams import STREAMS, class_order
@@ -69,7 +69,7 @@ def checked(record: Record) -> Record:
     return record
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", recipes_of("embedded"))
 def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
     config = small_config(recipe)
     record = checked(run(recipe, config, SMALL, 3, hyperparameters_from="validation"))
