@@ -20,9 +20,8 @@ from .assets import asset
 from .config import QUICKDRAW_VIT
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .engines import Job, available_cores, jobs_of, run_jobs, try_jobs
-from .middle import MIDDLE
 from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
-from .recipes import CHOSEN, RECIPES, find_recipe
+from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
 from .records import RecordStore, default_store, named_store
 from .setup import Setup
 from .stats.estimates import mean_interval
@@ -82,7 +81,7 @@ def list_(thing: str | None) -> None:
 
 
 def _recipes() -> str:
-    rows = [(r.name, r.title, r.home, r.hyperparameters_from) for r in (RECIPES | MIDDLE).values()]
+    rows = [(r.name, r.title, r.home, r.hyperparameters_from) for r in RECIPES.values()]
     return tabulate(rows, headers=("name", "method", "home stream", "hyper-parameters"))
 
 
@@ -137,15 +136,14 @@ def _in_full(name: str) -> str:
     of_papers = [*run_names(), *(cell.id for cell in published.cells())]
     if name in of_papers:
         return in_full(name)
-    recipes = RECIPES | MIDDLE
-    if name not in recipes:
+    if name not in RECIPES:
         backbones = _known_backbones()
         if name in backbones:
             return tabulate([("backbone", name), *vars(backbones[name]).items()], tablefmt="plain")
-        everything = [*recipes, *streams, QUICKDRAW_VIT, *backbones, *(claim.id for claim in published.claims()), *of_papers]
-        similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(recipes)
+        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *backbones, *(claim.id for claim in published.claims()), *of_papers]
+        similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
-    recipe = recipes[name]
+    recipe = RECIPES[name]
     choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else "nothing to choose"
     choice = f"tuned as: {recipe.tuned_as}" if recipe.tuned_as else choice
     settings = json.dumps(recipe.config.as_dict(), indent=1)
@@ -244,7 +242,7 @@ def run(
         threads = max(1, cores // jobs)
         chosen = _cell_seeds(seeds, own)
     else:
-        found = find_recipe(names[0], RECIPES | MIDDLE)
+        found = find_recipe(names[0])
         target = find_stream(names[1] if len(names) > 1 else found.home)
         if target.name not in STREAMS and found.base.images is None:
             raise click.UsageError(
@@ -316,16 +314,17 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
 
 @main.command()
 @click.argument("recipes", nargs=-1)
-@click.option("--seeds", "n_seeds", default=len(tuning.SEEDS), type=click.IntRange(1), help="Seeds per candidate (1000, 1001, ...).")
+@click.option("--seeds", "n_seeds", default=len(CHOICE_SEEDS), type=click.IntRange(1), help="Seeds per candidate (1000, 1001, ...).")
 @JOBS
 @click.option("--output", type=click.Path(path_type=Path), help=f"Where the choice is written [default: the package's assets/{CHOSEN}].")
 def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path | None) -> None:
     """Choose the hyper-parameters of RECIPES (default: all that have a grid) on the validation part, and record the choice."""
-    chosen = [find_recipe(name) for name in recipes] or [r for r in RECIPES.values() if r.grid]
+    known = recipes_of("embedded")
+    chosen = [find_recipe(name, known) for name in recipes] or [r for r in known.values() if r.grid]
     path = output or asset(CHOSEN)
     tuning.save(path, {})  # a file that cannot be written should be known before hours of training
     try:
-        choices = tuning.sweep(chosen, range(tuning.SEEDS[0], tuning.SEEDS[0] + n_seeds), jobs)
+        choices = tuning.sweep(chosen, range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds), jobs)
     except KeyboardInterrupt:
         raise click.ClickException("interrupted: no choice is made of half a sweep, and its runs are not kept") from None
     tuning.save(path, choices)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from .published import metric_of
-from .recipes import RECIPES, Recipe
+from .recipes import RECIPES, Recipe, recipes_of
 from .records import Record
 from .stats.estimates import ALPHA
 from .stats.paired import PairedDifference, paired_difference
@@ -412,7 +412,7 @@ def page(records: Sequence[Record]) -> str:
 
 def turned_by(switch: Switch) -> list[Recipe]:
     """The recipes that turn a switch."""
-    return [recipe for recipe in RECIPES.values() if recipe.fact == switch.id]
+    return [recipe for recipe in recipes_of("embedded").values() if recipe.fact == switch.id]
 
 
 def effect(recipe: Recipe, records: Sequence[Record]) -> PairedDifference | None:

@@ -13,7 +13,7 @@ from .board import ends_of_grids
 from .config import Alignment
 from .data.streams import EMBEDDED, STREAMS
 from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
-from .recipes import RECIPES, SPLIT, Recipe
+from .recipes import RECIPES, SPLIT, Recipe, recipes_of
 from .records import Record
 from .stats.estimates import ALPHA, mean_interval
 from .stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
@@ -51,7 +51,8 @@ def page(records: Sequence[Record]) -> str:
 
     :param records: those that count (:func:`reclaim.benchmark.paper_check.current`); those of other tiers are left aside.
     """
-    counted = [r for r in records if r.recipe in RECIPES and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
+    known = recipes_of("embedded")
+    counted = [r for r in records if r.recipe in known and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
     if not counted:
         return INTRODUCTION.format(runs="0 runs")
     runs: dict[tuple[str, str], dict[int, Record]] = {}
@@ -239,7 +240,7 @@ def _combinations(runs: Runs) -> str:
     """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their name."""
     slow = RECIPES["seqft-slow"].config
     title = "Combinations of the three methods"
-    names = {recipe.config: recipe.name for recipe in RECIPES.values() if recipe.home == SPLIT and recipe.fact is None}
+    names = {recipe.config: recipe.name for recipe in recipes_of("embedded").values() if recipe.home == SPLIT and recipe.fact is None}
     cells, missing = {}, []
     for present in itertools.product((False, True), repeat=len(FACTORS)):
         factors = frozenset(itertools.compress(FACTORS, present))
@@ -280,7 +281,7 @@ def _switches(runs: Runs) -> str:
     """The switches of the fidelity page, each against the recipe in which it was turned."""
     measured = [
         (recipe, difference)
-        for recipe in RECIPES.values()
+        for recipe in recipes_of("embedded").values()
         if recipe.fact and (difference := _difference(runs, recipe.name, recipe.name.rpartition(".")[0], recipe.home))
     ]
     if not measured:
@@ -337,7 +338,7 @@ def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _recipes(runs: Runs) -> list[Recipe]:
     """The recipes of the stream that have runs on it, without the switches of the fidelity page."""
-    return [r for r in RECIPES.values() if r.home == SPLIT and r.fact is None and (r.name, SPLIT) in runs]
+    return [r for r in recipes_of("embedded").values() if r.home == SPLIT and r.fact is None and (r.name, SPLIT) in runs]
 
 
 def _accuracies(runs: Runs, recipe: str, stream: str = SPLIT) -> dict[int, float]:

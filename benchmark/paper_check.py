@@ -16,12 +16,11 @@ from .fidelity import METRIC
 from .papers.seed_scope import caveats
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
-from .recipes import RECIPES, weights_sha256
+from .recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
 from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store, named_store
 from .stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from .stats.estimates import ALPHA, prediction_interval
 from .stats.paired import holm
-from .tuning import SEEDS
 
 if TYPE_CHECKING:
     import pytest
@@ -82,13 +81,14 @@ def current(records: list[Record]) -> list[Record]:
     a published cell: those made by its paper's protocol, up to how the arithmetic was done
     (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
-    made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()}
+    embedded = recipes_of("embedded")
+    made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in embedded.items()}
     runs = _runs_of_cells()
     counted = []
     for record in records:
-        if record.recipe in RECIPES:
+        if record.recipe in embedded:
             present = made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"])
-            if present and record.seed < min(SEEDS) and not record.result.get("rehearsal"):
+            if present and record.seed < min(CHOICE_SEEDS) and not record.result.get("rehearsal"):
                 counted.append(record)
         elif (place := (record.recipe, record.stream)) in runs and not _against(runs[place], record):
             counted.append(record)

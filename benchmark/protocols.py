@@ -425,6 +425,7 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         Config().set(f"{key}={json.dumps(value)}" for key, (value, _) in settings.items()),
         grid,
         from_paper=True,
+        tier="paper",
     )
     return Protocol(recipe, settings, remarks, _SEEDS[paper])
 

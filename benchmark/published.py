@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, Literal, get_args
 
 from .data.streams import find_stream
-from .recipes import find_recipe
+from .recipes import find_recipe, recipes_of
 from .records import Record
 from .stats.estimates import Published
 from .stats.paired import ClaimKind, Judgement, Outcome, PairedDifference, judge_family, paired_difference
@@ -193,7 +193,7 @@ def tables() -> tuple[Table, ...]:
 @functools.cache
 def claims() -> tuple[Claim, ...]:
     """Every claim of papers/claims.toml, in its order."""
-    found = []
+    found, known = [], recipes_of("embedded")
     file, document = "papers/claims.toml", _document("claims.toml")
     _require(file, document, ("family", "claim"), ())
     _plan(document)
@@ -202,7 +202,7 @@ def claims() -> tuple[Claim, ...]:
         required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
         _check_entry(where, entry, required, ("margin", "margin_reason", "expected"))
         try:
-            find_recipe(entry["better"]), find_recipe(entry["worse"]), find_stream(entry["stream"])
+            find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:
             raise PublishedError(f"{where}: {error}") from None
         _require_choice(where, entry, "family", ("confirmatory", "exploratory"))

@@ -1,8 +1,9 @@
 """Recipes: what a name on a leaderboard stands for, and how its hyper-parameters were chosen.
 
-A recipe is a configuration and, unless it is tuned as another, a grid of four candidates for what the paper's protocol cannot tell about
-drawings of 28 x 28 pixels. `reclaim sweep` runs the grid on the validation part and writes the choice to assets/chosen.json, which is
-read here; a choice made for another grid, base or backbone does not count.
+They stand in recipes.toml. A recipe is a configuration and, unless it is tuned as another, a grid of four candidates for
+what the paper's protocol cannot tell about drawings of 28 x 28 pixels. `reclaim sweep` runs the grid on the validation part
+and writes the choice to assets/chosen.json, which is read here; a choice made for another grid, base or backbone does not
+count.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ import difflib
 import functools
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from .assets import asset
-from .config import EXECUTION, QUICKDRAW_VIT, Alignment, ClosedForm, Config, LowRank
+from .config import EXECUTION, QUICKDRAW_VIT, Config
 from .records import config_hash
+from .toml_files import FLAG, TABLE, TEXT, check_entry, did_you_mean, one_of, read_tables
 
 SPLIT = "split-quickdraw-10"
-SINGLE = "quickdraw-1"
-UNEVEN = "split-quickdraw-uneven"
-HALVES = "split-quickdraw-20"
-"""Its experiences of 400 drawings end with half a batch."""
+"""Where the recipes of the embedded tier have their hyper-parameters chosen, but for those of one experience."""
+
 CHOSEN = "chosen.json"
+CHOICE_SEEDS = (1000,)
+"""Seeds of the choice; leaderboards use 0, 1, 2, ..."""
+
+Tier = Literal["embedded", "middle", "paper"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Recipe:
     :ivar fact: the entry of docs/fidelity.md whose switch this recipe turns in the recipe that it is named after (the name up to the last
         dot): its effect stands on that page, not on a leaderboard.
     :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.protocols`); a grid is then the paper's, too, of any size.
+    :ivar tier: "embedded": on drawings that ship with the package; "middle": a CNN on photographs; "paper": a paper's.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Recipe:
     tuned_as: str | None = None
     fact: str | None = None
     from_paper: bool = False
+    tier: Tier = "embedded"
 
     def candidates(self) -> list[dict[str, Any]]:
         """Every combination of the grid's values."""
@@ -107,396 +115,126 @@ def weights_sha256(config: Config) -> str | None:
     return str(json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())["fingerprint"])
 
 
-_FAST_LRS = [0.001, 0.003, 0.01, 0.03]
-_HEAD_LRS = [0.003, 0.01, 0.03, 0.1]
-_SLOW = {"lr": [0.01, 0.03], "slow_factor": [0.03, 0.3]}
-_ADAM_LRS = [1e-4, 3e-4, 1e-3, 3e-3]
-_PEFT_LRS = [1e-3, 3e-3, 1e-2, 3e-2]
+class RecipeError(ValueError):
+    """recipes.toml says something that cannot be; the message names file, recipe, key, value and remedy."""
 
-_slow = Config(slow_factor=0.03, schedule="step", weight_decay=5e-4, final_norm="fresh")
-_fast = _slow.set(["slow_factor=1"])
-_plus_plus = Config(weight_decay=5e-4, final_norm="fresh", low_rank=LowRank()).set(
-    [
-        'loss={"kind": "symmetric", "coefficient": 0.1, "weight": 1.0}',
-        "alignment.mean_decay=false",
-        "alignment.feature_decay=0.02",
-        "alignment.feature_decay_spread=0.01",
-    ]
-)
-_single = Config(optimizer="adam", lr=1e-3, epochs=4, schedule="cosine")
-_heads = Config(optimizer="adam", lr=1e-3, epochs=5, head_init_std=0.001)
-_lora = _heads.set(["lora={}"])
-_MODULES = {"lora": "LoRA", "adapter": "Adapter", "prefix": "Prefix"}
-_LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Sequence[Any]]]] = {
-    # name: title, setting at the paper's hint (F23), grid on LoRA
-    "focal": ("focal loss", {"kind": "focal", "coefficient": 1.0}, {"lr": [0.003, 0.01], "loss.coefficient": [1.0, 2.0]}),
-    "ls": ("label smoothing", {"kind": "label-smoothing", "coefficient": 0.01}, {"lr": [0.003, 0.01], "loss.coefficient": [0.01, 0.1]}),
-    "cp": ("confidence penalty", {"kind": "confidence-penalty", "coefficient": 0.1}, {"lr": [0.003, 0.01], "loss.coefficient": [0.1, 0.2]}),
-    "ep": ("entropy penalty", {"kind": "entropy-penalty"}, {"lr": _PEFT_LRS}),
+
+CANDIDATES = 4
+"""Members of a grid: no method is chosen from more than another."""
+
+_Tables = Mapping[str, Mapping[str, Any]]
+_REQUIRED = {"title": TEXT, "description": TEXT, "home": TEXT}
+_OPTIONAL = {
+    "tier": one_of(("embedded", "middle")),
+    "headline": FLAG,
+    "fact": TEXT,
+    "extends": TEXT,
+    "settings": TABLE,
+    "tuned_as": TEXT,
+    "grid": TABLE,
 }
 
 
-def _turned(fact: str, recipe: str, setting: str, home: str | None = None) -> Recipe:
-    """A recipe with one switch of the fidelity page turned, named after both; everything else is as chosen for it."""
-    plain = RECIPES[recipe]
-    return Recipe(
-        f"{recipe}.{fact.lower()}",
-        f"{plain.title}, {fact} turned",
-        f"{plain.title} with `{setting}`, everything else as chosen for it: the measured effect of a switch of docs/fidelity.md.",
-        home or plain.home,
-        plain.base.set([setting]),
-        tuned_as=plain.tuned_as or recipe,
-        fact=fact,
-    )
+def read_recipes(path: Path) -> dict[str, Recipe]:
+    """Name -> recipe, in the order of the file, whose head explains its keys.
+
+    :raises RecipeError: the file is not TOML, or a recipe is not what it should be.
+    """
+    tables = read_tables(path, RecipeError)
+    for name, entry in tables.items():
+        where = _where(path, name)
+        check_entry(where, entry, _REQUIRED, _OPTIONAL, RecipeError)
+        for key in ("extends", "tuned_as"):
+            if key in entry and entry[key] not in tables:
+                meant = did_you_mean(entry[key], tables)
+                raise RecipeError(f"{where}: {key} is {entry[key]!r}, and no recipe is called so: {meant}")
+        _check_choice(where, entry, tables)
+        if "fact" in entry and name != f"{entry.get('extends')}.{entry['fact'].lower()}":
+            raise RecipeError(
+                f"{where}: fact is {entry['fact']!r}, and extends {entry.get('extends')!r}: the recipe is named after both, "
+                f"such as slca.f3 that extends slca and turns F3; change one of the three"
+            )
+    bases: dict[str, Config] = {}
+    return {
+        name: Recipe(
+            name,
+            entry["title"],
+            entry["description"],
+            entry["home"],
+            _base(path, name, tables, bases),
+            _flat(entry.get("grid", {})),
+            headline=entry.get("headline", False),
+            tuned_as=entry.get("tuned_as"),
+            fact=entry.get("fact"),
+            tier=entry.get("tier", "embedded"),
+        )
+        for name, entry in tables.items()
+    }
 
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "seqft-fast",
-            "Sequential fine-tuning",
-            "All weights at one learning rate, one experience after another (SLCA's SeqFT).",
-            SPLIT,
-            _fast,
-            {"lr": _FAST_LRS},
-            headline=True,
-        ),
-        Recipe(
-            "seqft-slow",
-            "Slow learner",
-            "Sequential fine-tuning with the backbone at a fraction of the heads' learning rate (SLCA's SeqFT+SL).",
-            SPLIT,
-            _slow,
-            _SLOW,
-            headline=True,
-        ),
-        Recipe(
-            "slca",
-            "SLCA",
-            "Slow learner, then classifier alignment after each experience.",
-            SPLIT,
-            _slow.set(["alignment={}"]),
-            _SLOW,
-            headline=True,
-        ),
-        Recipe(
-            "slca-no-norm",
-            "SLCA without logit normalisation",
-            "SLCA with the alignment's logit normalisation off; everything else as chosen for SLCA.",
-            SPLIT,
-            _slow.set(["alignment.tau=0"]),
-            tuned_as="slca",
-        ),
-        Recipe(
-            "frozen-ca",
-            "Frozen backbone + alignment",
-            "Heads alone are trained, and aligned after each experience.",
-            SPLIT,
-            Config(trainable="heads", schedule="step", weight_decay=5e-4, alignment=Alignment()),
-            {"lr": _HEAD_LRS},
-        ),
-        Recipe(
-            "frozen-ca-slca-lr",
-            "Frozen backbone + alignment at SLCA's rate",
-            "Heads alone are trained, and aligned, at the learning rate chosen for SLCA.",
-            SPLIT,
-            Config(trainable="heads", schedule="step", weight_decay=5e-4, alignment=Alignment()),
-            tuned_as="slca",
-        ),
-        Recipe(
-            "linear",
-            "Linear probe",
-            "Heads alone are trained.",
-            SPLIT,
-            Config(trainable="heads", schedule="step", weight_decay=5e-4),
-            {"lr": _HEAD_LRS},
-        ),
-        Recipe(
-            "joint",
-            "Joint training",
-            "All experiences at once: not a continual learner, the usual upper reference.",
-            SPLIT,
-            _slow.set(["joint=true"]),
-            _SLOW,
-        ),
-        Recipe("lora-ce", "LoRA, cross-entropy", "LoRA modules and heads, cross-entropy.", SPLIT, _lora, {"lr": _PEFT_LRS}, headline=True),
-        Recipe(
-            "lora-epg",
-            "LoRA, EPG",
-            "LoRA modules and heads, expected policy gradient from the first step.",
-            SPLIT,
-            _lora.set(["annealing.schedule=0"]),
-            {"lr": _PEFT_LRS},
-        ),
-        Recipe(
-            "lora-aepg",
-            "LoRA, aEPG",
-            "LoRA modules and heads, cross-entropy annealed into expected policy gradient (sigmoid).",
-            SPLIT,
-            _lora.set(["annealing={}"]),
-            {"lr": _PEFT_LRS},
-            headline=True,
-        ),
-        Recipe(
-            "lora-half-epg",
-            "LoRA, 1/2 CE + 1/2 EPG",
-            "LoRA modules and heads, a constant half of each loss: annealing without annealing.",
-            SPLIT,
-            _lora.set(["annealing.schedule=0.5"]),
-            {"lr": _PEFT_LRS},
-        ),
-        Recipe(
-            "lora-epg-ce-lr",
-            "LoRA, EPG at cross-entropy's rate",
-            "EPG with the learning rate chosen for cross-entropy, so that nothing but the loss differs.",
-            SPLIT,
-            _lora.set(["annealing.schedule=0"]),
-            tuned_as="lora-ce",
-        ),
-        Recipe(
-            "lora-aepg-ce-lr",
-            "LoRA, aEPG at cross-entropy's rate",
-            "aEPG with the learning rate chosen for cross-entropy, so that nothing but the loss differs.",
-            SPLIT,
-            _lora.set(["annealing={}"]),
-            tuned_as="lora-ce",
-        ),
-        Recipe("full-1", "Full fine-tuning", "All weights, Adam, one experience (OLOR's Full).", SINGLE, _single, {"lr": _ADAM_LRS}),
-        Recipe(
-            "olor-1",
-            "OLOR",
-            "Full fine-tuning with weights rolled back towards the pretrained ones, most at the input.",
-            SINGLE,
-            _single.set(["olor={}"]),
-            {"lr": [3e-4, 1e-3], "olor.rollback_input": [0.001, 0.01]},
-            headline=True,
-        ),
-        Recipe(
-            "l2sp-1",
-            "L2-SP",
-            "Full fine-tuning with a quadratic pull towards the pretrained weights.",
-            SINGLE,
-            _single.set(["l2_sp=0.01"]),
-            {"lr": [3e-4, 1e-3], "l2_sp": [0.01, 1.0]},
-        ),
-        Recipe(
-            "linear-1",
-            "Linear probe, one experience",
-            "The head alone, Adam, one experience (OLOR's Linear).",
-            SINGLE,
-            _single.set(["trainable=heads"]),
-            {"lr": _PEFT_LRS},
-        ),
-        Recipe(
-            "vpt-1",
-            "Visual prompt tuning",
-            "Ten prompts in every block and the head, Adam, one experience (OLOR's VPT).",
-            SINGLE,
-            _single.set(["prompts={}"]),
-            {"lr": _PEFT_LRS},
-        ),
-        Recipe(
-            "olor-sgd-1",
-            "OLOR, SGD",
-            "Full fine-tuning by SGD with momentum, weights rolled back towards the pretrained ones.",
-            SINGLE,
-            _single.set(["optimizer=sgd", "olor={}"]),
-            {"lr": [0.03, 0.1], "olor.rollback_input": [0.001, 0.01]},
-        ),
-        Recipe(
-            "full-sgd-1",
-            "Full fine-tuning, SGD",
-            "All weights, SGD with momentum, one experience (OLOR's Full).",
-            SINGLE,
-            _single.set(["optimizer=sgd"]),
-            {"lr": [0.01, 0.03, 0.1, 0.3]},
-        ),
-        Recipe(
-            "slca-olor-aepg",
-            "SLCA + OLOR + aEPG",
-            "The three methods at once: slow learner with rollback, annealed EPG, aligned heads; nobody's claim.",
-            SPLIT,
-            _slow.set(["alignment={}", "olor={}", "annealing={}"]),
-            _SLOW,
-        ),
-        *(
-            Recipe(name, title, f"{title}, everything else as chosen for SLCA; nobody's claim.", SPLIT, _slow.set(parts), tuned_as="slca")
-            for name, title, parts in (
-                ("slow-olor", "Slow learner + OLOR", ["olor={}"]),
-                ("slow-aepg", "Slow learner + aEPG", ["annealing={}"]),
-                ("slow-olor-aepg", "Slow learner + OLOR + aEPG", ["olor={}", "annealing={}"]),
-                ("slca-olor", "SLCA + OLOR", ["alignment={}", "olor={}"]),
-                ("slca-aepg", "SLCA + aEPG", ["alignment={}", "annealing={}"]),
-            )
-        ),
-        Recipe(
-            "slca-pp",
-            "SLCA++",
-            "LoRA from singular vectors, norms and biases train slowly, symmetric cross-entropy; then alignment with decaying features.",
-            SPLIT,
-            _plus_plus,
-            {"lr": [0.003, 0.01, 0.03, 0.1]},
-        ),
-        *(
-            Recipe(
-                f"slca-{kind}",
-                f"SLCA, {title}",
-                f"SLCA that keeps {what}; everything else as chosen for SLCA.",
-                SPLIT,
-                _slow.set([f"alignment.covariance={kind}"]),
-                tuned_as="slca",
-            )
-            for kind, title, what in (
-                ("diagonal", "diagonal covariances", "the variances of each class instead of its covariance"),
-                ("shared", "one covariance", "one covariance for all classes instead of one each"),
-                ("low-rank", "covariances of rank 16", "16 directions and the residual variances of each class instead of its covariance"),
-            )
-        ),
-        # aEPG's Table 2, three kinds of modules and seven losses. On LoRA each has its own choice, elsewhere cross-entropy's rate.
-        *(
-            Recipe(
-                f"lora-{name}",
-                f"LoRA, {title}",
-                f"LoRA modules and heads, {title}.",
-                SPLIT,
-                _lora.set([f"loss={json.dumps(loss)}"]),
-                grid,
-            )
-            for name, (title, loss, grid) in _LOSSES.items()
-        ),
-        *(
-            Recipe(
-                f"{module}-ce",
-                f"{_MODULES[module]}, cross-entropy",
-                f"{_MODULES[module]} modules and heads, cross-entropy.",
-                SPLIT,
-                _heads.set([f"{module}={{}}"]),
-                {"lr": _PEFT_LRS},
-            )
-            for module in ("adapter", "prefix")
-        ),
-        *(
-            Recipe(
-                f"{module}-{name}",
-                f"{_MODULES[module]}, {title}",
-                f"{_MODULES[module]} modules and heads, {title}; learning rate as chosen for cross-entropy, coefficient as hinted.",
-                SPLIT,
-                _heads.set([f"{module}={{}}", setting]),
-                tuned_as=f"{module}-ce",
-            )
-            for module in ("adapter", "prefix")
-            for name, title, setting in (
-                ("epg", "EPG", "annealing.schedule=0"),
-                ("aepg", "aEPG", "annealing={}"),
-                *((name, title, f"loss={json.dumps(loss)}") for name, (title, loss, _) in _LOSSES.items()),
-            )
-        ),
-        *(
-            Recipe(
-                f"lae-lora-{loss}",
-                f"LAE, LoRA, {title}",
-                f"LoRA with a second, slow expert that votes; {title}, everything else as chosen without it.",
-                SPLIT,
-                _lora.set(["lae={}", *settings]),
-                tuned_as=f"lora-{loss}",
-            )
-            for loss, title, settings in (("ce", "cross-entropy", []), ("aepg", "aEPG", ["annealing={}"]))
-        ),
-        # SLCA's alignment on top of other methods
-        *(
-            Recipe(
-                f"{name}-ca",
-                f"{title} + alignment",
-                f"{title}, and classifier alignment after each experience; everything else as chosen without it.",
-                SPLIT,
-                base.set(["alignment.lr=0.01"]),
-                tuned_as=tuned_as,
-            )
-            for name, title, base, tuned_as in (
-                ("lora-ce", "LoRA, cross-entropy", _lora, "lora-ce"),
-                ("lae-lora-ce", "LAE, LoRA, cross-entropy", _lora.set(["lae={}"]), "lora-ce"),
-                ("ewc", "EWC", _slow.set(["ewc=10"]), "ewc"),
-                ("lwf", "LwF", _slow.set(["lwf=10"]), "lwf"),
-            )
-        ),
-        # what a critic would ask for
-        Recipe(
-            "ncm",
-            "Nearest class mean",
-            "The frozen backbone's features, the class whose mean is nearest; nothing is trained.",
-            SPLIT,
-            Config(trainable="heads", epochs=0, augment=False, closed_form=ClosedForm()),
-        ),
-        Recipe(
-            "lda",
-            "Streaming LDA",
-            "The frozen backbone's features, linear discriminants with one covariance (Deep SLDA); nothing is trained.",
-            SPLIT,
-            Config(trainable="heads", epochs=0, augment=False, closed_form=ClosedForm("linear-discriminant")),
-            {"closed_form.shrinkage": [1e-4, 1e-3, 1e-2, 1e-1]},
-        ),
-        # Those that train the backbone have SLCA's own grid. Coefficients, and GDumb's epochs, are from earlier sweeps without a rate of
-        # its own for the backbone, which were given up: they were unfair to these baselines. Each is the better of two on the validation
-        # part but EWC's, where the last such sweep had 46.06 for 1 and 45.81 for 10.
-        *(
-            Recipe(name, title, description, SPLIT, _slow.set(settings), _SLOW)
-            for name, title, description, settings in (
-                ("ewc", "EWC", "Slow learner with a pull to earlier weights by their importance.", ["ewc=10"]),
-                ("lwf", "LwF", "Slow learner that distils the model before the experience.", ["lwf=10"]),
-                (
-                    "replay",
-                    "Experience replay, 500",
-                    "Slow learner with 500 drawings kept and mixed into every batch.",
-                    ["memory.method=replay"],
-                ),
-                (
-                    "bic",
-                    "BiC, 500",
-                    "Slow learner with 400 drawings kept, distillation, and a correction of the newest logits fitted on 100 more.",
-                    ["memory.method=bic", "memory.size=400", "memory.held_out=0.25"],
-                ),
-                (
-                    "gdumb",
-                    "GDumb, 500",
-                    "500 drawings kept, on which the pretrained model is trained anew each time, by the slow learner's rates.",
-                    ["memory.method=gdumb", "epochs=15"],
-                ),
-                (
-                    "der++",
-                    "DER++, 500",
-                    "Slow learner with 500 drawings and their logits kept; one head over all classes, whose number is known.",
-                    ["memory.method=der++", "memory.alpha=0.5"],
-                ),
-            )
-        ),
-    )
-}
+def _where(path: Path, name: str) -> str:
+    return f"{path.name}, recipe {name!r}"
 
-RECIPES |= {
-    recipe.name: recipe
-    for recipe in (
-        # the switches of docs/fidelity.md, each turned in one recipe
-        _turned("F1", "slca", "final_norm=pretrained"),
-        _turned("F2", "slca", "seeding=class_order"),
-        _turned("F3", "slca", "alignment.ridge=0"),
-        _turned("F4", "slca", "alignment.mean_decay=false"),
-        _turned("F5", "slca", "alignment.task_index=reference", home=UNEVEN),
-        _turned("F6", "slca", "alignment.restore_heads=false"),
-        _turned("F8", "olor-1", "olor.counting=tensors"),
-        _turned("F9", "olor-sgd-1", "olor.gradient_damping=reference"),
-        _turned("F10", "olor-sgd-1", "olor.lr_factor=reference"),
-        _turned("F12", "olor-1", "olor.rollback_decay=paper"),
-        _turned("F13", "olor-1", "horizon_beyond=0.08"),
-        _turned("momentum", "olor-sgd-1", "olor.momentum_average=reference"),
-        _turned("anchor", "slca-olor", "olor.anchor=previous"),
-        _turned("F17", "lora-aepg", "lora.freeze=backbone"),
-        _turned("F18", "lora-aepg", "lora.rank=5"),
-        _turned("F19", "lora-aepg", "drop_last=true", home=HALVES),
-        _turned("F22", "lora-aepg", "annealing.horizon=stream"),
-        _turned("F18", "lae-lora-ce", "lae.decay=0.9999"),
-    )
-}
+
+def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None:
+    """A recipe has a grid of its own, or the choice of one that has, or nothing to choose."""
+    tuned_as, grid = entry.get("tuned_as"), _flat(entry.get("grid", {}))
+    if tuned_as is not None and "grid" not in tables[tuned_as]:
+        raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, which has no grid: name a recipe that has one")
+    if "grid" not in entry:
+        return
+    if tuned_as is not None:
+        raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, and there is a grid, too: delete one of them")
+    for key, values in grid.items():
+        if not isinstance(values, list) or any(values.count(value) > 1 for value in values):
+            raise RecipeError(f"{where}: grid.{key} is {values!r}: write a list of different values")
+    found = math.prod(map(len, grid.values()))
+    if found != CANDIDATES:
+        raise RecipeError(f"{where}: grid is {grid!r}, {found} candidates: make them {CANDIDATES}, as every other recipe has")
+
+
+def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heirs: tuple[str, ...] = ()) -> Config:
+    """The configuration of a recipe without its choice, which is kept in ``bases``: other recipes extend it."""
+    if name not in bases:
+        where, entry = _where(path, name), tables[name]
+        parent, start = entry.get("extends"), Config()
+        if parent in (*heirs, name):
+            line = " -> ".join((*heirs, name, parent))
+            raise RecipeError(f"{where}: extends is {parent!r}, a circle, {line}: let one of them extend nothing")
+        if parent is not None:
+            start = _base(path, parent, tables, bases, (*heirs, name))
+        settings, grid = _flat(entry.get("settings", {})), _flat(entry.get("grid", {}))
+        bases[name] = _set(f"{where}, settings", start, settings)
+        if grid:
+            _set(f"{where}, grid", bases[name], {key: values[0] for key, values in grid.items()})
+    return bases[name]
+
+
+def _set(where: str, config: Config, settings: Mapping[str, Any]) -> Config:
+    try:
+        return config.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    except (TypeError, ValueError) as problem:  # a TypeError: TOML has dates, settings have none
+        raise RecipeError(f"{where}: {problem}") from None
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a table and the tables in it, under the names of ``reclaim run --set``.
+
+    An empty table stays: it is a part at its defaults.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+RECIPES: dict[str, Recipe] = read_recipes(Path(__file__).with_name("recipes.toml"))
+"""The recipes of all tiers; :func:`recipes_of` has those of one."""
+
+
+def recipes_of(tier: Tier) -> dict[str, Recipe]:
+    """Name -> recipe, for those of one tier: boards, paper check and sweeps are of the embedded tier alone."""
+    return {name: recipe for name, recipe in RECIPES.items() if recipe.tier == tier}
 
 
 def find_recipe(name: str, among: Mapping[str, Recipe] = RECIPES) -> Recipe:

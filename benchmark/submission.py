@@ -12,13 +12,11 @@ from typing import Any
 from .config import QUICKDRAW_VIT, Config, from_dict
 from .data.drawings import downstream
 from .data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
-from .middle import MIDDLE
 from .paper_check import current, not_counted
 from .protocols import covered_runs
 from .published import cells
-from .recipes import RECIPES, Recipe, weights_sha256
+from .recipes import CHOICE_SEEDS, RECIPES, Recipe, weights_sha256
 from .records import PACKAGES, Comparison, Record, RecordError, RecordStore, compare, config_hash
-from .tuning import SEEDS
 
 BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
 
@@ -142,7 +140,7 @@ def _problems(record: Record) -> Iterator[str]:
 
 def _recipe(record: Record) -> Recipe | None:
     """What the record's name stands for on its stream."""
-    if recipe := (RECIPES | MIDDLE).get(record.recipe):
+    if recipe := RECIPES.get(record.recipe):
         return recipe
     place = record.recipe, record.stream
     return next((recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None)
@@ -196,19 +194,19 @@ def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> It
 
 def _notes(record: Record) -> Iterator[str]:
     """Why neither the boards of the embedded tier nor the table of published cells would show it."""
-    result, recipe = record.result, (RECIPES | MIDDLE).get(record.recipe)
+    result, recipe = record.result, RECIPES.get(record.recipe)
     if (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
         yield from not_counted([record])
     elif recipe is None:
-        yield f"no recipe is called {record.recipe!r} here, and no published cell on {record.stream}: add the recipe to recipes.py, too"
+        yield f"no recipe is called {record.recipe!r} here, and no published cell on {record.stream}: add the recipe to recipes.toml, too"
     elif record.stream not in STREAMS:
         yield f"a recipe is shown on the embedded tier: on {record.stream} only runs under the name of a published cell are"
     elif current([record]):
         if recipe.fact:
             yield f"{record.recipe} turns the switch {recipe.fact}: it is shown in docs/fidelity.md"
     else:
-        if record.seed >= min(SEEDS):
-            yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(SEEDS) - 1}"
+        if record.seed >= min(CHOICE_SEEDS):
+            yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(CHOICE_SEEDS) - 1}"
         if record.config_hash != (present := config_hash(recipe.config.as_dict())):
             differences = "; ".join(_differences(result["config"], recipe.config.as_dict()))
             yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {differences}"

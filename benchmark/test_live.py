@@ -10,13 +10,13 @@ from reclaim.benchmark.engines import Job, jobs_of
 from reclaim.benchmark.paper_check import records_on_record, train
 from reclaim.benchmark.published import claims
 from reclaim.benchmark.pytest_options import REPORT, enter
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import recipes_of
 from reclaim.benchmark.records import Record, compare
 
 pytestmark = pytest.mark.paper_check
 
 SEED = 0
-HEADLINE = {name: recipe for name, recipe in RECIPES.items() if recipe.headline}
+HEADLINE = {name: recipe for name, recipe in recipes_of("embedded").items() if recipe.headline}
 
 
 def papers_about(recipe: str) -> pytest.MarkDecorator:

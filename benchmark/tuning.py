@@ -11,15 +11,12 @@ from typing import Any
 
 from .data.streams import find_stream
 from .engines import Job, try_jobs
-from .recipes import Recipe
-
-SEEDS = (1000,)
-"""Seeds of the choice; leaderboards use 0, 1, 2, ..."""
+from .recipes import CHOICE_SEEDS, Recipe
 
 METRIC = "last_acc"
 
 
-def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = SEEDS, n_jobs: int | None = None) -> dict[str, dict[str, Any]]:
+def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs: int | None = None) -> dict[str, dict[str, Any]]:
     """Recipe -> the chosen settings, and the score of every candidate; no test drawing is touched.
 
     The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several; a run that diverges scores 0.

@@ -17,7 +17,7 @@ import pytest
 from reclaim.benchmark.leaderboard import write
 from reclaim.benchmark.protocols import Protocol, protocol_of, run_of
 from reclaim.benchmark.published import cells
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records import Record, RecordStore
 from small_runs import synthetic_record
 from test_page import sample
@@ -128,7 +128,11 @@ def with_joint_in_the_middle() -> list[Record]:
     """Eleven recipes of one protocol, each best in another column, and joint training, whose Last-Acc is between theirs."""
     joint = RECIPES["joint"].config
     protocol = joint.backbone, joint.epochs
-    recipes = [r.name for r in RECIPES.values() if (r.config.backbone, r.config.epochs) == protocol and not r.fact and not r.config.joint]
+    recipes = [
+        r.name
+        for r in recipes_of("embedded").values()
+        if (r.config.backbone, r.config.epochs) == protocol and not r.fact and not r.config.joint
+    ]
     records = []
     for place, recipe in enumerate(recipes[:11]):
         record = synthetic_record(recipe, last_acc=50 + place)

@@ -15,9 +15,8 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.engines import Job
-from reclaim.benchmark.middle import MIDDLE
 from reclaim.benchmark.published import cells, claims
-from reclaim.benchmark.recipes import RECIPES, Recipe
+from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records import Record, RecordStore
 from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
@@ -81,7 +80,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "asset", lambda name: tmp_path / name)
     everything = reclaim("list")
     words = {
-        "recipes": [*RECIPES, *MIDDLE],
+        "recipes": [*RECIPES],
         "streams": [*STREAMS, *PAPER_STREAMS],
         "backbones": ["quickdraw_vit", "43.2%", "1.42 M", *KNOWN_BACKBONES, "timm"],
         "claims": [claim.id for claim in claims()],
@@ -96,7 +95,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_list_shows_one_thing_in_full() -> None:
-    for name, recipe in (RECIPES | MIDDLE).items():
+    for name, recipe in RECIPES.items():
         text = reclaim("list", name)
         assert recipe.title in text
         assert recipe.description in text
@@ -289,7 +288,7 @@ def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(tuning, "sweep", sweep)
     reclaim("sweep", "--output", tmp_path / "c.json")
-    assert asked == [[name for name, recipe in RECIPES.items() if recipe.grid]]
+    assert asked == [[name for name, recipe in recipes_of("embedded").items() if recipe.grid]]
 
 
 # --- leaderboard ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,13 +12,15 @@ from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
 from reclaim.benchmark.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lae, Lora, Olor, from_dict
-from reclaim.benchmark.data.streams import STREAMS
+from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.engines import jobs_of
-from reclaim.benchmark.recipes import RECIPES, Recipe, find_recipe
+from reclaim.benchmark.recipes import RECIPES, Recipe, RecipeError, find_recipe, read_recipes, recipes_of
 from reclaim.benchmark.records import config_hash
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.replay import DERPlusPlus
 from torch.optim.lr_scheduler import CosineAnnealingLR
+
+EMBEDDED = recipes_of("embedded")
 
 # --- configurations ---
 
@@ -234,7 +237,7 @@ def test_every_number_is_in_the_hash() -> None:
 # --- recipes ---
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", EMBEDDED.values(), ids=EMBEDDED)
 def test_every_method_gets_four_candidates(recipe: Recipe) -> None:
     if recipe.tuned_as:
         assert not recipe.grid
@@ -260,7 +263,7 @@ def test_a_turned_switch_is_the_only_difference(recipe: Recipe) -> None:
     assert recipe.name == f"{plain.name}.{str(recipe.fact).lower()}"
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", EMBEDDED.values(), ids=EMBEDDED)
 def test_every_recipe_builds(recipe: Recipe) -> None:
     assert recipe.home in STREAMS
     assert recipe.name == recipe.name.lower()
@@ -268,6 +271,14 @@ def test_every_recipe_builds(recipe: Recipe) -> None:
     strategy = make_strategy(config, make_model(config, make_backbone(config), n_classes=100), 0, [])
     assert isinstance(strategy, DERPlusPlus if recipe.name == "der++" else Naive)
     assert (strategy.train_epochs, strategy.train_mb_size) == (config.epochs, config.batch_size)
+
+
+def test_the_middle_tier_is_apart() -> None:
+    middle = recipes_of("middle")
+    assert list(RECIPES) == [*EMBEDDED, *middle]
+    assert {name.partition("-")[0] for name in middle} == {"lite"}
+    assert {recipe.home for recipe in middle.values()} <= PAPER_STREAMS.keys()
+    assert not any(recipe.headline or recipe.grid or recipe.fact for recipe in middle.values())
 
 
 def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,3 +326,81 @@ def test_unknown_recipes_get_suggestions() -> None:
         find_recipe("slcaa")
     with pytest.raises(ValueError, match=r"unknown recipe ''.*seqft-fast.*reclaim list recipes"):
         find_recipe("")
+
+
+# --- recipes.toml ---
+
+TWO = """
+[slow]
+title = "Slow"
+description = "Slow learner."
+home = "split-quickdraw-10"
+settings.slow_factor = 0.1
+settings.alignment.tau = 0.5
+grid.lr = [0.1, 0.2]
+grid.alignment.epochs = [1, 2]
+
+[slca]
+title = "SLCA"
+description = "With alignment."
+home = "split-quickdraw-5"
+tuned_as = "slow"
+extends = "slow"
+settings.alignment.ridge = 0
+settings.olor = {}
+"""
+
+
+def read(folder: Path, text: str) -> dict[str, Recipe]:
+    path = folder / "recipes.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_recipes(path)
+
+
+def test_a_recipe_extends_settings_alone(tmp_path: Path) -> None:
+    slow, slca = read(tmp_path, TWO).values()
+    assert slow.base == Config(slow_factor=0.1, alignment=Alignment(tau=0.5))
+    assert slow.candidates() == [{"lr": lr, "alignment.epochs": epochs} for lr in (0.1, 0.2) for epochs in (1, 2)]
+    assert slca.base == Config(slow_factor=0.1, alignment=Alignment(tau=0.5, ridge=0.0), olor=Olor())
+    assert (slca.name, slca.title, slca.description, slca.home) == ("slca", "SLCA", "With alignment.", "split-quickdraw-5")
+    assert (slca.grid, slca.tuned_as, slca.headline, slca.fact, slca.tier) == ({}, "slow", False, None, "embedded")
+
+
+def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
+    first, second = TWO.split("\n[slca]")
+    assert list(read(tmp_path, f"[slca]{second}{first}").values()) == list(read(tmp_path, TWO).values())[::-1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('title = "SLCA"', "", "recipe 'slca': title is missing: add a text"),
+        ('title = "SLCA"', 'title = " "', "recipe 'slca': title is ' ': write a text that is not empty"),
+        ('title = "SLCA"', 'titel = "SLCA"', "recipe 'slca': unknown key 'titel', which is 'SLCA': did you mean title"),
+        ("[slca]", "[slow.f3]", "recipe 'slow': unknown key 'f3'.*if it is part of a name with a dot, quote the name"),
+        ("[slca]", "[slow]", "is not TOML: Cannot declare"),
+        ("[slow]", "slower = 1\n[slow]", r": slower is 1: write it as \[slower\]"),
+        ('extends = "slow"', 'extends = "slo"', "recipe 'slca': extends is 'slo', and no recipe is called so: did you mean slow"),
+        ('tuned_as = "slow"', 'tuned_as = "slo"', "recipe 'slca': tuned_as is 'slo', and no recipe is called so: did you mean slow"),
+        ('tuned_as = "slow"', 'tuned_as = "slca"', "recipe 'slca': tuned_as is 'slca', which has no grid: name a recipe that has"),
+        ('tuned_as = "slow"', 'tuned_as = "slow"\ngrid.lr = [1, 2, 3, 4]', "tuned_as is 'slow', and there is a grid, too: delete one"),
+        ("settings.slow_factor = 0.1", 'extends = "slca"', "extends is 'slow', a circle, slow -> slca -> slow: let one of them"),
+        ("settings.slow_factor = 0.1", 'extends = "slow"', "extends is 'slow', a circle, slow -> slow: let one of them"),
+        ("grid.lr = [0.1, 0.2]", "grid.lr = [0.1, 0.2, 0.3]", r"grid is \{'lr': .*6 candidates: make them 4, as every other"),
+        ("grid.lr = [0.1, 0.2]", "grid.lr = [0.1, 0.1]", r"grid.lr is \[0.1, 0.1\]: write a list of different values"),
+        ("grid.lr = [0.1, 0.2]", "grid.lr = 0.1", r"grid.lr is 0.1: write a list of different values"),
+        ("grid.lr = [0.1, 0.2]", "grid.lr = []", r"grid is .*, 0 candidates: make them 4"),
+        ("grid.lr = [0.1, 0.2]", "grid.epoch = [1, 2]", "recipe 'slow', grid: unknown setting 'epoch'.*did you mean epochs"),
+        ("slow_factor = 0.1", 'slow_factor = "much"', "recipe 'slow', settings: slow_factor must be a finite number, got 'much'"),
+        ("settings.olor", "settings.olot", "recipe 'slca', settings: unknown setting 'olot': .*did you mean olor"),
+        ("alignment.ridge = 0", "alignment.ride = 0", "settings: unknown setting 'alignment.ride'.* did you mean ridge"),
+        ("settings.olor = {}", "settings.lr = 2026-01-01", "recipe 'slca', settings: .*date is not JSON"),
+        ("settings.olor = {}", "headline = 1", "recipe 'slca': headline is 1: write true or false"),
+        ("settings.olor = {}", 'tier = "paper"', "recipe 'slca': tier is 'paper': write one of embedded, middle"),
+        ("settings.olor = {}", 'fact = "F3"', "recipe 'slca': fact is 'F3', and extends 'slow': the recipe is named after both"),
+    ],
+)
+def test_a_bad_recipe_is_named(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+    assert TWO.count(old) == 1
+    with pytest.raises(RecipeError, match=rf"^recipes\.toml.*{complaint}"):
+        read(tmp_path, TWO.replace(old, new))

@@ -18,7 +18,7 @@ from reclaim import strategies
 from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.fidelity import FACTS, SECTIONS, Switch, effect, page, std_ratio, turned_by
-from reclaim.benchmark.recipes import RECIPES, Recipe
+from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records import Record
 from reclaim.benchmark.stats.estimates import mean_interval
 from scipy.stats import pearsonr
@@ -26,7 +26,7 @@ from small_runs import synthetic_record
 
 ROOT = Path(__file__).parents[1]
 SWITCHES = {fact.id: fact for fact in FACTS if isinstance(fact, Switch)}
-TURNED = [recipe for recipe in RECIPES.values() if recipe.fact]
+TURNED = [recipe for recipe in recipes_of("embedded").values() if recipe.fact]
 
 
 def settings(kind: type, prefix: str = "") -> Iterator[str]:

@@ -13,10 +13,11 @@ from reclaim.benchmark.board import ends_of_grids
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.findings import FACTORS, PAPER_METHODS, page
 from reclaim.benchmark.published import judge_claims
-from reclaim.benchmark.recipes import RECIPES, SINGLE, SPLIT, UNEVEN, Recipe
+from reclaim.benchmark.recipes import RECIPES, SPLIT, Recipe
 from reclaim.benchmark.records import Record
 from small_runs import synthetic_record
 
+SINGLE, UNEVEN = "quickdraw-1", "split-quickdraw-uneven"
 TITLES = [
     "What did not hold",
     "What else does as well or better",

@@ -19,7 +19,7 @@ from reclaim.benchmark.page import CURVES, render, seed_options, size
 from reclaim.benchmark.paper_check import check_cells
 from reclaim.benchmark.protocols import Uncovered, protocol_of
 from reclaim.benchmark.published import cells, judge_claims
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records import Record
 from reclaim.benchmark.stats.estimates import MeanInterval
 from small_runs import synthetic_record
@@ -311,7 +311,12 @@ def test_a_cell_without_published_std_is_judged_as_a_constant() -> None:
 
 
 def test_the_page_is_of_modest_size_with_every_recipe_on_it() -> None:
-    every = [synthetic_record(r.name, r.home, seed, last_acc=50 + seed) for r in RECIPES.values() if not r.fact for seed in range(2)]
+    every = [
+        synthetic_record(r.name, r.home, seed, last_acc=50 + seed)
+        for r in recipes_of("embedded").values()
+        if not r.fact
+        for seed in range(2)
+    ]
     assert len(page(every).encode()) < 2_000_000
 
 
@@ -411,7 +416,11 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatc
 
 
 def test_at_most_so_many_curves_are_shown_at_first() -> None:
-    names = [r.name for r in RECIPES.values() if r.home == "split-quickdraw-10" and not r.fact and not r.headline and not r.config.joint]
+    names = [
+        r.name
+        for r in recipes_of("embedded").values()
+        if r.home == "split-quickdraw-10" and not r.fact and not r.headline and not r.config.joint
+    ]
     root = Tree(page([synthetic_record(name) for name in names[:12]])).root
     section = root.all("div", class_="charts")[0]
     shown = [g for g in section.all("figure")[0].all("g") if "data-slot" in g.attributes]

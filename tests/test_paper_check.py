@@ -18,7 +18,7 @@ from reclaim.benchmark.engines import Job
 from reclaim.benchmark.paper_check import check_cells, current, judge_tables, merge, missing_jobs, not_counted
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore
 from reclaim.benchmark.stats.paired import Outcome, holm
 from small_runs import synthetic_record
@@ -27,7 +27,7 @@ pytest_plugins = ["pytester"]
 
 BENCHMARK = Path(paper_check.__file__).parent
 PARTS = ("test_live.py", "test_claims.py", "test_paper_tables.py")
-HEADLINE = [recipe for recipe in RECIPES.values() if recipe.headline]
+HEADLINE = [recipe for recipe in recipes_of("embedded").values() if recipe.headline]
 CELL = cells()[0]
 ALL = {cell.id: cell for cell in cells()}
 

@@ -13,7 +13,7 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.data.cache import make_cache
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.data.verify import read_images
-from reclaim.benchmark.middle import MIDDLE
+from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records import UNVERIFIED, RecordStore
 from reclaim.benchmark.runner import run, start
 from reclaim.benchmark.setup import Setup
@@ -70,7 +70,7 @@ def test_what_a_repeated_command_names_is_held_against_the_record(root: Path, tm
     for seed, file in enumerate(files):
         torch.manual_seed(seed)
         save_file(create_backbone(LITE0).state_dict(), file)
-    stream, config = find_stream("cifar10-1"), MIDDLE["lite-linear"].config.set(["epochs=1"])
+    stream, config = find_stream("cifar10-1"), RECIPES["lite-linear"].config.set(["epochs=1"])
     setup = Setup(root=root, weights=files[0], unverified=True)
     result = run("any", config, stream, 0, setup=setup).result
     assert start(stream, config, setup) == {key: result[key] for key in ("data_sha256", "weights_sha256")}
@@ -82,7 +82,7 @@ def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
     """A run on a cache with the epoch that is best on held-out images (F14); the same bits again."""
     make_cache(read_images("cifar10", root, verify=False), tmp_path / "decoded")
     stream = find_stream("cifar10-1")
-    config = MIDDLE["lite-fast"].config.set(
+    config = RECIPES["lite-fast"].config.set(
         ["backbone=resnet10t", "images.hold_out=true", "keep=best", "epochs=3", "lr=0.3", "batch_size=16", "drop_last=true"]
     )
     setup = Setup(root=root, cache=tmp_path / "decoded", unverified=True)
@@ -95,7 +95,7 @@ def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_run_on_photographs_needs(root: Path) -> None:
-    stream, config = find_stream("split-cifar10-5"), MIDDLE["lite-slow"].config
+    stream, config = find_stream("split-cifar10-5"), RECIPES["lite-slow"].config
     with pytest.raises(ValueError, match="split-cifar10-5 needs the images of cifar10: give the folder of the data sets with --root"):
         run("any", config, stream, 0)
     with pytest.raises(ValueError, match="split-quickdraw-5 is made of drawings, and the configuration is for others"):

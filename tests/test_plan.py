@@ -13,7 +13,7 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.plan import SEEDS, detectable_effect, plan
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import cells, claims, planned_seeds
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records import RecordStore
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.stats.power import published_leaves, seeds_needed, verdict_probabilities
@@ -94,7 +94,11 @@ def test_before_a_study_is_run_others_stand_in_for_it() -> None:
     records = [synthetic_record(other.worse, other.stream, seed, last_acc=50) for seed in range(5)]
     records += [synthetic_record(other.better, other.stream, seed, last_acc=50 + 2 * seed) for seed in range(5)]
     epochs = RECIPES[CLAIM.better].config.epochs
-    same = [name for name, recipe in RECIPES.items() if recipe.config.epochs == epochs and name not in (CLAIM.better, CLAIM.worse)]
+    same = [
+        name
+        for name, recipe in recipes_of("embedded").items()
+        if recipe.config.epochs == epochs and name not in (CLAIM.better, CLAIM.worse)
+    ]
     mine = {recipe for c in claims() for recipe in (c.better, c.worse)}
     timed = [name for name in same if name not in mine][:3]
     for name, seconds in zip(timed, (60.0, 600.0, 120.0), strict=True):

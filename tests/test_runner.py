@@ -16,7 +16,7 @@ from reclaim.benchmark.build import Augmentation, Reseeding, make_backbone, make
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.experiences import make_benchmark
 from reclaim.benchmark.data.streams import STREAMS, class_order
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import recipes_of
 from reclaim.benchmark.records import Record, validate
 from reclaim.benchmark.runner import Observer, run
 from reclaim.strategies.aepg import AnnealedEPGLoss
@@ -69,7 +69,7 @@ def checked(record: Record) -> Record:
     return record
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", recipes_of("embedded"))
 def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
     config = small_config(recipe)
     record = checked(run(recipe, config, SMALL, 3, hyperparameters_from="validation"))

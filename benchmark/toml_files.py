@@ -1,0 +1,76 @@
+"""Reading the TOML tables that ship with this package: what is wrong with one is said by file, entry, key, value and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Kind = tuple[Callable[[Any], bool], str]
+"""Whether a value is of this kind, and what to write if it is not."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+TEXT: Kind = (_is_text, "a text that is not empty")
+TEXTS: Kind = (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts that are not empty")
+FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
+COUNT: Kind = (lambda value: type(value) is int and value >= 0, "a whole number that is not negative")
+TABLE: Kind = (lambda value: isinstance(value, dict), "a table")
+
+
+def one_of(choices: Iterable[str]) -> Kind:
+    """One of these texts."""
+    known = tuple(choices)
+    return lambda value: value in known, f"one of {', '.join(known)}"
+
+
+def read_tables(path: Path, error: type[ValueError]) -> dict[str, dict[str, Any]]:
+    """Name -> table, for every table at the top of a file, in its order.
+
+    :raises ValueError: the file is not TOML, such as one with a name twice, or holds anything but tables; of the type ``error``.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as problem:
+        raise error(f"{path.name} is not TOML: {problem}") from None
+    for name, entry in document.items():
+        if not isinstance(entry, dict):
+            raise error(f"{path.name}: {name} is {entry!r}: write it as [{name}] with its keys")
+    return document
+
+
+def check_entry(
+    where: str, entry: Mapping[str, Any], required: Mapping[str, Kind], optional: Mapping[str, Kind], error: type[ValueError]
+) -> None:
+    """Hold an entry against the keys that it must and may have.
+
+    :param where: file and entry, with which a message starts.
+    :raises ValueError: a key is unknown or missing, or its value of another kind; of the type ``error``.
+    """
+    kinds = {**required, **optional}
+    for key, value in entry.items():
+        if key not in kinds:
+            quoted = "; if it is part of a name with a dot, quote the name" if isinstance(value, dict) else ""
+            raise error(f"{where}: unknown key {key!r}, which is {value!r}: {did_you_mean(key, kinds)}{quoted}")
+        is_so, wanted = kinds[key]
+        if not is_so(value):
+            raise error(f"{where}: {key} is {value!r}: write {wanted}")
+    for key, (_, wanted) in required.items():
+        if key not in entry:
+            raise error(f"{where}: {key} is missing: add {wanted}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Such as "did you mean title?", or all that is known where nothing is similar."""
+    names = list(known)
+    return f"did you mean {', '.join(difflib.get_close_matches(name, names, n=3) or names)}?"
