@@ -12,7 +12,7 @@ import numpy as np
 from .data.streams import STREAMS, pretraining_overlap
 from .published import metric_of
 from .recipes import RECIPES
-from .records import Record
+from .records.record import Record
 from .stats.estimates import MeanInterval, mean_interval
 from .stats.ranking import RankInterval, rank_intervals
 

@@ -15,16 +15,17 @@ import click
 from click.core import ParameterSource
 from tabulate import tabulate
 
-from . import published, tuning
+from . import published
 from .assets import asset
 from .config import QUICKDRAW_VIT
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
-from .engines import Job, available_cores, jobs_of, run_jobs, try_jobs
 from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
-from .records import RecordStore, default_store, named_store
-from .setup import Setup
+from .records.store import RecordStore, default_store, named_store
 from .stats.estimates import mean_interval
+from .training import sweep as tuning
+from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
+from .training.runtime import Setup
 
 
 def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -274,7 +275,7 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
 
 def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: Setup, root: Path | None, records: Path | None) -> None:
     """Rehearse the runs of cells, and say what the real ones take."""
-    from .rehearsal import project, shortened
+    from .training.rehearsal import project, shortened
 
     if not names:
         raise click.UsageError("name the cells to rehearse, or `all`")
@@ -541,8 +542,8 @@ def data_cache(name: str, root: Path, output: Path | None) -> None:
 @DEVICE
 def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads: int, device: str) -> None:
     """Pretrain the embedded backbone on the upstream drawings; the same command goes on from its checkpoint."""
-    from .pretrain import Pretraining
-    from .pretrain import pretrain as train
+    from .training.pretrain import Pretraining
+    from .training.pretrain import pretrain as train
 
     report = train(Pretraining(seed=seed, **({"epochs": epochs} if epochs else {})), output, device, threads)
     click.echo(f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings; fingerprint {report['fingerprint']}; wrote {output}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
 import math
 import types
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 QUICKDRAW_VIT = "quickdraw_vit"
@@ -25,6 +26,10 @@ Part = Literal["test", "validation"]
 """Which drawings, or images, are evaluated on."""
 
 Seeding = Literal["class_order", "class_order+initialisation", "initialisation"]
+
+
+class ConfigError(ValueError):
+    """A configuration, or a setting of one, that cannot be; the message names it, its value and the remedy."""
 
 
 def _later(default: Any) -> Any:
@@ -271,62 +276,62 @@ class Config:
     def set(self, assignments: Iterable[str]) -> Config:
         """A copy with ``key=value`` applied, such as ``lr=0.1``, ``alignment.tau=0.05``, ``olor=null`` or ``olor={}``.
 
-        :raises ValueError: no such key, a value of the wrong kind, or a combination that means nothing.
+        :raises ConfigError: no such key, a value of the wrong kind, or a combination that means nothing.
         """
         values = dict(vars(self))
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
             if not equals:
-                raise ValueError(f"cannot read {assignment!r}: write key=value, such as lr=0.1")
+                raise ConfigError(f"cannot read {assignment!r}: write key=value, such as lr=0.1")
             _assign(Config, values, key.strip(), key.strip().split("."), _parse(text.strip()))
         return Config(**values)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "head_init_std"):
             if not getattr(self, name) > 0 and not (name == "epochs" and self.epochs == 0 and self.closed_form):
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("slow_factor", "momentum", "weight_decay", "horizon_beyond"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be a number of images, 1 or more, got {self.micro_batch}")
+            raise ConfigError(f"micro_batch must be a number of images, 1 or more, got {self.micro_batch}")
         if self.milestones and self.schedule != "step":
-            raise ValueError(
+            raise ConfigError(
                 f"milestones={list(self.milestones)} are of the step schedule alone: set schedule to step, or milestones to []"
             )
         if sorted(set(self.milestones)) != list(self.milestones) or any(not 0 < epoch < self.epochs for epoch in self.milestones):
-            raise ValueError(f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}")
+            raise ConfigError(f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}")
         if self.keep == "best" and not (self.images and self.images.hold_out):
-            raise ValueError("keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true")
+            raise ConfigError("keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true")
         modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]
         if len(modules) > 1:
-            raise ValueError(f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null")
+            raise ConfigError(f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null")
         useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
         if self.trainable == "heads" and useless:
-            raise ValueError(f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null")
+            raise ConfigError(f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null")
         if self.lae and not modules:
-            raise ValueError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
+            raise ConfigError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
         if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):
-            raise ValueError("low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1")
+            raise ConfigError("low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1")
         fixed = (
             self.closed_form.kind if self.closed_form else self.memory.method if self.memory and self.memory.method != "replay" else None
         )
         if self.alignment and fixed:
-            raise ValueError(f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null")
+            raise ConfigError(f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null")
         if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
-            raise ValueError("DER++ has a loss of its own: set loss and annealing to null")
+            raise ConfigError("DER++ has a loss of its own: set loss and annealing to null")
         if self.memory and self.memory.method == "der++" and (self.micro_batch or self.precision == "fp16"):
-            raise ValueError("DER++ makes steps of its own: set micro_batch to null, and precision to fp32 or bf16")
+            raise ConfigError("DER++ makes steps of its own: set micro_batch to null, and precision to fp32 or bf16")
         if self.loss and self.annealing:
-            raise ValueError("loss and annealing both replace cross-entropy: set one of them to null")
+            raise ConfigError("loss and annealing both replace cross-entropy: set one of them to null")
         if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
-            raise ValueError(f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'")
+            raise ConfigError(f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'")
         if self.horizon_beyond and self.schedule != "cosine":
-            raise ValueError(
+            raise ConfigError(
                 f"horizon_beyond={self.horizon_beyond} is of the cosine schedule alone: set schedule to cosine, or horizon_beyond to 0"
             )
         if self.olor and self.l2_sp is not None:
-            raise ValueError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
+            raise ConfigError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
 
 
 def _as_dict(part: Any) -> dict[str, Any]:
@@ -337,6 +342,53 @@ def _as_dict(part: Any) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Config:
     """The configuration that :meth:`Config.as_dict` wrote."""
     return Config().set(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of a configuration as canonical JSON (sorted keys, no spaces).
+
+    What does not change the numbers (device, jobs, paths) is left out by the caller. 1 and 1.0 are different values.
+
+    :param config: :meth:`Config.as_dict`, or a record's ``config``.
+    :raises ConfigError: a value is not JSON, NaN and infinities included.
+    """
+    try:
+        canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        shown = repr(config)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        raise ConfigError(f"config is {shown}: not JSON ({error}); use numbers, strings, booleans, lists and dicts") from None
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Setting, named as for :meth:`Config.set` -> value.
+
+    :param values: :meth:`Config.as_dict`, or a record's ``config``: parts are dicts.
+    """
+    return {
+        f"{name}.{inner}" if inner else name: setting
+        for name, value in values.items()
+        for inner, setting in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
+
+
+def differences(recorded: Mapping[str, Any], config: Config) -> dict[str, str]:
+    """Setting -> "setting=theirs instead of ours", wherever a recorded configuration is not this one."""
+    try:
+        theirs, ours = flatten(asdict(from_dict(dict(recorded)))), flatten(asdict(config))
+    except (ValueError, TypeError) as error:
+        return {"": f"not a configuration of this version: {error}"}
+    return {
+        key: f"{key}={shown(theirs.get(key))} instead of {shown(ours.get(key))}"
+        for key in (*ours, *(theirs.keys() - ours.keys()))
+        if theirs.get(key) != ours.get(key)
+    }
+
+
+def shown(value: Any) -> str:
+    """A setting's value as :meth:`Config.set` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parse(text: str) -> Any:
@@ -355,10 +407,10 @@ def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value
     hints = _hints(kind)
     if name not in hints:
         similar = difflib.get_close_matches(name, hints, n=3) or list(hints)
-        raise ValueError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")
+        raise ConfigError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")
     inner: Any = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
     if rest and inner is None:
-        raise ValueError(f"unknown setting {key!r}: {name!r} has no parts")
+        raise ConfigError(f"unknown setting {key!r}: {name!r} has no parts")
     if inner is not None and (rest or isinstance(value, dict)):
         part = dict(vars(values[name] if rest and values[name] else inner()))
         if rest:
@@ -393,4 +445,4 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     expected = " or ".join(
         "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o) or o.__name__ for o in options
     )
-    raise ValueError(f"{key} must be {expected}, got {value!r}")
+    raise ConfigError(f"{key} must be {expected}, got {value!r}")

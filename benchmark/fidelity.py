@@ -15,7 +15,7 @@ from scipy import stats
 
 from .published import metric_of
 from .recipes import RECIPES, Recipe, recipes_of
-from .records import Record
+from .records.record import Record
 from .stats.estimates import ALPHA
 from .stats.paired import PairedDifference, paired_difference
 

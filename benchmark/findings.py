@@ -14,7 +14,7 @@ from .config import Alignment
 from .data.streams import EMBEDDED, STREAMS
 from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
 from .recipes import RECIPES, SPLIT, Recipe, recipes_of
-from .records import Record
+from .records.record import Record
 from .stats.estimates import ALPHA, mean_interval
 from .stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
 

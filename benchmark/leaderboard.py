@@ -9,7 +9,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,12 @@ from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends
 from .data.drawings import shared_classes
 from .data.streams import STREAMS
 from .figure import dot_plot
+from .files import write_text
 from .paper_check import check_cells, current
 from .published import ClaimVerdict, judge_claims
 from .recipes import RECIPES
-from .records import Record, RecordStore
+from .records.record import Record
+from .records.store import RecordStore
 from .stats.estimates import MeanInterval
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
@@ -164,9 +165,7 @@ def _ranked(counted: Sequence[Record]) -> list[Record]:
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, folder / name)
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

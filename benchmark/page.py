@@ -6,7 +6,6 @@ The tables, curves and pictures are all in the file; its script only shows, hide
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label, time_in_words
+from .config import flatten, shown
 from .data.drawings import shared_classes
 from .data.streams import STREAMS, Stream
 from .figure import Chart, Scale, chart, ends, templates
@@ -160,22 +160,12 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
         id=f"{row.recipe}@{row.stream}",
         slot=slots.get(row.recipe),
         commands=[f"reclaim run {row.recipe} {row.stream} --seeds {seeds}" for seeds in seed_options(row.seeds)],
-        config="\n".join(_settings(recipe.config.as_dict())),
+        config="\n".join(f"{key}={shown(value)}" for key, value in flatten(recipe.config.as_dict()).items()),
         claims=claims,
         outcomes=[(outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]],
         accuracy=chart(f"Accuracy of {recipe.title} after each task", "tasks seen", "percent right", curves, small),
         entropy=chart(f"Entropy of {recipe.title} in training", "epoch, over all experiences", "nats", entropy, small, (0, math.inf)),
     )
-
-
-def _settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += _settings(value, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
-    return lines
 
 
 def seed_options(seeds: Sequence[int]) -> list[str]:

@@ -10,17 +10,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from .config import config_hash
 from .data.streams import EMBEDDED, STREAMS, find_stream
-from .engines import Job, jobs_of, run_jobs
 from .fidelity import METRIC
 from .papers.seed_scope import caveats
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
-from .records import UNVERIFIED, Record, RecordError, RecordStore, compare, config_hash, default_store, named_store
+from .records.record import UNVERIFIED, Record, RecordError, compare
+from .records.store import RecordStore, default_store, named_store
 from .stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from .stats.estimates import ALPHA, prediction_interval
 from .stats.paired import holm
+from .training.jobs import Job, jobs_of, run_jobs
 
 if TYPE_CHECKING:
     import pytest
@@ -42,7 +44,7 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
     """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an earlier store has too.
 
-    Two records of one run are the same run if :func:`reclaim.benchmark.records.compare` says that they agree: to the last bit, or within
+    Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to the last bit, or within
     its tolerance if they were made on different kinds of machine. The earlier store's counts.
 
     :raises RecordError: naming every pair of files that do not agree.

@@ -17,7 +17,7 @@ from .papers.seed_scope import PUBLISHED_VARIED
 from .protocols import Uncovered, find_cell, protocol_of, run_of
 from .published import Cell, Claim, Table, cells, claims, confirmatory_plan, judge_claims, planned_seeds, tables
 from .recipes import RECIPES
-from .records import Record
+from .records.record import Record
 from .stats.estimates import ALPHA, Published
 from .stats.power import MAX_SEEDS, published_leaves, seeds_needed, verdict_probabilities
 

@@ -12,13 +12,13 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from tabulate import tabulate
 
-from .config import EXECUTION, Config, from_dict
+from .config import EXECUTION, Config, differences, shown
 from .data.streams import Stream, find_stream
 from .fidelity import FACTS, Switch
 from .published import Cell, cells, tables
@@ -57,11 +57,11 @@ class Protocol:
 
         :param recorded: a record's ``config``.
         """
-        return next((config for config in self.configs if _differences(recorded, config).keys() <= set(EXECUTION)), None)
+        return next((config for config in self.configs if differences(recorded, config).keys() <= set(EXECUTION)), None)
 
     def deviations(self, recorded: Mapping[str, Any]) -> list[str]:
         """Such as "precision=bf16 instead of fp32": what a recorded configuration has in place of the paper's."""
-        return list(_differences(recorded, self.made_with(recorded) or self.configs[0]).values())
+        return list(differences(recorded, self.made_with(recorded) or self.configs[0]).values())
 
     @property
     def facts(self) -> list[str]:
@@ -465,32 +465,6 @@ def covered_runs(everything: bool = False) -> list[tuple[Recipe, Stream, tuple[i
     return [(found.recipe, found.stream, found.seeds) for found in protocols if isinstance(found, Protocol)]
 
 
-def _differences(recorded: Mapping[str, Any], config: Config) -> dict[str, str]:
-    """Setting -> "setting=theirs instead of ours", wherever a recorded configuration is not this one."""
-    try:
-        theirs, ours = _flat(from_dict(dict(recorded))), _flat(config)
-    except (ValueError, TypeError) as error:
-        return {"": f"not a configuration of this version: {error}"}
-    return {
-        key: f"{key}={_shown(theirs.get(key))} instead of {_shown(ours.get(key))}"
-        for key in (*ours, *(theirs.keys() - ours.keys()))
-        if theirs.get(key) != ours.get(key)
-    }
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Every setting, a part's with the part's name before it."""
-    return {
-        f"{name}.{inner}" if inner else name: setting
-        for name, value in asdict(config).items()
-        for inner, setting in (value.items() if isinstance(value, dict) else [("", value)])
-    }
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 # --- as text ---
 
 
@@ -512,7 +486,7 @@ def in_full(name: str) -> str:
     if isinstance(protocol, Uncovered):
         return "\n".join([run, *lines, f"cannot be run: {protocol.reason}"])
     recipe, stream = protocol.recipe, protocol.stream
-    rows = [(key, _shown(value), source) for key, (value, source) in protocol.settings.items()]
+    rows = [(key, shown(value), source) for key, (value, source) in protocol.settings.items()]
     return "\n".join(
         [
             f"{run}: {recipe.title}",
@@ -548,7 +522,7 @@ def _fact(fact: str, protocol: Protocol) -> list[str]:
     entry = next(entry for entry in FACTS if entry.id == fact)
     if not isinstance(entry, Switch):
         return [f"{fact}: {entry.text}"]
-    here = [f"{key}={_shown(value)}" for key, (value, source) in protocol.settings.items() if re.search(rf"\b{fact}\b", source)]
+    here = [f"{key}={shown(value)}" for key, (value, source) in protocol.settings.items() if re.search(rf"\b{fact}\b", source)]
     return [f"{fact}, {entry.title}", f"  text: {entry.text}", f"  code: {entry.code}", f"  here: {', '.join(here) or 'see the notes'}"]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from .data.streams import find_stream
 from .recipes import find_recipe, recipes_of
-from .records import Record
+from .records.record import Record
 from .stats.estimates import Published
 from .stats.paired import ClaimKind, Judgement, Outcome, PairedDifference, judge_family, paired_difference
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 from tabulate import tabulate
+
+from .files import write_text
 
 SCHEMA = 1
 """Of the report that --verdicts writes."""
@@ -43,7 +44,7 @@ class Report:
 
 REPORT = pytest.StashKey[Report]()
 RECORDS = pytest.StashKey[list[Any]]()
-"""The records of all stores (:class:`reclaim.benchmark.records.Record`)."""
+"""The records of all stores (:class:`reclaim.benchmark.records.record.Record`)."""
 
 JUDGED = pytest.StashKey[list[Any]]()
 """Those of them that verdicts rest on, or the runs made in their place."""
@@ -191,6 +192,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         "tables": report.tables,
         "notes": report.notes,
     }
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_text(Path(path), json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .assets import asset
-from .config import EXECUTION, QUICKDRAW_VIT, Config
-from .records import config_hash
+from .config import EXECUTION, QUICKDRAW_VIT, Config, config_hash
 from .toml_files import FLAG, TABLE, TEXT, check_entry, did_you_mean, one_of, read_tables
 
 SPLIT = "split-quickdraw-10"

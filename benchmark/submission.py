@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import QUICKDRAW_VIT, Config, from_dict
+from .config import QUICKDRAW_VIT, Config, config_hash, differences, from_dict
 from .data.drawings import downstream
 from .data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
 from .paper_check import current, not_counted
 from .protocols import covered_runs
 from .published import cells
 from .recipes import CHOICE_SEEDS, RECIPES, Recipe, weights_sha256
-from .records import PACKAGES, Comparison, Record, RecordError, RecordStore, compare, config_hash
+from .records.provenance import PACKAGES
+from .records.record import Comparison, Record, RecordError, compare
+from .records.store import RecordStore
 
 BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
 
@@ -208,12 +209,7 @@ def _notes(record: Record) -> Iterator[str]:
         if record.seed >= min(CHOICE_SEEDS):
             yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(CHOICE_SEEDS) - 1}"
         if record.config_hash != (present := config_hash(recipe.config.as_dict())):
-            differences = "; ".join(_differences(result["config"], recipe.config.as_dict()))
-            yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {differences}"
+            changed = ", ".join(differences(result["config"], recipe.config).values())
+            yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {changed}"
         if result["weights_sha256"] != (weights := weights_sha256(recipe.config)):
             yield f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
-
-
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    keys = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
-    return [f"{key} is {json.dumps(theirs.get(key))} instead of {json.dumps(ours.get(key))}" for key in keys]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 from reclaim.benchmark.data.streams import find_stream
-from reclaim.benchmark.engines import Job, jobs_of
 from reclaim.benchmark.paper_check import records_on_record, train
 from reclaim.benchmark.published import claims
 from reclaim.benchmark.pytest_options import REPORT, enter
 from reclaim.benchmark.recipes import recipes_of
-from reclaim.benchmark.records import Record, compare
+from reclaim.benchmark.records.record import Record, compare
+from reclaim.benchmark.training.jobs import Job, jobs_of
 
 pytestmark = pytest.mark.paper_check
 

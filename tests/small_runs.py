@@ -7,21 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark import engines
-from reclaim.benchmark.config import Config, Part
+from reclaim.benchmark.config import Config, Part, config_hash
 from reclaim.benchmark.data import drawings as all_drawings
 from reclaim.benchmark.data import experiences
 from reclaim.benchmark.data.drawings import Drawings
 from reclaim.benchmark.data.streams import STREAMS, Stream, class_order
-from reclaim.benchmark.engines import Job
-from reclaim.benchmark.metrics import pack_bits
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
-from reclaim.benchmark.records import Record, config_hash
+from reclaim.benchmark.records.metrics import pack_bits
+from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.training import jobs
+from reclaim.benchmark.training.jobs import Job
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
 SETTINGS = ("epochs=2", "batch_size=16")
 
-_make = engines._make
+_make = jobs._make
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def drawings(part: Part = "test") -> Drawings:
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
     patch.setattr(experiences, "downstream", drawings)
-    patch.setattr("reclaim.benchmark.runner.downstream", drawings)  # named, not imported: Avalanche takes seconds to import
+    patch.setattr("reclaim.benchmark.training.run.downstream", drawings)  # named, not imported: Avalanche takes seconds to import
     patch.setitem(STREAMS, SMALL.name, SMALL)
 
 

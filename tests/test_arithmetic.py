@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from reclaim.benchmark.arithmetic import arithmetic
+from reclaim.benchmark.training.kernels import arithmetic
 
 
 def test_products_keep_the_precision_of_float32() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from reclaim.benchmark.data.augment import Warp, warp_batch
-from reclaim.benchmark.pretrain import WARP
+from reclaim.benchmark.training.pretrain import WARP
 from torch import Tensor
 
 STILL = Warp(degrees=0, scale=(1, 1), translate=0, shear=0, elastic=0, flip=0)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from reclaim.benchmark.build import make_strategy
 from reclaim.benchmark.config import Config, Images
-from reclaim.benchmark.execution import Stepwise
+from reclaim.benchmark.training.build import make_strategy
+from reclaim.benchmark.training.step import Stepwise
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.slca import ClassifierAlignment

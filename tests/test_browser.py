@@ -18,7 +18,8 @@ from reclaim.benchmark.leaderboard import write
 from reclaim.benchmark.protocols import Protocol, protocol_of, run_of
 from reclaim.benchmark.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records import Record, RecordStore
+from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.records.store import RecordStore
 from small_runs import synthetic_record
 from test_page import sample
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark import build
-from reclaim.benchmark.build import make_backbone, make_model, make_strategy, prepared
 from reclaim.benchmark.config import Config, Images
 from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, protocol
+from reclaim.benchmark.training import build
+from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy, prepared
 from torch import nn
 
 

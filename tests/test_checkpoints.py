@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark import build, checkpoints, engines, execution, runner
-from reclaim.benchmark.checkpoints import Checkpoint
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.cache import make_cache
 from reclaim.benchmark.data.images import ImageData, ImageList
 from reclaim.benchmark.data.streams import Stream
 from reclaim.benchmark.data.transforms import ImageTransform
-from reclaim.benchmark.engines import Job, run_jobs
-from reclaim.benchmark.records import Record, RecordStore
-from reclaim.benchmark.runner import Effort, run
-from reclaim.benchmark.setup import HERE, Setup, set_aside, unfinished
+from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import build, checkpoints, jobs, step
+from reclaim.benchmark.training import run as runner
+from reclaim.benchmark.training.checkpoints import Checkpoint
+from reclaim.benchmark.training.jobs import Job, run_jobs
+from reclaim.benchmark.training.observer import Effort
+from reclaim.benchmark.training.run import run
+from reclaim.benchmark.training.runtime import HERE, Setup, set_aside, unfinished
 from small_runs import SMALL, drawings, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parent
@@ -173,8 +176,8 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 
 import pytest
-from reclaim.benchmark import checkpoints
-from reclaim.benchmark.runner import run
+from reclaim.benchmark.training import checkpoints
+from reclaim.benchmark.training.run import run
 from reclaim.benchmark.setup import HERE, Setup
 from small_runs import SMALL, shrink, small_config
 
@@ -351,7 +354,7 @@ def test_a_checkpoint_of_another_run_is_not_used(
 def test_what_cannot_be_unpickled_is_reported(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config("linear", "epochs=1")
     run("linear", config, SMALL, 0, setup=setup)
-    monkeypatch.delattr(execution, "Stepwise")
+    monkeypatch.delattr(step, "Stepwise")
     monkeypatch.setattr(Checkpoint, "save", lambda self, strategy: None)
     with pytest.warns(UserWarning, match=r"cannot be read \(AttributeError: .*Stepwise"):
         assert run("linear", config, SMALL, 0, setup=setup).result == undisturbed()
@@ -520,7 +523,7 @@ def test_checkpoints_lie_beside_the_records_until_these_are_written(store: Recor
             raise error[0]
         return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 
-    monkeypatch.setattr(engines, "_make", make)
+    monkeypatch.setattr(jobs, "_make", make)
     error[:] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         run_jobs([job], store, 1)
@@ -556,5 +559,5 @@ def test_without_a_store_there_are_no_checkpoints(monkeypatch: pytest.MonkeyPatc
         assert job.setup.checkpoints is None
         return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 
-    monkeypatch.setattr(engines, "_make", make)
+    monkeypatch.setattr(jobs, "_make", make)
     run_jobs([Job("linear", small_config("linear"), SMALL, 0, "given")], None, 1)

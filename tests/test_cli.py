@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from reclaim.benchmark import cli, engines, tuning
+from reclaim.benchmark import cli
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
-from reclaim.benchmark.engines import Job
 from reclaim.benchmark.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
-from reclaim.benchmark.records import Record, RecordStore
+from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import jobs as engines
+from reclaim.benchmark.training import sweep as tuning
+from reclaim.benchmark.training.jobs import Job
 from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
 
@@ -348,7 +351,7 @@ def test_conform_refuses_what_is_no_golden_file(tmp_path: Path) -> None:
 
 
 def test_pretrain_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from reclaim.benchmark import pretrain
+    from reclaim.benchmark.training import pretrain
 
     pytest.importorskip("torch.optim._muon", reason="pretraining needs torch >= 2.9")
     whole = drawings.upstream()

@@ -15,7 +15,7 @@ import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark, tensors_benchmark
 from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin, EWCPlugin, LwFPlugin, MASPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Cumulative, JointTraining, Naive
-from reclaim.benchmark.build import Reseeding
+from reclaim.benchmark.training.build import Reseeding
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel

@@ -10,12 +10,11 @@ from typing import Any, cast
 import pytest
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
-from reclaim.benchmark.build import make_backbone, make_model, make_strategy
-from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lae, Lora, Olor, from_dict
+from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lae, Lora, Olor, config_hash, from_dict
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
-from reclaim.benchmark.engines import jobs_of
 from reclaim.benchmark.recipes import RECIPES, Recipe, RecipeError, find_recipe, read_recipes, recipes_of
-from reclaim.benchmark.records import config_hash
+from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
+from reclaim.benchmark.training.jobs import jobs_of
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.replay import DERPlusPlus
 from torch.optim.lr_scheduler import CosineAnnealingLR

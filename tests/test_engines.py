@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 import torch
-from reclaim.benchmark import engines, runner
 from reclaim.benchmark.data.streams import STREAMS, find_stream
-from reclaim.benchmark.engines import Job, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.recipes import find_recipe
-from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore, compare
-from reclaim.benchmark.setup import Setup
+from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import jobs as engines
+from reclaim.benchmark.training import run as runner
+from reclaim.benchmark.training.jobs import Job, jobs_of, run_jobs, try_jobs
+from reclaim.benchmark.training.runtime import Setup
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parent
@@ -309,7 +311,7 @@ SCRIPT = """
 import signal
 import sys
 import time
-from reclaim.benchmark import engines
+from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.cli import main
 from small_runs import synthetic_record
 

@@ -13,10 +13,10 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.benchmark import execution
-from reclaim.benchmark.build import make_model, make_strategy
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.execution import Stepwise, compile_backbone
+from reclaim.benchmark.training import step
+from reclaim.benchmark.training.build import make_model, make_strategy
+from reclaim.benchmark.training.step import Stepwise, compile_backbone
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import OLORSGD, layer_depths
 from reclaim.strategies.slca import extract_features
@@ -127,7 +127,7 @@ def test_a_piece_drops_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [f"micro_batch={PIECE}", "augment=false"]
     dropping = {"proj_drop_rate": 0.3, "drop_path_rate": 0.3}
     anew = train(settings, torch.float64, tasks=1, **dropping)
-    monkeypatch.setattr(execution, "checkpoint", lambda features, images, use_reentrant: features(images))
+    monkeypatch.setattr(step, "checkpoint", lambda features, images, use_reentrant: features(images))
     kept = train(settings, torch.float64, tasks=1, **dropping)
     assert furthest(anew.model, kept.model) < 1e-12
 
@@ -234,7 +234,7 @@ def test_a_compiled_backbone_is_the_same_model(monkeypatch: pytest.MonkeyPatch) 
         compiled.append(model)
         compile_backbone(model, backend="eager")
 
-    monkeypatch.setattr("reclaim.benchmark.build.compile_backbone", compile_traced)
+    monkeypatch.setattr("reclaim.benchmark.training.build.compile_backbone", compile_traced)
     traced = train([*settings, "compile=true"], depth=1)
     assert compiled == [traced.model]
     assert traced.model.backbone._compiled_call_impl is not None

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reclaim.benchmark.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config, Images
 from reclaim.benchmark.data import experiences
 from reclaim.benchmark.data.cache import PIXELS, CachedImages, Postponed, make_cache, open_cache
@@ -23,7 +22,8 @@ from reclaim.benchmark.data.experiences import make_image_benchmark
 from reclaim.benchmark.data.images import ImageData, ImageList
 from reclaim.benchmark.data.streams import Stream
 from reclaim.benchmark.data.transforms import ImageTransform
-from reclaim.benchmark.runner import Observer
+from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
+from reclaim.benchmark.training.observer import Observer
 from torch import Tensor
 from torch.utils.data import DataLoader
 

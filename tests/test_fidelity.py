@@ -19,7 +19,7 @@ from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.fidelity import FACTS, SECTIONS, Switch, effect, page, std_ratio, turned_by
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
-from reclaim.benchmark.records import Record
+from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.stats.estimates import mean_interval
 from scipy.stats import pearsonr
 from small_runs import synthetic_record

@@ -14,7 +14,7 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.findings import FACTORS, PAPER_METHODS, page
 from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES, SPLIT, Recipe
-from reclaim.benchmark.records import Record
+from reclaim.benchmark.records.record import Record
 from small_runs import synthetic_record
 
 SINGLE, UNEVEN = "quickdraw-1", "split-quickdraw-uneven"

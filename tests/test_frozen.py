@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from reclaim.benchmark.config import config_hash
 from reclaim.benchmark.protocols import Uncovered, protocol_of, run_names
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import config_hash
 
 FROZEN = json.loads((Path(__file__).parent / "frozen.json").read_text(encoding="utf-8"))
 REMEDY = (

@@ -19,7 +19,9 @@ from reclaim.benchmark.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_
 from reclaim.benchmark.protocols import Protocol, protocol_of
 from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import PACKAGES, Record, RecordError, RecordStore
+from reclaim.benchmark.records.provenance import PACKAGES
+from reclaim.benchmark.records.record import Record, RecordError
+from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.estimates import mean_interval
 from small_runs import synthetic_record
 

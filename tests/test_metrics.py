@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reclaim.benchmark.metrics import forgetting, inc_acc, last_acc, metrics, pack_bits, task_avg_inc_acc, task_avg_last_acc, unpack_bits
+from reclaim.benchmark.records.metrics import (
+    forgetting,
+    inc_acc,
+    last_acc,
+    metrics,
+    pack_bits,
+    task_avg_inc_acc,
+    task_avg_last_acc,
+    unpack_bits,
+)
 
 # 30, 60 and 10 test images; worked by hand:
 #   after task 0: 90; after task 1: images (80 * 30 + 50 * 60) / 90 = 60, tasks 65;

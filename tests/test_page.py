@@ -20,7 +20,7 @@ from reclaim.benchmark.paper_check import check_cells
 from reclaim.benchmark.protocols import Uncovered, protocol_of
 from reclaim.benchmark.published import cells, judge_claims
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records import Record
+from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.stats.estimates import MeanInterval
 from small_runs import synthetic_record
 

@@ -14,13 +14,14 @@ from xml.etree import ElementTree
 
 import pytest
 from reclaim.benchmark import paper_check, published
-from reclaim.benchmark.engines import Job
 from reclaim.benchmark.paper_check import check_cells, current, judge_tables, merge, missing_jobs, not_counted
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records import UNVERIFIED, Record, RecordError, RecordStore
+from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
+from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.paired import Outcome, holm
+from reclaim.benchmark.training.jobs import Job
 from small_runs import synthetic_record
 
 pytest_plugins = ["pytester"]

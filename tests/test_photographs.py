@@ -14,9 +14,10 @@ from reclaim.benchmark.data.cache import make_cache
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.data.verify import read_images
 from reclaim.benchmark.recipes import RECIPES
-from reclaim.benchmark.records import UNVERIFIED, RecordStore
-from reclaim.benchmark.runner import run, start
-from reclaim.benchmark.setup import Setup
+from reclaim.benchmark.records.record import UNVERIFIED
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training.run import run, start
+from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.backbones import LITE0, create_backbone
 from safetensors.torch import save_file
 

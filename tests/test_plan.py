@@ -14,7 +14,7 @@ from reclaim.benchmark.plan import SEEDS, detectable_effect, plan
 from reclaim.benchmark.protocols import find_cell
 from reclaim.benchmark.published import cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records import RecordStore
+from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.stats.power import published_leaves, seeds_needed, verdict_probabilities
 from scipy import stats

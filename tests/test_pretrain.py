@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark import pretrain as module
 from reclaim.benchmark.data.drawings import Drawings, upstream
-from reclaim.benchmark.pretrain import Pretraining, pretrain
+from reclaim.benchmark.training import pretrain as module
+from reclaim.benchmark.training.pretrain import Pretraining, pretrain
 from reclaim.strategies.backbones import QUICKDRAW_VIT, create_backbone, fingerprint
 
 CONFIG = Pretraining(epochs=3, batch_size=8)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from reclaim.benchmark import published
-from reclaim.benchmark.build import prepared
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.fidelity import FACTS
@@ -31,6 +30,7 @@ from reclaim.benchmark.protocols import (
 )
 from reclaim.benchmark.published import cells
 from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.training.build import prepared
 from reclaim.strategies.backbones import KNOWN_BACKBONES, RESNET50_CIFAR
 
 COVERAGE = Path(__file__).parents[1] / "docs" / "coverage.md"

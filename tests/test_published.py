@@ -11,7 +11,7 @@ from reclaim.benchmark import published
 from reclaim.benchmark.data.streams import STREAMS
 from reclaim.benchmark.published import METRICS, Claim, PublishedError, Rerun, Table, cells, claims, judge_claims, metric_of, tables
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records import Record
+from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.stats.estimates import Published
 from small_runs import synthetic_record
 

@@ -16,19 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reclaim.benchmark.metrics import metrics, pack_bits
-from reclaim.benchmark.records import (
-    RESULT_KEYS,
-    Record,
-    RecordError,
-    RecordStore,
-    compare,
-    config_hash,
-    default_store,
-    provenance,
-    same_kind_of_machine,
-    validate,
-)
+from reclaim.benchmark.config import config_hash
+from reclaim.benchmark.records.metrics import metrics, pack_bits
+from reclaim.benchmark.records.provenance import provenance, same_kind_of_machine
+from reclaim.benchmark.records.record import RESULT_KEYS, Record, RecordError, compare, validate
+from reclaim.benchmark.records.store import RecordStore, default_store
 
 COUNTS = [4, 2, 6]
 CORRECT = [True, True, True, False, False, True, True, True, True, False, False, False]

@@ -12,18 +12,18 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from reclaim.benchmark import build
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Alignment, Config, Images
 from reclaim.benchmark.data.images import hold_out
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.data.verify import read_images
-from reclaim.benchmark.engines import Job, _stands_for
 from reclaim.benchmark.paper_check import current
 from reclaim.benchmark.protocols import find_cell
-from reclaim.benchmark.records import RecordStore
-from reclaim.benchmark.rehearsal import STEP_IMAGES, Stopwatch, project, shortened
-from reclaim.benchmark.setup import Setup
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import build
+from reclaim.benchmark.training.jobs import Job, _stands_for
+from reclaim.benchmark.training.rehearsal import STEP_IMAGES, Stopwatch, project, shortened
+from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.heads import ContinualModel
 
 CELL = "aepg/table-3/resnet50-alpha-0.5/cifar10-1"

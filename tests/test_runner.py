@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from avalanche.training.supervised import Naive
-from reclaim.benchmark import build, runner
-from reclaim.benchmark.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.experiences import make_benchmark
 from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.recipes import recipes_of
-from reclaim.benchmark.records import Record, validate
-from reclaim.benchmark.runner import Observer, run
+from reclaim.benchmark.records.record import Record, validate
+from reclaim.benchmark.training import build
+from reclaim.benchmark.training import run as runner
+from reclaim.benchmark.training.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
+from reclaim.benchmark.training.observer import Observer
+from reclaim.benchmark.training.run import run
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
 from reclaim.strategies.fresh_optimizer import FreshOptimizer

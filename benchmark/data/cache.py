@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from ..files import replacing
 from .images import ImageData, ImageList
 
 PIXELS, INDEX = "pixels.u8", "index.npz"
@@ -175,9 +175,8 @@ def _decode(part: ImageList, target: Path, sha256: str, progress: Callable[[int]
         if progress:
             progress(1)
     pixels.flush()
-    unfinished = target / f"unfinished-{INDEX}"
-    np.savez(unfinished, sha256=sha256, sizes=sizes, labels=np.array(part.labels))
-    os.replace(unfinished, target / INDEX)  # the index comes last: without it the cache counts as unfinished
+    with replacing(target / INDEX) as file:  # the index comes last: without it the cache counts as unfinished
+        np.savez(file, sha256=sha256, sizes=sizes, labels=np.array(part.labels))
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from ..files import replacing
 from .catalogue import CatalogueEntry
 
 BLOCK = 2**20
@@ -151,9 +152,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} is in the way of a file of {member.size:,} bytes: move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".part")
     content = tar.extractfile(member)
     assert content is not None  # it is a regular file
-    with content, unfinished.open("wb") as file:
+    with content, replacing(target, target.with_name(target.name + ".part")) as file:
         shutil.copyfileobj(content, file, BLOCK)
-    os.replace(unfinished, target)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .data.streams import find_stream
-from .engines import Job, try_jobs
-from .recipes import CHOICE_SEEDS, Recipe
+from ..data.streams import find_stream
+from ..files import write_text
+from ..recipes import CHOICE_SEEDS, Recipe
+from .jobs import Job, try_jobs
 
 METRIC = "last_acc"
 
@@ -57,6 +57,4 @@ def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs
 def save(path: Path, choices: dict[str, dict[str, Any]]) -> None:
     """Merge choices into the JSON file at ``path``, which is replaced whole."""
     known = json.loads(path.read_text()) if path.exists() else {}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(dict(sorted({**known, **choices}.items())), indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(dict(sorted({**known, **choices}.items())), indent=1) + "\n")

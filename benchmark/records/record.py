@@ -1,37 +1,22 @@
-"""One JSON file per run, and the store that writes and reads them.
-
-``records/<recipe>/<stream>/<config hash>/<seed>.json`` holds ``result``, which is what runs are compared by, and ``provenance``, which
-says where and when it came about. A file is written under a temporary name and renamed, so that a crash leaves the old file or the new
-one, and read back through :func:`validate`: what does not pass is reported by name and skipped.
-"""
+"""A record: what a run leaves behind, its schema, and the comparison of two runs of one configuration and seed."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import re
-import subprocess
 import sys
-import tempfile
-import uuid
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import config_hash
 from .metrics import metrics, unpack_bits
+from .provenance import same_kind_of_machine
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy", "reclaim")
-MACHINE = ("torch", "cpu_capability", "cpu_model", "threads", "accelerator")
-"""Provenance that decides whether two machines must agree to the last bit."""
 
 UNVERIFIED = "the images were not held against the published numbers and checksums"
 """Remark of a run on a data set taken as it lies."""
@@ -68,7 +53,7 @@ class Record:
         return str(self.result["config_hash"])
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.metrics.metrics`)."""
+        """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.records.metrics.metrics`)."""
         return metrics(self.result["accuracy"], self.result["test_counts"])
 
     def metrics_task_known(self) -> dict[str, float]:
@@ -78,31 +63,6 @@ class Record:
     def correct(self) -> NDArray[np.bool_]:
         """Right or wrong for each test image after the last task, in task order; shape (sum of the test counts,)."""
         return unpack_bits(self.result["correct"], sum(self.result["test_counts"]))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file in the store that was not read, and why."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys, no spaces).
-
-    What does not change the numbers (device, jobs, paths) is left out by the caller. 1 and 1.0 are different values.
-
-    :raises RecordError: when a value is not JSON, NaN and infinities included.
-    """
-    try:
-        canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RecordError(f"config is {_short(config)}: not JSON ({error}); use numbers, strings, booleans, lists and dicts") from None
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 # --- the schema check ---
@@ -151,15 +111,15 @@ def _are_distinct_classes(value: Any) -> bool:
 
 
 # A name is a folder: no separators, nothing hidden, nothing that leads out of the store.
-_is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_NAME = "a name of letters, digits, '.', '_', '+', '-' that starts with a letter or digit"
+is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+NAME = "a name of letters, digits, '.', '_', '+', '-' that starts with a letter or digit"
 _is_sha256 = _matches(r"[0-9a-f]{64}")
 _MATRIX = "lists of 1, 2, ..., T percentages (0..100)"
 
 RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schema": (lambda value: _is_int(value) and value == SCHEMA, f"{SCHEMA}, the schema that this version of reclaim reads"),
-    "recipe": (_is_name, _NAME),
-    "stream": (_is_name, _NAME),
+    "recipe": (is_name, NAME),
+    "stream": (is_name, NAME),
     "seed": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
     "config": (_is_config, "a dict of JSON values with an integer 'numerics'"),
     "config_hash": (_matches(r"[0-9a-f]{12}"), "12 hex digits"),
@@ -260,246 +220,6 @@ def _wrong(key: str, value: Any, wanted: str) -> RecordError:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-# --- the store ---
-
-
-class RecordStore:
-    """The records under one folder."""
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        if self.root.exists() and not self.root.is_dir():
-            raise RecordError(f"the records folder {self.root} is a file: name a folder with --records")
-
-    def path_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path:
-        """Where the record of this run lies, present or not.
-
-        :raises RecordError: for a recipe or stream name that cannot be a folder.
-        """
-        for key, name in (("recipe", recipe), ("stream", stream), ("config_hash", config_hash)):
-            if not _is_name(name):
-                raise RecordError(f"{key} is {name!r}, wanted {_NAME}")
-        return self.root / recipe / stream / config_hash / f"{seed}.json"
-
-    def require_writable(self) -> None:
-        """Make the folder and a file in it: what cannot be written should be known before a run, not after.
-
-        :raises RecordError: naming the folder, when either fails.
-        """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise _not_writable(self.root, error) from error
-
-    def write(self, record: Record) -> Path:
-        """Check a record and put it in its place, replacing an older one; a crash leaves the old file or the new one, whole.
-
-        :raises RecordError: when the record is not sound, or its folder cannot be written.
-        """
-        document = {"result": record.result, "provenance": record.provenance}
-        validate(document)
-        path = self.path_of(record.recipe, record.stream, record.config_hash, record.seed)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-                    file.write(_text(document))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise _not_writable(path.parent, error) from error
-        return path
-
-    def get(self, recipe: str, stream: str, config_hash: str, seed: int) -> Record | None:
-        """The record of this run, None when there is none.
-
-        :raises RecordError: naming the file, when it is there but damaged: it is neither used nor silently replaced.
-        """
-        path = self.path_of(recipe, stream, config_hash, seed)
-        if not path.exists():
-            return None
-        try:
-            return self._read(path)
-        except RecordError as error:
-            raise RecordError(f"{path}: {error}") from None
-
-    def load(self) -> tuple[list[Record], list[Problem]]:
-        """All records in order of (recipe, stream, config hash, seed), and every file that is not one, in order of path."""
-        records, problems = [], []
-        for path in sorted(path for path in self.root.rglob("*") if not path.is_dir()):
-            try:
-                records.append(self._read(path))
-            except RecordError as error:
-                problems.append(Problem(path, str(error)))
-        return sorted(records, key=lambda r: (r.recipe, r.stream, r.config_hash, r.seed)), problems
-
-    def _read(self, path: Path) -> Record:
-        if path.suffix == ".tmp":
-            raise RecordError("left by a write that is under way or was interrupted: delete it when nothing is running")
-        if path.suffix != ".json":
-            raise RecordError("not a record (.json): move it elsewhere")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecordError(f"cannot be read ({error}): run it again, or delete the file") from None
-        # the closing newline is what a file cut by its last byte lacks
-        if not text.endswith("\n"):
-            raise RecordError("is cut short, its last line has no end: run it again, or delete the file")
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"is not JSON ({error}): run it again, or delete the file") from None
-        validate(document)
-        record = Record(document["result"], document["provenance"])
-        if path != (place := self.path_of(record.recipe, record.stream, record.config_hash, record.seed)):
-            raise RecordError(f"lies in the wrong place, its content belongs at {place}: move it there, or delete it")
-        return record
-
-
-def _not_writable(folder: Path, error: OSError) -> RecordError:
-    reason = error.strerror or str(error)
-    return RecordError(f"cannot write into {folder} ({reason}): make it writable or choose another folder with --records")
-
-
-def named_store(folder: Path | str) -> RecordStore:
-    """The store in a folder that is named to be read.
-
-    :raises RecordError: when there is no such folder.
-    """
-    if not Path(folder).exists():
-        raise RecordError(f"there is no folder {folder}: name a record store with --records")
-    return RecordStore(folder)
-
-
-def default_store() -> RecordStore:
-    """The store in ``leaderboards/records`` of the working directory.
-
-    :raises RecordError: when there is no such folder.
-    """
-    folder = Path("leaderboards") / "records"
-    if not folder.is_dir():
-        raise RecordError(f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with --records")
-    return RecordStore(folder)
-
-
-def _text(document: Mapping[str, Mapping[str, Any]]) -> str:
-    """JSON with one line per key of either part, so that a difference between two versions of a file shows which key changed."""
-    parts = []
-    for part, content in document.items():
-        lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(content[key], sort_keys=True, allow_nan=False)}" for key in content)
-        parts.append(f"  {json.dumps(part)}: {{\n{lines}\n  }}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- provenance and comparison ---
-
-
-def provenance(
-    started: datetime, ended: datetime, wall_seconds: float, device: str = "cpu", cpu_seconds: float | None = None
-) -> dict[str, Any]:
-    """Where and when a run came about: versions, commit, machine, times, peak memory.
-
-    None of it is compared; :data:`MACHINE` only chooses the rule of :func:`compare`.
-
-    :param started: time zone aware; written as UTC.
-    :param device: torch device of the run; its name goes under ``accelerator``, which is None on the CPU.
-    :param cpu_seconds: processor time of the run: what ``wall_seconds`` would be on a core of its own.
-    """
-    import torch  # reading records and making leaderboards must not wait for it
-
-    return {
-        **{package: _version(package) for package in PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **dict(zip(("commit", "dirty"), _commit(), strict=True)),
-        "cpu_model": _cpu_model(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "accelerator": _accelerator(device),
-        "threads": torch.get_num_threads(),
-        "started": started.astimezone(timezone.utc).isoformat(),
-        "ended": ended.astimezone(timezone.utc).isoformat(),
-        "wall_seconds": wall_seconds,
-        "cpu_seconds": cpu_seconds,
-        "peak_memory_bytes": _peak_memory(),
-        **({"peak_device_memory_bytes": torch.cuda.max_memory_allocated(device)} if torch.device(device).type == "cuda" else {}),
-    }
-
-
-def _version(package: str) -> str | None:
-    # torch's own string tells its build (+cpu, +cu126) apart, which the metadata of some wheels does not
-    if package == "torch":
-        import torch
-
-        return str(torch.__version__)
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the working directory and whether tracked or new files differ from it; (None, None) outside a checkout.
-
-    The records are left out: a sweep writes them, and would call itself dirty after its first run.
-    """
-    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ":(top)", ":(top,exclude)leaderboards/records"])
-    try:
-        head, status = (subprocess.run(["git", *c], capture_output=True, text=True, check=True, timeout=30).stdout for c in commands)
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return head.strip(), bool(status.strip())
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def _accelerator(device: str) -> str | None:
-    import torch
-
-    kind = torch.device(device).type
-    if kind == "cpu":
-        return None
-    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
-
-
-def _peak_memory() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None where the system does not count it."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def same_kind_of_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two provenances name the same torch, instruction set, processor, threads and accelerator; all must be there."""
-    return all(key in a and key in b and a[key] == b[key] for key in MACHINE)
 
 
 @dataclass(frozen=True)

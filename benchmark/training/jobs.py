@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .config import Config
-from .data.streams import Stream
-from .recipes import Recipe, weights_sha256
-from .records import UNVERIFIED, Record, RecordError, RecordStore, config_hash
-from .setup import HERE, Setup
+from ..config import Config, config_hash
+from ..data.streams import Stream
+from ..recipes import Recipe, weights_sha256
+from ..records.record import UNVERIFIED, Record, RecordError
+from ..records.store import RecordStore
+from .runtime import HERE, Setup
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     for job, record in named.items():
         surroundings = (job.stream.dataset, job.setup.root, job.config.backbone, job.setup.weights, job.setup.unverified)
         if surroundings not in starts:
-            from .runner import start  # imported late, as below
+            from .run import start  # imported late, as below
 
             starts[surroundings] = start(job.stream, job.config, job.setup)
         for what, sha256 in starts[surroundings].items():
@@ -188,7 +189,7 @@ def _units(job: Job) -> int:
 
 
 def _make(job: Job, advance: Callable[[str], Any]) -> Record:
-    from .runner import run  # imported late: reading records needs neither torch nor Avalanche
+    from .run import run  # imported late: reading records needs neither torch nor Avalanche
 
     return run(
         job.recipe,

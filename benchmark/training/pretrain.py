@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,9 +20,10 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from .arithmetic import arithmetic
-from .data.augment import Warp, warp_batch
-from .data.drawings import DRAWINGS_PER_CLASS, UPSTREAM_CLASSES, UPSTREAM_TRAIN, Drawings, upstream
+from ..data.augment import Warp, warp_batch
+from ..data.drawings import DRAWINGS_PER_CLASS, UPSTREAM_CLASSES, UPSTREAM_TRAIN, Drawings, upstream
+from ..files import replacing
+from .kernels import arithmetic
 
 WARP = Warp(degrees=15, scale=(0.75, 1.2), translate=0.1, shear=0.2, elastic=0.08, flip=0.5)
 
@@ -119,15 +119,14 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
         held_out = _accuracy(model, data.test.to(device))
         curve.append({"loss": total / steps, "held_out_accuracy": held_out})
         bar.set_postfix(loss=f"{total / steps:.3f}", held_out=f"{held_out:.1f}%")
-        _replace(
-            checkpoint,
-            {
-                "config": asdict(config),
-                "model": model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "curve": curve,
-            },
-        )
+        state = {
+            "config": asdict(config),
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "curve": curve,
+        }
+        with replacing(checkpoint) as file:
+            torch.save(state, file)
     bar.close()
 
     model.reset_classifier(0)
@@ -196,9 +195,3 @@ def _accuracy(model: nn.Module, images: Tensor) -> float:
     model.eval()
     hits = sum(int((model(batch).argmax(1) == label).sum()) for label, batch in enumerate(images))
     return 100 * hits / (images.shape[0] * images.shape[1])
-
-
-def _replace(path: Path, content: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)

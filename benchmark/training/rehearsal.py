@@ -21,12 +21,12 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .config import Config
-from .data.catalogue import find_dataset
-from .data.images import FOLDS
-from .data.streams import Stream
-from .data.synthetic import write_dataset
-from .setup import Setup
+from ..config import Config
+from ..data.catalogue import find_dataset
+from ..data.images import FOLDS
+from ..data.streams import Stream
+from ..data.synthetic import write_dataset
+from .runtime import Setup
 
 STEP_IMAGES = 2
 """Images of a step on the CPU; an accelerator is only busy with a whole batch, or with what of it passes at a time."""

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-import numpy as np
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from reclaim.strategies.backbones import fingerprint
 
-from .arithmetic import arithmetic
+from ..config import Config, config_hash
+from ..data.drawings import downstream
+from ..data.experiences import make_benchmark, make_image_benchmark
+from ..data.streams import EMBEDDED, Stream, class_order
+from ..data.verify import read_images
+from ..records.metrics import pack_bits
+from ..records.provenance import provenance
+from ..records.record import SCHEMA, UNVERIFIED, Record
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
-from .config import Config
-from .data.drawings import downstream
-from .data.experiences import make_benchmark, make_image_benchmark
-from .data.streams import EMBEDDED, Stream, class_order
-from .data.verify import read_images
-from .execution import compile_backbone
-from .metrics import pack_bits
-from .records import SCHEMA, UNVERIFIED, Record, config_hash, provenance
+from .kernels import arithmetic
+from .observer import Observer
 from .rehearsal import Stopwatch
-from .setup import HERE, Setup
+from .runtime import HERE, Setup
+from .step import compile_backbone
 
 Progress = Callable[[int, int], None]
 """Called with the number of experiences finished and their total."""
@@ -46,7 +45,7 @@ def run(
     On the embedded tier on one thread: small tensors gain nothing from more, and the result must not depend on the number of cores.
 
     With ``setup.checkpoints`` it goes on from the checkpoint of the same run, if one lies there. The last one stays: whoever has put the
-    record in a safe place calls ``setup.discard_checkpoint``, as :mod:`~reclaim.benchmark.engines` does.
+    record in a safe place calls ``setup.discard_checkpoint``, as :mod:`~reclaim.benchmark.training.jobs` does.
 
     :param recipe: the name under which the run is recorded.
     :param hyperparameters_from: "paper", "validation" or "given".
@@ -161,94 +160,3 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
     transforms = prepared(config.images, stream.dataset)
     benchmark = make_image_benchmark(stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device)
     return benchmark, data.sha256, data.remarks if verify else (*data.remarks, UNVERIFIED)
-
-
-class Observer(SupervisedPlugin[Any]):
-    """Collects what a record holds: accuracies in percent with and without the task known, training loss and entropy per epoch.
-
-    The entropy (nats) is that of the softmax over the current experience's classes on the training batches, as in aEPG's figures.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.accuracy: list[list[float]] = []
-        self.accuracy_task_known: list[list[float]] = []
-        self.entropy: list[float] = []
-        self.train_loss: list[float] = []
-        self.correct: list[bool] = []
-        self.test_counts: list[int] = []
-        self.effort = Effort()
-        self._trained: dict[str, int] = {}
-
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that required a gradient in some epoch."""
-        return sum(self._trained.values())
-
-    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._trained |= {name: p.numel() for name, p in strategy.model.named_parameters() if p.requires_grad}
-        self._sums = np.zeros(3)
-        self._classes = sorted(strategy.experience.classes_in_this_experience)
-
-    @torch.no_grad()
-    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        log_p = torch.log_softmax(strategy.mb_output[:, self._classes].float(), dim=1)
-        n, loss = len(log_p), float(strategy.loss)
-        if not np.isfinite(loss):
-            where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
-            raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
-        self._sums += [n, n * loss, -float((log_p.exp() * log_p).sum())]
-
-    def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        n, loss, entropy = self._sums
-        self.train_loss.append(float(loss / n))
-        self.entropy.append(float(entropy / n))
-
-    def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.accuracy.append([])
-        self.accuracy_task_known.append([])
-        self.correct, self.test_counts = [], []
-
-    def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._eval_classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
-        self._hits: list[bool] = []
-        self._hits_task_known: list[bool] = []
-
-    def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        logits, targets = strategy.mb_output, strategy.mb_y
-        # what the last step or the alignment broke shows here first; argmax would make an accuracy of it
-        if not torch.isfinite(logits).all():
-            seen = strategy.clock.train_exp_counter
-            raise FloatingPointError(f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate")
-        self._hits += (logits.argmax(1) == targets).tolist()
-        self._hits_task_known += (self._eval_classes[logits[:, self._eval_classes].argmax(1)] == targets).tolist()
-
-    def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.correct += self._hits
-        self.test_counts.append(len(self._hits))
-        self.accuracy[-1].append(100 * float(np.mean(self._hits)))
-        self.accuracy_task_known[-1].append(100 * float(np.mean(self._hits_task_known)))
-
-
-class Effort:
-    """When a run started, and what it took: of one that was interrupted and goes on, the time before the checkpoint as well."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(timezone.utc)
-        self.__setstate__({"started": self.started, "seconds": (0.0, 0.0)})
-
-    @property
-    def wall_seconds(self) -> float:
-        return time.monotonic() - self._zero[0]
-
-    @property
-    def cpu_seconds(self) -> float:
-        return time.process_time() - self._zero[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"started": self.started, "seconds": (self.wall_seconds, self.cpu_seconds)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.started = state["started"]
-        wall, cpu = state["seconds"]
-        self._zero = time.monotonic() - wall, time.process_time() - cpu

@@ -40,12 +40,12 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from .assets import asset
-from .config import OLOR_SGD_ONLY, Alignment, Config, Images
-from .data.augment import Warp, warp_batch
-from .data.cache import BatchTransform
-from .data.transforms import ImageTransform, OlorTransform, protocol
-from .execution import Stepwise, compile_backbone
+from ..assets import asset
+from ..config import OLOR_SGD_ONLY, Alignment, Config, Images
+from ..data.augment import Warp, warp_batch
+from ..data.cache import BatchTransform
+from ..data.transforms import ImageTransform, OlorTransform, protocol
+from .step import Stepwise, compile_backbone
 
 EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50

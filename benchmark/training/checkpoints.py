@@ -23,17 +23,18 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import reclaim.strategies
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from .records import MACHINE, PACKAGES, _sync_folder, provenance
-from .setup import set_aside, unfinished
+from ..files import replacing
+from ..records.provenance import MACHINE, PACKAGES, provenance
+from .runtime import set_aside, unfinished
 
 MAGIC = b"reclaim checkpoint 1\n"
 
@@ -44,7 +45,7 @@ class Checkpoint(SupervisedPlugin[Any]):
     It writes after an epoch, if the last time was long enough ago; :meth:`save` after each experience is the caller's. A file is written
     beside the old one and takes its name when it is whole. What cannot be written is a warning: the run goes on without.
 
-    :param path: of the file, see :meth:`~reclaim.benchmark.setup.Setup.checkpoint_of`; ``None``: nothing is written or read.
+    :param path: of the file, see :meth:`~reclaim.benchmark.training.runtime.Setup.checkpoint_of`; ``None``: nothing is written or read.
     :param run: JSON that tells this run from all others; versions, code and machine are added here.
     :param benchmark: Avalanche's, made as when the checkpoint was; ``held_out`` likewise, where another one serves to choose an epoch.
     :param minutes: the least time between two checkpoints within an experience.
@@ -97,23 +98,16 @@ class Checkpoint(SupervisedPlugin[Any]):
         pickler = _Pickler(stream, self._landmarks)
         pickler.dump((strategy, _random_states(self._device)))
         header = {"run": self._run, "pickle": stream.tell(), "tensors": [[s.nbytes(), str(s.device)] for s in pickler.storages]}
-        temporary = unfinished(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(self.path, unfinished(self.path)) as file:
                 digest = hashlib.sha256()
                 for part in (MAGIC, json.dumps(header).encode() + b"\n", stream.getbuffer(), *map(_bytes_of, pickler.storages)):
                     file.write(part)
                     digest.update(part)
                 file.write(digest.digest())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-            _sync_folder(self.path.parent)
         except OSError as error:
             warnings.warn(f"cannot write the checkpoint {self.path} ({error}): the run goes on without it", stacklevel=2)
-            if temporary.is_file():
-                temporary.unlink()  # it may be what filled the disk
         self._written = time.monotonic()
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -241,8 +235,8 @@ def _surroundings(device: str) -> dict[str, Any]:
 def _code() -> str:
     """SHA-256 of the two packages' sources: a pickle holds objects of their classes, and other code may make other things of them."""
     digest = hashlib.sha256()
-    for package in (Path(__file__).parent, Path(str(reclaim.strategies.__file__)).parent):
-        for source in sorted(package.glob("*.py")):
+    for package in ("reclaim.benchmark", "reclaim.strategies"):
+        for source in sorted(Path(str(resources.files(package))).rglob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()
 

@@ -1,0 +1,47 @@
+"""Writing files whole: a crash leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write into. At the end of the block it is on the disk and takes the place of ``path``; after an error it is gone.
+
+    :param temporary: its name until then; by default a hidden one next to ``path``, of its own for each writer.
+    :raises OSError: it cannot be written; ``path`` is as it was.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a text, as UTF-8, in the place of ``path``."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in this folder last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

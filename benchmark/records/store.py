@@ -1,0 +1,158 @@
+"""The store: one JSON file per run, ``<recipe>/<stream>/<config hash>/<seed>.json``.
+
+A file is written under a temporary name and renamed, so that a crash leaves the old file or the new one, and read back through
+:func:`~reclaim.benchmark.records.record.validate`: what does not pass is reported by name and skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .record import NAME, Record, RecordError, is_name, validate
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file in the store that was not read, and why."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+# --- the store ---
+
+
+class RecordStore:
+    """The records under one folder."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise RecordError(f"the records folder {self.root} is a file: name a folder with --records")
+
+    def path_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path:
+        """Where the record of this run lies, present or not.
+
+        :raises RecordError: for a recipe or stream name that cannot be a folder.
+        """
+        for key, name in (("recipe", recipe), ("stream", stream), ("config_hash", config_hash)):
+            if not is_name(name):
+                raise RecordError(f"{key} is {name!r}, wanted {NAME}")
+        return self.root / recipe / stream / config_hash / f"{seed}.json"
+
+    def require_writable(self) -> None:
+        """Make the folder and a file in it: what cannot be written should be known before a run, not after.
+
+        :raises RecordError: naming the folder, when either fails.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise _not_writable(self.root, error) from error
+
+    def write(self, record: Record) -> Path:
+        """Check a record and put it in its place, replacing an older one; a crash leaves the old file or the new one, whole.
+
+        :raises RecordError: when the record is not sound, or its folder cannot be written.
+        """
+        document = {"result": record.result, "provenance": record.provenance}
+        validate(document)
+        path = self.path_of(record.recipe, record.stream, record.config_hash, record.seed)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, _text(document))
+        except OSError as error:
+            raise _not_writable(path.parent, error) from error
+        return path
+
+    def get(self, recipe: str, stream: str, config_hash: str, seed: int) -> Record | None:
+        """The record of this run, None when there is none.
+
+        :raises RecordError: naming the file, when it is there but damaged: it is neither used nor silently replaced.
+        """
+        path = self.path_of(recipe, stream, config_hash, seed)
+        if not path.exists():
+            return None
+        try:
+            return self._read(path)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from None
+
+    def load(self) -> tuple[list[Record], list[Problem]]:
+        """All records in order of (recipe, stream, config hash, seed), and every file that is not one, in order of path."""
+        records, problems = [], []
+        for path in sorted(path for path in self.root.rglob("*") if not path.is_dir()):
+            try:
+                records.append(self._read(path))
+            except RecordError as error:
+                problems.append(Problem(path, str(error)))
+        return sorted(records, key=lambda r: (r.recipe, r.stream, r.config_hash, r.seed)), problems
+
+    def _read(self, path: Path) -> Record:
+        if path.suffix == ".tmp":
+            raise RecordError("left by a write that is under way or was interrupted: delete it when nothing is running")
+        if path.suffix != ".json":
+            raise RecordError("not a record (.json): move it elsewhere")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecordError(f"cannot be read ({error}): run it again, or delete the file") from None
+        # the closing newline is what a file cut by its last byte lacks
+        if not text.endswith("\n"):
+            raise RecordError("is cut short, its last line has no end: run it again, or delete the file")
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"is not JSON ({error}): run it again, or delete the file") from None
+        validate(document)
+        record = Record(document["result"], document["provenance"])
+        if path != (place := self.path_of(record.recipe, record.stream, record.config_hash, record.seed)):
+            raise RecordError(f"lies in the wrong place, its content belongs at {place}: move it there, or delete it")
+        return record
+
+
+def _not_writable(folder: Path, error: OSError) -> RecordError:
+    reason = error.strerror or str(error)
+    return RecordError(f"cannot write into {folder} ({reason}): make it writable or choose another folder with --records")
+
+
+def named_store(folder: Path | str) -> RecordStore:
+    """The store in a folder that is named to be read.
+
+    :raises RecordError: when there is no such folder.
+    """
+    if not Path(folder).exists():
+        raise RecordError(f"there is no folder {folder}: name a record store with --records")
+    return RecordStore(folder)
+
+
+def default_store() -> RecordStore:
+    """The store in ``leaderboards/records`` of the working directory.
+
+    :raises RecordError: when there is no such folder.
+    """
+    folder = Path("leaderboards") / "records"
+    if not folder.is_dir():
+        raise RecordError(f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with --records")
+    return RecordStore(folder)
+
+
+def _text(document: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON with one line per key of either part, so that a difference between two versions of a file shows which key changed."""
+    parts = []
+    for part, content in document.items():
+        lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(content[key], sort_keys=True, allow_nan=False)}" for key in content)
+        parts.append(f"  {json.dumps(part)}: {{\n{lines}\n  }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

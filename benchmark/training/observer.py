@@ -1,0 +1,102 @@
+"""What is collected during a run: accuracies, training loss and entropy, time."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+
+
+class Observer(SupervisedPlugin[Any]):
+    """Collects what a record holds: accuracies in percent with and without the task known, training loss and entropy per epoch.
+
+    The entropy (nats) is that of the softmax over the current experience's classes on the training batches, as in aEPG's figures.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy: list[list[float]] = []
+        self.accuracy_task_known: list[list[float]] = []
+        self.entropy: list[float] = []
+        self.train_loss: list[float] = []
+        self.correct: list[bool] = []
+        self.test_counts: list[int] = []
+        self.effort = Effort()
+        self._trained: dict[str, int] = {}
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of weights that required a gradient in some epoch."""
+        return sum(self._trained.values())
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._trained |= {name: p.numel() for name, p in strategy.model.named_parameters() if p.requires_grad}
+        self._sums = np.zeros(3)
+        self._classes = sorted(strategy.experience.classes_in_this_experience)
+
+    @torch.no_grad()
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        log_p = torch.log_softmax(strategy.mb_output[:, self._classes].float(), dim=1)
+        n, loss = len(log_p), float(strategy.loss)
+        if not np.isfinite(loss):
+            where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
+            raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
+        self._sums += [n, n * loss, -float((log_p.exp() * log_p).sum())]
+
+    def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        n, loss, entropy = self._sums
+        self.train_loss.append(float(loss / n))
+        self.entropy.append(float(entropy / n))
+
+    def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.accuracy.append([])
+        self.accuracy_task_known.append([])
+        self.correct, self.test_counts = [], []
+
+    def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._eval_classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
+        self._hits: list[bool] = []
+        self._hits_task_known: list[bool] = []
+
+    def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        logits, targets = strategy.mb_output, strategy.mb_y
+        # what the last step or the alignment broke shows here first; argmax would make an accuracy of it
+        if not torch.isfinite(logits).all():
+            seen = strategy.clock.train_exp_counter
+            raise FloatingPointError(f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate")
+        self._hits += (logits.argmax(1) == targets).tolist()
+        self._hits_task_known += (self._eval_classes[logits[:, self._eval_classes].argmax(1)] == targets).tolist()
+
+    def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.correct += self._hits
+        self.test_counts.append(len(self._hits))
+        self.accuracy[-1].append(100 * float(np.mean(self._hits)))
+        self.accuracy_task_known[-1].append(100 * float(np.mean(self._hits_task_known)))
+
+
+class Effort:
+    """When a run started, and what it took: of one that was interrupted and goes on, the time before the checkpoint as well."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(timezone.utc)
+        self.__setstate__({"started": self.started, "seconds": (0.0, 0.0)})
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.monotonic() - self._zero[0]
+
+    @property
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self._zero[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"started": self.started, "seconds": (self.wall_seconds, self.cpu_seconds)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.started = state["started"]
+        wall, cpu = state["seconds"]
+        self._zero = time.monotonic() - wall, time.process_time() - cpu
