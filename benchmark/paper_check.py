@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .engines import Job, jobs_of, run_jobs
-from .fidelity import METRIC
+from .facts import METRIC
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds
 from .recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256

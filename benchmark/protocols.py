@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .config import EXECUTION, Config, from_dict
-from .fidelity import FACTS, Switch
+from .facts import FACTS, Switch
 from .published import Cell, cells, tables
 from .recipes import Recipe
 from .streams import Stream, find_stream

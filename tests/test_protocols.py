@@ -13,7 +13,7 @@ from reclaim.benchmark import published
 from reclaim.benchmark.build import prepared
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.fidelity import FACTS
+from reclaim.benchmark.facts import FACTS
 from reclaim.benchmark.protocols import (
     EXECUTION,
     OLOR_BACKBONES,
