@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import config_hash
 from .data.streams import EMBEDDED, STREAMS, find_stream
-from .fidelity import METRIC
+from .facts import METRIC
 from .papers.seed_scope import caveats
 from .protocols import Protocol, Uncovered, protocol_of, run_of
 from .published import Cell, Table, cells, claims, metric_of, planned_seeds

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from .config import EXECUTION, Config, differences, shown
 from .data.streams import Stream, find_stream
-from .fidelity import FACTS, Switch
+from .facts import FACTS, Switch
 from .published import Cell, cells, tables
 from .recipes import Recipe
 

@@ -291,10 +291,8 @@ _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("id", "table", "method", "stream", "metric", "mean", "evidence", "source"),
         ("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"),
     ),
-    "figure": (("method", "stream", "metric", "mean", "evidence", "source"), ()),
     "rerun": (("method", "stream", "source"), METRICS),
     "grid": (("streams", "backbones", "methods"), ()),
-    "claim": (("better", "worse"), ()),
 }
 _SINGLE = ("paper", "grid")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from reclaim.benchmark.data import readers
-from reclaim.benchmark.data.catalogue import CATALOGUE, find_dataset
+from reclaim.benchmark.data.catalogue import CATALOGUE, Archive, CatalogueEntry, CatalogueError, find_dataset, read_catalogue
 from reclaim.benchmark.data.images import ImageDataset, hold_out, is_image
 from reclaim.benchmark.data.readers import list_images, read_cars196
 from reclaim.benchmark.data.verify import extra_files, missing_files, read_images, take_stock, undecodable_files, wrong_counts
@@ -471,3 +471,60 @@ def test_the_catalogue_is_complete() -> None:
     assert [(a.url, a.file_name, a.md5) for a in CATALOGUE["svhn"].archives] == [
         tuple(torchvision_datasets.SVHN.split_list[part]) for part in ("train", "test")
     ]
+
+
+# --- catalogue.toml ---
+
+ONE = """
+[toys]
+title = "Toys"
+licence = "none stated"
+page = "https://example.org"
+folder = "toys-1.0"
+layout = "one folder per class"
+classes = 2
+train = 1_000
+counts_from = "official page"
+also = ["README"]
+class_folders = ["bear", "train"]
+domains.Art = 5
+
+[[toys.archives]]
+url = "https://example.org/toys.tar?download=1"
+md5 = "0123456789abcdef0123456789abcdef"
+"""
+
+
+def read(folder: Path, text: str) -> dict[str, CatalogueEntry]:
+    path = folder / "catalogue.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_catalogue(path)
+
+
+def test_a_data_set_is_read(tmp_path: Path) -> None:
+    (entry,) = read(tmp_path, ONE).values()
+    assert (entry.name, entry.title, entry.classes, entry.train, entry.test) == ("toys", "Toys", 2, 1000, None)
+    assert (entry.also, entry.class_folders, entry.files, entry.domains) == (("README",), ("bear", "train"), (), {"Art": 5})
+    assert entry.archives == (Archive("https://example.org/toys.tar?download=1", "0123456789abcdef0123456789abcdef"),)
+    assert entry.archives[0].file_name == "toys.tar"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('title = "Toys"', "", "'toys': title is missing: add a text"),
+        ('licence = "none stated"', 'license = "none"', "'toys': unknown key 'license', which is 'none': did you mean licence"),
+        ("train = 1_000", "train = -1", "'toys': train is -1: write a whole number"),
+        ("classes = 2", "classes = 3", "'toys': classes is 3, and class_folders has 2: make them agree"),
+        ("domains.Art = 5", 'domains.Art = "five"', "'toys': domains is {'Art': 'five'}: write a table of whole numbers"),
+        ('["README"]', '"README"', "'toys': also is 'README': write a list of texts"),
+        ("[[toys.archives]]", "[toys.archives]", r"'toys': archives is .*: write \[\[<name>.archives\]\]"),
+        ("url =", "uri =", "'toys', archive 1: unknown key 'uri', which is .*: did you mean url"),
+        ('md5 = "0', 'md5 = "', "'toys', archive 1: md5 is '123.*': write 32 hexadecimal digits"),
+        ("[[toys.archives]]", "[toys]", "is not TOML: Cannot declare"),
+    ],
+)
+def test_a_bad_data_set_is_named(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+    assert ONE.count(old) == 1
+    with pytest.raises(CatalogueError, match=rf"^catalogue\.toml.*{complaint}"):
+        read(tmp_path, ONE.replace(old, new))

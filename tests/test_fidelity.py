@@ -17,7 +17,8 @@ import pytest
 from reclaim import strategies
 from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.fidelity import FACTS, SECTIONS, Switch, effect, page, std_ratio, turned_by
+from reclaim.benchmark.facts import FACTS, SECTIONS, FactError, Note, Switch, read_facts
+from reclaim.benchmark.fidelity import effect, page, std_ratio, turned_by
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.stats.estimates import mean_interval
@@ -60,10 +61,22 @@ def test_the_default_on_the_page_is_the_arguments(call: str) -> None:
         assert parameters[str(keyword.arg)].default == ast.literal_eval(keyword.value), call
 
 
+@functools.cache
+def functions_in(file: str) -> set[str]:
+    """The names of all functions in a file of tests."""
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("test", [test for fact in FACTS for test in fact.tests])
 def test_the_tests_on_the_page_exist(test: str) -> None:
     file, name = test.split("::")
-    assert re.search(rf"^ *def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert name in functions_in(file)
+
+
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+def test_every_switch_is_tested(switch: Switch) -> None:
+    assert switch.tests
 
 
 @pytest.mark.parametrize("name", [name for switch in SWITCHES.values() for name in switch.settings])
@@ -82,6 +95,57 @@ def test_a_recipe_turns_a_setting_of_its_switch(recipe: Recipe) -> None:
 @pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
 def test_a_switch_is_turned_or_says_why_it_cannot_be(switch: Switch) -> None:
     assert bool(turned_by(switch)) != bool(switch.cannot_act)
+
+
+# --- facts.toml ---
+
+TWO = """
+[F1]
+paper = "slca"
+title = "the ridge"
+text = "silent"
+code = "is added"
+default = "code"
+arguments = ["SLCA()"]
+tests = ["test_slca.py::test_ridge"]
+spread = true
+
+["SLCA++"]
+paper = "slca"
+note = "Another paper."
+"""
+
+
+def read(folder: Path, text: str) -> tuple[Switch | Note, ...]:
+    path = folder / "facts.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_facts(path)
+
+
+def test_facts_are_read_in_their_order(tmp_path: Path) -> None:
+    tests = ("test_slca.py::test_ridge",)
+    switch = Switch("F1", "slca", "the ridge", "silent", "is added", "code", ("SLCA()",), tests=tests, spread=True)
+    assert read(tmp_path, TWO) == (switch, Note("SLCA++", "slca", "Another paper."))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('text = "silent"', 'txet = "silent"', "F1: unknown key 'txet', which is 'silent': did you mean text"),
+        ('text = "silent"', "", "F1: text is missing: add a text"),
+        ('text = "silent"', 'text = ""', "F1: text is '': write a text that is not empty"),
+        ('"SLCA()"', "1", r"F1: arguments is \[1\]: write a list of texts"),
+        ("spread = true", "spread = 1", "F1: spread is 1: write true or false"),
+        ("test_slca.py::test_ridge", "test_ridge", r"F1: tests has 'test_ridge': write test_<file>\.py::test_<name>"),
+        ('"slca"\nnote', '"slcb"\nnote', "SLCA\\+\\+: paper is 'slcb': write one of slca, olor, aepg"),
+        ("note =", 'title = "x"\nnote =', "SLCA\\+\\+: unknown key 'title', which is 'x': did you mean"),
+        ('["SLCA++"]', "[F1]", "is not TOML: Cannot declare"),
+    ],
+)
+def test_a_bad_fact_is_named(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+    assert TWO.count(old) == 1
+    with pytest.raises(FactError, match=rf"^facts\.toml.*{complaint}"):
+        read(tmp_path, TWO.replace(old, new))
 
 
 # --- measured effects ---

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from reclaim.benchmark import published
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.fidelity import FACTS
+from reclaim.benchmark.facts import FACTS
 from reclaim.benchmark.protocols import (
     EXECUTION,
     OLOR_BACKBONES,

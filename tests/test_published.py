@@ -107,7 +107,6 @@ CELL: dict[str, Any] = {
 }
 TABLE = {"id": "slca/main", "margin": 0.5, "margin_reason": "half of the gain", "family_reason": "one table"}
 RERUN = {"method": "SLCA", "stream": "stream", "last_acc": 90.0, "source": "somebody"}
-FIGURE = {"method": "SLCA", "stream": "stream", "metric": "inc_acc", "evidence": "primary", "source": "Figure 1"}
 FAMILY = {"alpha": 0.05, "seeds": 10}
 CLAIM: dict[str, Any] = {
     **{"id": "slca/x", "text": "a is better", "source": "a page", "family": "confirmatory", "kind": "superior"},
@@ -183,8 +182,6 @@ def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], compl
         ({"rerun": [{**RERUN, "method": "SLCB"}]}, "rerun of 'SLCB' on 'stream': it repeats no cell: write method"),
         ({"rerun": [{**RERUN, "last_acc": "high"}]}, "rerun 'number 1': last_acc is 'high': write a number"),
         ({"rerun": [{**RERUN, "last_acc": 915.3}]}, "rerun 'number 1': last_acc is 915.3: write a number of percent"),
-        ({"figure": [{**FIGURE, "mean": 915.3}]}, "figure 'number 1': mean is 915.3: write a number of percent"),
-        ({"figure": [{"method": "SLCA"}]}, "figure 'number 1': stream, metric, mean, evidence, source missing"),
         (
             {"grid": {"streams": ["s"], "backbones": ["b"], "methods": ["SLCA"]}},
             "stream 'stream' is not in the file's grid: choose one of s",
