@@ -156,7 +156,9 @@ class ByHand(SupervisedPlugin[Any]):
             parameter.copy_(value)
         ensemble = torch.maximum(logits.softmax(dim=1), other(strategy.mb_x).softmax(dim=1))
         torch.testing.assert_close(output.exp(), ensemble)
-        assert torch.equal(output.argmax(dim=1), ensemble.argmax(dim=1))
+        # the class that is named may be another one where two are equal but for the last bits
+        named = ensemble.gather(1, output.argmax(dim=1, keepdim=True)).squeeze(1)
+        torch.testing.assert_close(named, ensemble.amax(dim=1))
         self.compared += 1
 
 

@@ -62,19 +62,23 @@ class Losses(SupervisedPlugin[Any]):
     def __init__(self, restrict: bool = True) -> None:
         super().__init__()
         self.restrict = restrict
-        self.before: list[float] = []
-        self.after: list[float] = []
+        self.at_start: list[float] = []
+        self.at_end: list[float] = []
 
     def _loss(self, strategy: Any) -> float:
         experience = strategy.experience
         return cross_entropy(strategy.model, [experience], classes=sorted(experience.classes_in_this_experience) if self.restrict else None)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.before.append(self._loss(strategy))
+        self.at_start.append(self._loss(strategy))
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.after.append(self._loss(strategy))
+        self.at_end.append(self._loss(strategy))
 
-    def fell(self, to: float) -> bool:
-        """Every loss to that part of what it was, or less; a class alone in its experience has a loss of 0 from the start."""
-        return all(after <= to * before for before, after in zip(self.before, self.after, strict=True))
+    def fell(self, to: float, above: float = 0.0) -> bool:
+        """Every loss to that part of what it was, or less; a class alone in its experience has a loss of 0 from the start.
+
+        :param above: losses that were no higher are left out: what is known already need not be learnt.
+        """
+        both = [(before, after) for before, after in zip(self.at_start, self.at_end, strict=True) if before > above]
+        return all(after <= to * before for before, after in both)
