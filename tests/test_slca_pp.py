@@ -572,9 +572,9 @@ def test_it_learns_any_stream_from_a_pretrained_model() -> None:
     strategy.plugins[:0] = [losses, Hook(after_training_exp=lambda s: unaligned.append(s.model.heads.snapshot()))]
     train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))
     assert set(strategy.model.heads.classes) == {c for classes in tasks for c in classes}
-    assert losses.fell(to=0.5)  # to 0.03 to 0.16 in 6 runs, of seeds and versions of torch
+    assert losses.fell(to=0.5)  # to 0.03 to 0.19 in 8 runs, of seeds and versions of torch
     gain = gain_of_alignment(strategy.model, stream.test_stream, unaligned[-1])
-    assert gain < 0.5, "alignment mends the classifier"  # 0.06 to 0.21 in those runs, on images not seen
+    assert gain < 0.5, "alignment mends the classifier"  # 0.03 to 0.25 in those runs, on images not seen
 
 
 @pytest.mark.parametrize(

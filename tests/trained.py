@@ -53,6 +53,17 @@ def gain_of_alignment(model: ContinualModel, experiences: Any, unaligned: Sequen
     return cross_entropy(model, experiences, tau=0.1) / cross_entropy(model, experiences, unaligned, tau=0.1)
 
 
+class Unaligned(SupervisedPlugin[Any]):
+    """The heads at the end of each experience's training; list it before alignment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: list[list[Tensor]] = []
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.heads.append(strategy.model.heads.snapshot())
+
+
 class Losses(SupervisedPlugin[Any]):
     """The loss of each experience's training images, before and after training on it; list it before alignment.
 
