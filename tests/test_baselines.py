@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from trained import Losses
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 

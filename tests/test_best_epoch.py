@@ -19,6 +19,8 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 from torch.optim import SGD
 
+pytestmark = pytest.mark.trains
+
 TASKS, EPOCHS = ([0, 1, 2], [3, 4]), 8
 
 

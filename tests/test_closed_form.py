@@ -19,6 +19,8 @@ from reclaim.strategies.slca import ClassifierAlignment, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 DIM = 6

@@ -29,6 +29,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import TensorDataset
 from trained import Losses, cross_entropy
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 SIZES = (3, 1, 2)

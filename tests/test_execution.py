@@ -25,6 +25,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim import SGD
 
+pytestmark = pytest.mark.trains
+
 BATCH, PIECE = 8, 3
 TASKS = ([0, 1], [2, 3], [4, 5, 6])
 

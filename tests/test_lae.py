@@ -23,6 +23,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.trains
+
 TASKS = ([0, 4], [2, 5, 1], [3, 6])
 EPOCHS, BATCHES, EVAL_BATCHES = 2, (4, 6, 4), 7  # of 4 and of at most 10 images
 BYTES = 4 * (8 * 7 + 6 * 5)  # of the small model's modules in float32

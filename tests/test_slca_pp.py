@@ -34,6 +34,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from trained import Losses, gain_of_alignment
 
+pytestmark = pytest.mark.trains
+
 LAYERS = ("attn.qkv", "mlp.fc1", "mlp.fc2")
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

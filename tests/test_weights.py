@@ -450,6 +450,7 @@ def patterns(classes: list[int], seed: int) -> tuple[Tensor, Tensor]:
     return images * 2 - 1, y
 
 
+@pytest.mark.trains
 def test_the_methods_on_lite0(lite0_file: Path) -> None:
     """SLCA's two stages and OLOR's rollback at once, on a CNN with BatchNorm."""
     torch.manual_seed(0)
