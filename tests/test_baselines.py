@@ -239,7 +239,8 @@ def test_heads_train_on_features_as_in_evaluation() -> None:
     for t, start in enumerate(seen.starts):
         assert not torch.equal(start[2 * t], model.heads.heads[t].weight), "two tensors for each head, the weight first"
     assert not seen.backbone_in_training
-    assert losses.fell(to=0.95)  # of what cannot be fitted any better: 0.35 to 0.79 in 8 runs, of seeds and versions of torch
+    # to 0.35 to 0.79 in 8 runs, of seeds and versions of torch
+    assert losses.fell(to=0.95)
 
 
 def test_l2sp_has_nothing_to_pull_in_a_frozen_backbone() -> None:

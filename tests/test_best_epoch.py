@@ -53,7 +53,10 @@ class Watch(SupervisedPlugin[Any]):
 
 
 class Spoil(SupervisedPlugin[Any]):
-    """Lets the last epoch name class 0 whatever it sees: right for a third of the first task's images, and for none of the second's."""
+    """Lets the last epoch name class 0 whatever it sees.
+
+    That is right for a third of the first task's images, and for none of the second's.
+    """
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if strategy.clock.train_exp_epochs == EPOCHS - 1:
@@ -85,7 +88,8 @@ def accuracy(weights: dict[str, Any], experience: Any) -> float:
     model.load_state_dict(weights)
     model.eval()
     images, targets = (torch.stack([torch.as_tensor(sample[i]) for sample in experience.dataset]) for i in (0, 1))
-    predicted = torch.cat([model(part).argmax(1) for part in images.split(7)])  # the batches of evaluation: the same bits
+    # the batches of evaluation: the same bits
+    predicted = torch.cat([model(part).argmax(1) for part in images.split(7)])
     return float(100 * (predicted == targets).double().mean())
 
 
@@ -101,7 +105,8 @@ def test_the_best_epoch_on_the_validation_part_is_kept() -> None:
         accuracies = [accuracy(weights, held_out[t]) for weights in before.epochs]
         assert best.accuracies == pytest.approx(accuracies)
         chosen = accuracies.index(max(accuracies))  # the first of equals
-        assert accuracies[chosen] > accuracies[-1] == pytest.approx(100 / 3 if t == 0 else 0)  # a spoilt epoch is not the best
+        assert accuracies[-1] == pytest.approx(100 / 3 if t == 0 else 0)  # spoilt, so not the best
+        assert accuracies[chosen] > accuracies[-1]
         assert same(before.ended[t], before.epochs[chosen])
         assert not same(before.ended[t], before.epochs[-1])
         backbone = {name: value for name, value in watch.ended[t].items() if name.startswith("backbone")}

@@ -152,7 +152,7 @@ def run(name: str, *plugins: SupervisedPlugin[Any], **options: Any) -> Any:
 
 @functools.cache
 def loss_of_forgetting() -> float:
-    """The cross-entropy of all images after plain fine-tuning, 9 to 25 nats in 8 runs, of seeds and versions of torch."""
+    """Cross-entropy of all images after plain fine-tuning: 9 to 25 nats in 8 runs, of seeds and versions of torch."""
     images, targets = dataset().tensors
     model = train(make_strategy(SupervisedPlugin(), train_epochs=10)).model.eval()
     return float(F.cross_entropy(model(images), targets))

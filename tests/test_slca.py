@@ -573,7 +573,8 @@ class TestClassifierAlignment:
         train(strategy, stream.train_stream, between)
         seen = {c for classes in tasks for c in classes}
         assert set(strategy.alignment.gaussians.classes) == set(strategy.model.heads.classes) == seen
-        # experiences whose classes are new to it: from log 2 or log 3 to at most 0.4 of that, in 8 runs of each, of as many seeds
+        # Of classes that are new to it: from log 2 or log 3 to at most 0.41 of that in 8 runs of each, of seeds and
+        # versions of torch. Alignment on 8 samples a class moves all heads; what it gains is tested below.
         assert losses.fell(to=0.8, above=0.5)
         for t, (before, after) in enumerate(zip(unaligned, aligned, strict=True)):
             moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]

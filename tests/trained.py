@@ -1,7 +1,7 @@
 """What tests ask of a model that was trained: losses of its training images, before training and after it.
 
-A share of a few images that are classified right differs with the processor, its instruction set and the version of torch, which draws
-other weights and other batches. That training lowers the loss that it minimises does not.
+A share of a few images that are classified right differs with the processor, its instruction set and the version of
+torch, which draws other weights and other batches. That training lowers the loss that it minimises does not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def cross_entropy(
 
     :param heads: a snapshot of weights and biases to take in place of the model's own.
     :param classes: those whose logits count; all that have a head by default.
-    :param tau: with it the logits are normalised as in alignment, whose loss this is but for the images in place of drawn features.
+    :param tau: with it the logits are normalised as in alignment, whose loss this is, on images in place of drawn features.
     """
     images = torch.stack([x for experience in experiences for x, *_ in experience.dataset])
     targets = [int(y) for experience in experiences for _, y, *_ in experience.dataset]
@@ -78,7 +78,8 @@ class Losses(SupervisedPlugin[Any]):
 
     def _loss(self, strategy: Any) -> float:
         experience = strategy.experience
-        return cross_entropy(strategy.model, [experience], classes=sorted(experience.classes_in_this_experience) if self.restrict else None)
+        classes = sorted(experience.classes_in_this_experience) if self.restrict else None
+        return cross_entropy(strategy.model, [experience], classes=classes)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.at_start.append(self._loss(strategy))
@@ -87,7 +88,7 @@ class Losses(SupervisedPlugin[Any]):
         self.at_end.append(self._loss(strategy))
 
     def fell(self, to: float, above: float = 0.0) -> bool:
-        """Every loss to that part of what it was, or less; a class alone in its experience has a loss of 0 from the start.
+        """Every loss to that part of what it was, or less; a class alone in its experience has 0 from the start.
 
         :param above: losses that were no higher are left out: what is known already need not be learnt.
         """
