@@ -397,7 +397,7 @@ def test_slca_alone() -> None:
     strategy = naive(model, optimizer, TaskCrossEntropy(), watch, losses, ClassifierAlignment(lr=0.05, samples_per_class=32))
     train(strategy, new_classes())
     assert not same(watch.unaligned[-1], model.heads.snapshot())
-    assert losses.fell(to=0.8)  # 0.54 at most in 21 runs, of as many seeds
+    assert losses.fell(to=0.8)  # 0.54 at most in 21 runs, of 13 seeds and two versions of torch
     assert 0 < distance(watch.starts[0], weights(model.backbone)) < 0.1  # 0.003 to 0.004 in those runs
 
 
