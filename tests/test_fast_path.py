@@ -84,6 +84,7 @@ def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiences, "CachedImages", partial(CachedImages, whole=True))
 
 
+@pytest.mark.trains
 @pytest.mark.usefixtures("whole_batches")
 def test_the_accuracy_is_that_of_images_read_one_by_one(tmp_path: Path) -> None:
     """Crops and flips are the same, and pixels differ by one level of 255 at most.
@@ -99,10 +100,11 @@ def test_the_accuracy_is_that_of_images_read_one_by_one(tmp_path: Path) -> None:
     one_by_one, batches = (
         np.array([train(data, cache, config, transforms, seed)[1].correct for seed in range(3)]) for cache in (None, tmp_path)
     )
-    assert one_by_one.mean(1).min() > 0.7  # chance is 0.1
+    assert one_by_one.mean(1).min() > 0.7  # 0.82 or more there; chance is 0.1
+    # 1 with three seeds, two versions of torch and two instruction sets
     assert (one_by_one == batches).mean(1).min() >= 0.985
     assert abs(batches.mean() - one_by_one.mean()) <= 0.01  # of the accuracy over the three seeds
-    assert (one_by_one[0] == batches[1]).mean() < 0.97
+    assert (one_by_one[0] == batches[1]).mean() < 0.985  # another seed is told apart: 10 to 16 of 200 differ there
 
 
 METHODS = {
@@ -124,6 +126,7 @@ def assert_same_run(data: ImageData, cache: Path, settings: list[str], transform
     assert one_by_one.train_loss == batches.train_loss
 
 
+@pytest.mark.trains
 @pytest.mark.usefixtures("whole_batches")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_loader_gives_the_images_of_the_reference(method: str, tmp_path: Path) -> None:

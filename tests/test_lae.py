@@ -23,6 +23,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.trains
+
 TASKS = ([0, 4], [2, 5, 1], [3, 6])
 EPOCHS, BATCHES, EVAL_BATCHES = 2, (4, 6, 4), 7  # of 4 and of at most 10 images
 BYTES = 4 * (8 * 7 + 6 * 5)  # of the small model's modules in float32
@@ -156,7 +158,9 @@ class ByHand(SupervisedPlugin[Any]):
             parameter.copy_(value)
         ensemble = torch.maximum(logits.softmax(dim=1), other(strategy.mb_x).softmax(dim=1))
         torch.testing.assert_close(output.exp(), ensemble)
-        assert torch.equal(output.argmax(dim=1), ensemble.argmax(dim=1))
+        # the class that is named may be another one where two are equal but for the last bits
+        named = ensemble.gather(1, output.argmax(dim=1, keepdim=True)).squeeze(1)
+        torch.testing.assert_close(named, ensemble.amax(dim=1))
         self.compared += 1
 
 

@@ -29,6 +29,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("olor_*.npz"))
 OPTIMIZERS = [OLORSGD, OLORAdam]

@@ -40,6 +40,8 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+pytestmark = pytest.mark.trains
+
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -18,6 +18,8 @@ from reclaim.strategies.prompts import Prompts, attach_prompts, detach_prompts
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import TensorDataset
+
+pytestmark = pytest.mark.trains
 
 torch.set_num_threads(1)
 
@@ -147,6 +150,14 @@ def run(name: str, *plugins: SupervisedPlugin[Any], **options: Any) -> Any:
     return train(make_strategy(METHODS[name](), *plugins, **der, **options))
 
 
+@functools.cache
+def loss_of_forgetting() -> float:
+    """Cross-entropy of all images after plain fine-tuning: 9 to 25 nats in 8 runs, of seeds and versions of torch."""
+    images, targets = dataset().tensors
+    model = train(make_strategy(SupervisedPlugin(), train_epochs=10)).model.eval()
+    return float(F.cross_entropy(model(images), targets))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_they_learn_and_repeat_themselves(name: str, recwarn: pytest.WarningsRecorder) -> None:
     """Also when Python's and numpy's global generators differ, which nobody may draw from."""
@@ -157,7 +168,8 @@ def test_they_learn_and_repeat_themselves(name: str, recwarn: pytest.WarningsRec
         ends.append(run(name, train_epochs=10).model.eval())
     assert all(torch.equal(a, b) for a, b in zip(ends[0].parameters(), ends[1].parameters(), strict=True))
     images, targets = dataset().tensors
-    assert (ends[0](images).argmax(1) == targets).float().mean() > 0.6, "chance is 1/6, forgetting leaves 1/3"
+    # 0.05 of it at most, in those 8 runs of each method
+    assert F.cross_entropy(ends[0](images), targets) < 0.3 * loss_of_forgetting()
     assert not [w for w in recwarn if w.category is DeprecationWarning and "update" in str(w.message)]
 
 

@@ -117,6 +117,7 @@ def test_any_loss_with_any_module_in_lae(loss: str, module: str) -> None:
     assert record.result["train_loss"][1] != record.result["train_loss"][0]
 
 
+@pytest.mark.trains
 def test_twice_the_same_run_gives_the_same_bits() -> None:
     first, second, other = run_small(EVERYTHING), run_small(EVERYTHING), run_small(EVERYTHING, seed=1)
     assert json.dumps(first.result) == json.dumps(second.result)
@@ -134,6 +135,7 @@ def test_what_was_drawn_or_set_before_does_not_matter() -> None:
     assert run_small(EVERYTHING).result == first.result
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("recipe", ["seqft-fast", "lora-aepg", EVERYTHING])
 def test_evaluating_in_between_changes_no_weight(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = Naive.eval
@@ -184,6 +186,7 @@ def test_progress_counts_experiences() -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.trains
 def test_entropy_and_loss_are_those_of_the_current_classes() -> None:
     # heads at zero that hardly learn: every class of the experience is equally likely, and those of others do not count
     record = checked(run_small("linear", "head_init_std=1e-12", "lr=1e-12"))
@@ -324,6 +327,7 @@ def test_numbers_reach_the_parts() -> None:
     assert (strategy._criterion.schedule, strategy._criterion.horizon) == ("linear", "stream")
 
 
+@pytest.mark.trains
 def test_each_switch_of_the_parts_changes_the_result() -> None:
     def losses(*settings: str) -> tuple[str, ...]:
         result = run_small(EVERYTHING, "lr=0.1", "schedule=cosine", "olor.rollback_input=0.3", *settings).result
@@ -385,6 +389,7 @@ def test_augmentation_is_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert not seen
 
 
+@pytest.mark.trains
 def test_one_experience_of_real_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     config = small_config("linear", "batch_size=128", "lr=0.1", "schedule=constant")
@@ -396,7 +401,7 @@ def test_one_experience_of_real_drawings(monkeypatch: pytest.MonkeyPatch) -> Non
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     strategy.eval(benchmark.test_stream[:1])
     assert observer.train_loss[-1] < observer.train_loss[0]
-    assert observer.accuracy[0][0] > 30  # chance is 20
+    assert observer.accuracy[0][0] > 30  # chance is 20; 91 to 93 with four seeds and two versions of torch
     assert len(observer.correct) == 100
     assert observer.accuracy[0][0] == pytest.approx(np.mean(observer.correct) * 100)
 

@@ -36,6 +36,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from trained import Losses, gain_of_alignment
+
+pytestmark = pytest.mark.trains
 
 torch.set_num_threads(1)
 
@@ -559,12 +562,24 @@ class TestClassifierAlignment:
     @pytest.mark.parametrize("task_index", ["true", "reference"])
     def test_any_stream(self, tasks: list[list[int]], task_index: Any) -> None:
         stream, strategy = make_stream(tasks, per_class=12), make_slca(train_epochs=4, lr=0.05, task_index=task_index)
-        train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))  # unseen classes included
+        losses, unaligned = Losses(), []
+        strategy.plugins[:0] = [losses, Hook(after_training_exp=lambda s: unaligned.append(head_weights(s.model)))]
+        aligned: list[list[Tensor]] = []
+
+        def between(exp: Any) -> None:
+            strategy.eval(stream.test_stream)  # unseen classes included
+            aligned.append(head_weights(strategy.model))
+
+        train(strategy, stream.train_stream, between)
         seen = {c for classes in tasks for c in classes}
         assert set(strategy.alignment.gaussians.classes) == set(strategy.model.heads.classes) == seen
-        features, targets = extract_features(strategy.model, stream.test_stream[len(tasks) - 1].dataset.eval(), 4, "cpu")
-        accuracy = (strategy.model.eval().heads(features).argmax(dim=1) == targets).float().mean().item()
-        assert accuracy >= 0.6
+        # Of classes that are new to it: from log 2 or log 3 to at most 0.41 of that in 8 runs of each, of seeds and
+        # versions of torch. Alignment on 8 samples a class moves all heads; what it gains is tested below.
+        assert losses.fell(to=0.8, above=0.5)
+        for t, (before, after) in enumerate(zip(unaligned, aligned, strict=True)):
+            moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+            assert all(moved) if t > 0 else not any(moved)
+        assert all(torch.isfinite(p).all() for p in strategy.model.parameters())
 
     def test_workers_load_the_images_that_features_are_taken_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loaders = []
@@ -600,15 +615,12 @@ class TestClassifierAlignment:
 
     def test_it_mends_the_classifier(self) -> None:
         """Heads of a frozen backbone, each trained on its own task alone: aligned, they know each other."""
-        accuracy = []
-        stream = make_stream([[0, 1], [2, 3], [4, 5]], per_class=40)
-        for epochs in (0, 5):
-            strategy = make_slca(slow_factor=0, lr=0.1, alignment_epochs=epochs, samples_per_class=64)
-            train(strategy, stream.train_stream)
-            model = strategy.model.eval()
-            parts = [extract_features(model, exp.dataset.eval(), 64, "cpu") for exp in stream.test_stream]
-            accuracy.append(np.mean([(model.heads(x).argmax(dim=1) == y).float().mean().item() for x, y in parts]))
-        assert accuracy[1] > accuracy[0] + 0.03
+        stream, unaligned = make_stream([[0, 1], [2, 3], [4, 5]], per_class=40), []
+        strategy = make_slca(slow_factor=0, lr=0.1, samples_per_class=64)
+        strategy.plugins.insert(0, Hook(after_training_exp=lambda s: unaligned.append(head_weights(s.model))))
+        train(strategy, stream.train_stream)
+        # on images it has not seen; 0.17 to 0.45 in 8 runs, of seeds and versions of torch
+        assert gain_of_alignment(strategy.model, stream.test_stream, unaligned[-1]) < 0.7
 
     def test_covariance_ridge(self) -> None:
         assert ClassifierAlignment().gaussians.ridge == 1e-4
@@ -625,6 +637,7 @@ class TestClassifierAlignment:
         stream = make_stream([[0, 1], [2, 3], [4, 5]], per_class=40)
 
         def run(**settings: Any) -> tuple[ContinualModel, float, int]:
+            unaligned: list[list[Tensor]] = []
             model, alignment = make_model(), ClassifierAlignment(lr=0.1, samples_per_class=64, **settings)
             strategy = Naive(
                 model=model,
@@ -632,21 +645,18 @@ class TestClassifierAlignment:
                 criterion=TaskCrossEntropy(),
                 train_mb_size=8,
                 train_epochs=2,
-                plugins=[alignment],
+                plugins=[Hook(after_training_exp=lambda s: unaligned.append(head_weights(s.model))), alignment],
                 evaluator=None,
             )
             train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))
-            parts = [extract_features(model.eval(), exp.dataset.eval(), 64, "cpu") for exp in stream.test_stream]
-            accuracy = np.mean([(model.heads(x).argmax(dim=1) == y).float().mean().item() for x, y in parts])
-            return model, float(accuracy), alignment.bytes_kept
+            return model, gain_of_alignment(model, stream.test_stream, unaligned[-1]), alignment.bytes_kept
 
-        _, unaligned, _ = run(epochs=0)
         full, _, bytes_of_full = run()
-        other, accuracy, bytes_of_other = run(covariance=kind, rank=2)
+        other, gain, bytes_of_other = run(covariance=kind, rank=2)
         numbers = {"diagonal": 6 * (8 + 8), "shared": 6 * 8 + 64, "low-rank": 6 * (8 + 8 + 16)}
         assert (bytes_of_full, bytes_of_other) == (6 * (8 + 64) * 4, numbers[kind] * 4)
         assert not equal(head_weights(full), head_weights(other))
-        assert accuracy > unaligned + 0.2
+        assert gain < 0.7  # 0.10 to 0.40 in 8 runs of each kind, of seeds and versions of torch
 
     def test_switches_of_slca_plus_plus_reach_the_heads(self) -> None:
         results = []

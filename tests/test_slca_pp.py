@@ -17,7 +17,7 @@ from avalanche.training.supervised import Naive
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.peft import attach_lora, peft_modules
-from reclaim.strategies.slca import ClassifierAlignment, extract_features, fresh_final_norm
+from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm
 from reclaim.strategies.slca_pp import (
     HeadScaling,
     SLCAPlusPlus,
@@ -32,6 +32,9 @@ from reclaim.strategies.slca_pp import (
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from trained import Losses, gain_of_alignment
+
+pytestmark = pytest.mark.trains
 
 LAYERS = ("attn.qkv", "mlp.fc1", "mlp.fc2")
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -566,16 +569,14 @@ def test_it_learns_any_stream_from_a_pretrained_model() -> None:
         nn.functional.cross_entropy(vision(images[batch]), targets[batch]).backward()
         optimizer.step()
     tasks = [[9, 4], [17], [2, 3, 9]]  # uneven, with gaps, one class comes back
-    stream, accuracy = make_stream(tasks, per_class=24), []
-    for epochs in (0, 5):
-        strategy = make(ContinualModel(copy.deepcopy(vision)), train_epochs=4, samples_per_class=64, alignment_epochs=epochs)
-        train(strategy, stream.train_stream, lambda exp, strategy=strategy: strategy.eval(stream.test_stream))  # type: ignore[misc]
-        assert set(strategy.model.heads.classes) == {c for classes in tasks for c in classes}
-        model = strategy.model.eval()
-        parts = [extract_features(model, exp.dataset.eval(), 16, "cpu") for exp in stream.test_stream]
-        accuracy.append(np.mean([(model.heads(x).argmax(dim=1) == y).float().mean().item() for x, y in parts]))
-    assert accuracy[1] > 0.85
-    assert accuracy[1] > accuracy[0] + 0.1, "alignment mends the classifier"
+    stream, losses, unaligned = make_stream(tasks, per_class=24), Losses(), []
+    strategy = make(ContinualModel(vision), train_epochs=4, samples_per_class=64)
+    strategy.plugins[:0] = [losses, Hook(after_training_exp=lambda s: unaligned.append(s.model.heads.snapshot()))]
+    train(strategy, stream.train_stream, lambda exp: strategy.eval(stream.test_stream))
+    assert set(strategy.model.heads.classes) == {c for classes in tasks for c in classes}
+    assert losses.fell(to=0.5)  # to 0.03 to 0.19 in 8 runs, of seeds and versions of torch
+    gain = gain_of_alignment(strategy.model, stream.test_stream, unaligned[-1])
+    assert gain < 0.5, "alignment mends the classifier"  # 0.03 to 0.25 in those runs, on images not seen
 
 
 @pytest.mark.parametrize(

