@@ -23,7 +23,8 @@ from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
-from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix, peft_parameters
+from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix
+from reclaim.strategies.peft_module import peft_parameters
 from reclaim.strategies.prompts import attach_prompts
 from reclaim.strategies.replay import BiC, DERPlusPlus, GDumb, Replay
 from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_learner_groups

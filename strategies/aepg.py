@@ -9,33 +9,12 @@ such samples do move, and ends with EPG.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from .losses import SCHEDULES, annealed_epg_loss, annealing_weight, epg_loss
 from .task_loss import TaskLoss
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    # written with tanh, which no tau makes overflow
-    "sigmoid": lambda progress, tau: 0.5 + 0.5 * math.tanh(0.5 * tau * (1 - 2 * progress)),
-    "linear": lambda progress, tau: 1 - progress,
-    "cosine": lambda progress, tau: 0.5 + 0.5 * math.cos(math.pi * progress),
-}
-"""Weight alpha of cross-entropy by the progress t / T in [0, 1] and the steepness tau (which only the sigmoid has)."""
-
-
-def target_log_prob(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p_y of each sample, (N,), from logits (N, C) and class indices (N,); float32 for logits of less precision.
-
-    :raises ValueError: the shapes are others.
-    """
-    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
-        raise ValueError(f"expected logits (N, C) and class indices (N,), got shapes {tuple(logits.shape)} and {tuple(targets.shape)}")
-    log_p = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 class EPGLoss(TaskLoss):
@@ -46,7 +25,7 @@ class EPGLoss(TaskLoss):
     """
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return -target_log_prob(logits, targets).exp().mean()
+        return epg_loss(logits, targets)
 
 
 class AnnealedEPGLoss(TaskLoss):
@@ -116,7 +95,7 @@ class AnnealedEPGLoss(TaskLoss):
                 "the number T of training steps is not known: pass AnnealedEPGLoss(total_steps=...), "
                 "or make the loss the criterion of an Avalanche strategy"
             )
-        return SCHEDULES[self.schedule](progress, self.tau)
+        return annealing_weight(progress, self.schedule, self.tau)
 
     def step(self) -> None:
         """Advance t by one optimizer step."""
@@ -131,9 +110,7 @@ class AnnealedEPGLoss(TaskLoss):
         self.t = 0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p = target_log_prob(logits, targets)
-        alpha = self.alpha
-        return -(alpha * log_p + (1 - alpha) * log_p.exp()).mean()
+        return annealed_epg_loss(logits, targets, self.alpha)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, *args, **kwargs)

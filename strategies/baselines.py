@@ -5,7 +5,6 @@ EWC and LwF are Avalanche's; the subclasses say what they mend. Replay is in rep
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, Literal
 
@@ -13,6 +12,8 @@ import torch
 from avalanche.training.plugins import EWCPlugin, LwFPlugin, SupervisedPlugin
 from torch import Tensor, nn
 
+from .byte_counts import bytes_of
+from .checks import require_not_negative
 from .heads import require_continual_model
 
 
@@ -37,7 +38,7 @@ class L2SP(SupervisedPlugin[Any]):
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__()
-        _require_not_negative(weight=weight)
+        require_not_negative(weight=weight)
         self.weight = weight
         self._anchors: dict[nn.Parameter, Tensor] = {}
 
@@ -80,7 +81,7 @@ class EWC(EWCPlugin):
         decay_factor: float | None = None,
         importance_batch_size: int | None = None,
     ) -> None:
-        _require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
+        require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
         if mode not in ("separate", "online") or (mode == "online") != (decay_factor is not None):
             raise ValueError(f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}")
         if importance_batch_size is not None and importance_batch_size < 1:
@@ -116,7 +117,7 @@ class LwF(LwFPlugin):
     """
 
     def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
-        _require_not_negative(alpha=alpha)
+        require_not_negative(alpha=alpha)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
         super().__init__(alpha, temperature)
@@ -129,14 +130,3 @@ class LwF(LwFPlugin):
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         self.lwf.prev_model.eval()
-
-
-def bytes_of(module: nn.Module | None) -> int:
-    """Bytes of a module's parameters and buffers; 0 for none."""
-    return sum(t.nbytes for t in itertools.chain(module.parameters(), module.buffers())) if module is not None else 0
-
-
-def _require_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from .features import extract_features
 from .heads import require_continual_model
-from .slca import extract_features
 
 
 class BestEpoch(SupervisedPlugin[Any]):

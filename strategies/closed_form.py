@@ -13,8 +13,8 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
+from .features import extract_features
 from .heads import TaskHeads, require_continual_model
-from .slca import extract_features
 
 
 class NearestClassMean(SupervisedPlugin[Any]):

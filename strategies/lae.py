@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .heads import require_continual_model
-from .peft import peft_modules, peft_parameters
+from .peft_module import peft_modules, peft_parameters
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:

@@ -10,31 +10,17 @@ backbone's modules and parameters, and their names, are the same all along.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from timm.models.vision_transformer import Attention, VisionTransformer
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import ContinualModel, require_continual_model
-
-
-class PEFTModule(nn.Module):
-    """A module of parameter-efficient fine-tuning: what trains while the backbone around it does not."""
-
-
-def peft_modules(model: nn.Module) -> list[PEFTModule]:
-    """All modules of parameter-efficient fine-tuning in a model, in its order (that of the blocks)."""
-    return [module for module in model.modules() if isinstance(module, PEFTModule)]
-
-
-def peft_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of :func:`peft_modules`."""
-    for module in peft_modules(model):
-        yield from module.parameters()
+from .heads import require_continual_model
+from .peft_module import PEFTModule, peft_modules, peft_parameters, require_vision_transformer
 
 
 class LoRA(PEFTModule):
@@ -191,7 +177,7 @@ def attach_lora(model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 
     Nothing is frozen here: leave that to :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before. A block may have
     LoRA beside an adapter or a prefix.
 
-    :param model: a timm ``VisionTransformer``, or a :class:`ContinualModel` on one.
+    :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param blocks: indices of blocks, from 0; 0-4 in aEPG's protocol.
     :param rank: see :class:`LoRA`.
     :param generator: see :class:`LoRA`; on the CPU.
@@ -251,10 +237,10 @@ def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[P
     The model is then what it was before they were attached: the same modules with the same parameters, of the same names.
 
     :param kind: only modules of this class, such as :class:`Adapter`.
-    :raises TypeError: the model is not a timm ViT or a :class:`ContinualModel` on one.
+    :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: no such module is attached.
     """
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     adapted: list[nn.Module] = [layer for layer in vit.modules() if isinstance(layer, _ADAPTED)]
     places = {child: (layer, name) for layer in adapted for name, child in layer.named_children() if isinstance(child, kind)}
     if not places:
@@ -272,7 +258,7 @@ def detach_lora(model: nn.Module, merge: bool = False) -> list[LoRA]:
 
     :param merge: add each module's update to the weight of its layer, so that the outputs stay as they are, up to rounding.
     """
-    layers = [layer for layer in _vision_transformer(model).modules() if isinstance(layer, LoRALinear)]
+    layers = [layer for layer in require_vision_transformer(model).modules() if isinstance(layer, LoRALinear)]
     modules = [layer.lora for layer in layers]
     detach_peft(model, LoRA)
     if merge:
@@ -289,7 +275,7 @@ def _attach(
     model: nn.Module, blocks: Iterable[int], path: str, adapted: type[nn.Module], name: str, make: Callable[[nn.Module], ModuleT]
 ) -> list[ModuleT]:
     """Give what stands at ``path`` in chosen blocks the class ``adapted``, and what ``make`` makes for it as its child ``name``."""
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     chosen = list(blocks)
     if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
         raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}")
@@ -313,14 +299,6 @@ def _attach(
 def _plain_class(adapted: type[nn.Module]) -> type[nn.Module]:
     (plain,) = adapted.__bases__
     return plain
-
-
-def _vision_transformer(model: nn.Module) -> VisionTransformer:
-    vit = model.backbone if isinstance(model, ContinualModel) else model
-    # Models that only resemble it (BEiT, EVA) may read the weight of qkv without calling the layer, and would silently ignore LoRA.
-    if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
-    return vit
 
 
 class PEFTSchedule(SupervisedPlugin[Any]):
@@ -347,7 +325,7 @@ class PEFTSchedule(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Freeze what must not train in the first epoch.
 
-        :raises TypeError: the model is not a :class:`ContinualModel`.
+        :raises TypeError: the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
         :raises ValueError: nothing would ever train but the heads: there are fewer epochs than frozen ones, or no modules.
         """
         backbone = require_continual_model(strategy.model, "PEFTSchedule").backbone

@@ -1,7 +1,7 @@
 """Visual prompt tuning (VPT; Jia et al., ECCV 2022), a baseline of OLOR: learnt tokens beside those of the image, in a frozen ViT.
 
 :func:`attach_prompts` puts them into a timm ViT in place, :func:`detach_prompts` takes them out. They are modules of
-:mod:`~reclaim.strategies.peft`: what counts, schedules or leaves out such modules does so with prompts.
+:mod:`~reclaim.strategies.peft_module`: what counts, schedules or leaves out such modules does so with prompts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peft import PEFTModule, _vision_transformer
+from .peft_module import PEFTModule, require_vision_transformer
 
 
 class Prompts(PEFTModule):
@@ -89,7 +89,7 @@ def attach_prompts(model: nn.Module, tokens: int = 10, deep: bool = True, genera
     :raises TypeError: the model is no such ViT (a ConvNet has no tokens to put prompts beside).
     :raises ValueError: the model has prompts already, or ``tokens`` is below 1.
     """
-    vit: Any = _vision_transformer(model)
+    vit: Any = require_vision_transformer(model)
     if _prompts(vit):
         raise ValueError("this ViT has prompts already: call detach_prompts(model) first")
     weight = next(vit.parameters())
@@ -108,7 +108,7 @@ def detach_prompts(model: nn.Module) -> list[Prompts]:
     :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: there are none.
     """
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     modules = _prompts(vit)
     if not modules:
         raise ValueError("no prompts are attached to this model: there is nothing to detach")

@@ -21,7 +21,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
-from .baselines import bytes_of
+from .byte_counts import bytes_of
 from .heads import require_continual_model
 from .task_loss import TaskLoss
 

@@ -18,8 +18,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import DataLoader
 
+from .checks import require_not_negative
+from .features import extract_features
 from .fresh_optimizer import FreshOptimizer
 from .gaussians import ClassGaussians, CovarianceKind
 from .heads import TaskHeads, require_continual_model
@@ -43,7 +44,7 @@ def slow_learner_groups(
     :raises TypeError: the model has no heads of its own.
     """
     heads = require_continual_model(model, "slow_learner_groups").heads
-    _require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
+    require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
     of_heads = {id(p) for p in heads.parameters()}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if id(p) not in of_heads], "lr": lr * slow_factor},
@@ -226,7 +227,7 @@ def _check_alignment(
     for name, value, least in (("epochs", epochs, 0), ("samples_per_class", samples_per_class, 1), ("batch_size", batch_size, 1)):
         if value != int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
-    _require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
+    require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
     mean, half_width = feature_decay or (0.0, 0.0)
     if not 0 <= half_width <= mean < math.inf:
         raise ValueError(f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off")
@@ -332,29 +333,6 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
 
 
-@torch.no_grad()
-def extract_features(
-    model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and targets (N,) of a dataset, in its order, on the CPU, with the model in eval mode.
-
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`; the modes of its modules are put back.
-    :param num_workers: processes that load the images; the strategy's, where it was given to ``train``.
-    """
-    model = require_continual_model(model, "extract_features")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # a loader without a generator of its own would draw a seed from the global one
-        collate = getattr(dataset, "collate_fn", None)
-        loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
-        batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return torch.cat([features for features, _ in batches]), torch.cat([targets for _, targets in batches])
-
-
 # Both stages
 
 
@@ -418,7 +396,7 @@ class SLCA(SupervisedTemplate):
             seed=seed,
         )
         groups = slow_learner_groups(model, lr, slow_factor, weight_decay)
-        _require_not_negative(lr_decay=lr_decay)
+        require_not_negative(lr_decay=lr_decay)
         if any(epoch != int(epoch) or epoch < 1 for epoch in milestones):
             raise ValueError(f"milestones must be epochs, integers of at least 1, got {list(milestones)}")
         if final_norm not in ("fresh", "pretrained"):
@@ -438,9 +416,3 @@ class SLCA(SupervisedTemplate):
             **base_kwargs,
         )
         self.alignment = alignment
-
-
-def _require_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from .aepg import target_log_prob
+from .checks import require_not_negative
 from .fresh_optimizer import FreshOptimizer
 from .heads import TaskHeads, require_continual_model
-from .peft import PEFTModule, _vision_transformer, peft_parameters
-from .slca import ClassifierAlignment, TaskIndex, _require_not_negative, fresh_final_norm, slow_learner_groups
+from .losses import symmetric_cross_entropy
+from .peft_module import PEFTModule, peft_parameters, require_vision_transformer
+from .slca import ClassifierAlignment, TaskIndex, fresh_final_norm, slow_learner_groups
 from .task_loss import TaskLoss
 
 # What trains in the backbone
@@ -47,7 +48,7 @@ class SVDLoRA(PEFTModule):
         super().__init__()
         if not 1 <= rank <= min(weight.shape):
             raise ValueError(f"the rank of LoRA must be from 1 to {min(weight.shape)} on a weight {tuple(weight.shape)}, got {rank}")
-        _require_not_negative(scale=scale)
+        require_not_negative(scale=scale)
         # on the CPU, whatever the weight's device, and in a precision that has a decomposition
         pretrained = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))
         right = torch.linalg.svd(pretrained, full_matrices=False).Vh
@@ -123,7 +124,7 @@ def detach_svd_lora(model: nn.Module, merge: bool = False) -> list[SVDLoRA]:
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """The layers that take LoRA, by name; ``None`` for one that is not there."""
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     modules = dict(vit.named_modules())
     names = [f"blocks.{index}.{layer}" for index in range(len(vit.blocks)) for layer in ("attn.qkv", "mlp.fc1", "mlp.fc2")]
     return {name: modules.get(name) for name in names}
@@ -161,7 +162,7 @@ def slca_pp_groups(
     require_continual_model(model, "slca_pp_groups")
     backbone, heads = slow_learner_groups(model, lr, slow_factor, weight_decay)
     first, later = lora_factors
-    _require_not_negative(first_lora_factor=first, later_lora_factor=later)
+    require_not_negative(first_lora_factor=first, later_lora_factor=later)
     low_rank = list(peft_parameters(model))
     if not low_rank:
         raise ValueError("the model has no LoRA to train: call attach_svd_lora(model) first")
@@ -183,7 +184,7 @@ class SlowLearnerRates(FreshOptimizer):
     """
 
     def __init__(self, floor: float = 1e-4) -> None:
-        _require_not_negative(floor=floor)
+        require_not_negative(floor=floor)
         super().__init__(partial(CosineAnnealingLR, eta_min=floor))  # not a lambda: it can be pickled
         self.floor = floor
 
@@ -214,17 +215,12 @@ class SymmetricCrossEntropy(TaskLoss):
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1, restrict: bool = True) -> None:
         super().__init__(restrict)
-        _require_not_negative(alpha=alpha, beta=beta)
+        require_not_negative(alpha=alpha, beta=beta)
         self.alpha = alpha
         self.beta = beta
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        cross_entropy = -target_log_prob(logits, targets)
-        p = logits.softmax(dim=1).clamp_min(1e-7)
-        # log q is 0 for the target and log 1e-4 for all others
-        reverse = -math.log(1e-4) * p.scatter(1, targets.unsqueeze(1), 0).sum(dim=1)
-        return (self.alpha * cross_entropy + self.beta * reverse).mean()
+        return symmetric_cross_entropy(logits, targets, self.alpha, self.beta)
 
 
 # At test time
@@ -242,7 +238,7 @@ class HeadScaling(SupervisedPlugin[Any]):
 
     def __init__(self, factor: float = 0.02) -> None:
         super().__init__()
-        _require_not_negative(factor=factor)
+        require_not_negative(factor=factor)
         self.factor = factor
         self._unscaled: list[Tensor] | None = None
 

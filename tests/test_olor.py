@@ -24,7 +24,8 @@ from reclaim.benchmark.conform import olor
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import OLORSGD, OLORAdam, OLOROptimizer, OLORPlugin, layer_depths, rollback_rate
-from reclaim.strategies.peft import attach_lora, peft_parameters
+from reclaim.strategies.peft import attach_lora
+from reclaim.strategies.peft_module import peft_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR

@@ -14,10 +14,12 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
+from reclaim.strategies.features import extract_features
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.peft import attach_lora, peft_modules
-from reclaim.strategies.slca import ClassifierAlignment, extract_features, fresh_final_norm
+from reclaim.strategies.peft import attach_lora
+from reclaim.strategies.peft_module import peft_modules
+from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm
 from reclaim.strategies.slca_pp import (
     HeadScaling,
     SLCAPlusPlus,
