@@ -160,7 +160,7 @@ FACTS: tuple[Switch | Note, ...] = (
         default="text, read as: patch embedding, tokens and position embedding 0, block j is j + 1, final norm n",
         arguments=('layer_depths(counting="layers")',),
         settings=("olor.counting",),
-        tests=("test_olor.py::test_f8_layers_of_a_vit", "test_olor.py::test_f8_tensors_of_a_vit"),
+        tests=("test_depths.py::test_f8_layers_of_a_vit", "test_depths.py::test_f8_tensors_of_a_vit"),
     ),
     Switch(
         "F9",
@@ -252,7 +252,7 @@ FACTS: tuple[Switch | Note, ...] = (
         default='the pretrained weights; `"previous"` takes those at the start of each experience. Both are Reclaim\'s own',
         arguments=('OLORPlugin(anchor="pretrained")',),
         settings=("olor.anchor",),
-        tests=("test_olor.py::test_previous_anchors_are_the_weights_at_the_start_of_the_experience",),
+        tests=("test_olor_plugin.py::test_previous_anchors_are_the_weights_at_the_start_of_the_experience",),
     ),
     Note(
         "F11",

@@ -25,10 +25,12 @@ from reclaim.benchmark.image_folders import ImageData, ImageList
 from reclaim.benchmark.transforms import protocol
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import ContinualModel, TaskHeads
-from reclaim.strategies.olor import OLORAdam, OLORPlugin, layer_depths
+from reclaim.strategies.olor import OLORAdam
+from reclaim.strategies.olor_plugin import OLORPlugin
 from reclaim.strategies.slca import align_heads, slow_learner_groups
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,12 +5,14 @@ from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weigh
 from .baselines import EWC, L2SP, FrozenBackbone, LwF
 from .best_epoch import BestEpoch
 from .closed_form import LinearDiscriminant, NearestClassMean
+from .depths import layer_depths
 from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from .fresh_optimizer import FreshOptimizer
 from .gaussians import ClassGaussians
 from .heads import ContinualModel, TaskHeads
 from .lae import LAE
-from .olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
+from .olor import OLORSGD, OLORAdam
+from .olor_plugin import OLORPlugin
 from .peft import Adapter, LoRA, PEFTSchedule, Prefix, attach_adapter, attach_lora, attach_prefix, detach_lora, detach_peft
 from .prompts import Prompts, attach_prompts, detach_prompts
 from .replay import BiC, DERPlusPlus, GDumb, Replay

@@ -3,10 +3,13 @@
 theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
 lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, none for a head.
 
-:func:`layer_depths` says where in the model a parameter stands (i/n), :class:`OLORSGD` and :class:`OLORAdam` do the steps, in plain
-torch as in Avalanche, and :class:`OLORPlugin` says what theta_0 is when experience follows experience::
+:class:`OLORSGD` and :class:`OLORAdam` need torch only, and work in Avalanche as well. They are given the relative depth i/n of each
+parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it from the model::
 
     optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
+
+Without that function, which needs Avalanche and timm, pass a dict from parameter to i/n, or a ``"depth"`` in a parameter group.
+:class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
 """
@@ -16,19 +19,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.optim.sgd import sgd
-
-from .heads import ContinualModel
-from .peft import peft_parameters
 
 Mode = Literal["paper", "reference"]
 
@@ -245,7 +243,8 @@ class OLORSGD(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta.
-    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
+        a group is the depth of all its parameters.
     :param momentum: beta of the momentum.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
     :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
@@ -341,7 +340,8 @@ class OLORAdam(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta; the paper's is 1e-4 for a ViT.
-    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
+        a group is the depth of all its parameters.
     :param betas: factors of the running means of the gradient and of its square.
     :param eps: added to the root of the latter.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
@@ -416,109 +416,3 @@ class OLORAdam(OLOROptimizer):
             maximize=False,
         )
         self._roll_back(params, rates, foreach)
-
-
-def layer_depths(
-    model: nn.Module, counting: Literal["layers", "tensors"] = "layers", exclude: Iterable[nn.Parameter] = ()
-) -> dict[nn.Parameter, float]:
-    """Relative depth i/n of each pretrained parameter of a model: 0 at the input, 1 at the output.
-
-    A :class:`~reclaim.strategies.heads.ContinualModel` stands for its backbone. A timm model's classifier and the modules of
-    :mod:`~reclaim.strategies.peft` are left out; exclude whatever else is new in the model, for what has a depth is rolled back.
-
-    :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are 0, block j is
-        j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of timm's ``group_matcher``; in a
-        model without one each submodule is a layer, in the order of their registration, containers (``Sequential``, ``ModuleList``) opened.
-        ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
-    :param exclude: parameters that are not pretrained, such as those of a head in a model that is not timm's: no depth, not counted.
-    :raises ValueError: unknown ``counting``, or no parameter left.
-    """
-    if counting not in ("layers", "tensors"):
-        raise ValueError(f"counting must be 'layers' or 'tensors', got {counting!r}")
-    if isinstance(model, ContinualModel):
-        model = model.backbone
-    excluded = {*exclude, *peft_parameters(model), *_classifier_parameters(model)}
-    layers = [[p] for p in model.parameters()] if counting == "tensors" else _layers(model)
-    layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
-    if not layers:
-        raise ValueError(f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained")
-    # One layer alone: n = 0, and its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts where it comes first.
-    n = max(len(layers) - 1, 1)
-    return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
-
-
-def _classifier_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    for module in model.modules():
-        get_classifier = getattr(module, "get_classifier", None)
-        if get_classifier is not None:
-            classifier = get_classifier()
-            # timm's distilled models have two
-            for head in classifier if isinstance(classifier, (tuple, list)) else [classifier]:
-                if isinstance(head, nn.Module):
-                    yield from head.parameters()
-
-
-def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of each layer, from the input to the output."""
-    group_matcher = getattr(model, "group_matcher", None)
-    if group_matcher is not None:
-        return _timm_layers(model, group_matcher(coarse=False))
-    own = list(model.parameters(recurse=False))
-    children = [child for child in model.children() if next(child.parameters(), None) is not None]
-    if len(children) == 1 and not own:
-        return _layers(children[0])
-    layers: list[list[nn.Parameter]] = []
-    for child in children:
-        layers += _layers(child) if isinstance(child, (nn.Sequential, nn.ModuleList)) else [list(child.parameters())]
-    # A module's own tensors are tokens and embeddings: input.
-    return [own + layers[0], *layers[1:]] if own and layers else layers or [own]
-
-
-def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
-    if isinstance(matcher, dict):
-        matcher = {name: _own_layer_for_the_rest(spec) for name, spec in matcher.items()}
-    layer_of = group_parameters(model, matcher, reverse=True)
-    last = max(layer_of.values(), default=0)
-    layers: dict[int, list[nn.Parameter]] = defaultdict(list)
-    before_blocks = True
-    for name, parameter in model.named_parameters():
-        layer = layer_of[name]
-        before_blocks = before_blocks and not 0 < layer < last
-        # Tensors that timm's patterns do not know come out last, also a token or norm of the input: it is registered before the blocks.
-        layers[0 if before_blocks and last > 1 else layer].append(parameter)
-    return [layers[i] for i in sorted(layers)]
-
-
-def _own_layer_for_the_rest(spec: Any) -> Any:
-    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999), as one of a layer after that block."""
-    if not isinstance(spec, (list, tuple)):
-        return spec
-    return [(pattern, (math.inf,) if suffix == (99999,) else suffix) for pattern, suffix in spec]
-
-
-class OLORPlugin(SupervisedPlugin[Any]):
-    """Says what theta_0 is in a stream of experiences; the strategy's optimizer is an :class:`OLORSGD` or :class:`OLORAdam`.
-
-    The paper has one task only: both ways are Reclaim's own. To start each experience with empty momentum as well, add
-    :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`.
-
-    :param anchor: ``"pretrained"``: theta_0 stays what the optimizer was built with, as it does without this plugin; ``"previous"``:
-        theta_0 becomes the weights at the start of each experience.
-    :raises TypeError: when training starts with another optimizer.
-    """
-
-    def __init__(self, anchor: Literal["pretrained", "previous"] = "pretrained") -> None:
-        super().__init__()
-        if anchor not in ("pretrained", "previous"):
-            raise ValueError(f"anchor must be 'pretrained' or 'previous', got {anchor!r}")
-        self.anchor = anchor
-
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        optimizer = strategy.optimizer
-        if not isinstance(optimizer, OLOROptimizer):
-            raise TypeError(
-                f"OLORPlugin needs OLORSGD or OLORAdam as the strategy's optimizer, got {type(optimizer).__name__}: "
-                "build it with depths=layer_depths(model)"
-            )
-        if self.anchor == "previous":
-            optimizer.reset_anchors()

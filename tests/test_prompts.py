@@ -11,8 +11,8 @@ import timm
 import torch
 from reclaim.strategies.backbones import create_backbone, quickdraw_vit
 from reclaim.strategies.byte_counts import bytes_of
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import layer_depths
 from reclaim.strategies.peft import PEFTSchedule, attach_lora
 from reclaim.strategies.peft_module import peft_modules, peft_parameters
 from reclaim.strategies.prompts import Prompts, attach_prompts, detach_prompts
