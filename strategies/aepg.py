@@ -1,9 +1,11 @@
 """Expected policy gradient (EPG) and its annealing from cross-entropy, aEPG (arXiv 2602.14078).
 
-Classification seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true label y, and
-the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)): cross-entropy's times p_y, so that
-samples which the model gets wrong hardly count, and the entropy of the predictions falls. aEPG starts with cross-entropy, which
-such samples do move, and ends with EPG.
+Classification is seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true label y, and
+the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)), which is p_y times that of
+cross-entropy. So samples that the model gets badly wrong hardly count, and the entropy of the predictions falls. aEPG starts with
+cross-entropy, which does learn from such samples, and ends with EPG.
+
+The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria for Avalanche.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from .task_loss import TaskLoss
 class EPGLoss(TaskLoss):
     """Expected policy gradient: the mean of -p_y, a number in [-1, 0].
 
-    A plain criterion, and in Avalanche one that sees the current experience's classes only (:class:`TaskLoss`). Half-precision logits are
-    taken in float32, and the loss is float32. A task of a single class has p_y = 1 and no gradient, as with cross-entropy.
+    In Avalanche it sees only the current experience's classes (:class:`~reclaim.strategies.task_loss.TaskLoss`); elsewhere it is a
+    plain criterion. Half-precision logits are converted to float32, and the loss is float32. In a task with a single class p_y is 1
+    and the gradient 0, as with cross-entropy.
     """
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -31,8 +34,8 @@ class EPGLoss(TaskLoss):
 class AnnealedEPGLoss(TaskLoss):
     """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to (nearly) 0 over T optimizer steps.
 
-    As the criterion of an Avalanche strategy it counts t and T by itself. Elsewhere pass ``total_steps`` and call :meth:`step` after
-    every optimizer step, :meth:`restart` at the start of every further task::
+    As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call :meth:`step` after every
+    optimizer step, and call :meth:`restart` at the start of every later task::
 
         loss = AnnealedEPGLoss(total_steps=epochs * len(loader))
         for images, targets in batches:
@@ -40,14 +43,16 @@ class AnnealedEPGLoss(TaskLoss):
             optimizer.step()
             loss.step()
 
-    :param schedule: "sigmoid": alpha_t = sigmoid(tau (T - 2t) / T), the paper's; of its ablation "linear": (T - t) / T, "cosine":
+    :param schedule: "sigmoid", the paper's: alpha_t = sigmoid(tau (T - 2t) / T). From its ablation "linear": (T - t) / T, "cosine":
         1/2 + 1/2 cos(pi t / T), or a constant alpha in [0, 1].
     :param tau: steepness of the sigmoid.
-    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x minibatches, the
-        epochs with frozen modules included), t starting from 0 in each. "stream": those of the whole stream that the experience comes
-        from, t running on. Experiences to come are counted by their own data: a replay buffer's samples count once they are there.
-    :param total_steps: T; in Avalanche it replaces the count.
-    :param restrict: see :class:`TaskLoss`.
+    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x minibatches,
+        including epochs with frozen modules); t starts from 0 in each experience. "stream": the steps of the whole stream that the
+        experience comes from; t is not reset. Future experiences are counted by their own data. Samples of a replay buffer count only
+        once they are in the buffer.
+    :param total_steps: T. In Avalanche it replaces the count.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
+    :raises ValueError: an option is unknown or out of its range.
     """
 
     def __init__(
@@ -79,20 +84,20 @@ class AnnealedEPGLoss(TaskLoss):
 
     @property
     def alpha(self) -> float:
-        """Weight of cross-entropy at the current step t; from t = T on it stays at its last value.
+        """Weight of cross-entropy at the current step t. After t = T it keeps its last value.
 
-        :raises RuntimeError: T is not known.
+        :raises RuntimeError: T is unknown.
         """
         if not isinstance(self.schedule, str):
             return float(self.schedule)
         if self.total_steps is not None:
             progress = min(self.t / self.total_steps, 1.0)
         elif self._evaluating:
-            # Avalanche evaluates a model that was never trained: alpha is what training will start from
+            # Avalanche evaluates a model before any training: use the alpha that training will start from
             progress = 0.0
         else:
             raise RuntimeError(
-                "the number T of training steps is not known: pass AnnealedEPGLoss(total_steps=...), "
+                "the number T of training steps is unknown: pass AnnealedEPGLoss(total_steps=...), "
                 "or make the loss the criterion of an Avalanche strategy"
             )
         return annealing_weight(progress, self.schedule, self.tau)
@@ -102,7 +107,11 @@ class AnnealedEPGLoss(TaskLoss):
         self.t += 1
 
     def restart(self, total_steps: int | None = None) -> None:
-        """Put t back to 0, for a new task of ``total_steps`` optimizer steps (as many as before when not given)."""
+        """Reset t to 0 for a new task.
+
+        :param total_steps: T of the new task; by default that of the last one.
+        :raises ValueError: T is below 1.
+        """
         if total_steps is not None:
             if total_steps < 1:
                 raise ValueError(f"total_steps must be at least 1, got {total_steps}")
@@ -127,7 +136,7 @@ class AnnealedEPGLoss(TaskLoss):
 
 
 def _batches_to_come(strategy: Any, **kwargs: Any) -> int:
-    """Minibatches per epoch of all experiences after the current one, as the strategy's own data loader makes them."""
+    """Minibatches per epoch of all experiences after the current one, counted with the strategy's own data loader."""
     saved = strategy.experience, strategy.adapted_dataset, strategy.dataloader
     batches = 0
     try:

@@ -1,8 +1,10 @@
 """The other losses of aEPG's tables (arXiv 2602.14078): cross-entropy with more, or less, entropy in the predictions.
 
-With p the softmax of the logits, y the label, CE = -log p_y and H(p) the entropy: focal loss, label smoothing and the confidence penalty
-keep the predictions less certain than cross-entropy does, the entropy penalty makes them more certain, as EPG does. The tables give the
-first three the best coefficient of a grid, without naming it (F23): the classes hold it as ``grid``.
+p is the softmax of the logits, y the label, CE = -log p_y, and H(p) the entropy. Focal loss, label smoothing and the confidence penalty
+keep predictions less certain than cross-entropy does. The entropy penalty makes them more certain, as EPG does. For the first three the
+paper chose the best coefficient from a grid, but does not say which one (F23). Each class has that grid as ``grid``.
+
+The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria for Avalanche.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from .task_loss import TaskLoss
 class FocalLoss(TaskLoss):
     """Focal loss (Lin et al., 2017): the mean of (1 - p_y)^gamma CE. More entropy than cross-entropy.
 
-    Half-precision logits are taken in float32, and the loss is float32, here and in the other losses.
+    Half-precision logits are converted to float32, and the loss is float32, here and in the other losses.
 
-    :param gamma: focusing parameter, not negative; 0 is cross-entropy.
-    :param restrict: see :class:`TaskLoss`.
+    :param gamma: focusing parameter, at least 0; 0 is cross-entropy.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
+    :raises ValueError: gamma is negative, infinite or NaN.
     """
 
     grid: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)
@@ -39,10 +42,11 @@ class FocalLoss(TaskLoss):
 class LabelSmoothingLoss(TaskLoss):
     """Label smoothing (Szegedy et al., 2016): the mean of (1 - smoothing) CE + smoothing KL(uniform || p). More entropy than cross-entropy.
 
-    Cross-entropy with torch's ``label_smoothing``, less the constant smoothing x log C.
+    Equal to torch's cross-entropy with ``label_smoothing``, minus the constant smoothing x log C.
 
     :param smoothing: the paper's gamma, in [0, 1]; 0 is cross-entropy.
-    :param restrict: see :class:`TaskLoss`. The uniform distribution is over the classes that the loss sees.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`. The uniform distribution covers the classes that the loss sees.
+    :raises ValueError: smoothing is outside [0, 1].
     """
 
     grid: ClassVar[tuple[float, ...]] = (0.01, 0.05, 0.1)
@@ -59,8 +63,9 @@ class LabelSmoothingLoss(TaskLoss):
 class ConfidencePenaltyLoss(TaskLoss):
     """Confidence penalty (Pereyra et al., 2017): the mean of CE - beta H(p). More entropy than cross-entropy.
 
-    :param beta: weight of the entropy, not negative; 0 is cross-entropy.
-    :param restrict: see :class:`TaskLoss`.
+    :param beta: weight of the entropy, at least 0; 0 is cross-entropy.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
+    :raises ValueError: beta is negative, infinite or NaN.
     """
 
     grid: ClassVar[tuple[float, ...]] = (0.1, 0.2)
