@@ -1,7 +1,7 @@
-"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): every step pulls a parameter back to its pretrained value.
+"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): each step pulls a parameter back to its pretrained value.
 
 theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
-lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, none for a head.
+lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, and none for a head.
 
 :class:`OLORSGD` and :class:`OLORAdam` need torch only, and work in Avalanche as well. They are given the relative depth i/n of each
 parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it from the model::
@@ -34,8 +34,8 @@ Mode = Literal["paper", "reference"]
 def rollback_rate(depth: float, rollback_input: float, rollback_output: float, rollback_power: float) -> float:
     """lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2).
 
-    :param depth: i/n, 0 at the input and 1 at the output. Beyond 1 it counts as 1: the published code's base falls just below zero there,
-        which makes a fractional power of it complex (F11).
+    :param depth: i/n, 0 at the input and 1 at the output. Above 1 it counts as 1. In the published code the base falls just below zero
+        there, and its fractional power is complex (F11).
     """
     return rollback_output + max(0.0, 1.0 - depth) ** rollback_power * (rollback_input - rollback_output)
 
@@ -44,13 +44,13 @@ def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequen
     """theta <- (1 - lambda) theta + lambda theta_0, in place; exact at lambda = 0 and at lambda = 1.
 
     :param params: tensors theta; ``anchors``: theta_0 of the same shapes; ``rates``: lambda of each.
-    :param foreach: one fused call for all tensors of the same lambda, or one call each.
+    :param foreach: one fused call for all tensors of the same lambda, instead of one call each.
     """
     if not foreach:
         for param, anchor, rate in zip(params, anchors, rates, strict=True):
             param.lerp_(anchor, rate)
         return
-    # By rate, because torch takes one weight for each tensor only since its later versions; the tensors of a layer share theirs.
+    # Grouped by rate: older versions of torch take only one weight per call. The tensors of a layer have the same rate.
     same_rate: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
     for param, anchor, rate in zip(params, anchors, rates, strict=True):
         same_rate[rate][0].append(param)
@@ -60,19 +60,19 @@ def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequen
 
 
 class Anchor(NamedTuple):
-    """Where a parameter is pulled to (``value``, theta_0) and where it stands in the model (``depth``, i/n)."""
+    """What a parameter is pulled to (``value``, theta_0) and its position in the model (``depth``, i/n)."""
 
     depth: float
     value: Tensor
 
 
 class OLOROptimizer(Optimizer, ABC):
-    """What :class:`OLORSGD` and :class:`OLORAdam` share: the anchors, and the rate of the rollback at each step.
+    """Base class of :class:`OLORSGD` and :class:`OLORAdam`: the anchors, and the rate of the rollback at each step.
 
-    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, also one that Avalanche adds later) takes the
-    plain step. The anchors stand beside ``state``, which Avalanche empties at its first ``train()``; ``state_dict()`` holds both, copying
-    and pickling keep both. theta_0 is a parameter's value when it came into the optimizer: load pretrained weights first, or call
-    :meth:`reset_anchors` after.
+    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds later) takes the
+    plain step. The anchors are separate from ``state``, which Avalanche empties at its first ``train()``. ``state_dict()``, copies and
+    pickles include both. theta_0 is a parameter's value when it was added to the optimizer: load pretrained weights before, or call
+    :meth:`reset_anchors` afterwards.
     """
 
     anchors: dict[Tensor, Anchor]
@@ -93,9 +93,9 @@ class OLOROptimizer(Optimizer, ABC):
             self.rates(group, group["params"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; if it has an entry ``depth`` (i/n), its parameters get their present values as anchors.
+        """Add a group; if it has an entry ``depth`` (i/n), the present values of its parameters become their anchors.
 
-        :raises ValueError: an option is out of its range, or the rollback diverges; nothing is added then.
+        :raises ValueError: an option is out of its range, or the rollback diverges. Nothing is added then.
         """
         group = {**self.defaults, **param_group}
         if group["base_lr"] is None:
@@ -117,7 +117,7 @@ class OLOROptimizer(Optimizer, ABC):
                 raise ValueError(f"{name} must be 'paper' or 'reference', got {group[name]!r}")
 
     def add_anchors(self, depths: Mapping[Any, float]) -> None:
-        """Let parameters be rolled back to their present values from now on; ``depths`` maps each to its i/n."""
+        """Roll parameters back to their present values from now on; ``depths`` maps each to its i/n."""
         for parameter, depth in depths.items():
             self.anchors[parameter] = Anchor(_checked_depth(depth), parameter.detach().clone())
 
@@ -151,7 +151,7 @@ class OLOROptimizer(Optimizer, ABC):
         return rates
 
     def _scale(self, group: dict[str, Any]) -> float:
-        """What lambda_i is multiplied by at the present learning rate (F12)."""
+        """Factor of lambda_i at the present learning rate (F12)."""
         return 1.0 if group["rollback_decay"] == "paper" else float(group["lr"]) / self._positive_base_lr(group)
 
     @staticmethod
@@ -162,7 +162,7 @@ class OLOROptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient; the others are neither trained nor rolled back.
+        """One step of every parameter that has a gradient. The others are neither trained nor rolled back.
 
         :param closure: evaluates the model and returns the loss.
         :raises ValueError: see :meth:`rates`.
@@ -183,29 +183,29 @@ class OLOROptimizer(Optimizer, ABC):
 
     @abstractmethod
     def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
-        """Train and roll back those parameters of a group that have a gradient."""
+        """Train and roll back the parameters of a group that have a gradient."""
 
     def _roll_back(self, params: list[Tensor], rates: list[float], foreach: bool) -> None:
         rated = [(p, rate) for p, rate in zip(params, rates, strict=True) if rate]
         roll_back([p for p, _ in rated], [self._anchor_value(p) for p, _ in rated], [rate for _, rate in rated], foreach)
 
     def _anchor_value(self, parameter: Tensor) -> Tensor:
-        """theta_0 where the parameter is now: Avalanche moves a model to its device after the optimizer was built."""
+        """theta_0 on the parameter's device: Avalanche moves a model to its device after the optimizer was made."""
         anchor = self.anchors[parameter]
         if (anchor.value.device, anchor.value.dtype) != (parameter.device, parameter.dtype):
             anchor = self.anchors[parameter] = anchor._replace(value=anchor.value.to(parameter.detach()))
         return anchor.value
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's dictionary and, under ``anchors``, the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
+        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
         state_dict = super().state_dict()
         numbered = self._numbered(state_dict)
         return {**state_dict, "anchors": {number: self.anchors[p]._asdict() for number, p in numbered.items() if p in self.anchors}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, the anchors included; those of now are forgotten.
+        """Load what :meth:`state_dict` returned. Its anchors replace the present ones.
 
-        :raises ValueError: another kind of optimizer's state, or one of other parameters; nothing is loaded then.
+        :raises ValueError: the state is that of another kind of optimizer, or of other parameters. Nothing is loaded then.
         """
         if "anchors" not in state_dict:
             raise ValueError(f"this state holds no 'anchors', so it is not one of {type(self).__name__}: load it into what made it")
@@ -228,7 +228,7 @@ class OLOROptimizer(Optimizer, ABC):
         return dict(zip(numbers, (p for group in self.param_groups for p in group["params"]), strict=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch keeps nothing but defaults, state and groups
+        # torch pickles only defaults, state and groups
         return {**super().__getstate__(), "anchors": self.anchors}  # type: ignore[misc]
 
 
@@ -247,19 +247,19 @@ class OLORSGD(OLOROptimizer):
         a group is the depth of all its parameters.
     :param momentum: beta of the momentum.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
-    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
-        ``"paper"``: they are constant.
-    :param gradient_damping: F9. ``"paper"``: 1 - lambda damps the gradient step, too; ``"reference"``: it does not,
+    :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
+        ``"paper"``: lambda is constant.
+    :param gradient_damping: F9. ``"paper"``: 1 - lambda also damps the gradient step; ``"reference"``: it does not,
         theta_t = (1 - lambda) theta_{t-1} + lambda theta_0 - eta g.
-    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script gives it to their SGD, divided by the
-        initial learning rate and constant whatever ``rollback_decay``.
+    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script passes it to their SGD, divided by the
+        initial learning rate, and constant for either ``rollback_decay``.
     :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's running mean,
         m = beta m + (1 - beta) g.
     :param base_lr: the initial learning rate; ``lr`` by default.
-    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
     :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
     """
 
@@ -307,7 +307,7 @@ class OLORSGD(OLOROptimizer):
         momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
         grads = [p.grad for p in params if p.grad is not None]
         if group["weight_decay"]:
-            # here, not in torch's step: the gradient is that of theta_{t-1}, also where the rollback comes first
+            # not in torch's step: weight decay must use theta_{t-1}, even if the rollback comes first
             grads = [g.add(p, alpha=group["weight_decay"]) for g, p in zip(grads, params, strict=True)]
         buffers: list[Tensor | None] = [self.state[p].get("momentum_buffer") if momentum else None for p in params]
         if momentum and averaged:
@@ -345,13 +345,13 @@ class OLORAdam(OLOROptimizer):
     :param betas: factors of the running means of the gradient and of its square.
     :param eps: added to the root of the latter.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
-    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
-        ``"paper"``: they are constant.
+    :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
+        ``"paper"``: lambda is constant.
     :param base_lr: the initial learning rate; ``lr`` by default.
-    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
     :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
     """
 
