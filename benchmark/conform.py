@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import TaskHeads
-from reclaim.strategies.olor import OLORSGD, OLORAdam, layer_depths
-from reclaim.strategies.peft import LoRA, PEFTModule, Prefix, attach_adapter, attach_lora, attach_prefix
+from reclaim.strategies.olor import OLORSGD, OLORAdam
+from reclaim.strategies.peft import LoRA, Prefix, attach_adapter, attach_lora, attach_prefix
+from reclaim.strategies.peft_module import PEFTModule
 from reclaim.strategies.slca import align_heads
 from timm.models.vision_transformer import VisionTransformer
 

@@ -1,31 +1,51 @@
-"""SLCA, OLOR and aEPG as plugins, optimizers and losses for Avalanche and plain torch, and what they are compared with."""
+"""Continual-learning methods for Avalanche and plain torch: SLCA, SLCA++, OLOR, aEPG, LAE, and baselines to compare them with.
 
-from .aepg import AnnealedEPGLoss, EPGLoss
-from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
-from .baselines import EWC, L2SP, FrozenBackbone, LwF
-from .best_epoch import BestEpoch
-from .closed_form import LinearDiscriminant, NearestClassMean
-from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
-from .fresh_optimizer import FreshOptimizer
-from .gaussians import ClassGaussians
-from .heads import ContinualModel, TaskHeads
-from .lae import LAE
-from .olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
-from .peft import Adapter, LoRA, PEFTSchedule, Prefix, attach_adapter, attach_lora, attach_prefix, detach_lora, detach_peft
-from .prompts import Prompts, attach_prompts, detach_prompts
-from .replay import BiC, DERPlusPlus, GDumb, Replay
-from .slca import SLCA, ClassifierAlignment, align_heads, fresh_final_norm, slow_learner_groups
-from .slca_pp import (
-    HeadScaling,
-    SLCAPlusPlus,
-    SlowLearnerRates,
-    SymmetricCrossEntropy,
-    attach_svd_lora,
-    detach_svd_lora,
-    slca_pp_groups,
-    train_low_rank_and_norms,
-)
-from .task_loss import TaskCrossEntropy, TaskLoss
+The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs torch only, such
+as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .aepg import AnnealedEPGLoss, EPGLoss
+    from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
+    from .baselines import EWC, L2SP, FrozenBackbone, LwF
+    from .best_epoch import BestEpoch
+    from .closed_form import LinearDiscriminant, NearestClassMean
+    from .depths import layer_depths
+    from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
+    from .fresh_optimizer import FreshOptimizer
+    from .gaussians import ClassGaussians
+    from .heads import ContinualModel, TaskHeads
+    from .lae import LAE
+    from .losses import (
+        annealed_epg_loss,
+        annealing_weight,
+        confidence_penalty_loss,
+        entropy_penalty_loss,
+        epg_loss,
+        focal_loss,
+        label_smoothing_loss,
+        symmetric_cross_entropy,
+    )
+    from .olor import OLORSGD, OLORAdam
+    from .olor_plugin import OLORPlugin
+    from .peft import Adapter, LoRA, PEFTSchedule, Prefix, attach_adapter, attach_lora, attach_prefix, detach_lora, detach_peft
+    from .prompts import Prompts, attach_prompts, detach_prompts
+    from .replay import BiC, DERPlusPlus, GDumb, Replay
+    from .slca import SLCA, ClassifierAlignment, align_heads, fresh_final_norm, slow_learner_groups
+    from .slca_pp import (
+        HeadScaling,
+        SLCAPlusPlus,
+        SlowLearnerRates,
+        SymmetricCrossEntropy,
+        attach_svd_lora,
+        detach_svd_lora,
+        slca_pp_groups,
+        train_low_rank_and_norms,
+    )
+    from .task_loss import TaskCrossEntropy, TaskLoss
 
 __all__ = [
     "EWC",
@@ -68,21 +88,75 @@ __all__ = [
     "TaskHeads",
     "TaskLoss",
     "align_heads",
+    "annealed_epg_loss",
+    "annealing_weight",
     "attach_adapter",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
     "attach_svd_lora",
+    "confidence_penalty_loss",
     "create_backbone",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
     "detach_svd_lora",
+    "entropy_penalty_loss",
+    "epg_loss",
     "fingerprint",
+    "focal_loss",
     "fresh_final_norm",
+    "label_smoothing_loss",
     "layer_depths",
     "read_weights",
     "slca_pp_groups",
     "slow_learner_groups",
+    "symmetric_cross_entropy",
     "train_low_rank_and_norms",
 ]
+
+# The imports above as data, which __getattr__ can use. tests/test_imports.py compares the two, and __all__ with them.
+_MODULE_OF = {
+    name: module
+    for module, names in {
+        "aepg": "AnnealedEPGLoss EPGLoss",
+        "backbones": "KNOWN_BACKBONES create_backbone fingerprint read_weights",
+        "baselines": "EWC L2SP FrozenBackbone LwF",
+        "best_epoch": "BestEpoch",
+        "closed_form": "LinearDiscriminant NearestClassMean",
+        "depths": "layer_depths",
+        "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
+        "fresh_optimizer": "FreshOptimizer",
+        "gaussians": "ClassGaussians",
+        "heads": "ContinualModel TaskHeads",
+        "lae": "LAE",
+        "losses": (
+            "annealed_epg_loss annealing_weight confidence_penalty_loss entropy_penalty_loss "
+            "epg_loss focal_loss label_smoothing_loss symmetric_cross_entropy"
+        ),
+        "olor": "OLORSGD OLORAdam",
+        "olor_plugin": "OLORPlugin",
+        "peft": "Adapter LoRA PEFTSchedule Prefix attach_adapter attach_lora attach_prefix detach_lora detach_peft",
+        "prompts": "Prompts attach_prompts detach_prompts",
+        "replay": "BiC DERPlusPlus GDumb Replay",
+        "slca": "SLCA ClassifierAlignment align_heads fresh_final_norm slow_learner_groups",
+        "slca_pp": (
+            "HeadScaling SLCAPlusPlus SlowLearnerRates SymmetricCrossEntropy "
+            "attach_svd_lora detach_svd_lora slca_pp_groups train_low_rank_and_norms"
+        ),
+        "task_loss": "TaskCrossEntropy TaskLoss",
+    }.items()
+    for name in names.split()
+}
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+    def __getattr__(name: str) -> object:
+        """The object of a public name. Its module is imported on first use, and the object is stored in this package."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

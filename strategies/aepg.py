@@ -1,59 +1,41 @@
 """Expected policy gradient (EPG) and its annealing from cross-entropy, aEPG (arXiv 2602.14078).
 
-Classification seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true label y, and
-the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)): cross-entropy's times p_y, so that
-samples which the model gets wrong hardly count, and the entropy of the predictions falls. aEPG starts with cross-entropy, which
-such samples do move, and ends with EPG.
+Classification is seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true label y, and
+the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)), which is p_y times that of
+cross-entropy. So samples that the model gets badly wrong hardly count, and the entropy of the predictions falls. aEPG starts with
+cross-entropy, which does learn from such samples, and ends with EPG.
+
+The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria for Avalanche.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from .losses import SCHEDULES, annealed_epg_loss, annealing_weight, epg_loss
 from .task_loss import TaskLoss
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    # written with tanh, which no tau makes overflow
-    "sigmoid": lambda progress, tau: 0.5 + 0.5 * math.tanh(0.5 * tau * (1 - 2 * progress)),
-    "linear": lambda progress, tau: 1 - progress,
-    "cosine": lambda progress, tau: 0.5 + 0.5 * math.cos(math.pi * progress),
-}
-"""Weight alpha of cross-entropy by the progress t / T in [0, 1] and the steepness tau (which only the sigmoid has)."""
-
-
-def target_log_prob(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p_y of each sample, (N,), from logits (N, C) and class indices (N,); float32 for logits of less precision.
-
-    :raises ValueError: the shapes are others.
-    """
-    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
-        raise ValueError(f"expected logits (N, C) and class indices (N,), got shapes {tuple(logits.shape)} and {tuple(targets.shape)}")
-    log_p = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 class EPGLoss(TaskLoss):
     """Expected policy gradient: the mean of -p_y, a number in [-1, 0].
 
-    A plain criterion, and in Avalanche one that sees the current experience's classes only (:class:`TaskLoss`). Half-precision logits are
-    taken in float32, and the loss is float32. A task of a single class has p_y = 1 and no gradient, as with cross-entropy.
+    In Avalanche it sees only the current experience's classes (:class:`~reclaim.strategies.task_loss.TaskLoss`); elsewhere it is a
+    plain criterion. Half-precision logits are converted to float32, and the loss is float32. In a task with a single class p_y is 1
+    and the gradient 0, as with cross-entropy.
     """
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return -target_log_prob(logits, targets).exp().mean()
+        return epg_loss(logits, targets)
 
 
 class AnnealedEPGLoss(TaskLoss):
     """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to (nearly) 0 over T optimizer steps.
 
-    As the criterion of an Avalanche strategy it counts t and T by itself. Elsewhere pass ``total_steps`` and call :meth:`step` after
-    every optimizer step, :meth:`restart` at the start of every further task::
+    As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call :meth:`step` after every
+    optimizer step, and call :meth:`restart` at the start of every later task::
 
         loss = AnnealedEPGLoss(total_steps=epochs * len(loader))
         for images, targets in batches:
@@ -61,14 +43,16 @@ class AnnealedEPGLoss(TaskLoss):
             optimizer.step()
             loss.step()
 
-    :param schedule: "sigmoid": alpha_t = sigmoid(tau (T - 2t) / T), the paper's; of its ablation "linear": (T - t) / T, "cosine":
+    :param schedule: "sigmoid", the paper's: alpha_t = sigmoid(tau (T - 2t) / T). From its ablation "linear": (T - t) / T, "cosine":
         1/2 + 1/2 cos(pi t / T), or a constant alpha in [0, 1].
     :param tau: steepness of the sigmoid.
-    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x minibatches, the
-        epochs with frozen modules included), t starting from 0 in each. "stream": those of the whole stream that the experience comes
-        from, t running on. Experiences to come are counted by their own data: a replay buffer's samples count once they are there.
-    :param total_steps: T; in Avalanche it replaces the count.
-    :param restrict: see :class:`TaskLoss`.
+    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x minibatches,
+        including epochs with frozen modules); t starts from 0 in each experience. "stream": the steps of the whole stream that the
+        experience comes from; t is not reset. Future experiences are counted by their own data. Samples of a replay buffer count only
+        once they are in the buffer.
+    :param total_steps: T. In Avalanche it replaces the count.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
+    :raises ValueError: an option is unknown or out of its range.
     """
 
     def __init__(
@@ -100,30 +84,34 @@ class AnnealedEPGLoss(TaskLoss):
 
     @property
     def alpha(self) -> float:
-        """Weight of cross-entropy at the current step t; from t = T on it stays at its last value.
+        """Weight of cross-entropy at the current step t. After t = T it keeps its last value.
 
-        :raises RuntimeError: T is not known.
+        :raises RuntimeError: T is unknown.
         """
         if not isinstance(self.schedule, str):
             return float(self.schedule)
         if self.total_steps is not None:
             progress = min(self.t / self.total_steps, 1.0)
         elif self._evaluating:
-            # Avalanche evaluates a model that was never trained: alpha is what training will start from
+            # Avalanche evaluates a model before any training: use the alpha that training will start from
             progress = 0.0
         else:
             raise RuntimeError(
-                "the number T of training steps is not known: pass AnnealedEPGLoss(total_steps=...), "
+                "the number T of training steps is unknown: pass AnnealedEPGLoss(total_steps=...), "
                 "or make the loss the criterion of an Avalanche strategy"
             )
-        return SCHEDULES[self.schedule](progress, self.tau)
+        return annealing_weight(progress, self.schedule, self.tau)
 
     def step(self) -> None:
         """Advance t by one optimizer step."""
         self.t += 1
 
     def restart(self, total_steps: int | None = None) -> None:
-        """Put t back to 0, for a new task of ``total_steps`` optimizer steps (as many as before when not given)."""
+        """Reset t to 0 for a new task.
+
+        :param total_steps: T of the new task; by default that of the last one.
+        :raises ValueError: T is below 1.
+        """
         if total_steps is not None:
             if total_steps < 1:
                 raise ValueError(f"total_steps must be at least 1, got {total_steps}")
@@ -131,9 +119,7 @@ class AnnealedEPGLoss(TaskLoss):
         self.t = 0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p = target_log_prob(logits, targets)
-        alpha = self.alpha
-        return -(alpha * log_p + (1 - alpha) * log_p.exp()).mean()
+        return annealed_epg_loss(logits, targets, self.alpha)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, *args, **kwargs)
@@ -150,7 +136,7 @@ class AnnealedEPGLoss(TaskLoss):
 
 
 def _batches_to_come(strategy: Any, **kwargs: Any) -> int:
-    """Minibatches per epoch of all experiences after the current one, as the strategy's own data loader makes them."""
+    """Minibatches per epoch of all experiences after the current one, counted with the strategy's own data loader."""
     saved = strategy.experience, strategy.adapted_dataset, strategy.dataloader
     batches = 0
     try:

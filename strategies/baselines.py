@@ -1,11 +1,10 @@
-"""What the methods are compared with and needs no replay buffer: a frozen backbone, L2-SP, EWC and LwF.
+"""Baselines without a replay buffer: a frozen backbone, L2-SP, EWC and LwF.
 
-EWC and LwF are Avalanche's; the subclasses say what they mend. Replay is in replay.py.
+EWC and LwF are Avalanche's. Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". Replay is in replay.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, Literal
 
@@ -13,11 +12,13 @@ import torch
 from avalanche.training.plugins import EWCPlugin, LwFPlugin, SupervisedPlugin
 from torch import Tensor, nn
 
+from .byte_counts import bytes_of
+from .checks import require_not_negative
 from .heads import require_continual_model
 
 
 class FrozenBackbone(SupervisedPlugin[Any]):
-    """Trains the heads alone: the linear probe. The backbone stays in eval mode, so that batch statistics do not move either."""
+    """Trains the heads only: the linear probe. The backbone stays in eval mode, so its batch statistics do not change."""
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         require_continual_model(strategy.model, "FrozenBackbone").backbone.requires_grad_(False)
@@ -29,15 +30,16 @@ class FrozenBackbone(SupervisedPlugin[Any]):
 class L2SP(SupervisedPlugin[Any]):
     """Adds a pull towards the pretrained weights to the loss: weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
 
-    The mean within each tensor is what OLOR's code compares with (with weight 0.01); Li et al. (2018) sum instead.
-    theta_0 is the backbone at the start of the first experience; heads are not pulled.
+    OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum instead.
+    theta_0 is the backbone at the start of the first experience. Heads are not pulled.
 
-    :param weight: factor of the penalty, not negative.
+    :param weight: factor of the penalty, at least 0.
+    :raises ValueError: the weight is negative, infinite or NaN.
     """
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__()
-        _require_not_negative(weight=weight)
+        require_not_negative(weight=weight)
         self.weight = weight
         self._anchors: dict[nn.Parameter, Tensor] = {}
 
@@ -58,19 +60,20 @@ class L2SP(SupervisedPlugin[Any]):
 
 
 class EWC(EWCPlugin):
-    """Elastic weight consolidation (Kirkpatrick et al., 2017) as Avalanche has it: adds ewc_lambda x sum F (theta - theta_t)^2 to the loss.
+    """Elastic weight consolidation (Kirkpatrick et al., 2017) as in Avalanche: adds ewc_lambda x sum F (theta - theta_t)^2 to the loss.
 
-    There is no factor 1/2. With :class:`~reclaim.strategies.task_loss.TaskCrossEntropy` the importances F are those of the loss that was
-    trained, over the experience's classes alone; they are taken without augmentation by plugins, in eval mode.
+    There is no factor 1/2. With :class:`~reclaim.strategies.task_loss.TaskCrossEntropy` the importances F are those of the training loss,
+    over the experience's classes only. They are computed in eval mode, without augmentation by plugins.
 
-    Mends: Avalanche squares the mean gradient of each minibatch of training size, about 1/size of the Fisher information's diagonal where
-    the mean gradient is 0, and a mixture of both elsewhere. ``importance_batch_size=1`` gives the (empirical) Fisher information itself,
-    at the price of a pass over the experience image by image.
+    Fixes upstream: Avalanche squares the mean gradient of each minibatch of training size. Where the mean gradient is 0, that is about
+    1/size of the diagonal of the Fisher information; elsewhere it is a mixture of both. ``importance_batch_size=1`` gives the (empirical)
+    Fisher information itself, at the cost of a pass over the experience image by image.
 
-    :param ewc_lambda: factor of the penalty, not negative.
+    :param ewc_lambda: factor of the penalty, at least 0.
     :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the last theta_t.
     :param decay_factor: of the older importances at each experience, for ``"online"`` only.
-    :param importance_batch_size: images whose gradients are averaged before they are squared; the training batch when not given.
+    :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training batch.
+    :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class EWC(EWCPlugin):
         decay_factor: float | None = None,
         importance_batch_size: int | None = None,
     ) -> None:
-        _require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
+        require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
         if mode not in ("separate", "online") or (mode == "online") != (decay_factor is not None):
             raise ValueError(f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}")
         if importance_batch_size is not None and importance_batch_size < 1:
@@ -103,20 +106,21 @@ class EWC(EWCPlugin):
 
 
 class LwF(LwFPlugin):
-    """Learning without forgetting (Li and Hoiem, 2016) as Avalanche has it: adds alpha x KL(old model, model) to the loss.
+    """Learning without forgetting (Li and Hoiem, 2016) as in Avalanche: adds alpha x KL(old model, model) to the loss.
 
-    The KL divergence (nats, mean over the batch, no factor T^2) is that of one softmax over all classes of earlier experiences, at the
-    given temperature. With ``ContinualModel(freeze_earlier=False)`` the earlier heads are distilled as well, as in the paper; frozen ones
-    leave all the distilling to the backbone.
+    The KL divergence (nats, mean over the batch, no factor T^2) uses one softmax over all classes of earlier experiences, at the given
+    temperature. With ``ContinualModel(freeze_earlier=False)`` the earlier heads are trained by distillation, too, as in the paper. With
+    frozen heads distillation trains the backbone only.
 
-    Mends: the old model is put in eval mode; Avalanche leaves it in training mode, with dropout and batch statistics at work.
+    Fixes upstream: the old model is in eval mode. Avalanche leaves it in training mode, with dropout and batch statistics active.
 
-    :param alpha: factor of the distillation, not negative.
+    :param alpha: factor of the distillation term, at least 0.
     :param temperature: T, above 0.
+    :raises ValueError: an option is out of its range.
     """
 
     def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
-        _require_not_negative(alpha=alpha)
+        require_not_negative(alpha=alpha)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
         super().__init__(alpha, temperature)
@@ -129,14 +133,3 @@ class LwF(LwFPlugin):
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         self.lwf.prev_model.eval()
-
-
-def bytes_of(module: nn.Module | None) -> int:
-    """Bytes of a module's parameters and buffers; 0 for none."""
-    return sum(t.nbytes for t in itertools.chain(module.parameters(), module.buffers())) if module is not None else 0
-
-
-def _require_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

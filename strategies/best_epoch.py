@@ -1,4 +1,4 @@
-"""The best epoch instead of the last one, by images that are not trained on."""
+"""Choosing the best epoch of each experience by its accuracy on held-out images, instead of taking the last."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from .features import extract_features
 from .heads import require_continual_model
-from .slca import extract_features
 
 
 class BestEpoch(SupervisedPlugin[Any]):
-    """After each experience puts back the weights of its epoch that was best on held-out images: what OLOR's code saves first (F14).
+    """After each experience, restores the weights of its best epoch on held-out images, which OLOR's code saves first (F14).
 
-    After each epoch it takes the accuracy of the online model in eval mode, over all classes seen, on the held-out images of the
-    experience; of equal epochs the first counts. What is put back is ``model.state_dict()``, in place; what others keep besides (the
-    optimizer's state, LAE's second expert) stays as the last epoch left it. Modes and torch's global generator are not touched.
+    After each epoch it measures the accuracy of the online model in eval mode, over all classes seen, on the held-out images of the
+    experience. Ties go to the earlier epoch. It restores ``model.state_dict()``, in place. State kept elsewhere (the optimizer's, LAE's
+    second expert) stays as the last epoch left it. Module modes and torch's global generator do not change.
 
-    List it before whatever works on the trained model: EWC, LwF, classifier alignment.
+    List it before plugins that use the trained model: EWC, LwF, classifier alignment.
 
-    :param validation: experiences whose images are held out; ``validation[t]`` has the classes of experience t, under the same labels.
-    :raises ValueError: while training, the two experiences are of different classes.
-    :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under the same labels.
+    :raises ValueError: while training, the two experiences have different classes.
+    :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
     def __init__(self, validation: Sequence[Any]) -> None:
         super().__init__()
         self.validation = validation
         self.accuracies: list[float] = []
-        """In percent, of the epochs of the experience trained on last."""
+        """In percent, of each epoch of the last experience trained on."""
         self._best: dict[str, Any] = {}
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class BestEpoch(SupervisedPlugin[Any]):
         trained, held_out = (sorted(set(e.classes_in_this_experience)) for e in (strategy.experience, self.validation[t]))
         if trained != held_out:
             raise ValueError(
-                f"experience {t} brings the classes {trained}, its held-out images are of {held_out}: make both streams in one class order"
+                f"experience {t} has the classes {trained}, its held-out images have {held_out}: use the same class order for both streams"
             )
         self.accuracies, self._best = [], {}
 

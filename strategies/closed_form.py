@@ -1,7 +1,7 @@
 """Heads in closed form, from class statistics alone: nearest class mean, and linear discriminant analysis as in Deep SLDA.
 
-Nothing is trained by gradient: ``Naive(..., train_epochs=0, plugins=[LinearDiscriminant()])`` is the usual way to run them, on a
-pretrained backbone that stays as it is. They ask how much of a method's accuracy the pretrained features have by themselves.
+Nothing is trained by gradient. The usual way to run them is ``Naive(..., train_epochs=0, plugins=[LinearDiscriminant()])`` on a frozen
+pretrained backbone. They show how much of a method's accuracy comes from the pretrained features alone.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
+from .features import extract_features
 from .heads import TaskHeads, require_continual_model
-from .slca import extract_features
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
-    """Writes the heads so that the largest logit is that of the class whose mean feature is nearest.
+    """Sets the heads so that the largest logit belongs to the class with the nearest mean feature.
 
-    After each experience it takes the features of the experience's own images (training images, test transform, eval mode) into one running
-    mean per class, and writes all heads, frozen ones included: w_c = 2 mu_c, b_c = -|mu_c|^2 up to a term that all classes share (see
-    :meth:`write`). A class that comes back keeps its earlier images in its mean. Where the backbone is trained, the means of
-    earlier classes are those of the backbone as it was then; a head that is trained on starts from what was written.
+    After each experience it adds the features of the experience's own images (training images, test transform, eval mode) to one running
+    mean per class. Then it sets all heads, including frozen ones: w_c = 2 mu_c, b_c = -|mu_c|^2, up to a term that all classes share
+    (see :meth:`write`). The mean of a class that occurs again still includes its earlier images. If the backbone is trained, the means of
+    earlier classes are still those of the earlier backbone. A head that is trained later starts from the weights set here.
 
-    Trainable flags, the modes of all modules and torch's global generator are left as they were.
+    Trainable flags, the modes of all modules and torch's global generator do not change.
 
-    :raises ValueError: while training, features that are NaN or infinite, or an experience that was missed.
-    :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :raises ValueError: while training, features are NaN or infinite, or the plugin missed an experience.
+    :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
     def __init__(self) -> None:
@@ -49,9 +49,9 @@ class NearestClassMean(SupervisedPlugin[Any]):
         self.write(model.heads)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Take features (N, d) of the classes ``targets`` (N,) into the statistics, exactly, in float64: no order or grouping matters.
+        """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64. Order and grouping do not matter.
 
-        :raises ValueError: features hold NaN or infinity; nothing is taken in then.
+        :raises ValueError: features contain NaN or infinity. The statistics do not change then.
         """
         finite = torch.isfinite(features).all(dim=1)
         if not finite.all():
@@ -63,7 +63,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
             seen = self._counts.get(class_id, 0)
             count = seen + len(rows)
             step = mean - self._means.get(class_id, mean)
-            # about the mean of all: what the new rows have about their own mean, and what the two means have between them
+            # scatter about the new mean: that of the new rows about their own mean, plus that between the two means
             self._add_deviations(torch.cat([rows - mean, math.sqrt(seen * len(rows) / count) * step.unsqueeze(0)]))
             self._means[class_id] = mean - seen / count * step
             self._counts[class_id] = count
@@ -72,11 +72,11 @@ class NearestClassMean(SupervisedPlugin[Any]):
     def write(self, heads: TaskHeads) -> None:
         """Write weights and biases into heads over exactly the classes seen, in place.
 
-        To every logit the same affine function of the features is added: the weights are made to sum to zero over the classes, and the
-        smallest bias to be zero. No softmax and no order changes, and the largest logit, never negative then, cannot fall below
-        :data:`~reclaim.strategies.heads.UNSEEN`, the logit of a class without a head.
+        The same affine function of the features is added to every logit, so that the weights sum to zero over the classes and the
+        smallest bias is zero. This changes neither the softmax nor the order of the logits. The largest logit is then never negative,
+        so it cannot fall below :data:`~reclaim.strategies.heads.UNSEEN`, the logit of a class without a head.
 
-        :raises ValueError: classes with a head but without statistics or the other way round.
+        :raises ValueError: some classes have a head but no statistics, or the other way round.
         """
         if set(heads.classes) != set(self._means):
             raise ValueError(
@@ -95,7 +95,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
             head.bias.copy_(bias)
 
     def _add_deviations(self, deviations: Tensor) -> None:
-        """Take in vectors (N, d) whose sum of outer products is what the within-class scatter grows by."""
+        """Add vectors (N, d) whose sum of outer products is the increase of the within-class scatter."""
 
     def _precision_times(self, vectors: Tensor) -> Tensor:
         """Rows (C, d) times Lambda, the inverse of the metric's covariance; twice the identity gives w_c = 2 mu_c."""
@@ -106,12 +106,12 @@ class LinearDiscriminant(NearestClassMean):
     """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA: Hayes and Kanan 2020).
 
     The nearest class mean in the metric of Lambda = ((1 - s) Sigma + s I)^-1: w_c = Lambda mu_c, b_c = -mu_c Lambda mu_c / 2. Sigma is the
-    covariance within classes of all N samples seen, divided by N, each sample about the mean of its class. Deep SLDA takes each sample
-    about the mean of those before it, and the first of a class about zero, which adds a term that vanishes as N grows. Otherwise as
-    :class:`NearestClassMean`.
+    within-class scatter of all N samples seen, divided by N; each sample is centred on the mean of its class. Deep SLDA centres each
+    sample on the mean of the samples before it, and the first sample of a class on zero. That adds a term that vanishes as N grows.
+    Everything else is as in :class:`NearestClassMean`.
 
-    :param shrinkage: s, above 0 and at most 1; 1e-4 in Deep SLDA. At 1 the nearest mean is the one of
-        :class:`NearestClassMean`.
+    :param shrinkage: s, above 0 and at most 1; 1e-4 in Deep SLDA. 1 predicts as :class:`NearestClassMean` does.
+    :raises ValueError: shrinkage is out of this range.
     """
 
     def __init__(self, shrinkage: float = 1e-4) -> None:

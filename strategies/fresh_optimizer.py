@@ -1,4 +1,4 @@
-"""A new optimizer for each experience: what the code of all three papers does, and Avalanche does not."""
+"""A new optimizer for each experience, as in the code of all three papers. Avalanche keeps the old one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class FreshOptimizer(SupervisedPlugin[Any]):
-    """Before each experience: empties the optimizer's state, puts the learning rates back, starts a new schedule.
+    """Before each experience, empties the optimizer's state, resets the learning rates and starts a new schedule.
 
-    :param schedule: builds a torch scheduler from the optimizer and the number of its steps in this experience
+    :param schedule: makes a torch scheduler from the optimizer and the number of scheduler steps in this experience
         (``lambda optimizer, steps: CosineAnnealingLR(optimizer, steps)``); no schedule by default.
     :param every: whether the scheduler steps after each "epoch" or after each "iteration".
+    :raises ValueError: ``every`` is neither of them.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class FreshOptimizer(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         optimizer = strategy.optimizer
         optimizer.state = defaultdict(dict)
-        # Groups are matched by position: the rates of groups that appeared since are their first ones.
+        # Groups are matched by position. For a group added since the last experience, its present rate is its first one.
         self._first_lrs += [group["lr"] for group in optimizer.param_groups[len(self._first_lrs) :]]
         for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
             group["lr"] = lr

@@ -1,4 +1,4 @@
-"""Class statistics: one Gaussian per class, fitted to its features, kept, and sampled from instead of keeping images."""
+"""Class statistics: one Gaussian per class, fitted to its features and sampled later, so that no images are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FullCovariance:
 
     @cached_property
     def factor(self) -> Tensor:
-        """F (d, d), float32, with F F^T = matrix: the Cholesky factor; negative eigenvalues count as 0 where there is none."""
+        """F (d, d), float32, with F F^T = matrix: the Cholesky factor. If there is none, negative eigenvalues count as 0."""
         matrix = self.matrix.double()
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
@@ -32,15 +32,15 @@ class FullCovariance:
         return factor.float()
 
     def __getstate__(self) -> dict[str, Tensor]:
-        return {"matrix": self.matrix}  # copies and pickles compute the factor anew
+        return {"matrix": self.matrix}  # copies and pickles compute the factor again
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the matrix: the factor is derived from it, to sample faster."""
+        """Bytes of the matrix. The factor does not count: it is derived, and only makes sampling faster."""
         return self.matrix.nbytes
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Samples (n, d) around a mean (d,), made of standard normal noise (n, d)."""
+        """Samples (n, d) with mean (d,), from standard normal noise (n, d)."""
         return torch.addmm(mean, noise, self.factor.T)
 
 
@@ -62,14 +62,14 @@ class LowRankCovariance:
         return self.factor.nbytes + self.variances.nbytes
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Samples (n, d) around a mean (d,), made of standard normal noise (n, d) and (n, r) more from the generator."""
+        """Samples (n, d) with mean (d,), from standard normal noise (n, d) and (n, r) more numbers from the generator."""
         of_factor = torch.randn(len(noise), self.factor.shape[1], generator=generator)
         return torch.addmm(mean + self.variances.sqrt() * noise, of_factor, self.factor.T)
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Mean (d,) of one class, float32 on the CPU, its covariance as it is kept, and the index of the experience they were fitted after."""
+    """Mean (d,) of one class, float32 on the CPU, its covariance as kept, and the index of the experience after which both were fitted."""
 
     mean: Tensor
     kept: FullCovariance | LowRankCovariance
@@ -84,11 +84,11 @@ class Gaussian:
 def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank: int | None = None) -> Gaussian:
     """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d), plus ``ridge`` times the identity.
 
-    One sample has no covariance: it is taken as zero (plus the ridge), so that sampling returns the mean.
+    A single sample has no covariance: it counts as zero (plus the ridge), so that sampling returns the mean.
 
     :param rank: keep of the covariance this many leading eigenvectors, or all N - 1 or d of them if they are fewer, each times the root
         of its eigenvalue, and the d variances of what is left, the ridge among them; ``None`` keeps the whole matrix.
-    :raises ValueError: features are not a matrix with at least one row, or hold NaN or infinity.
+    :raises ValueError: features are not a matrix with at least one row, or contain NaN or infinity.
     """
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"a Gaussian is fitted to features of shape (N, d) with N >= 1, got {tuple(features.shape)}")
@@ -114,15 +114,15 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
 class ClassGaussians:
     """The Gaussians of all classes seen so far, by class id.
 
-    They live on the CPU and are sampled there, so that a generator's state gives the same features on every device.
+    They are kept and sampled on the CPU, so that the same generator state gives the same features on every device.
 
     :param ridge: multiple of the identity that is added to each covariance when it is fitted: 1e-4 in SLCA's code, nothing in the
         paper's text (code fact F3).
     :param covariance: what is kept of the covariances. ``"full"``: a matrix (d, d) for each class, as in SLCA. ``"diagonal"``: d variances
         for each class. ``"low-rank"``: leading eigenvectors and the variances of what is left for each class, see :func:`fit_gaussian`.
         ``"shared"``: one matrix (d, d) for all classes, pooled within classes over everything fitted so far with weights n - 1. A class
-        that is fitted anew gets a new mean; its earlier samples stay in the pool, about their own mean, beside the new ones: to take
-        them out would need a matrix for each class. The same samples fitted twice count twice.
+        that is fitted again gets a new mean. Its earlier samples stay in the pool, centred on their own mean: removing them would need
+        a matrix for each class. The same samples fitted twice count twice.
     :param rank: number of eigenvectors of ``"low-rank"``.
     """
 
@@ -146,7 +146,7 @@ class ClassGaussians:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that have to be kept between experiences: means and covariances, a shared one once."""
+        """Bytes kept between experiences: means and covariances. A shared covariance counts once."""
         covariances = {id(g.kept): g.kept for g in self._gaussians.values()}
         return sum(g.mean.nbytes for g in self._gaussians.values()) + sum(c.nbytes for c in covariances.values())
 
@@ -159,9 +159,9 @@ class ClassGaussians:
         return self._gaussians[class_id]
 
     def fit(self, features: Tensor, targets: Tensor, experience: int = 0) -> None:
-        """Fit every class that occurs in ``targets`` (N,) to its rows of ``features`` (N, d), in place of what is known about it.
+        """Fit every class in ``targets`` (N,) to its rows of ``features`` (N, d), replacing its earlier statistics.
 
-        :raises ValueError: lengths or feature widths differ, or features hold NaN or infinity; nothing is stored then.
+        :raises ValueError: lengths or feature widths differ, or features contain NaN or infinity. Nothing is stored then.
         """
         if targets.shape != features.shape[:1]:
             raise ValueError(f"features of shape {tuple(features.shape)} need targets of shape (N,), got {tuple(targets.shape)}")
@@ -181,7 +181,7 @@ class ClassGaussians:
             self._gaussians |= fitted
 
     def _pool(self, fitted: dict[int, Gaussian], targets: Tensor) -> None:
-        """Take in Gaussians fitted to ``targets``, and give all of them, old and new, one covariance."""
+        """Add Gaussians fitted to ``targets``, and give all of them, old and new, the same covariance."""
         # each holds the ridge once, and so does their weighted mean
         parts = [(g.covariance, int((targets == c).sum()) - 1) for c, g in fitted.items()]
         parts += [(g.covariance, self._degrees) for g in list(self._gaussians.values())[:1]]

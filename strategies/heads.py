@@ -1,7 +1,7 @@
-"""One linear head per experience, and the model every strategy here works on: a backbone with such heads.
+"""One linear head per experience, and the model that all strategies here use: a backbone with such heads.
 
-Both SLCA and the LAE code that aEPG builds on give each task a linear layer of its own, train it on the logits of that
-task's classes alone, and at test time concatenate the logits of all heads so far; no task identity is used.
+SLCA, and the LAE code that aEPG builds on, give each task its own linear layer and train it on the logits of that task's classes only.
+At test time they concatenate the logits of all heads so far. No task identity is used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from avalanche.models import DynamicModule
 from torch import Tensor, nn
 
 UNSEEN = -1000.0
-"""Logit of a class that no head knows: finite in float16, and never the largest."""
+"""Logit of a class without a head: finite in float16, and never the largest."""
 
 
 class TaskHeads(DynamicModule):
-    """Linear heads, one per experience, whose logits stand in the columns of their class ids.
+    """Linear heads, one per experience, with each logit in the column of its class id.
 
-    Grows by Avalanche's model adaptation, in training only: a new head for the classes that no head has yet. Earlier heads are
-    frozen unless the experience brings one of their classes back. Evaluating an experience of unseen classes only
-    widens the output with :data:`UNSEEN` logits, so that the criterion stays defined.
+    It grows by Avalanche's model adaptation, in training only: classes without a head get a new one. Earlier heads are frozen unless
+    one of their classes occurs in the experience again. Evaluating unseen classes adds no head. It only widens the output with
+    :data:`UNSEEN` logits, so that the criterion is defined.
 
     :param in_features: width d of the features.
     :param init_std: standard deviation of a new head's weights (truncated normal, cut at +-2 absolute); the bias starts at 0. 0.02 in
@@ -41,8 +41,8 @@ class TaskHeads(DynamicModule):
         self.freeze_earlier = freeze_earlier
         self.heads = nn.ModuleList()
         self.head_classes: list[list[int]] = []
-        # An optimizer built before the first experience has this empty tensor in its group for heads; Avalanche then puts every
-        # new head where its sibling is, instead of into the backbone's group.
+        # An optimizer made before the first experience has this empty tensor in its group for heads. Avalanche then adds every new
+        # head to the group of its sibling, not to the backbone's.
         self.group_anchor = nn.Parameter(torch.empty(0))
         self._eval_width = 0
 
@@ -103,7 +103,7 @@ class TaskHeads(DynamicModule):
 
     @torch.no_grad()
     def restore(self, snapshot: Sequence[Tensor]) -> None:
-        """Write a snapshot back in place; heads added since are left as they are."""
+        """Restore a snapshot in place. Heads added since then do not change."""
         for parameter, saved in zip(self.heads.parameters(), snapshot, strict=False):
             parameter.copy_(saved)
 
@@ -114,7 +114,7 @@ class TaskHeads(DynamicModule):
         self.head_classes = [list(c) for c in state["head_classes"]]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # A checkpoint may hold more heads than a model just built: make them first, so that loading is strict.
+        # A checkpoint may have more heads than a new model: add them first, so that loading is strict.
         saved = state_dict.get(prefix + "_extra_state", {"head_classes": []})["head_classes"]
         for classes in saved[len(self.heads) :]:
             self.add_head(classes)
@@ -122,13 +122,13 @@ class TaskHeads(DynamicModule):
 
 
 class ContinualModel(nn.Module):
-    """A backbone that gives one feature vector per image, with :class:`TaskHeads` on top.
+    """A backbone that returns one feature vector per image, with :class:`TaskHeads` on top.
 
     :param backbone: maps images (N, C, H, W) to features (N, d). A timm model is stripped of its classifier
         (``reset_classifier(0)``).
-    :param in_features: d; read from a timm model's ``num_features`` when not given.
+    :param in_features: d; by default a timm model's ``num_features``.
     :param init_std: see :class:`TaskHeads`.
-    :param autocast: bfloat16 or float16 for the backbone's products; heads, and all that works on features, stay at float32.
+    :param autocast: bfloat16 or float16 for the backbone's matrix products. Heads, and everything computed from features, stay in float32.
     """
 
     def __init__(
@@ -172,7 +172,11 @@ class ContinualModel(nn.Module):
 
 
 def require_continual_model(model: nn.Module, who: str) -> ContinualModel:
-    """The model as a :class:`ContinualModel`, or an error that says how to make it one."""
+    """The model, checked to be a :class:`ContinualModel`.
+
+    :param who: what needs it, for the message.
+    :raises TypeError: it is another kind of model. The message says how to wrap it.
+    """
     if not isinstance(model, ContinualModel):
         raise TypeError(f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, ContinualModel(backbone)")
     return model

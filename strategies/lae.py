@@ -1,7 +1,7 @@
 """LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070): the framework in which aEPG's paper compares losses.
 
-The PEFT modules of a model are the online expert. From the second experience on a copy of them follows slowly: the offline expert.
-Backbone and heads are shared. Both predict, and of each class's two probabilities the larger counts (:func:`combine`).
+The PEFT modules of a model are the online expert. From the second experience on, the offline expert is a slow copy of them.
+Both share backbone and heads. Both predict, and the larger of a class's two probabilities counts (:func:`combine`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .heads import require_continual_model
-from .peft import peft_modules, peft_parameters
+from .peft_module import peft_modules, peft_parameters
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
     """Logits (N, C) of the two experts to scores (N, C): the elementwise maximum of their log-softmaxes over all C classes.
 
     The logarithm is monotone, so the argmax is that of the maximum of the two softmaxes, which is LAE's prediction. The scores are
-    unnormalised log-probabilities, in float32 at least, and finite also where the logits say that a class is unseen.
+    unnormalised log-probabilities, at least float32, and finite even where a logit marks a class as unseen.
 
     :raises ValueError: the shapes are others.
     """
@@ -35,23 +35,25 @@ def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
 
 
 class LAE(SupervisedPlugin[Any]):
-    """Keeps the offline expert and lets it vote; for a strategy on a :class:`~reclaim.strategies.heads.ContinualModel` with PEFT modules::
+    """Keeps the offline expert and adds its prediction.
+
+    For a strategy on a :class:`~reclaim.strategies.heads.ContinualModel` with PEFT modules::
 
         attach_lora(model)
         Naive(model=model, ..., criterion=TaskCrossEntropy(), plugins=[PEFTSchedule(30), LAE()])
 
     The copy is made when training first starts on an experience other than experience 0 of its stream, and never again. After every
-    optimizer step from then on, those with frozen modules included, offline <- decay * offline + (1 - decay) * online.
+    optimizer step from then on, including steps with frozen modules, offline <- decay * offline + (1 - decay) * online.
 
-    In evaluation, as soon as there is a copy, a second forward pass follows and ``strategy.mb_output`` becomes what :func:`combine` gives.
+    In evaluation, once there is a copy, a second forward pass follows, and ``strategy.mb_output`` becomes the result of :func:`combine`.
     These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do, sees the maximum of the two
-    softmaxes divided by its sum. Training sees the online expert alone, and so does classifier alignment: its aligned heads fit the
-    online features, and the offline expert votes with them.
+    softmaxes divided by its sum. Training uses only the online expert, and so does classifier alignment: its aligned heads fit the
+    online features, and the offline expert uses them, too.
 
-    :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration (F18). 1 leaves the
-        copy as it was made, 0 is the online expert alone.
-    :raises ValueError: ``decay`` is out of its range; while training, a model without PEFT modules; while training and evaluating, other
-        modules than those that the copy was made of.
+    :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration (F18). 1 never
+        changes the copy, 0 is the online expert only.
+    :raises ValueError: ``decay`` is out of its range; while training, the model has no PEFT modules; while training or evaluating, they
+        are not those that were copied.
     :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
@@ -77,9 +79,9 @@ class LAE(SupervisedPlugin[Any]):
             with lae.offline(model):
                 predictions = combine(logits, model(images)).argmax(dim=1)
 
-        As long as there is no offline expert, nothing is changed: the same code predicts what the online expert alone does.
+        Before there is an offline expert, this changes nothing: the same code predicts what the online expert does.
 
-        :raises ValueError: the model's PEFT modules are not those that the copy was made of.
+        :raises ValueError: the model's PEFT modules are not those that were copied.
         """
         modules = self._parameters(model) if self._offline else []
         with torch.no_grad():
@@ -95,7 +97,7 @@ class LAE(SupervisedPlugin[Any]):
         if not peft_modules(model):
             raise ValueError("LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)")
         if self._offline:
-            # the model may have moved to another device since
+            # the model may be on another device now
             self._offline = [copy.to(p.device) for copy, p in zip(self._offline, self._parameters(model), strict=True)]
         elif strategy.experience.current_experience > 0:
             # in half precision a step of 1 - decay would be rounded away
@@ -112,7 +114,7 @@ class LAE(SupervisedPlugin[Any]):
                 strategy.mb_output = combine(strategy.mb_output, strategy.forward())
 
     def _parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        """The parameters that stand for the online expert: those that the copy was made of."""
+        """The parameters of the online expert, checked against those that were copied."""
         parameters = list(peft_parameters(model))
         if [p.shape for p in parameters] != [copy.shape for copy in self._offline]:
             raise ValueError(
@@ -125,5 +127,5 @@ class LAE(SupervisedPlugin[Any]):
 def _write(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
-    # autocast keeps the low-precision copies it has made of parameters, and does not notice that these have changed
+    # autocast caches low-precision copies of parameters and does not notice that these have changed
     torch.clear_autocast_cache()

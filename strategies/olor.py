@@ -1,12 +1,15 @@
-"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): every step pulls a parameter back to its pretrained value.
+"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): each step pulls a parameter back to its pretrained value.
 
 theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
-lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, none for a head.
+lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, and none for a head.
 
-:func:`layer_depths` says where in the model a parameter stands (i/n), :class:`OLORSGD` and :class:`OLORAdam` do the steps, in plain
-torch as in Avalanche, and :class:`OLORPlugin` says what theta_0 is when experience follows experience::
+:class:`OLORSGD` and :class:`OLORAdam` need torch only, and work in Avalanche as well. They are given the relative depth i/n of each
+parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it from the model::
 
     optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
+
+Without that function, which needs Avalanche and timm, pass a dict from parameter to i/n, or a ``"depth"`` in a parameter group.
+:class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
 """
@@ -16,19 +19,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.optim.sgd import sgd
-
-from .heads import ContinualModel
-from .peft import peft_parameters
 
 Mode = Literal["paper", "reference"]
 
@@ -36,8 +34,8 @@ Mode = Literal["paper", "reference"]
 def rollback_rate(depth: float, rollback_input: float, rollback_output: float, rollback_power: float) -> float:
     """lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2).
 
-    :param depth: i/n, 0 at the input and 1 at the output. Beyond 1 it counts as 1: the published code's base falls just below zero there,
-        which makes a fractional power of it complex (F11).
+    :param depth: i/n, 0 at the input and 1 at the output. Above 1 it counts as 1. In the published code the base falls just below zero
+        there, and its fractional power is complex (F11).
     """
     return rollback_output + max(0.0, 1.0 - depth) ** rollback_power * (rollback_input - rollback_output)
 
@@ -46,13 +44,13 @@ def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequen
     """theta <- (1 - lambda) theta + lambda theta_0, in place; exact at lambda = 0 and at lambda = 1.
 
     :param params: tensors theta; ``anchors``: theta_0 of the same shapes; ``rates``: lambda of each.
-    :param foreach: one fused call for all tensors of the same lambda, or one call each.
+    :param foreach: one fused call for all tensors of the same lambda, instead of one call each.
     """
     if not foreach:
         for param, anchor, rate in zip(params, anchors, rates, strict=True):
             param.lerp_(anchor, rate)
         return
-    # By rate, because torch takes one weight for each tensor only since its later versions; the tensors of a layer share theirs.
+    # Grouped by rate: older versions of torch take only one weight per call. The tensors of a layer have the same rate.
     same_rate: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
     for param, anchor, rate in zip(params, anchors, rates, strict=True):
         same_rate[rate][0].append(param)
@@ -62,19 +60,19 @@ def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequen
 
 
 class Anchor(NamedTuple):
-    """Where a parameter is pulled to (``value``, theta_0) and where it stands in the model (``depth``, i/n)."""
+    """What a parameter is pulled to (``value``, theta_0) and its position in the model (``depth``, i/n)."""
 
     depth: float
     value: Tensor
 
 
 class OLOROptimizer(Optimizer, ABC):
-    """What :class:`OLORSGD` and :class:`OLORAdam` share: the anchors, and the rate of the rollback at each step.
+    """Base class of :class:`OLORSGD` and :class:`OLORAdam`: the anchors, and the rate of the rollback at each step.
 
-    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, also one that Avalanche adds later) takes the
-    plain step. The anchors stand beside ``state``, which Avalanche empties at its first ``train()``; ``state_dict()`` holds both, copying
-    and pickling keep both. theta_0 is a parameter's value when it came into the optimizer: load pretrained weights first, or call
-    :meth:`reset_anchors` after.
+    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds later) takes the
+    plain step. The anchors are separate from ``state``, which Avalanche empties at its first ``train()``. ``state_dict()``, copies and
+    pickles include both. theta_0 is a parameter's value when it was added to the optimizer: load pretrained weights before, or call
+    :meth:`reset_anchors` afterwards.
     """
 
     anchors: dict[Tensor, Anchor]
@@ -95,9 +93,9 @@ class OLOROptimizer(Optimizer, ABC):
             self.rates(group, group["params"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; if it has an entry ``depth`` (i/n), its parameters get their present values as anchors.
+        """Add a group; if it has an entry ``depth`` (i/n), the present values of its parameters become their anchors.
 
-        :raises ValueError: an option is out of its range, or the rollback diverges; nothing is added then.
+        :raises ValueError: an option is out of its range, or the rollback diverges. Nothing is added then.
         """
         group = {**self.defaults, **param_group}
         if group["base_lr"] is None:
@@ -119,7 +117,7 @@ class OLOROptimizer(Optimizer, ABC):
                 raise ValueError(f"{name} must be 'paper' or 'reference', got {group[name]!r}")
 
     def add_anchors(self, depths: Mapping[Any, float]) -> None:
-        """Let parameters be rolled back to their present values from now on; ``depths`` maps each to its i/n."""
+        """Roll parameters back to their present values from now on; ``depths`` maps each to its i/n."""
         for parameter, depth in depths.items():
             self.anchors[parameter] = Anchor(_checked_depth(depth), parameter.detach().clone())
 
@@ -153,7 +151,7 @@ class OLOROptimizer(Optimizer, ABC):
         return rates
 
     def _scale(self, group: dict[str, Any]) -> float:
-        """What lambda_i is multiplied by at the present learning rate (F12)."""
+        """Factor of lambda_i at the present learning rate (F12)."""
         return 1.0 if group["rollback_decay"] == "paper" else float(group["lr"]) / self._positive_base_lr(group)
 
     @staticmethod
@@ -164,7 +162,7 @@ class OLOROptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient; the others are neither trained nor rolled back.
+        """One step of every parameter that has a gradient. The others are neither trained nor rolled back.
 
         :param closure: evaluates the model and returns the loss.
         :raises ValueError: see :meth:`rates`.
@@ -185,29 +183,29 @@ class OLOROptimizer(Optimizer, ABC):
 
     @abstractmethod
     def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
-        """Train and roll back those parameters of a group that have a gradient."""
+        """Train and roll back the parameters of a group that have a gradient."""
 
     def _roll_back(self, params: list[Tensor], rates: list[float], foreach: bool) -> None:
         rated = [(p, rate) for p, rate in zip(params, rates, strict=True) if rate]
         roll_back([p for p, _ in rated], [self._anchor_value(p) for p, _ in rated], [rate for _, rate in rated], foreach)
 
     def _anchor_value(self, parameter: Tensor) -> Tensor:
-        """theta_0 where the parameter is now: Avalanche moves a model to its device after the optimizer was built."""
+        """theta_0 on the parameter's device: Avalanche moves a model to its device after the optimizer was made."""
         anchor = self.anchors[parameter]
         if (anchor.value.device, anchor.value.dtype) != (parameter.device, parameter.dtype):
             anchor = self.anchors[parameter] = anchor._replace(value=anchor.value.to(parameter.detach()))
         return anchor.value
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's dictionary and, under ``anchors``, the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
+        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
         state_dict = super().state_dict()
         numbered = self._numbered(state_dict)
         return {**state_dict, "anchors": {number: self.anchors[p]._asdict() for number, p in numbered.items() if p in self.anchors}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, the anchors included; those of now are forgotten.
+        """Load what :meth:`state_dict` returned. Its anchors replace the present ones.
 
-        :raises ValueError: another kind of optimizer's state, or one of other parameters; nothing is loaded then.
+        :raises ValueError: the state is that of another kind of optimizer, or of other parameters. Nothing is loaded then.
         """
         if "anchors" not in state_dict:
             raise ValueError(f"this state holds no 'anchors', so it is not one of {type(self).__name__}: load it into what made it")
@@ -230,7 +228,7 @@ class OLOROptimizer(Optimizer, ABC):
         return dict(zip(numbers, (p for group in self.param_groups for p in group["params"]), strict=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch keeps nothing but defaults, state and groups
+        # torch pickles only defaults, state and groups
         return {**super().__getstate__(), "anchors": self.anchors}  # type: ignore[misc]
 
 
@@ -245,22 +243,23 @@ class OLORSGD(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta.
-    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
+        a group is the depth of all its parameters.
     :param momentum: beta of the momentum.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
-    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
-        ``"paper"``: they are constant.
-    :param gradient_damping: F9. ``"paper"``: 1 - lambda damps the gradient step, too; ``"reference"``: it does not,
+    :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
+        ``"paper"``: lambda is constant.
+    :param gradient_damping: F9. ``"paper"``: 1 - lambda also damps the gradient step; ``"reference"``: it does not,
         theta_t = (1 - lambda) theta_{t-1} + lambda theta_0 - eta g.
-    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script gives it to their SGD, divided by the
-        initial learning rate and constant whatever ``rollback_decay``.
+    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script passes it to their SGD, divided by the
+        initial learning rate, and constant for either ``rollback_decay``.
     :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's running mean,
         m = beta m + (1 - beta) g.
     :param base_lr: the initial learning rate; ``lr`` by default.
-    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
     :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
     """
 
@@ -308,7 +307,7 @@ class OLORSGD(OLOROptimizer):
         momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
         grads = [p.grad for p in params if p.grad is not None]
         if group["weight_decay"]:
-            # here, not in torch's step: the gradient is that of theta_{t-1}, also where the rollback comes first
+            # not in torch's step: weight decay must use theta_{t-1}, even if the rollback comes first
             grads = [g.add(p, alpha=group["weight_decay"]) for g, p in zip(grads, params, strict=True)]
         buffers: list[Tensor | None] = [self.state[p].get("momentum_buffer") if momentum else None for p in params]
         if momentum and averaged:
@@ -341,17 +340,18 @@ class OLORAdam(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta; the paper's is 1e-4 for a ViT.
-    :param depths: i/n of each parameter to be rolled back, from :func:`layer_depths`; a group's ``depth`` does it for the whole group.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
+        a group is the depth of all its parameters.
     :param betas: factors of the running means of the gradient and of its square.
     :param eps: added to the root of the latter.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes all the way back to theta_0, beyond 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
-    :param rollback_decay: F12. ``"reference"``: these are the lambdas of the initial learning rate, and they shrink and grow with it;
-        ``"paper"``: they are constant.
+    :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
+        ``"paper"``: lambda is constant.
     :param base_lr: the initial learning rate; ``lr`` by default.
-    :param foreach: fused steps; by default where all tensors of a group are on one device and of one dtype.
+    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
     :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
     """
 
@@ -416,109 +416,3 @@ class OLORAdam(OLOROptimizer):
             maximize=False,
         )
         self._roll_back(params, rates, foreach)
-
-
-def layer_depths(
-    model: nn.Module, counting: Literal["layers", "tensors"] = "layers", exclude: Iterable[nn.Parameter] = ()
-) -> dict[nn.Parameter, float]:
-    """Relative depth i/n of each pretrained parameter of a model: 0 at the input, 1 at the output.
-
-    A :class:`~reclaim.strategies.heads.ContinualModel` stands for its backbone. A timm model's classifier and the modules of
-    :mod:`~reclaim.strategies.peft` are left out; exclude whatever else is new in the model, for what has a depth is rolled back.
-
-    :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are 0, block j is
-        j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of timm's ``group_matcher``; in a
-        model without one each submodule is a layer, in the order of their registration, containers (``Sequential``, ``ModuleList``) opened.
-        ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
-    :param exclude: parameters that are not pretrained, such as those of a head in a model that is not timm's: no depth, not counted.
-    :raises ValueError: unknown ``counting``, or no parameter left.
-    """
-    if counting not in ("layers", "tensors"):
-        raise ValueError(f"counting must be 'layers' or 'tensors', got {counting!r}")
-    if isinstance(model, ContinualModel):
-        model = model.backbone
-    excluded = {*exclude, *peft_parameters(model), *_classifier_parameters(model)}
-    layers = [[p] for p in model.parameters()] if counting == "tensors" else _layers(model)
-    layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
-    if not layers:
-        raise ValueError(f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained")
-    # One layer alone: n = 0, and its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts where it comes first.
-    n = max(len(layers) - 1, 1)
-    return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
-
-
-def _classifier_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    for module in model.modules():
-        get_classifier = getattr(module, "get_classifier", None)
-        if get_classifier is not None:
-            classifier = get_classifier()
-            # timm's distilled models have two
-            for head in classifier if isinstance(classifier, (tuple, list)) else [classifier]:
-                if isinstance(head, nn.Module):
-                    yield from head.parameters()
-
-
-def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of each layer, from the input to the output."""
-    group_matcher = getattr(model, "group_matcher", None)
-    if group_matcher is not None:
-        return _timm_layers(model, group_matcher(coarse=False))
-    own = list(model.parameters(recurse=False))
-    children = [child for child in model.children() if next(child.parameters(), None) is not None]
-    if len(children) == 1 and not own:
-        return _layers(children[0])
-    layers: list[list[nn.Parameter]] = []
-    for child in children:
-        layers += _layers(child) if isinstance(child, (nn.Sequential, nn.ModuleList)) else [list(child.parameters())]
-    # A module's own tensors are tokens and embeddings: input.
-    return [own + layers[0], *layers[1:]] if own and layers else layers or [own]
-
-
-def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
-    if isinstance(matcher, dict):
-        matcher = {name: _own_layer_for_the_rest(spec) for name, spec in matcher.items()}
-    layer_of = group_parameters(model, matcher, reverse=True)
-    last = max(layer_of.values(), default=0)
-    layers: dict[int, list[nn.Parameter]] = defaultdict(list)
-    before_blocks = True
-    for name, parameter in model.named_parameters():
-        layer = layer_of[name]
-        before_blocks = before_blocks and not 0 < layer < last
-        # Tensors that timm's patterns do not know come out last, also a token or norm of the input: it is registered before the blocks.
-        layers[0 if before_blocks and last > 1 else layer].append(parameter)
-    return [layers[i] for i in sorted(layers)]
-
-
-def _own_layer_for_the_rest(spec: Any) -> Any:
-    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999), as one of a layer after that block."""
-    if not isinstance(spec, (list, tuple)):
-        return spec
-    return [(pattern, (math.inf,) if suffix == (99999,) else suffix) for pattern, suffix in spec]
-
-
-class OLORPlugin(SupervisedPlugin[Any]):
-    """Says what theta_0 is in a stream of experiences; the strategy's optimizer is an :class:`OLORSGD` or :class:`OLORAdam`.
-
-    The paper has one task only: both ways are Reclaim's own. To start each experience with empty momentum as well, add
-    :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`.
-
-    :param anchor: ``"pretrained"``: theta_0 stays what the optimizer was built with, as it does without this plugin; ``"previous"``:
-        theta_0 becomes the weights at the start of each experience.
-    :raises TypeError: when training starts with another optimizer.
-    """
-
-    def __init__(self, anchor: Literal["pretrained", "previous"] = "pretrained") -> None:
-        super().__init__()
-        if anchor not in ("pretrained", "previous"):
-            raise ValueError(f"anchor must be 'pretrained' or 'previous', got {anchor!r}")
-        self.anchor = anchor
-
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        optimizer = strategy.optimizer
-        if not isinstance(optimizer, OLOROptimizer):
-            raise TypeError(
-                f"OLORPlugin needs OLORSGD or OLORAdam as the strategy's optimizer, got {type(optimizer).__name__}: "
-                "build it with depths=layer_depths(model)"
-            )
-        if self.anchor == "previous":
-            optimizer.reset_anchors()

@@ -1,40 +1,26 @@
-"""Small trainable modules inside a frozen backbone, as LAE (the framework that aEPG builds on) puts them, and when they train.
+"""LAE's small trainable modules inside a frozen backbone (LAE is the framework that aEPG builds on), and when they train.
 
-:func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place, :func:`detach_peft` and
-:func:`detach_lora` change it back; :class:`PEFTSchedule` says which parameters of a continual model train in which epoch.
+:func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place. :func:`detach_peft` and
+:func:`detach_lora` change it back. :class:`PEFTSchedule` decides which parameters of a continual model train in which epoch.
 
-A layer that is given a module becomes one of a subclass that knows of the module, and gets its own class back afterwards: the
-backbone's modules and parameters, and their names, are the same all along.
+While a layer has such a module, its class is a subclass that uses the module. Afterwards it has its own class again. The backbone's
+own modules and parameters, and their names, never change.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from timm.models.vision_transformer import Attention, VisionTransformer
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import ContinualModel, require_continual_model
-
-
-class PEFTModule(nn.Module):
-    """A module of parameter-efficient fine-tuning: what trains while the backbone around it does not."""
-
-
-def peft_modules(model: nn.Module) -> list[PEFTModule]:
-    """All modules of parameter-efficient fine-tuning in a model, in its order (that of the blocks)."""
-    return [module for module in model.modules() if isinstance(module, PEFTModule)]
-
-
-def peft_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of :func:`peft_modules`."""
-    for module in peft_modules(model):
-        yield from module.parameters()
+from .heads import require_continual_model
+from .peft_module import PEFTModule, peft_modules, peft_parameters, require_vision_transformer
 
 
 class LoRA(PEFTModule):
@@ -46,7 +32,7 @@ class LoRA(PEFTModule):
     :param in_features: width of the tokens.
     :param width: width of the keys, and of the values.
     :param rank: 4 in aEPG's paper, 5 in LAE's configuration (F18).
-    :param generator: source of A's random numbers; torch's default one when not given.
+    :param generator: source of A's random numbers; torch's default generator if not given.
     """
 
     def __init__(self, in_features: int, width: int, rank: int = 4, generator: torch.Generator | None = None) -> None:
@@ -85,21 +71,21 @@ class LoRALinear(nn.Linear):
 
 
 class Adapter(PEFTModule):
-    """LAE's bottleneck beside the attention sub-layer, fed by what that is fed (norm1's output h): attn(h) + s up(GELU(down(h))).
+    """LAE's bottleneck in parallel to the attention sub-layer, with the same input h (norm1's output): attn(h) + s up(GELU(down(h))).
 
     ``down`` and ``up`` are linear layers with bias, ``scale`` s () is learnable. down's weight starts Kaiming-uniform with a = sqrt 5
     (uniform within +-1/sqrt(width)), up's and both biases at 0 and s at 1, so that a new module changes nothing.
 
     :param width: width of the tokens.
     :param hidden: units between down and up; 5 in LAE's configuration.
-    :param generator: source of down's random numbers; torch's default one when not given.
+    :param generator: source of down's random numbers; torch's default generator if not given.
     """
 
     def __init__(self, width: int, hidden: int = 5, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if hidden < 1:
             raise ValueError(f"an adapter needs at least 1 hidden unit, got hidden={hidden}")
-        # without torch's own start, which draws from the global generator
+        # skip torch's own initialisation, which draws from the global generator
         self.down = nn.utils.skip_init(nn.Linear, width, hidden)
         self.up = nn.utils.skip_init(nn.Linear, hidden, width)
         self.scale = nn.Parameter(torch.ones(()))
@@ -123,17 +109,17 @@ class AdapterAttention(Attention):
 
 
 class Prefix(PEFTModule):
-    """LAE's prefix: learnt keys and values that every token attends to beside those of the tokens.
+    """LAE's prefix: learned keys and values that every token attends to, in addition to those of the tokens.
 
     ``tokens`` (2, tokens, width) and the learnable ``scale`` s (2,) hold k at index 0 and v at index 1; the keys are s_k tokens_k, the
     values s_v tokens_v, split over the heads. The tokens start uniform in [0, 0.01], s at 1. A new module does change the outputs.
 
-    The code puts them after the class token's key and value. Attention does not depend on the order of the keys, so here they come first,
-    and a ViT without class token has them as well.
+    LAE's code puts them after the class token's key and value. Attention does not depend on the order of the keys, so here they come
+    first. A ViT without a class token can have a prefix, too.
 
     :param width: width of the keys, and of the values, of all heads together.
     :param tokens: how many keys, and values; 10 in LAE's configuration.
-    :param generator: source of the tokens' random numbers; torch's default one when not given.
+    :param generator: source of the tokens' random numbers; torch's default generator if not given.
     """
 
     def __init__(self, width: int, tokens: int = 10, generator: torch.Generator | None = None) -> None:
@@ -152,7 +138,7 @@ class Prefix(PEFTModule):
         return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
 
     def compensate(self, weights: Tensor) -> Tensor:
-        """Attention weights (..., tokens + L) with those of the prefix divided by their sum, the others as they are."""
+        """Attention weights (..., tokens + L) with those of the prefix divided by their sum. The others do not change."""
         own, others = weights.tensor_split([self.tokens.shape[1]], dim=-1)
         # 1e-12 is 0 in float16
         total = own.sum(dim=-1, keepdim=True).clamp(min=max(1e-12, torch.finfo(own.dtype).tiny))
@@ -160,7 +146,7 @@ class Prefix(PEFTModule):
 
 
 class PrefixAttention(Attention):
-    """An attention sub-layer with :class:`Prefix`. Never fused, since the weights are changed between softmax and values."""
+    """An attention sub-layer with :class:`Prefix`. Never fused, because the weights change between softmax and values."""
 
     prefix: Prefix
 
@@ -188,15 +174,15 @@ def attach_lora(model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 
     """Put a new :class:`LoRA` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
 
     Names and identity of all parameters stay; those of block j's module are added as ``blocks.<j>.attn.qkv.lora.<A|B|scale>``.
-    Nothing is frozen here: leave that to :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before. A block may have
-    LoRA beside an adapter or a prefix.
+    This function freezes nothing: use :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before. A block can have LoRA
+    together with an adapter or a prefix.
 
-    :param model: a timm ``VisionTransformer``, or a :class:`ContinualModel` on one.
+    :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param blocks: indices of blocks, from 0; 0-4 in aEPG's protocol.
     :param rank: see :class:`LoRA`.
     :param generator: see :class:`LoRA`; on the CPU.
-    :raises TypeError: the model is no such ViT, or a chosen block has no plain qkv layer (one that has LoRA already, for instance).
-    :raises ValueError: a block is not there or named twice, none is named, or the rank is below 1.
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain qkv layer (perhaps it has LoRA already).
+    :raises ValueError: a block does not exist or is named twice, no block is named, or the rank is below 1.
     """
 
     def make(qkv: Any) -> LoRA:
@@ -214,9 +200,9 @@ def attach_adapter(
 
     :param hidden: see :class:`Adapter`.
     :param generator: see :class:`Adapter`; on the CPU.
-    :raises TypeError: the model is no such ViT, or a chosen block has no plain timm ``Attention`` (one that has an adapter or a prefix
-        already, for instance).
-    :raises ValueError: a block is not there or named twice, none is named, or ``hidden`` is below 1.
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an adapter or a
+        prefix already).
+    :raises ValueError: a block does not exist or is named twice, no block is named, or ``hidden`` is below 1.
     """
 
     def make(attention: Any) -> Adapter:
@@ -234,9 +220,9 @@ def attach_prefix(
 
     :param tokens: see :class:`Prefix`.
     :param generator: see :class:`Prefix`; on the CPU.
-    :raises TypeError: the model is no such ViT, or a chosen block has no plain timm ``Attention`` (one that has an adapter or a prefix
-        already, for instance).
-    :raises ValueError: a block is not there or named twice, none is named, or ``tokens`` is below 1.
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an adapter or a
+        prefix already).
+    :raises ValueError: a block does not exist or is named twice, no block is named, or ``tokens`` is below 1.
     """
 
     def make(attention: Any) -> Prefix:
@@ -246,15 +232,15 @@ def attach_prefix(
 
 
 def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[PEFTModule]:
-    """Take all attached modules out of a model, in place, and return them in the model's order (that of the blocks).
+    """Remove all attached modules from a model, in place, and return them in the model's order (that of the blocks).
 
-    The model is then what it was before they were attached: the same modules with the same parameters, of the same names.
+    The model is then as before they were attached: the same modules and parameters, with the same names.
 
     :param kind: only modules of this class, such as :class:`Adapter`.
-    :raises TypeError: the model is not a timm ViT or a :class:`ContinualModel` on one.
+    :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: no such module is attached.
     """
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     adapted: list[nn.Module] = [layer for layer in vit.modules() if isinstance(layer, _ADAPTED)]
     places = {child: (layer, name) for layer in adapted for name, child in layer.named_children() if isinstance(child, kind)}
     if not places:
@@ -268,11 +254,11 @@ def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[P
 
 @torch.no_grad()
 def detach_lora(model: nn.Module, merge: bool = False) -> list[LoRA]:
-    """Take all :class:`LoRA` modules out of a model, as :func:`detach_peft` does.
+    """Remove all :class:`LoRA` modules from a model, as :func:`detach_peft` does.
 
-    :param merge: add each module's update to the weight of its layer, so that the outputs stay as they are, up to rounding.
+    :param merge: add each module's update to the weight of its layer, so that the outputs stay the same up to rounding.
     """
-    layers = [layer for layer in _vision_transformer(model).modules() if isinstance(layer, LoRALinear)]
+    layers = [layer for layer in require_vision_transformer(model).modules() if isinstance(layer, LoRALinear)]
     modules = [layer.lora for layer in layers]
     detach_peft(model, LoRA)
     if merge:
@@ -288,8 +274,8 @@ ModuleT = TypeVar("ModuleT", bound=PEFTModule)
 def _attach(
     model: nn.Module, blocks: Iterable[int], path: str, adapted: type[nn.Module], name: str, make: Callable[[nn.Module], ModuleT]
 ) -> list[ModuleT]:
-    """Give what stands at ``path`` in chosen blocks the class ``adapted``, and what ``make`` makes for it as its child ``name``."""
-    vit = _vision_transformer(model)
+    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``, and add the module that ``make`` returns as ``name``."""
+    vit = require_vision_transformer(model)
     chosen = list(blocks)
     if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
         raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}")
@@ -315,20 +301,12 @@ def _plain_class(adapted: type[nn.Module]) -> type[nn.Module]:
     return plain
 
 
-def _vision_transformer(model: nn.Module) -> VisionTransformer:
-    vit = model.backbone if isinstance(model, ContinualModel) else model
-    # Models that only resemble it (BEiT, EVA) may read the weight of qkv without calling the layer, and would silently ignore LoRA.
-    if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
-    return vit
-
-
 class PEFTSchedule(SupervisedPlugin[Any]):
-    """Which parameters of the backbone train in which epoch (F17); the heads are left as they are.
+    """Decides which parameters of the backbone train in which epoch (F17). It does not change the heads.
 
     Parameters that are frozen when the first training starts stay frozen in either mode.
 
-    :param frozen_epochs: first epochs of an experience in which only the head trains; 30 of 50 in aEPG's protocol.
+    :param frozen_epochs: number of first epochs of an experience in which only the head trains; 30 of 50 in aEPG's protocol.
     :param freeze: "peft", LAE's code: the backbone never trains, the modules in it (:func:`peft_modules`) wait for ``frozen_epochs``
         in every experience but the first. "backbone", the paper's text: the whole backbone, modules included, waits for
         ``frozen_epochs`` in every experience and then trains in full.
@@ -347,8 +325,8 @@ class PEFTSchedule(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Freeze what must not train in the first epoch.
 
-        :raises TypeError: the model is not a :class:`ContinualModel`.
-        :raises ValueError: nothing would ever train but the heads: there are fewer epochs than frozen ones, or no modules.
+        :raises TypeError: the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+        :raises ValueError: only the heads would ever train: there are fewer epochs than frozen ones, or no PEFT modules.
         """
         backbone = require_continual_model(strategy.model, "PEFTSchedule").backbone
         if self.frozen_epochs > strategy.train_epochs:

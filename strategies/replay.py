@@ -1,7 +1,8 @@
-"""Baselines with a replay buffer, by Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
+"""Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass says what it mends. All but DER++ train with a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with
-earlier heads open (``ContinualModel(freeze_earlier=False)``); DER++ needs one head over all classes, made before the optimizer.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ train with a loss over all classes seen
+(``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads (``ContinualModel(freeze_earlier=False)``). DER++ needs one head
+over all classes, made before the optimizer.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
-from .baselines import bytes_of
+from .byte_counts import bytes_of
 from .heads import require_continual_model
 from .task_loss import TaskLoss
 
 
 class Memory(ClassBalancedBuffer):
-    """Avalanche's buffer of ``mem_size`` images, the same number of each class seen; images are drawn by torch's global generator.
+    """Avalanche's buffer of ``mem_size`` images, equally many of each class seen, drawn with torch's global generator.
 
-    Mends: ``update`` warns at every experience that it will go away with Avalanche 0.7.
+    Fixes upstream: ``update`` warns at every experience that Avalanche 0.7 will remove it.
     """
 
     def __init__(self, mem_size: int) -> None:
@@ -42,10 +43,11 @@ class Memory(ClassBalancedBuffer):
 
 
 class Replay(ReplayPlugin):
-    """Experience replay: to each batch of new images as Avalanche's plugin does it come ``batch_size_mem`` images of the memory.
+    """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem`` images from the memory.
 
-    :param mem_size: images in the memory, the same number of each class.
-    :param batch_size_mem: images of the memory in each batch; as many as new ones when not given.
+    :param mem_size: number of images in the memory, equally many of each class.
+    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
+    :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
     """
 
     def __init__(self, mem_size: int = 500, batch_size_mem: int | None = None) -> None:
@@ -53,7 +55,7 @@ class Replay(ReplayPlugin):
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of the memory: images as the evaluation transform gives them, class ids and task labels."""
+        """Bytes of the memory: images after the evaluation transform, class ids and task labels."""
         return _bytes_of_images(self.storage_policy.buffer)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -62,14 +64,16 @@ class Replay(ReplayPlugin):
 
 
 class GDumb(GDumbPlugin):
-    """GDumb (Prabhu et al., 2020): for each experience the initial model is trained anew, on the memory alone.
+    """GDumb (Prabhu et al., 2020): in each experience, trains again from the initial model, on the memory only.
 
-    ``strategy.model`` becomes another object with each experience; Avalanche puts its parameters where those of the last one were in the
-    optimizer. An epoch is one over the memory.
+    ``strategy.model`` is a new object in each experience. Avalanche replaces the old model's parameters by its parameters in the
+    optimizer. One epoch is one pass over the memory.
 
-    Mends: evaluating classes not trained yet gave the initial model heads for them, and so all later models.
+    Fixes upstream: evaluating classes before training on them gave the initial model heads for them, and so all later models.
 
-    :param mem_size: images in the memory, the same number of each class; the current experience's are drawn before training.
+    :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are drawn before
+        training.
+    :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
     """
 
     def __init__(self, mem_size: int = 500) -> None:
@@ -90,19 +94,26 @@ class GDumb(GDumbPlugin):
 
 
 class BiC(BiCPlugin):
-    """Bias correction (Wu et al., 2019): replay and distillation; then a scale and a shift of the newest classes' logits, for evaluation.
+    """Bias correction (Wu et al., 2019): replay and distillation, then a scale and a shift of the newest classes' logits in evaluation.
 
-    The two numbers are fitted on images held out from every class, under the evaluation transform; these come on top of ``mem_size``.
+    Scale and shift are fitted to images held out from every class, with the evaluation transform. These images come on top of
+    ``mem_size``.
 
-    Mends: Avalanche 0.6 passes ``MultiStepLR`` an argument that torch no longer takes; its distillation normalises the old model's logits
-    over the batch instead of over the classes; it runs the frozen model anew in each of the 200 epochs of the second stage; and it takes
-    the held-out images out of the caller's experience. Streams whose experiences forbid that last step raise a ``TypeError``.
+    Fixes upstream (Avalanche 0.6):
 
-    :param mem_size: images in the memory, the same number of each class.
-    :param val_percentage: number of held-out images, as a part of ``mem_size`` (0.1 is a tenth); at least one of each class is needed.
+    - It passes ``MultiStepLR`` an argument that torch no longer has.
+    - Its distillation normalises the old model's logits over the batch instead of over the classes.
+    - It runs the frozen model again in each of the 200 epochs of the second stage.
+    - It removes the held-out images from the caller's experience. Streams whose experiences do not allow the copy that avoids this
+      raise a ``TypeError``.
+
+    :param mem_size: number of images in the memory, equally many of each class.
+    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
+    :param val_percentage: number of held-out images as a fraction of ``mem_size`` (0.1 is a tenth); at least one per class is needed.
     :param T: temperature of the distillation.
-    :param stage_2_epochs: epochs of the fit; its rate falls to a tenth after 50, 100 and 150 of them.
+    :param stage_2_epochs: epochs of the fit. Its learning rate falls to a tenth after 50, 100 and 150 of them.
     :param lr: learning rate of the fit.
+    :raises ValueError: ``mem_size`` is below 1; while training, too few or too many held-out images, or frozen earlier heads.
     """
 
     def __init__(
@@ -136,15 +147,18 @@ class BiC(BiCPlugin):
         held_out, fewest = int(self.val_percentage * self.mem_size), min(strategy.experience.dataset.targets.count.values())
         if not 1 <= held_out / seen <= fewest - 1:
             raise ValueError(
-                f"BiC holds out val_percentage x mem_size = {held_out} images of {seen} classes: that must be at least one of each class, "
+                f"BiC holds out val_percentage x mem_size = {held_out} images of {seen} classes: this must be at least one per class, "
                 f"and leave one of the {fewest} to train on; change one of the two"
             )
-        strategy.experience = copy.copy(strategy.experience)  # Avalanche takes the held-out images out of it; the caller's stays whole
+        # Avalanche removes the held-out images: let it do so from a copy, not from the caller's experience
+        strategy.experience = copy.copy(strategy.experience)
         try:
             strategy.experience.dataset = strategy.experience.dataset
         except AttributeError as error:
             kind = type(strategy.experience).__name__
-            raise TypeError(f"BiC replaces the dataset of an experience, which {kind} forbids: make the stream by nc_benchmark") from error
+            raise TypeError(
+                f"BiC replaces the dataset of an experience, which {kind} does not allow: make the stream with nc_benchmark"
+            ) from error
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
     def cross_entropy(self, new_outputs: Tensor, old_outputs: Tensor) -> Tensor:
@@ -174,15 +188,16 @@ class BiC(BiCPlugin):
 class DERPlusPlus(DER):
     """DER++ (Buzzega et al., 2020), a strategy: used like ``Naive``, with ``mem_size``, ``batch_size_mem``, ``alpha`` and ``beta``.
 
-    Loss on the new images: cross-entropy over all classes; on those of the memory: alpha x the mean squared distance of the logits to
-    the stored ones + beta x cross-entropy. The stored logits are the model's in eval mode after the experience, without augmentation.
-    One batch of the memory serves both terms. The memory is used once it holds a whole batch.
+    The loss on new images is cross-entropy over all classes. The loss on images from the memory is alpha x the mean squared difference
+    between the logits and the stored ones + beta x cross-entropy. The stored logits are those of the model in eval mode after the
+    experience, without augmentation. The same batch from the memory is used for both terms. The memory is used once it holds a whole
+    batch.
 
-    The loss does not go through the criterion once there is a memory: leave that at its default. The head must be as wide as the stream:
-    ``model.heads.add_head(range(n_classes))`` before the optimizer is made.
+    Once there is a memory, the loss does not use the criterion: leave the criterion at its default. The head must cover all classes of
+    the stream: call ``model.heads.add_head(range(n_classes))`` before you make the optimizer.
 
-    Mends: plugins' ``before_forward`` (augmentation) sees the memory's images too, not the new ones alone; between two epochs the strategy
-    can be pickled.
+    Fixes upstream: ``before_forward`` of plugins (augmentation) also sees the images from the memory, not only the new ones. Between two
+    epochs the strategy can be pickled.
     """
 
     plugins: list[Any]
@@ -197,12 +212,12 @@ class DERPlusPlus(DER):
         missing = set(self.experience.classes_in_this_experience) - set(require_continual_model(self.model, "DER++").heads.classes)
         if missing:
             raise ValueError(
-                f"DER++ stores logits and needs a head that does not grow, but there is none for the classes {sorted(missing)}: "
+                f"DER++ stores logits and needs a head that does not grow, but there is no head for the classes {sorted(missing)}: "
                 "call model.heads.add_head(range(n_classes)) before you make the optimizer"
             )
         if isinstance(self._criterion, TaskLoss) and self._criterion.restrict:
             name = type(self._criterion).__name__
-            raise ValueError(f"DER++ trains on all classes, but {name} on the current ones alone: use {name}(restrict=False)")
+            raise ValueError(f"DER++ trains on all classes, but {name} only on the current ones: use {name}(restrict=False)")
         super()._before_training_exp(**kwargs)
         if self.replay_loader is not None:
             workers = kwargs.get("num_workers", 0)
@@ -217,13 +232,13 @@ class DERPlusPlus(DER):
 
 
 class Endless:
-    """The batches of a data loader, pass after pass. Pickled and unpickled, it goes on with the same batches in the midst of a pass."""
+    """The batches of a data loader, pass after pass. After unpickling in the middle of a pass it continues with the same batches."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
         self._batches: Iterator[Any] | None = None
         self._taken = 0  # in this pass
-        self._random_state = torch.get_rng_state()  # where it began
+        self._random_state = torch.get_rng_state()  # at the start of this pass
 
     def __next__(self) -> Any:
         if self._batches is None and self._taken:  # unpickled
@@ -250,7 +265,7 @@ def _require_open_heads(model: nn.Module, who: str) -> None:
 
 
 def _bytes_of_images(dataset: Any) -> int:
-    """Bytes of all that the samples of an Avalanche dataset hold, as if they were copied: it keeps indices into the experiences' data."""
+    """Bytes of all samples of an Avalanche dataset, counted as if copied. The dataset itself has indices into the experiences' data."""
     if len(dataset) == 0:
         return 0
     return len(dataset) * sum(t.nbytes for t in dataset.collate_fn([dataset.eval()[0]]))

@@ -1,7 +1,7 @@
 """SLCA, Slow Learner with Classifier Alignment (Zhang et al., ICCV 2023, arXiv 2303.05118).
 
-Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2, after each
-experience but the first, retrains all heads on features drawn from one Gaussian per class seen (:class:`ClassifierAlignment`).
+Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2 runs after each
+experience except the first. It retrains all heads on features drawn from one Gaussian per class seen (:class:`ClassifierAlignment`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import DataLoader
 
+from .checks import require_not_negative
+from .features import extract_features
 from .fresh_optimizer import FreshOptimizer
 from .gaussians import ClassGaussians, CovarianceKind
 from .heads import TaskHeads, require_continual_model
@@ -34,16 +35,16 @@ TaskIndex = Literal["true", "reference"]
 def slow_learner_groups(
     model: nn.Module, lr: float = 0.01, slow_factor: float = 0.01, weight_decay: float | None = 5e-4
 ) -> list[dict[str, Any]]:
-    """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, the heads, those to come included, at ``lr``.
+    """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, and the heads, including future ones, at ``lr``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
-    :param slow_factor: 0.01 in the paper; 1 is plain fine-tuning, 0 leaves the backbone as it is.
-    :param weight_decay: of both groups; ``None`` leaves it to the optimizer.
+    :param slow_factor: 0.01 in the paper; 1 is plain fine-tuning, 0 does not train the backbone.
+    :param weight_decay: of both groups; ``None`` uses the optimizer's.
     :raises ValueError: a rate is NaN, infinite or negative.
     :raises TypeError: the model has no heads of its own.
     """
     heads = require_continual_model(model, "slow_learner_groups").heads
-    _require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
+    require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
     of_heads = {id(p) for p in heads.parameters()}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if id(p) not in of_heads], "lr": lr * slow_factor},
@@ -56,10 +57,10 @@ def slow_learner_groups(
 
 
 def fresh_final_norm(model: nn.Module) -> None:
-    """Make the backbone's final LayerNorm a fresh one, in place: weight 1, bias 0, eps 1e-5 (code fact F1).
+    """Reset the backbone's final LayerNorm, in place, to weight 1, bias 0 and eps 1e-5 (F1).
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` on a timm model.
-    :raises ValueError: the backbone has no LayerNorm where timm's models have their last one.
+    :raises ValueError: the backbone has no LayerNorm where timm's models have their final one.
     """
     backbone = require_continual_model(model, "fresh_final_norm").backbone
     for name in ("fc_norm", "norm", "head.norm"):
@@ -92,20 +93,20 @@ def align_heads(
     task_index: TaskIndex = "true",
     generator: torch.Generator,
 ) -> None:
-    """Retrain all heads, frozen ones included, in place, on features drawn from the Gaussians of all classes.
+    """Retrain all heads, including frozen ones, in place, on features drawn from the Gaussians of all classes.
 
-    In each epoch every class gives ``samples_per_class`` features, shuffled together. SGD with momentum; the learning rate follows a cosine
-    to 0 and moves once per epoch. Whether a head requires gradients is neither used nor changed.
+    Each epoch draws ``samples_per_class`` features of every class and shuffles them together. The optimizer is SGD with momentum. The
+    learning rate follows a cosine to 0 and changes once per epoch. The ``requires_grad`` flags of the heads are ignored and kept.
 
-    :param heads: heads over exactly the classes that ``gaussians`` knows.
-    :param epochs: 0 leaves the heads as they are.
-    :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 takes the logits as they are.
-    :param mean_decay: scale the means as :func:`mean_scales` says (F4).
-    :param feature_decay: mean and half width of mu, to scale each drawn vector as :func:`feature_scales` says; (0.02, 0.01) in SLCA++.
-    :param task_index: which index of a class's task goes into either decay (F5).
-    :param generator: a CPU generator; nothing else is drawn from.
-    :raises ValueError: a number out of its range, or classes with a head but without statistics or the other way round.
-    :raises FloatingPointError: the weights became NaN or infinite; the heads are left as they were.
+    :param heads: heads for exactly the classes in ``gaussians``.
+    :param epochs: 0 does not change the heads.
+    :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 does not normalise the logits.
+    :param mean_decay: whether to scale the means by :func:`mean_scales` (F4).
+    :param feature_decay: mean and half width of mu, to scale each drawn vector by :func:`feature_scales`; (0.02, 0.01) in SLCA++.
+    :param task_index: which index of a class's task the two decays use (F5).
+    :param generator: a CPU generator, the only source of random numbers here.
+    :raises ValueError: a number is out of its range, or some classes have a head but no statistics, or the other way round.
+    :raises FloatingPointError: the weights became NaN or infinite. The heads do not change then.
     """
     _check_alignment(
         epochs=epochs,
@@ -129,7 +130,7 @@ def align_heads(
     sizes = [len(c) for c in heads.head_classes]
     scales = mean_scales(heads, gaussians, task_index) if mean_decay else None
     linears: list[Any] = list(heads.heads)
-    # One matrix for all heads: the same arithmetic as SGD on each of them, in a single product.
+    # One matrix for all heads: the same arithmetic as SGD on each head, in a single product.
     weight = torch.cat([head.weight.detach() for head in linears]).requires_grad_()
     bias = torch.cat([head.bias.detach() for head in linears]).requires_grad_()
     optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -158,19 +159,21 @@ def align_heads(
 
 
 def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tensor:
-    """Logits (N, C) divided by n tau: n = the mean over tasks, of ``sizes`` classes each, of the L2 norm of a task's logits plus 1e-7.
+    """Logits (N, C) divided by n tau. n is the L2 norm of a task's logits, averaged over the tasks, plus 1e-7.
 
     The gradient flows through n, too.
+
+    :param sizes: number of classes of each task, in the order of the logits.
     """
     norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in logits.split(list(sizes), dim=1)])
     return logits / ((norms.mean(dim=0) + 1e-7) * tau).unsqueeze(1)
 
 
 def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
-    """A factor for each class's mean, in the order of ``heads.classes``: 0.9 + 0.1 (t + 1) / (T + 1), T being the newest task (F4).
+    """A factor for each class's mean, in the order of ``heads.classes``: 0.9 + 0.1 (t + 1) / (T + 1), with T the newest task (F4).
 
-    :param task_index: t is the index of the experience that the class's statistics are from (``"true"``), or the class's place in the
-        order of the heads divided by the size of the newest head, which is wrong when tasks differ in size (``"reference"``, F5).
+    :param task_index: ``"true"``: t is the index of the experience of the class's statistics. ``"reference"``: the class's position in
+        the order of the heads, divided by the size of the newest head, which is wrong when tasks differ in size (F5).
     """
     tasks, newest = _task_indices(heads, gaussians, task_index)
     return [0.9 + 0.1 * (t + 1) / (newest + 1) for t in tasks]
@@ -186,11 +189,11 @@ def feature_scales(
 ) -> Tensor:
     """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``: 1 / (1 + mu (T - t)).
 
-    T is the newest task, and mu is drawn for each vector (SLCA++, arXiv 2408.08295).
+    T is the newest task. mu is drawn for each vector (SLCA++, arXiv 2408.08295).
 
-    :param decay: mu is uniform in mean +- half width.
+    :param decay: mean and half width of the uniform distribution of mu.
     :param task_index: see :func:`mean_scales`.
-    :raises ValueError: a factor could be negative or infinite, which takes the wrong index and a large mu.
+    :raises ValueError: a factor could be negative or infinite. Only the wrong index with a large mu can cause that.
     """
     mean, half_width = decay
     tasks, newest = _task_indices(heads, gaussians, task_index)
@@ -226,7 +229,7 @@ def _check_alignment(
     for name, value, least in (("epochs", epochs, 0), ("samples_per_class", samples_per_class, 1), ("batch_size", batch_size, 1)):
         if value != int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
-    _require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
+    require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
     mean, half_width = feature_decay or (0.0, 0.0)
     if not 0 <= half_width <= mean < math.inf:
         raise ValueError(f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off")
@@ -238,8 +241,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     """Stage 2 of SLCA as a plugin for any Avalanche strategy whose model is a :class:`~reclaim.strategies.heads.ContinualModel`.
 
     After training on an experience it fits one Gaussian to the features of each of its classes (training images, test transform, eval
-    mode); a class that comes back is fitted anew, to its new images alone, and counts as one of the newest experience. Then, from the
-    second experience on, it runs :func:`align_heads`. Experiences are counted as they are trained on: training twice on one counts twice.
+    mode). A class that occurs again is fitted again, only to its new images, and counts as a class of the newest experience. Then, from
+    the second experience on, it runs :func:`align_heads`. Every call of ``train`` on an experience counts as one experience.
 
     It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags of the heads as
     they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins after it the aligned ones.
@@ -304,20 +307,20 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of the class statistics. Heads, aligned or not, belong to the model and are not counted."""
+        """Bytes of the class statistics. Heads, aligned or not, are part of the model and do not count."""
         return self.gaussians.nbytes
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        # The first hook of an experience: the model has not been adapted yet, no head has been added.
+        # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
             heads, unaligned = self._unaligned
-            if require_continual_model(strategy.model, "ClassifierAlignment").heads is heads:  # not another model, put in its place
+            if require_continual_model(strategy.model, "ClassifierAlignment").heads is heads:  # false if the strategy has another model now
                 heads.restore(unaligned)
             self._unaligned = None
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, "ClassifierAlignment")
-        # Avalanche's clock is its last plugin: here it still has the index of the experience that is ending.
+        # Avalanche's clock runs after all plugins: here it still has the index of the experience that ends.
         experience = strategy.clock.train_exp_counter
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
@@ -332,34 +335,11 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
 
 
-@torch.no_grad()
-def extract_features(
-    model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and targets (N,) of a dataset, in its order, on the CPU, with the model in eval mode.
-
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`; the modes of its modules are put back.
-    :param num_workers: processes that load the images; the strategy's, where it was given to ``train``.
-    """
-    model = require_continual_model(model, "extract_features")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # a loader without a generator of its own would draw a seed from the global one
-        collate = getattr(dataset, "collate_fn", None)
-        loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
-        batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return torch.cat([features for features, _ in batches]), torch.cat([targets for _, targets in batches])
-
-
 # Both stages
 
 
 class SLCA(SupervisedTemplate):
-    """SLCA as a ready-made strategy: used like Avalanche's ``Naive``, but without an optimizer and a criterion, which it makes itself.
+    """SLCA as a complete strategy: used like Avalanche's ``Naive``, but it makes its optimizer and criterion itself.
 
     Stage 1: SGD over :func:`slow_learner_groups`, new for each experience, cross-entropy over the experience's classes; stage 2:
     :class:`ClassifierAlignment`, with the rate, momentum and weight decay of stage 1, as in the code. The defaults are those
@@ -368,12 +348,12 @@ class SLCA(SupervisedTemplate):
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with heads of ``init_std=0.02``.
     :param lr: of the heads, in both stages; the backbone's is ``lr * slow_factor``.
     :param milestones: epochs of each experience after which both rates are multiplied by ``lr_decay``; none beyond ``train_epochs``.
-    :param final_norm: ``"fresh"`` makes the final LayerNorm a new one, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
-    :param alignment_epochs: 0 leaves the slow learner alone.
+    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
+    :param alignment_epochs: 0 skips stage 2.
     :param tau, samples_per_class, covariance_ridge, mean_decay, task_index, restore, seed: see :class:`ClassifierAlignment` (F3-F6).
-    :param plugins: further plugins; they run before the alignment, so that what looks at the trained heads sees them unaligned.
-    :param base_kwargs: what else ``SupervisedTemplate`` takes.
-    :raises ValueError: a number out of its range, or no LayerNorm to make fresh.
+    :param plugins: further plugins. They run before the alignment, so they see the heads before it.
+    :param base_kwargs: other arguments of ``SupervisedTemplate``.
+    :raises ValueError: a number is out of its range, or there is no LayerNorm to reset.
     :raises TypeError: the model has no heads of its own.
     """
 
@@ -418,7 +398,7 @@ class SLCA(SupervisedTemplate):
             seed=seed,
         )
         groups = slow_learner_groups(model, lr, slow_factor, weight_decay)
-        _require_not_negative(lr_decay=lr_decay)
+        require_not_negative(lr_decay=lr_decay)
         if any(epoch != int(epoch) or epoch < 1 for epoch in milestones):
             raise ValueError(f"milestones must be epochs, integers of at least 1, got {list(milestones)}")
         if final_norm not in ("fresh", "pretrained"):
@@ -438,9 +418,3 @@ class SLCA(SupervisedTemplate):
             **base_kwargs,
         )
         self.alignment = alignment
-
-
-def _require_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, not negative, got {value}")

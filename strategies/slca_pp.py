@@ -1,10 +1,10 @@
-"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates in place of most of the backbone's weights.
+"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates instead of training most of the backbone's weights.
 
-Four things differ from :mod:`.slca`. Of the backbone only LoRA, norms, biases and the class token train (:func:`attach_svd_lora`,
-:func:`train_low_rank_and_norms`), at rates of their own (:func:`slca_pp_groups`, :class:`SlowLearnerRates`). The loss is a
-:class:`SymmetricCrossEntropy`. Alignment shrinks the drawn features of earlier experiences at random instead of their means
-(``ClassifierAlignment(mean_decay=False, feature_decay=(0.02, 0.01))``). And at test time earlier heads count a little more
-(:class:`HeadScaling`).
+It differs from :mod:`.slca` in four ways. In the backbone only LoRA, norms, biases and the class token train (:func:`attach_svd_lora`,
+:func:`train_low_rank_and_norms`), at their own rates (:func:`slca_pp_groups`, :class:`SlowLearnerRates`). The loss is a
+:class:`SymmetricCrossEntropy`. Alignment shrinks the drawn features of earlier experiences by random factors, instead of their means
+(``ClassifierAlignment(mean_decay=False, feature_decay=(0.02, 0.01))``). At test time
+earlier heads have slightly larger weights (:class:`HeadScaling`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from .aepg import target_log_prob
+from .checks import require_not_negative
 from .fresh_optimizer import FreshOptimizer
 from .heads import TaskHeads, require_continual_model
-from .peft import PEFTModule, _vision_transformer, peft_parameters
-from .slca import ClassifierAlignment, TaskIndex, _require_not_negative, fresh_final_norm, slow_learner_groups
+from .losses import symmetric_cross_entropy
+from .peft_module import PEFTModule, peft_parameters, require_vision_transformer
+from .slca import ClassifierAlignment, TaskIndex, fresh_final_norm, slow_learner_groups
 from .task_loss import TaskLoss
 
-# What trains in the backbone
+# The parameters of the backbone that train
 
 
 class SVDLoRA(PEFTModule):
@@ -47,8 +48,8 @@ class SVDLoRA(PEFTModule):
         super().__init__()
         if not 1 <= rank <= min(weight.shape):
             raise ValueError(f"the rank of LoRA must be from 1 to {min(weight.shape)} on a weight {tuple(weight.shape)}, got {rank}")
-        _require_not_negative(scale=scale)
-        # on the CPU, whatever the weight's device, and in a precision that has a decomposition
+        require_not_negative(scale=scale)
+        # always on the CPU, and in a precision that torch's SVD supports
         pretrained = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))
         right = torch.linalg.svd(pretrained, full_matrices=False).Vh
         self.A = nn.Parameter(right[:rank].to(weight, copy=True))
@@ -65,7 +66,7 @@ class SVDLoRA(PEFTModule):
 
 
 class SVDLoRALinear(nn.Linear):
-    """What a linear layer is while it has :class:`SVDLoRA`. It changes its class in place: the same module with the same parameters."""
+    """The class of a linear layer while it has :class:`SVDLoRA`. The layer changes its class in place and keeps its parameters."""
 
     lora: SVDLoRA
 
@@ -77,13 +78,13 @@ class SVDLoRALinear(nn.Linear):
 def attach_svd_lora(model: nn.Module, rank: int = 4, scale: float = 0.8) -> list[SVDLoRA]:
     """Put a new :class:`SVDLoRA` on qkv, fc1 and fc2 of every block of a timm ViT, in place, and return them in this order.
 
-    Names and identity of all parameters stay; those of a module are added as, for instance, ``blocks.<j>.mlp.fc1.lora.<A|B>``.
-    Nothing is frozen here: :func:`train_low_rank_and_norms` does that. A ViT-B takes half a minute of one core.
+    Names and identity of all parameters stay; new ones are added, for example ``blocks.<j>.mlp.fc1.lora.<A|B>``.
+    This function freezes nothing: :func:`train_low_rank_and_norms` does. A ViT-B takes half a minute on one core.
 
     :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param rank, scale: see :class:`SVDLoRA`.
-    :raises TypeError: the model is no such ViT, or one of these layers is not a plain ``Linear`` (it has LoRA already, for instance).
-    :raises ValueError: the rank is below 1 or above the layers' width, or the scale negative. The model is left as it was.
+    :raises TypeError: the model is not such a ViT, or one of these layers is not a plain ``Linear`` (perhaps it has LoRA already).
+    :raises ValueError: the rank is below 1 or above the layers' width, or the scale is negative. The model does not change then.
     """
     layers = _layers(model)
     for name, layer in layers.items():
@@ -101,9 +102,9 @@ def attach_svd_lora(model: nn.Module, rank: int = 4, scale: float = 0.8) -> list
 
 @torch.no_grad()
 def detach_svd_lora(model: nn.Module, merge: bool = False) -> list[SVDLoRA]:
-    """Take all :class:`SVDLoRA` modules out of a model, in place, and return them in the order of the layers.
+    """Remove all :class:`SVDLoRA` modules from a model, in place, and return them in the order of the layers.
 
-    :param merge: add each module's update to the weight of its layer, so that the outputs stay as they are, up to rounding.
+    :param merge: add each module's update to the weight of its layer, so that the outputs stay the same up to rounding.
     :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: none is attached.
     """
@@ -123,14 +124,14 @@ def detach_svd_lora(model: nn.Module, merge: bool = False) -> list[SVDLoRA]:
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """The layers that take LoRA, by name; ``None`` for one that is not there."""
-    vit = _vision_transformer(model)
+    vit = require_vision_transformer(model)
     modules = dict(vit.named_modules())
     names = [f"blocks.{index}.{layer}" for index in range(len(vit.blocks)) for layer in ("attn.qkv", "mlp.fc1", "mlp.fc2")]
     return {name: modules.get(name) for name in names}
 
 
 def train_low_rank_and_norms(model: nn.Module) -> None:
-    """Freeze all of the backbone but the parameters with norm, bias, cls_token or lora in their name. Heads train as always.
+    """Freeze the backbone except parameters with norm, bias, cls_token or lora in their names. Heads are not changed.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
     :raises TypeError: the model has no heads of its own.
@@ -139,7 +140,7 @@ def train_low_rank_and_norms(model: nn.Module) -> None:
         parameter.requires_grad_(any(part in name for part in ("norm", "bias", "cls_token", "lora")))
 
 
-# How fast it trains
+# Learning rates
 
 
 def slca_pp_groups(
@@ -152,16 +153,16 @@ def slca_pp_groups(
     """Three parameter groups for an optimizer: the backbone without LoRA at ``lr * slow_factor``, LoRA, and the heads at ``lr``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with LoRA, or other PEFT modules, attached.
-    :param lora_factors: LoRA's rate over ``lr`` in the first experience, and in the later ones. The group keeps the latter rate as
+    :param lora_factors: LoRA's rate divided by ``lr``, in the first experience and in later ones. The group keeps the later rate as
         ``"later_lr"``, for :class:`SlowLearnerRates`.
-    :param weight_decay: of all groups; ``None`` leaves it to the optimizer.
+    :param weight_decay: of all groups; ``None`` uses the optimizer's.
     :raises ValueError: a rate is NaN, infinite or negative, or the model has no LoRA.
     :raises TypeError: the model has no heads of its own.
     """
     require_continual_model(model, "slca_pp_groups")
     backbone, heads = slow_learner_groups(model, lr, slow_factor, weight_decay)
     first, later = lora_factors
-    _require_not_negative(first_lora_factor=first, later_lora_factor=later)
+    require_not_negative(first_lora_factor=first, later_lora_factor=later)
     low_rank = list(peft_parameters(model))
     if not low_rank:
         raise ValueError("the model has no LoRA to train: call attach_svd_lora(model) first")
@@ -174,16 +175,16 @@ def slca_pp_groups(
 class SlowLearnerRates(FreshOptimizer):
     """A new optimizer for each experience, whose rates follow a cosine per epoch to one absolute floor.
 
-    As :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`, in whose place it stands. From the second experience on a group starts
-    from its ``"later_lr"``, if it has one (:func:`slca_pp_groups`).
+    It replaces :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`. From the second experience on, a group starts at its
+    ``"later_lr"``, if it has one (:func:`slca_pp_groups`).
 
-    :param floor: what the rates of all groups would reach after the last epoch: in the code 0.01 x 0.1 x 0.1^(number of milestones), 1e-4
+    :param floor: the value that all rates would reach after the last epoch; in the code 0.01 x 0.1 x 0.1^(number of milestones), 1e-4
         for supervised pretraining (one milestone), 1e-5 for MoCo v3 (two).
     :raises ValueError: the floor is negative; while training, a group starts below it and would rise.
     """
 
     def __init__(self, floor: float = 1e-4) -> None:
-        _require_not_negative(floor=floor)
+        require_not_negative(floor=floor)
         super().__init__(partial(CosineAnnealingLR, eta_min=floor))  # not a lambda: it can be pickled
         self.floor = floor
 
@@ -206,43 +207,38 @@ class SymmetricCrossEntropy(TaskLoss):
     """Symmetric cross-entropy (Wang et al., 2019): the mean of alpha CE + beta RCE over the current experience's classes.
 
     RCE, the reverse cross-entropy, is -sum_c p_c log q_c, with p the softmax, at least 1e-7, and q the one-hot target, at least 1e-4.
-    Half-precision logits are taken in float32, and the loss is float32.
+    Half-precision logits are converted to float32, and the loss is float32.
 
-    :param alpha, beta: not negative; (1, 0.1) for CIFAR-100 and CUB-200, (0.5, 0.5) for ImageNet-R and Cars-196.
+    :param alpha, beta: at least 0; (1, 0.1) for CIFAR-100 and CUB-200, (0.5, 0.5) for ImageNet-R and Cars-196.
     :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1, restrict: bool = True) -> None:
         super().__init__(restrict)
-        _require_not_negative(alpha=alpha, beta=beta)
+        require_not_negative(alpha=alpha, beta=beta)
         self.alpha = alpha
         self.beta = beta
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        cross_entropy = -target_log_prob(logits, targets)
-        p = logits.softmax(dim=1).clamp_min(1e-7)
-        # log q is 0 for the target and log 1e-4 for all others
-        reverse = -math.log(1e-4) * p.scatter(1, targets.unsqueeze(1), 0).sum(dim=1)
-        return (self.alpha * cross_entropy + self.beta * reverse).mean()
+        return symmetric_cross_entropy(logits, targets, self.alpha, self.beta)
 
 
 # At test time
 
 
 class HeadScaling(SupervisedPlugin[Any]):
-    """In evaluation alone, head t of heads 0 to T sees its feature times 1 + factor (T - t); biases count as they are.
+    """In evaluation only, head t of heads 0 to T gets its features times 1 + factor (T - t). Biases are not scaled.
 
-    The weights are scaled in ``before_eval`` and put back, bit for bit, in ``after_eval``, also in an evaluation in the midst of training.
-    List it before :class:`~reclaim.strategies.slca.ClassifierAlignment`: after an evaluation that was broken off, the aligned
-    heads are put back first, and then the unaligned ones.
+    The weights are scaled in ``before_eval`` and restored bit for bit in ``after_eval``, also for an evaluation in the middle of training.
+    List it before :class:`~reclaim.strategies.slca.ClassifierAlignment`: after an interrupted evaluation, the aligned heads are restored
+    first, and then the unaligned ones.
 
-    :param factor: not negative; 0.02 in SLCA++, 0 switches it off.
+    :param factor: at least 0; 0.02 in SLCA++, 0 switches it off.
     """
 
     def __init__(self, factor: float = 0.02) -> None:
         super().__init__()
-        _require_not_negative(factor=factor)
+        require_not_negative(factor=factor)
         self.factor = factor
         self._unscaled: list[Tensor] | None = None
 
@@ -267,13 +263,13 @@ class HeadScaling(SupervisedPlugin[Any]):
             self._unscaled = None
 
 
-# All of it
+# The whole strategy
 
 
 class SLCAPlusPlus(SupervisedTemplate):
-    """SLCA++ as a ready-made strategy: used like Avalanche's ``Naive``, but without an optimizer and a criterion, which it makes itself.
+    """SLCA++ as a complete strategy: used like Avalanche's ``Naive``, but it makes its optimizer and criterion itself.
 
-    It changes the model: attaches LoRA, makes the final LayerNorm a fresh one, and freezes what does not train. Stage 1: SGD over
+    It changes the model: it attaches LoRA, resets the final LayerNorm and freezes what does not train. Stage 1: SGD over
     :func:`slca_pp_groups`, with :class:`SlowLearnerRates` and :class:`SymmetricCrossEntropy`; stage 2:
     :class:`~reclaim.strategies.slca.ClassifierAlignment` with the heads' rate, momentum and weight decay of stage 1. The defaults are
     those of CIFAR-100 with supervised pretraining. CUB-200 takes 50 epochs; ImageNet-R and Cars-196 50 epochs, alpha = beta = 0.5
@@ -285,14 +281,14 @@ class SLCAPlusPlus(SupervisedTemplate):
     :param floor: see :class:`SlowLearnerRates`.
     :param rank, scale: see :func:`attach_svd_lora`.
     :param alpha, beta: see :class:`SymmetricCrossEntropy`.
-    :param final_norm: ``"fresh"`` makes the final LayerNorm a new one, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
-    :param alignment_epochs: 0 leaves out stage 2.
+    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
+    :param alignment_epochs: 0 skips stage 2.
     :param tau, samples_per_class, covariance_ridge, feature_decay, task_index, restore, seed: see
         :class:`~reclaim.strategies.slca.ClassifierAlignment` (F3, F5, F6; F4 is off).
     :param head_scaling: see :class:`HeadScaling`.
     :param plugins: further plugins; they run before the alignment.
-    :param base_kwargs: what else ``SupervisedTemplate`` takes.
-    :raises ValueError: a number out of its range, or no LayerNorm to make fresh.
+    :param base_kwargs: other arguments of ``SupervisedTemplate``.
+    :raises ValueError: a number is out of its range, or there is no LayerNorm to reset.
     :raises TypeError: the model has no heads of its own, or its backbone is not a timm ViT without LoRA.
     """
 

@@ -1,4 +1,4 @@
-"""Losses over the current experience's classes only, as the code of SLCA and aEPG computes them."""
+"""Criteria that use only the current experience's classes, as the code of SLCA and aEPG does."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
-    """A criterion that is also an Avalanche plugin: while training it sees the logits of the current experience's classes alone.
+    """A criterion and Avalanche plugin: while training, it sees only the logits of the current experience's classes.
 
-    Pass it to a strategy as its criterion (Avalanche then registers it as a plugin, too). In evaluation, and outside Avalanche, it takes
+    Pass it to a strategy as its criterion. Avalanche then registers it as a plugin, too. In evaluation, and outside Avalanche, it uses
     all logits.
 
-    :param restrict: ``False`` takes all logits in training as well, which a replay buffer needs.
+    :param restrict: ``False`` uses all logits in training as well. A replay buffer needs that.
     """
 
     def __init__(self, restrict: bool = True) -> None:
@@ -50,7 +50,7 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
         return self.loss(logits, targets)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._evaluating = False  # an evaluation that was interrupted leaves it set
+        self._evaluating = False  # an interrupted evaluation leaves it set
         if self.restrict:
             self._classes = torch.tensor(sorted({int(c) for c in strategy.experience.classes_in_this_experience}))
 

@@ -11,8 +11,8 @@ import timm
 import torch
 from reclaim.benchmark.assets import asset
 from reclaim.strategies.backbones import QUICKDRAW_VIT, ConvStem, create_backbone, fingerprint, quickdraw_vit
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import layer_depths
 from safetensors.torch import load_file, save_file
 from torch import nn
 

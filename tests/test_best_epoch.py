@@ -120,7 +120,7 @@ def test_the_best_epoch_on_the_validation_part_is_kept() -> None:
 
 def test_streams_that_do_not_fit_are_refused() -> None:
     strategy = make(BestEpoch(stream(2, 4, ([3, 4], [0, 1, 2])).test_stream))
-    with pytest.raises(ValueError, match=r"experience 0 brings the classes \[0, 1, 2\], its held-out images are of \[3, 4\]: make both"):
+    with pytest.raises(ValueError, match=r"experience 0 has the classes \[0, 1, 2\], its held-out images have \[3, 4\]: use"):
         strategy.train(stream(3, 4).train_stream[0], eval_streams=[])
 
 

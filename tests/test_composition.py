@@ -17,10 +17,13 @@ from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin, EWCPlugin, 
 from avalanche.training.supervised import Cumulative, JointTraining, Naive
 from reclaim.benchmark.training.build import Reseeding
 from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import OLORSGD, OLORAdam, OLOROptimizer, OLORPlugin, layer_depths
-from reclaim.strategies.peft import PEFTSchedule, attach_lora, peft_parameters
+from reclaim.strategies.olor import OLORSGD, OLORAdam, OLOROptimizer
+from reclaim.strategies.olor_plugin import OLORPlugin
+from reclaim.strategies.peft import PEFTSchedule, attach_lora
+from reclaim.strategies.peft_module import peft_parameters
 from reclaim.strategies.slca import ClassifierAlignment, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer

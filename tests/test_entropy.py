@@ -11,8 +11,9 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss, entropy
+from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.losses import entropy
 from reclaim.strategies.task_loss import TaskLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -192,7 +193,7 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
 )
 def test_bad_coefficients(make: Any, name: str, bad: list[float]) -> None:
     for value in bad:
-        with pytest.raises(ValueError, match=rf"^{name} must be .* got {value}: 0 is cross-entropy"):
+        with pytest.raises(ValueError, match=rf"^{name} must be .* got {value}$"):
             make(value)
 
 

@@ -17,9 +17,10 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.training import step
 from reclaim.benchmark.training.build import make_model, make_strategy
 from reclaim.benchmark.training.step import Stepwise, compile_backbone
+from reclaim.strategies.depths import layer_depths
+from reclaim.strategies.features import extract_features
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import OLORSGD, layer_depths
-from reclaim.strategies.slca import extract_features
+from reclaim.strategies.olor import OLORSGD
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -16,7 +16,8 @@ from avalanche.training.supervised import JointTraining, Naive
 from reclaim.strategies.aepg import AnnealedEPGLoss, EPGLoss
 from reclaim.strategies.heads import UNSEEN, ContinualModel
 from reclaim.strategies.lae import LAE, combine
-from reclaim.strategies.peft import PEFTModule, PEFTSchedule, attach_lora, detach_lora, peft_parameters
+from reclaim.strategies.peft import PEFTSchedule, attach_lora, detach_lora
+from reclaim.strategies.peft_module import PEFTModule, peft_parameters
 from reclaim.strategies.slca import ClassifierAlignment
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer

@@ -18,12 +18,11 @@ from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.benchmark.conform import lae_module
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import layer_depths
 from reclaim.strategies.peft import (
     Adapter,
     LoRA,
-    PEFTModule,
     PEFTSchedule,
     Prefix,
     attach_adapter,
@@ -31,9 +30,8 @@ from reclaim.strategies.peft import (
     attach_prefix,
     detach_lora,
     detach_peft,
-    peft_modules,
-    peft_parameters,
 )
+from reclaim.strategies.peft_module import PEFTModule, peft_modules, peft_parameters
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.beit import Beit
 from timm.models.vision_transformer import Attention, VisionTransformer

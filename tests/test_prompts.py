@@ -10,10 +10,11 @@ import pytest
 import timm
 import torch
 from reclaim.strategies.backbones import create_backbone, quickdraw_vit
-from reclaim.strategies.baselines import bytes_of
+from reclaim.strategies.byte_counts import bytes_of
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import layer_depths
-from reclaim.strategies.peft import PEFTSchedule, attach_lora, peft_modules, peft_parameters
+from reclaim.strategies.peft import PEFTSchedule, attach_lora
+from reclaim.strategies.peft_module import peft_modules, peft_parameters
 from reclaim.strategies.prompts import Prompts, attach_prompts, detach_prompts
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -24,8 +24,10 @@ from reclaim.benchmark.training.run import run
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
-from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin
-from reclaim.strategies.peft import PEFTSchedule, peft_parameters
+from reclaim.strategies.olor import OLORSGD, OLORAdam
+from reclaim.strategies.olor_plugin import OLORPlugin
+from reclaim.strategies.peft import PEFTSchedule
+from reclaim.strategies.peft_module import peft_parameters
 from reclaim.strategies.slca import ClassifierAlignment
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from small_runs import SMALL, shrink, small_config

@@ -17,14 +17,15 @@ from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import conform as conform_module
 from reclaim.benchmark.conform import slca as conform_slca
+from reclaim.strategies import features as features_module
 from reclaim.strategies import slca as slca_module
+from reclaim.strategies.features import extract_features
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import ContinualModel, TaskHeads
 from reclaim.strategies.slca import (
     SLCA,
     ClassifierAlignment,
     align_heads,
-    extract_features,
     feature_scales,
     fresh_final_norm,
     mean_scales,
@@ -588,7 +589,7 @@ class TestClassifierAlignment:
             loaders.append(options["num_workers"])
             return DataLoader(*args, **options)
 
-        monkeypatch.setattr(slca_module, "DataLoader", load)
+        monkeypatch.setattr(features_module, "DataLoader", load)
         statistics = []
         for workers in (0, 1):
             strategy = make_slca()

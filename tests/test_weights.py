@@ -31,8 +31,10 @@ from reclaim.strategies.backbones import (
     lite0_weights,
     read_weights,
 )
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.olor import OLORSGD, OLORPlugin, layer_depths
+from reclaim.strategies.olor import OLORSGD
+from reclaim.strategies.olor_plugin import OLORPlugin
 from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from safetensors.torch import save_file

@@ -18,12 +18,15 @@ from reclaim.strategies.backbones import PRETRAINED, QUICKDRAW_VIT, create_backb
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
+from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.lae import LAE
-from reclaim.strategies.olor import OLORSGD, OLORAdam, OLORPlugin, layer_depths
-from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix, peft_parameters
+from reclaim.strategies.olor import OLORSGD, OLORAdam
+from reclaim.strategies.olor_plugin import OLORPlugin
+from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix
+from reclaim.strategies.peft_module import peft_parameters
 from reclaim.strategies.prompts import attach_prompts
 from reclaim.strategies.replay import BiC, DERPlusPlus, GDumb, Replay
 from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm, slow_learner_groups

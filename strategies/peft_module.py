@@ -1,0 +1,40 @@
+"""What all modules of parameter-efficient fine-tuning (PEFT) have in common: LAE's, SLCA++'s LoRA and VPT's prompts.
+
+Code that counts, schedules or skips PEFT modules finds them by their base class :class:`PEFTModule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from .heads import ContinualModel
+
+
+class PEFTModule(nn.Module):
+    """Base class of the modules that train while the backbone around them is frozen."""
+
+
+def peft_modules(model: nn.Module) -> list[PEFTModule]:
+    """All PEFT modules in a model, in its order (that of the blocks)."""
+    return [module for module in model.modules() if isinstance(module, PEFTModule)]
+
+
+def peft_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of :func:`peft_modules`."""
+    for module in peft_modules(model):
+        yield from module.parameters()
+
+
+def require_vision_transformer(model: nn.Module) -> VisionTransformer:
+    """The model, or the backbone of a :class:`~reclaim.strategies.heads.ContinualModel`, as a timm ``VisionTransformer``.
+
+    :raises TypeError: it is another kind of model.
+    """
+    vit = model.backbone if isinstance(model, ContinualModel) else model
+    # Similar models (BEiT, EVA) may read the weight of qkv without calling the layer. They would silently ignore LoRA.
+    if not isinstance(vit, VisionTransformer):
+        raise TypeError(f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
+    return vit
