@@ -15,13 +15,16 @@ import click
 from click.core import ParameterSource
 from tabulate import tabulate
 
-from . import published
 from .assets import asset
 from .config import QUICKDRAW_VIT
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
-from .protocols import Uncovered, covered_runs, find_cell, in_full, protocol_of, run_names, run_of
+from .papers import published
+from .papers.protocols import Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
+from .records.metrics import METRICS
+from .records.record import metric_of
 from .records.store import RecordStore, default_store, named_store
+from .report.show import in_full
 from .stats.estimates import mean_interval
 from .training import sweep as tuning
 from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
@@ -255,8 +258,8 @@ def run(
     store = RecordStore(records) if records else default_store()
     made = run_jobs(jobs_of(found, target, chosen, settings, setup), store, jobs, again)
     rows = []
-    for metric in published.METRICS:
-        summary = mean_interval([published.metric_of(record, metric) for record in made])
+    for metric in METRICS:
+        summary = mean_interval([metric_of(record, metric) for record in made])
         interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}" if summary.interval else "none (one run)"
         rows.append((metric, f"{summary.mean:.2f}", "-" if summary.std is None else f"{summary.std:.2f}", interval))
     click.echo(
@@ -357,8 +360,8 @@ def leaderboard(
 
     index.html shows everything, embedded.md, .csv and .svg all streams, and <stream>.md, .csv, .json and, with --format latex, .tex one.
     """
-    from . import leaderboard as boards
-    from . import submission
+    from .report import leaderboard as boards
+    from .verdicts import submission
 
     store = _store_at_hand(records)
     if foreign:
@@ -385,7 +388,7 @@ def leaderboard(
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def conform(files: Sequence[Path]) -> None:
     """Hold the implementations against golden FILES (.npz): the largest deviation beside its tolerance; fails beyond it."""
-    from . import conform as conformance
+    from .checks import conform as conformance
 
     rows = []
     for path in files:
@@ -561,8 +564,8 @@ def plan(names: Sequence[str], std: float | None, records: Path | None) -> None:
     For a CLAIM the difference that 3, 5, 10 or 20 seeds find with 80% power; for a CELL, or every cell of a TABLE (such as slca/main), how
     likely so many seeds give "reproduced", and the seeds needed. Spread and cost are those of the runs on record, where there are any.
     """
-    from .paper_check import current
-    from .plan import plan as planned
+    from .verdicts.counting import current
+    from .verdicts.study import plan as planned
 
     store = _store_at_hand(records)
     loaded, problems = store.load() if store else ([], [])

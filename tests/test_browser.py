@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reclaim.benchmark.leaderboard import write
-from reclaim.benchmark.protocols import Protocol, protocol_of, run_of
-from reclaim.benchmark.published import cells
+from reclaim.benchmark.papers.protocols import Protocol, protocol_of, run_of
+from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report.leaderboard import write
 from small_runs import synthetic_record
 from test_page import sample
 

@@ -14,7 +14,7 @@ from reclaim.benchmark import cli
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
-from reclaim.benchmark.published import cells, claims
+from reclaim.benchmark.papers.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore

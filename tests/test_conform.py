@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reclaim.benchmark.conform import Arrays, Deviation, check
+from reclaim.benchmark.checks.conform import Arrays, Deviation, check
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.npz"))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from reclaim.benchmark.data.streams import STREAMS, find_stream
-from reclaim.benchmark.protocols import find_cell
+from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import find_recipe
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
 from reclaim.benchmark.records.store import RecordStore

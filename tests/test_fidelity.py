@@ -17,10 +17,10 @@ import pytest
 from reclaim import strategies
 from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.facts import FACTS, SECTIONS, FactError, Note, Switch, read_facts
-from reclaim.benchmark.fidelity import effect, page, std_ratio, turned_by
+from reclaim.benchmark.papers.facts import FACTS, SECTIONS, FactError, Note, Switch, read_facts
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.report.fidelity import effect, page, std_ratio, turned_by
 from reclaim.benchmark.stats.estimates import mean_interval
 from scipy.stats import pearsonr
 from small_runs import synthetic_record

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark import recipes
-from reclaim.benchmark.board import ends_of_grids
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.findings import FACTORS, PAPER_METHODS, page
-from reclaim.benchmark.published import judge_claims
 from reclaim.benchmark.recipes import RECIPES, SPLIT, Recipe
 from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.report.board import ends_of_grids
+from reclaim.benchmark.report.findings import FACTORS, PAPER_METHODS, page
+from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
 
 SINGLE, UNEVEN = "quickdraw-1", "split-quickdraw-uneven"

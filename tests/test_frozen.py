@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from reclaim.benchmark.config import config_hash
-from reclaim.benchmark.protocols import Uncovered, protocol_of, run_names
+from reclaim.benchmark.papers.protocols import Uncovered, protocol_of, run_names
 from reclaim.benchmark.recipes import RECIPES
 
 FROZEN = json.loads((Path(__file__).parent / "frozen.json").read_text(encoding="utf-8"))

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from reclaim.benchmark import figures
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.streams import STREAMS
-from reclaim.benchmark.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
-from reclaim.benchmark.protocols import Protocol, protocol_of
-from reclaim.benchmark.published import judge_claims
+from reclaim.benchmark.papers.protocols import Protocol, protocol_of
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records.provenance import PACKAGES
 from reclaim.benchmark.records.record import Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report import figures
+from reclaim.benchmark.report.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
 from reclaim.benchmark.stats.estimates import mean_interval
+from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reclaim.benchmark.conform import olor
+from reclaim.benchmark.checks.conform import olor
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.olor import OLORSGD, OLORAdam, OLOROptimizer, rollback_rate
 from torch import Tensor, nn

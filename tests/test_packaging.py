@@ -73,7 +73,7 @@ def test_the_metadata(unpacked: Path) -> None:
     assert (folder / "licenses" / "LICENSE").is_file()
     entry_points = (folder / "entry_points.txt").read_text(encoding="utf-8")
     assert "reclaim = reclaim.benchmark.cli:main" in entry_points
-    assert "[pytest11]\nreclaim = reclaim.benchmark.pytest_options" in entry_points
+    assert "[pytest11]\nreclaim = reclaim.benchmark.checks.plugin" in entry_points
 
 
 def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reclaim.benchmark import figures
-from reclaim.benchmark.board import NOT_COMPARABLE, rows
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.figure import Scale, chart
-from reclaim.benchmark.page import CURVES, render, seed_options, size
-from reclaim.benchmark.paper_check import check_cells
-from reclaim.benchmark.protocols import Uncovered, protocol_of
-from reclaim.benchmark.published import cells, judge_claims
+from reclaim.benchmark.papers.protocols import Uncovered, protocol_of
+from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.report import figures
+from reclaim.benchmark.report.board import NOT_COMPARABLE, rows
+from reclaim.benchmark.report.page import CURVES, render, seed_options, size
+from reclaim.benchmark.report.svg import Scale, chart
 from reclaim.benchmark.stats.estimates import MeanInterval
+from reclaim.benchmark.verdicts.cells import check_cells
+from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
 
 VOID = {"meta", "link", "input", "br"}

@@ -13,21 +13,25 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from reclaim.benchmark import paper_check, published
-from reclaim.benchmark.paper_check import check_cells, current, judge_tables, merge, missing_jobs, not_counted
-from reclaim.benchmark.protocols import find_cell
-from reclaim.benchmark.published import Claim, cells, claims, planned_seeds
+from reclaim.benchmark.checks import session
+from reclaim.benchmark.checks.session import missing_jobs
+from reclaim.benchmark.papers import published
+from reclaim.benchmark.papers.protocols import find_cell
+from reclaim.benchmark.papers.published import Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.paired import Outcome, holm
 from reclaim.benchmark.training.jobs import Job
+from reclaim.benchmark.verdicts import cells as cell_checks
+from reclaim.benchmark.verdicts.cells import check_cells, judge_tables
+from reclaim.benchmark.verdicts.counting import current, merge, not_counted
 from small_runs import synthetic_record
 
 pytest_plugins = ["pytester"]
 
-BENCHMARK = Path(paper_check.__file__).parent
-PARTS = ("test_live.py", "test_claims.py", "test_paper_tables.py")
+BENCHMARK = Path(session.__file__).parent
+PARTS = ("test_live.py", "test_claims.py", "test_cells.py")
 HEADLINE = [recipe for recipe in recipes_of("embedded").values() if recipe.headline]
 CELL = cells()[0]
 ALL = {cell.id: cell for cell in cells()}
@@ -46,7 +50,7 @@ def check(pytester: pytest.Pytester, store: RecordStore, monkeypatch: pytest.Mon
     def refuse(*args: object, **kwargs: object) -> None:
         pytest.fail("something was trained")
 
-    monkeypatch.setattr(paper_check, "run_jobs", refuse)
+    monkeypatch.setattr(session, "run_jobs", refuse)
 
     def run(*arguments: str, part: str | None = None, records: bool = True) -> pytest.RunResult:
         place = ["--records", str(store.root)] if records else []
@@ -173,7 +177,7 @@ def judged(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
     """Runs of five of six cells, which are all that there are."""
     few = tuple(ALL[name] for name in (BELOW, REPRODUCED, UNDECIDED, WITHOUT_STD, MIXED, NOT_RUN))
     monkeypatch.setattr(published, "cells", lambda: few)
-    monkeypatch.setattr(paper_check, "cells", lambda: few)
+    monkeypatch.setattr(cell_checks, "cells", lambda: few)
     for name, shift, step in ((BELOW, -8.0, 0.1), (REPRODUCED, 0.0, 0.05), (UNDECIDED, 0.0, 0.1), (WITHOUT_STD, 0.0, 2.0)):
         for seed in range(5):
             value = ALL[name].published.mean + shift + step * (seed - 2)
@@ -192,7 +196,7 @@ def verdicts_of(path: Path) -> dict[str, Any]:
 def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: Path) -> None:
     verdicts, xml = tmp_path / "verdicts.json", tmp_path / "junit.xml"
     command = ("--paper-check", "--records-only", "--verdicts", str(verdicts), "--junitxml", str(xml))
-    result = check(*command, part="test_paper_tables.py")
+    result = check(*command, part="test_cells.py")
     # records of two configurations fail their own cell alone
     result.assert_outcomes(passed=3, failed=2, skipped=1)
     result.stdout.fnmatch_lines(
@@ -248,7 +252,7 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
     (shared,) = second.glob(f"{place}/*/0.json")
     for path in shared.parent.glob("[1-9].json"):
         path.unlink()
-    result = check(*command, "--records", str(first), "--records", str(second), part="test_paper_tables.py", records=False)
+    result = check(*command, "--records", str(first), "--records", str(second), part="test_cells.py", records=False)
     result.assert_outcomes(passed=3, failed=2, skipped=1)
     result.stdout.fnmatch_lines([f"counted once: {shared} is equal to {first}*0.json"])
     again = verdicts_of(verdicts)
@@ -256,11 +260,11 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
 
 
 def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -> None:
-    result = check("--paper-check", "--records-only", "--strict", part="test_paper_tables.py")
+    result = check("--paper-check", "--records-only", "--strict", part="test_cells.py")
     result.assert_outcomes(passed=1, failed=4, skipped=1)
     verdicts = tmp_path / "verdicts.json"
     options = ("--margin", "20", "--alpha", "0.2", "--verdicts", str(verdicts))
-    result = check("--paper-check", "--records-only", "--strict", *options, part="test_paper_tables.py")
+    result = check("--paper-check", "--records-only", "--strict", *options, part="test_cells.py")
     result.assert_outcomes(passed=4, failed=1, skipped=1)
     result.stdout.fnmatch_lines(
         ["OVERRIDDEN for cells and tables: --margin 20, --alpha 0.2", f"{BELOW} * 20 (--margin) *reproduced*", "*family error 20% (Holm)*"]
@@ -274,7 +278,7 @@ def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -
 def test_the_sentence_of_a_table_is_adjusted_over_all_its_cells(judged: RecordStore) -> None:
     records, _ = merge([judged])
     for margin, reproduced in ((None, 0), (2.0, 1)):
-        checks = check_cells(paper_check.current(records), margin=margin)
+        checks = check_cells(current(records), margin=margin)
         p = [check.column.p_equivalence or 1.0 if check.column else 1.0 for check in checks.values()]
         (table,) = judge_tables(checks)
         assert table["reproduced"] == sum(value < 0.05 for value in holm(p)) == reproduced
@@ -323,7 +327,7 @@ def test_runs_of_other_weights_or_images_are_not_pooled(key: str, what: str) -> 
 
 
 def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:
-    def judge(*settings: str) -> paper_check.CellCheck:
+    def judge(*settings: str) -> cell_checks.CellCheck:
         return check_cells([record_of(BELOW, seed, 91.5 + 0.1 * seed, settings) for seed in range(3)])[BELOW]
 
     assert judge().deviations == ["device=cpu"]
@@ -427,7 +431,7 @@ def test_what_the_claims_need_is_known() -> None:
 
 def test_missing_runs_are_made_into_the_first_store(check: Any, one_claim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = one_claim("holds")
-    monkeypatch.setattr(paper_check, "claims", lambda: (claim,))
+    monkeypatch.setattr(session, "claims", lambda: (claim,))
     first, second = RecordStore(tmp_path / "first"), RecordStore(tmp_path / "second")
     n = planned_seeds(claim)
     for seed in range(n):
@@ -440,7 +444,7 @@ def test_missing_runs_are_made_into_the_first_store(check: Any, one_claim: Any, 
         asked.extend((job.recipe, job.seed) for job in jobs)
         return [synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=50) for job in jobs]
 
-    monkeypatch.setattr(paper_check, "run_jobs", run_jobs)
+    monkeypatch.setattr(session, "run_jobs", run_jobs)
     stores = ("--records", str(first.root), "--records", str(second.root))
     result = check("--paper-check", "--run-missing", *stores, part="test_claims.py", records=False)
     result.assert_outcomes(passed=1)
@@ -460,7 +464,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
         assert [(job.recipe, job.seed) for job in jobs] == [(recipe.name, 0) for recipe in HEADLINE]
         return [runs[job.recipe] for job in jobs]
 
-    monkeypatch.setattr(paper_check, "run_jobs", run_jobs)
+    monkeypatch.setattr(session, "run_jobs", run_jobs)
     return runs
 
 
@@ -511,7 +515,7 @@ def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordSto
         values = dict(zip((claim.better, claim.worse), HOLDS[::-1], strict=True))
         return [synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=values[job.recipe][job.seed]) for job in jobs]
 
-    monkeypatch.setattr(paper_check, "run_jobs", run_jobs)
+    monkeypatch.setattr(session, "run_jobs", run_jobs)
     result = check("--paper-check", "--fresh", "--paper-jobs", "1", part="test_claims.py")
     result.assert_outcomes(passed=1)
     assert sorted(asked) == sorted((recipe, seed) for recipe in (claim.better, claim.worse) for seed in range(5))
@@ -562,7 +566,7 @@ def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "olor/full: olor-1 > full-1" in done.stdout
-    code = "import sys; sys.modules['pytest'] = None; from reclaim.benchmark.paper_check import current, check_cells"
+    code = "import sys; sys.modules['pytest'] = None; from reclaim.benchmark.verdicts.cells import check_cells; from reclaim.benchmark.verdicts.counting import current"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 

@@ -17,7 +17,7 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.benchmark.conform import lae_module
+from reclaim.benchmark.checks.conform import lae_module
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.peft import (

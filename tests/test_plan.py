@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
-from reclaim.benchmark.plan import SEEDS, detectable_effect, plan
-from reclaim.benchmark.protocols import find_cell
-from reclaim.benchmark.published import cells, claims, planned_seeds
+from reclaim.benchmark.papers.protocols import find_cell
+from reclaim.benchmark.papers.published import cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.stats.power import published_leaves, seeds_needed, verdict_probabilities
+from reclaim.benchmark.verdicts.study import SEEDS, detectable_effect, plan
 from scipy import stats
 from small_runs import synthetic_record
 

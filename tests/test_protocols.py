@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from reclaim.benchmark import published
 from reclaim.benchmark.cli import main
-from reclaim.benchmark.config import Config
-from reclaim.benchmark.facts import FACTS
-from reclaim.benchmark.protocols import (
-    EXECUTION,
-    OLOR_BACKBONES,
-    OLOR_STREAMS,
-    Protocol,
-    Uncovered,
-    _flat,
-    coverage_page,
-    covered_runs,
-    find_cell,
-    in_full,
-    protocol_of,
-    run_names,
-    run_of,
-)
-from reclaim.benchmark.published import cells
+from reclaim.benchmark.config import EXECUTION, Config, flatten
+from reclaim.benchmark.papers import published
+from reclaim.benchmark.papers.facts import FACTS
+from reclaim.benchmark.papers.olor import OLOR_BACKBONES, OLOR_STREAMS
+from reclaim.benchmark.papers.protocols import Protocol, Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
+from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.report.coverage import coverage_page
+from reclaim.benchmark.report.show import in_full
 from reclaim.benchmark.training.build import prepared
 from reclaim.strategies.backbones import KNOWN_BACKBONES, RESNET50_CIFAR
 
@@ -103,7 +93,7 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
             for inner in (value if isinstance(value, dict) else [""])
         }
         assert present - idle(config) <= found.settings.keys(), run
-        flat = _flat(config)
+        flat = flatten(asdict(config))
         for key, (value, source) in found.settings.items():
             assert re.match(r"(paper|code|LAE's code|our reading|neither|not used|heads and modules)\b", source), (run, key)
             assert flat[key] == (tuple(value) if isinstance(value, list) else value), (run, key)

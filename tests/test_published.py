@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark import published
 from reclaim.benchmark.data.streams import STREAMS
-from reclaim.benchmark.published import METRICS, Claim, PublishedError, Rerun, Table, cells, claims, judge_claims, metric_of, tables
+from reclaim.benchmark.papers import published
+from reclaim.benchmark.papers.published import Claim, PublishedError, Rerun, Table, cells, claims, tables
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records.record import Record
+from reclaim.benchmark.records.metrics import METRICS
+from reclaim.benchmark.records.record import Record, metric_of
 from reclaim.benchmark.stats.estimates import Published
+from reclaim.benchmark.verdicts import claims as verdicts_of_claims
+from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
 from small_runs import synthetic_record
 
 # --- the files as they are ---
@@ -208,7 +211,7 @@ def test_a_sound_cell_is_read(document: Callable[[Any], None]) -> None:
 
 def test_a_cell_of_olor_is_one_edit_that_the_check_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example in olor.toml's own comment, with its signs of a comment taken away."""
-    text = (published.resources.files("reclaim.benchmark") / "papers" / "olor.toml").read_text(encoding="utf-8")
+    text = (published.FOLDER / "olor.toml").read_text(encoding="utf-8")
     start, end = text.index("# [[cell]]"), text.index("[paper]")
     example = "\n".join(line.removeprefix("#").strip() for line in text[start:end].splitlines())
     read = published._document
@@ -297,9 +300,8 @@ def test_a_sound_claim_is_read(document: Callable[[Any], None]) -> None:
 
 
 def test_what_is_not_toml_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "papers").mkdir()
-    (tmp_path / "papers" / "slca.toml").write_text("[paper\n")
-    monkeypatch.setattr(published.resources, "files", lambda package: tmp_path)
+    (tmp_path / "slca.toml").write_text("[paper\n")
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
     with pytest.raises(PublishedError, match=r"papers/slca\.toml is not TOML: .*line 1"):
         read_cells()
 
@@ -340,8 +342,8 @@ def runs(recipe: str, values: list[float], metric: str = "last_acc", stream: str
     return [synthetic_record(recipe, stream, seed, **name) for seed, name in enumerate(named)]
 
 
-def judge(monkeypatch: pytest.MonkeyPatch, judged: list[Claim], records: list[Record]) -> list[published.ClaimVerdict]:
-    monkeypatch.setattr(published, "claims", lambda: tuple(judged))
+def judge(monkeypatch: pytest.MonkeyPatch, judged: list[Claim], records: list[Record]) -> list[ClaimVerdict]:
+    monkeypatch.setattr(verdicts_of_claims, "claims", lambda: tuple(judged))
     verdicts = judge_claims(records)
     assert [verdict.claim for verdict in verdicts] == judged
     return verdicts

@@ -17,13 +17,13 @@ from reclaim.benchmark.config import Alignment, Config, Images
 from reclaim.benchmark.data.images import hold_out
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.data.verify import read_images
-from reclaim.benchmark.paper_check import current
-from reclaim.benchmark.protocols import find_cell
+from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import build
 from reclaim.benchmark.training.jobs import Job, _stands_for
 from reclaim.benchmark.training.rehearsal import STEP_IMAGES, Stopwatch, project, shortened
 from reclaim.benchmark.training.runtime import Setup
+from reclaim.benchmark.verdicts.counting import current
 from reclaim.strategies.heads import ContinualModel
 
 CELL = "aepg/table-3/resnet50-alpha-0.5/cifar10-1"

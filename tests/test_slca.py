@@ -15,8 +15,8 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.benchmark import conform as conform_module
-from reclaim.benchmark.conform import slca as conform_slca
+from reclaim.benchmark.checks import conform as conform_module
+from reclaim.benchmark.checks.conform import slca as conform_slca
 from reclaim.strategies import features as features_module
 from reclaim.strategies import slca as slca_module
 from reclaim.strategies.features import extract_features

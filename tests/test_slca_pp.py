@@ -16,7 +16,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
-from reclaim.strategies.peft import attach_lora, peft_modules
+from reclaim.strategies.peft import attach_lora
 from reclaim.strategies.peft_module import peft_modules
 from reclaim.strategies.slca import ClassifierAlignment, fresh_final_norm
 from reclaim.strategies.slca_pp import (

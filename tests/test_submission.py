@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reclaim.benchmark import submission
 from reclaim.benchmark.config import Config, config_hash
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.streams import class_order
-from reclaim.benchmark.leaderboard import write
-from reclaim.benchmark.protocols import find_cell
+from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records.provenance import PACKAGES
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report.leaderboard import write
+from reclaim.benchmark.verdicts import submission
 from small_runs import synthetic_record
 
 SLCA_CELL = "slca/main/slca/split-cifar100-10"

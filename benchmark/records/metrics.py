@@ -14,6 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+METRICS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "final_entropy")
+"""Names of a run's numbers: percent, points (forgetting) or nats (entropy)."""
+
+LESS_IS_BETTER = ("forgetting", "final_entropy")
+
 Matrix = Sequence[Sequence[float | None]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Set
@@ -281,3 +282,16 @@ def compare(a: Record, b: Record) -> Comparison:
                         failures.append(f"{key}[{t}][{i}] is {left} in one run and {right} in the other, {allowed:.2f} points are allowed")
     largest, where = max(deviations, key=lambda deviation: deviation[0], default=(0.0, None))
     return Comparison(exact, differing, largest, where if largest > 0 else None, tuple(failures), same_crops)
+
+
+def metric_of(record: Record, metric: str) -> float:
+    """A run's number under a name of :data:`~reclaim.benchmark.records.metrics.METRICS`: percent, points, or nats.
+
+    ``final_entropy`` is the entropy of the training predictions in the last epoch of each experience, averaged over
+    experiences; NaN when there was no epoch.
+    """
+    if metric == "final_entropy":
+        entropy, epochs = record.result["entropy"], record.result["config"]["epochs"]
+        last = entropy[epochs - 1 :: epochs] if epochs else []
+        return sum(last) / len(last) if last else math.nan
+    return record.metrics()[metric]

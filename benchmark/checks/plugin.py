@@ -10,44 +10,20 @@ import argparse
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tabulate import tabulate
 
-from .files import write_text
+from ..files import write_text
+from .stash import RECORDS, REPORT, Report, strict
 
 SCHEMA = 1
 """Of the report that --verdicts writes."""
 
 CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
 CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
-
-
-@dataclass
-class Report:
-    """What one session's checks found: the rows of the summary's two tables, and all of it again for --verdicts.
-
-    :ivar verdicts: "claims", "cells" or "live" -> one dict of JSON values per test.
-    :ivar tables: one dict per table of a paper; its ``sentence`` is for the summary.
-    :ivar notes: what was skipped or counted once, by name.
-    """
-
-    claim_rows: list[tuple[str, ...]] = field(default_factory=list)
-    cell_rows: list[tuple[str, ...]] = field(default_factory=list)
-    verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"claims": [], "cells": [], "live": []})
-    tables: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-REPORT = pytest.StashKey[Report]()
-RECORDS = pytest.StashKey[list[Any]]()
-"""The records of all stores (:class:`reclaim.benchmark.records.record.Record`)."""
-
-JUDGED = pytest.StashKey[list[Any]]()
-"""Those of them that verdicts rest on, or the runs made in their place."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,7 +61,7 @@ def _alpha(text: str) -> float:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    from .published import PAPERS
+    from ..papers.published import PAPERS
 
     keys = tuple(key.strip() for key in text.split(","))
     if unknown := [key for key in keys if key not in PAPERS]:
@@ -134,25 +110,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if records and not any(folder in item.path.resolve().parents for item in session.items):
             raise pytest.UsageError(f"{argument} looks like a record store: repeat --records before each")
     if any(item.get_closest_marker("paper_check") for item in session.items):
-        from .paper_check import load
+        from .session import load
 
         try:
             config.stash[RECORDS], notes = load(config)
         except (ValueError, OSError) as error:
             raise pytest.UsageError(str(error)) from error
         config.stash[REPORT].notes += notes
-
-
-def strict(config: pytest.Config) -> bool:
-    """Whether pytest's own --strict was given."""
-    return bool(config.getoption("--strict", default=False))
-
-
-def enter(request: pytest.FixtureRequest, part: str, entry: dict[str, Any]) -> None:
-    """Put a verdict into --verdicts, and into the properties of its test, which --junitxml writes."""
-    request.config.stash[REPORT].verdicts[part].append(entry)
-    # not the fixture record_property, which warns of every JUnit schema but the oldest
-    request.node.user_properties += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -166,7 +130,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if rows:
             blocks.append(tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True))
             if rows is report.claim_rows and report.verdicts["claims"]:
-                from .findings import differences
+                from ..report.findings import differences
 
                 blocks.append(f"of claims: {differences()}")
     about: dict[str, list[str]] = {}

@@ -10,13 +10,13 @@ from importlib import resources
 
 import jinja2
 
-from .stats.estimates import MeanInterval
+from ..stats.estimates import MeanInterval
 
 
 @functools.cache
 def templates() -> jinja2.Environment:
     """The package's templates; what they are given is escaped, and a name that they lack is an error."""
-    folder = resources.files("reclaim.benchmark") / "templates"
+    folder = resources.files("reclaim.benchmark.report") / "templates"
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,

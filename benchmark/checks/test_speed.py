@@ -1,6 +1,6 @@
 """What the implementations cost beside their plain alternatives. Every measurement is a ratio of two things done in turn, on one thread.
 
-`pytest benchmark/test_speed.py` runs it; the ratios stand in the table of pytest-benchmark, beside the absolute times of this machine.
+`pytest benchmark/checks/test_speed.py` runs it; the ratios stand in the table of pytest-benchmark, beside the absolute times of this machine.
 """
 
 from __future__ import annotations

@@ -9,12 +9,11 @@ from statistics import median
 
 import numpy as np
 
-from .data.streams import STREAMS, pretraining_overlap
-from .published import metric_of
-from .recipes import RECIPES
-from .records.record import Record
-from .stats.estimates import MeanInterval, mean_interval
-from .stats.ranking import RankInterval, rank_intervals
+from ..data.streams import STREAMS, pretraining_overlap
+from ..recipes import RECIPES
+from ..records.record import Record, metric_of
+from ..stats.estimates import MeanInterval, mean_interval
+from ..stats.ranking import RankInterval, rank_intervals
 
 COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
 SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}

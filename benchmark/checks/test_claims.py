@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from reclaim.benchmark.paper_check import records_to_judge
-from reclaim.benchmark.published import Claim, ClaimVerdict, claims, judge_claims
-from reclaim.benchmark.pytest_options import REPORT, enter
+from reclaim.benchmark.checks.session import records_to_judge
+from reclaim.benchmark.checks.stash import REPORT, enter
+from reclaim.benchmark.papers.published import Claim, claims
+from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
 
 pytestmark = pytest.mark.paper_check
 

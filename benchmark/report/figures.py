@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..recipes import RECIPES
+from ..stats.estimates import MeanInterval
+from ..verdicts.cells import CellCheck
 from .board import METRICS, NOT_COMPARABLE, Row, by_protocol, headline, label
 from .page import published_interval
-from .paper_check import CellCheck
-from .recipes import RECIPES
-from .stats.estimates import MeanInterval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from reclaim.benchmark.checks.session import records_on_record, train
+from reclaim.benchmark.checks.stash import REPORT, enter
 from reclaim.benchmark.data.streams import find_stream
-from reclaim.benchmark.paper_check import records_on_record, train
-from reclaim.benchmark.published import claims
-from reclaim.benchmark.pytest_options import REPORT, enter
+from reclaim.benchmark.papers.published import claims
 from reclaim.benchmark.recipes import recipes_of
 from reclaim.benchmark.records.record import Record, compare
 from reclaim.benchmark.training.jobs import Job, jobs_of

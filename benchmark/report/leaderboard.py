@@ -16,18 +16,20 @@ from typing import Any
 
 from tabulate import tabulate
 
-from . import fidelity, findings, page, protocols
+from ..data.drawings import shared_classes
+from ..data.streams import STREAMS
+from ..files import write_text
+from ..recipes import RECIPES
+from ..records.record import Record
+from ..records.store import RecordStore
+from ..stats.estimates import MeanInterval
+from ..verdicts.cells import check_cells
+from ..verdicts.claims import ClaimVerdict, judge_claims
+from ..verdicts.counting import current
+from . import fidelity, findings, page
 from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends_of_grids, rows, time_in_words
-from .data.drawings import shared_classes
-from .data.streams import STREAMS
-from .figure import dot_plot
-from .files import write_text
-from .paper_check import check_cells, current
-from .published import ClaimVerdict, judge_claims
-from .recipes import RECIPES
-from .records.record import Record
-from .records.store import RecordStore
-from .stats.estimates import MeanInterval
+from .coverage import coverage_page
+from .svg import dot_plot
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
 
@@ -128,12 +130,12 @@ def write_docs(store: RecordStore, folder: Path) -> list[Path]:
     :raises ValueError: there is no record to show.
     """
     counted = [record for record in _counted(store) if record.recipe in RECIPES and record.stream in STREAMS]
-    pages = {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted), "coverage.md": protocols.coverage_page()}
+    pages = {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted), "coverage.md": coverage_page()}
     return _write(folder, pages)
 
 
 def write_figures(store: RecordStore, folder: Path) -> list[Path]:
-    """Write the figures for papers and slides (:mod:`reclaim.benchmark.figures`), as SVG and PNG.
+    """Write the figures for papers and slides (:mod:`reclaim.benchmark.report.figures`), as SVG and PNG.
 
     :raises ValueError: there is no record to show, or matplotlib is not installed.
     """
@@ -144,7 +146,7 @@ def write_figures(store: RecordStore, folder: Path) -> list[Path]:
 
 
 def _counted(store: RecordStore) -> list[Record]:
-    """The records that count (:func:`reclaim.benchmark.paper_check.current`); damaged files are warned of and skipped."""
+    """The records that count (:func:`reclaim.benchmark.verdicts.counting.current`); damaged files are warned of and skipped."""
     records, problems = store.load()
     for problem in problems:
         warnings.warn(f"skipped {problem}", stacklevel=3)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from reclaim.benchmark.paper_check import CellCheck, check_cells, judge_tables, records_to_judge
-from reclaim.benchmark.published import Cell, cells
-from reclaim.benchmark.pytest_options import REPORT, enter, strict
+from reclaim.benchmark.checks.session import records_to_judge
+from reclaim.benchmark.checks.stash import REPORT, enter, strict
+from reclaim.benchmark.papers.published import Cell, cells
+from reclaim.benchmark.verdicts.cells import CellCheck, check_cells, judge_tables
 
 pytestmark = pytest.mark.paper_check
 

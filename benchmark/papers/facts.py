@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .toml_files import FLAG, TEXT, TEXTS, Kind, check_entry, one_of, read_tables
+from ..toml_files import FLAG, TEXT, TEXTS, Kind, check_entry, one_of, read_tables
 
 SECTIONS = {
     "slca": "SLCA (ICCV 2023, arXiv 2303.05118)",
@@ -16,7 +16,7 @@ SECTIONS = {
     "aepg": "aEPG (arXiv 2602.14078)",
 }
 METRIC = {"slca": "last_acc", "olor": "last_acc", "aepg": "task_avg_last_acc"}
-"""The metric of each paper in which effects are shown, a name of :data:`reclaim.benchmark.published.METRICS`."""
+"""The metric of each paper in which effects are shown, a name of :data:`reclaim.benchmark.records.metrics.METRICS`."""
 
 
 class FactError(ValueError):

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import flatten, shown
+from ..data.drawings import shared_classes
+from ..data.streams import STREAMS, Stream
+from ..papers.protocols import Uncovered, commands, protocol_of, run_of
+from ..papers.published import PAPERS, planned_seeds
+from ..recipes import RECIPES, Recipe
+from ..stats.equivalence import Column
+from ..stats.estimates import Estimate, MeanInterval, Published
+from ..verdicts.cells import CellCheck, judge_tables
+from ..verdicts.claims import ClaimVerdict
 from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label, time_in_words
-from .config import flatten, shown
-from .data.drawings import shared_classes
-from .data.streams import STREAMS, Stream
-from .figure import Chart, Scale, chart, ends, templates
 from .findings import EFFECT, differences
-from .paper_check import CellCheck, judge_tables
-from .protocols import Uncovered, commands, protocol_of, run_of
-from .published import PAPERS, ClaimVerdict, planned_seeds
-from .recipes import RECIPES, Recipe
-from .stats.equivalence import Column
-from .stats.estimates import Estimate, MeanInterval, Published
+from .svg import Chart, Scale, chart, ends, templates
 
 CURVES = 7
 """How many curves a chart shows at once: the colours of Okabe and Ito but yellow, which cannot be seen on white."""
@@ -35,8 +36,8 @@ PLOT = (4.0, 156.0)
 def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> str:
     """The page.
 
-    :param table: :func:`reclaim.benchmark.board.rows`.
-    :param checks: what the records say of the published cells (:func:`reclaim.benchmark.paper_check.check_cells`).
+    :param table: :func:`reclaim.benchmark.report.board.rows`.
+    :param checks: what the records say of the published cells (:func:`reclaim.benchmark.verdicts.cells.check_cells`).
     """
     rows_on = Counter(row.stream for row in table)
     streams = sorted(rows_on, key=lambda stream: -rows_on[stream])

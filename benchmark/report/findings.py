@@ -9,14 +9,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..config import Alignment
+from ..data.streams import EMBEDDED, STREAMS
+from ..papers.published import DEFAULT_MARGIN, Claim, confirmatory_plan
+from ..recipes import RECIPES, SPLIT, Recipe, recipes_of
+from ..records.metrics import LESS_IS_BETTER
+from ..records.record import Record, metric_of
+from ..stats.estimates import ALPHA, mean_interval
+from ..stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
+from ..verdicts.claims import ClaimVerdict, judge_claims
 from .board import ends_of_grids
-from .config import Alignment
-from .data.streams import EMBEDDED, STREAMS
-from .published import DEFAULT_MARGIN, LESS_IS_BETTER, Claim, ClaimVerdict, confirmatory_plan, judge_claims, metric_of
-from .recipes import RECIPES, SPLIT, Recipe, recipes_of
-from .records.record import Record
-from .stats.estimates import ALPHA, mean_interval
-from .stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
 
 PAPER_METHODS = frozenset(
     {
@@ -49,7 +51,7 @@ Runs = Mapping[tuple[str, str], Mapping[int, Record]]
 def page(records: Sequence[Record]) -> str:
     """The page in Markdown: the same records, in any order, give the same text.
 
-    :param records: those that count (:func:`reclaim.benchmark.paper_check.current`); those of other tiers are left aside.
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`); those of other tiers are left aside.
     """
     known = recipes_of("embedded")
     counted = [r for r in records if r.recipe in known and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]

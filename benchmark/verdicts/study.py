@@ -12,14 +12,15 @@ from statistics import median
 from scipy import optimize, stats
 from tabulate import tabulate
 
-from .paper_check import CellCheck, check_cells
-from .papers.seed_scope import PUBLISHED_VARIED
-from .protocols import Uncovered, find_cell, protocol_of, run_of
-from .published import Cell, Claim, Table, cells, claims, confirmatory_plan, judge_claims, planned_seeds, tables
-from .recipes import RECIPES
-from .records.record import Record
-from .stats.estimates import ALPHA, Published
-from .stats.power import MAX_SEEDS, published_leaves, seeds_needed, verdict_probabilities
+from ..papers.protocols import Uncovered, find_cell, protocol_of, run_of
+from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
+from ..papers.seed_scope import PUBLISHED_VARIED
+from ..recipes import RECIPES
+from ..records.record import Record
+from ..stats.estimates import ALPHA, Published
+from ..stats.power import MAX_SEEDS, published_leaves, seeds_needed, verdict_probabilities
+from .cells import CellCheck, check_cells
+from .claims import judge_claims
 
 SEEDS = (3, 5, 10, 20)
 POWER = 0.8
@@ -28,7 +29,7 @@ POWER = 0.8
 def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
     """The plan of a claim, a cell or a table, as a text.
 
-    :param records: those that count (:func:`reclaim.benchmark.paper_check.current`): they tell the spread between seeds, and a run's cost.
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`): they tell the spread between seeds, and a run's cost.
     :param std: instead of the spread on record: of a claim's paired differences, of a cell's runs; in points.
     :raises ValueError: nothing has this name, or the std is not a positive number.
     """

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from .facts import FACTS, METRIC, SECTIONS, Note, Switch
-from .published import metric_of
-from .recipes import RECIPES, Recipe, recipes_of
-from .records.record import Record
-from .stats.estimates import ALPHA
-from .stats.paired import PairedDifference, paired_difference
+from ..papers.facts import FACTS, METRIC, SECTIONS, Note, Switch
+from ..recipes import RECIPES, Recipe, recipes_of
+from ..records.record import Record, metric_of
+from ..stats.estimates import ALPHA
+from ..stats.paired import PairedDifference, paired_difference
 
 INTRODUCTION = """\
 # Fidelity: what the papers say, what their code does, what Reclaim does
@@ -57,7 +56,7 @@ HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")
 def page(records: Sequence[Record]) -> str:
     """The page in Markdown: an introduction, for each paper a table of its switches and its notes, and the embedded tier's departures.
 
-    :param records: those that count (:func:`reclaim.benchmark.paper_check.current`).
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`).
     """
     parts = [INTRODUCTION]
     for paper, title in SECTIONS.items():

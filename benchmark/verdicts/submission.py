@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import QUICKDRAW_VIT, Config, config_hash, differences, from_dict
-from .data.drawings import downstream
-from .data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
-from .paper_check import current, not_counted
-from .protocols import covered_runs
-from .published import cells
-from .recipes import CHOICE_SEEDS, RECIPES, Recipe, weights_sha256
-from .records.provenance import PACKAGES
-from .records.record import Comparison, Record, RecordError, compare
-from .records.store import RecordStore
+from ..config import QUICKDRAW_VIT, Config, config_hash, differences, from_dict
+from ..data.drawings import downstream
+from ..data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
+from ..papers.protocols import covered_runs
+from ..papers.published import cells
+from ..recipes import CHOICE_SEEDS, RECIPES, Recipe, weights_sha256
+from ..records.provenance import PACKAGES
+from ..records.record import Comparison, Record, RecordError, compare
+from ..records.store import RecordStore
+from .counting import current, not_counted
 
 BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
 

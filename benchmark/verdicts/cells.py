@@ -1,4 +1,4 @@
-"""What `pytest benchmark/ --paper-check` judges: the records of one or more stores, the published cells and tables. Free of pytest."""
+"""Every published cell against the runs on record, and the sentence of each table."""
 
 from __future__ import annotations
 
@@ -6,174 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from .config import config_hash
-from .data.streams import EMBEDDED, STREAMS, find_stream
-from .facts import METRIC
-from .papers.seed_scope import caveats
-from .protocols import Protocol, Uncovered, protocol_of, run_of
-from .published import Cell, Table, cells, claims, metric_of, planned_seeds
-from .recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
-from .records.record import UNVERIFIED, Record, RecordError, compare
-from .records.store import RecordStore, default_store, named_store
-from .stats.equivalence import CellVerdict, Column, Verdict, judge_cell
-from .stats.estimates import ALPHA, prediction_interval
-from .stats.paired import holm
-from .training.jobs import Job, jobs_of, run_jobs
+from ..papers.facts import METRIC
+from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
+from ..papers.published import Cell, Table, cells
+from ..papers.seed_scope import caveats
+from ..records.record import Record, metric_of
+from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
+from ..stats.estimates import ALPHA, prediction_interval
+from ..stats.paired import holm
 
 if TYPE_CHECKING:
-    import pytest
-
-# --- the records ---
-
-
-def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
-    """The records of the stores that --records names, or of the working directory's, and notes on what is not counted.
-
-    :raises RecordError: a store is missing, or two contradict each other.
-    """
-    folders = config.getoption("--records") or []
-    made = folders[:1] if config.getoption("--run-missing") else []
-    records, notes = merge([RecordStore(f) if f in made else named_store(f) for f in folders] or [default_store()])
-    return records, notes + not_counted(records)
-
-
-def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
-    """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an earlier store has too.
-
-    Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to the last bit, or within
-    its tolerance if they were made on different kinds of machine. The earlier store's counts.
-
-    :raises RecordError: naming every pair of files that do not agree.
-    """
-    found: dict[tuple[str, str, str, int], tuple[Record, Path]] = {}
-    notes, conflicts = [], []
-    for store in stores:
-        records, problems = store.load()
-        notes += [f"skipped {problem}" for problem in problems]
-        for record in records:
-            path = store.path_of(*_place(record))
-            first, there = found.setdefault(_place(record), (record, path))
-            if there == path:
-                continue
-            comparison = compare(first, record)
-            if not comparison.agree:
-                conflicts.append(f"{there} and {path} {comparison}")
-            else:
-                notes.append(f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} {there}")
-    if conflicts:
-        raise RecordError(
-            "records of the same configuration and seed contradict each other; find out which is right and move the other away:\n"
-            + "\n".join(f"  {conflict}" for conflict in conflicts)
-        )
-    return [record for record, _ in found.values()], notes
-
-
-def _place(record: Record) -> tuple[str, str, str, int]:
-    return record.recipe, record.stream, record.config_hash, record.seed
-
-
-def current(records: list[Record]) -> list[Record]:
-    """The records that count.
-
-    Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
-    a published cell: those made by its paper's protocol, up to how the arithmetic was done
-    (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
-    """
-    embedded = recipes_of("embedded")
-    made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in embedded.items()}
-    runs = _runs_of_cells()
-    counted = []
-    for record in records:
-        if record.recipe in embedded:
-            present = made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"])
-            if present and record.seed < min(CHOICE_SEEDS) and not record.result.get("rehearsal"):
-                counted.append(record)
-        elif (place := (record.recipe, record.stream)) in runs and not _against(runs[place], record):
-            counted.append(record)
-    return counted
-
-
-def not_counted(records: Sequence[Record]) -> list[str]:
-    """A note on the runs under a published cell's name that :func:`current` leaves out: how many for which reason."""
-    runs = _runs_of_cells()
-    places = [(record, (record.recipe, record.stream)) for record in records]
-    reasons = Counter((runs[place], _against(runs[place], record)) for record, place in places if place in runs)
-    return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in reasons.items() if reason]
-
-
-def _runs_of_cells() -> dict[tuple[str, str], str]:
-    """Recipe and stream -> the run that stands in a paper's table."""
-    return {(cell.recipe, cell.stream): run_of(cell) for cell in cells()}
-
-
-def _against(run: str, record: Record) -> str:
-    """Why a record does not count for a paper's run; nothing if it does."""
-    protocol = protocol_of(run)
-    if record.result.get("rehearsal"):
-        return "a rehearsal"
-    if UNVERIFIED in record.result.get("remarks", ()):
-        return UNVERIFIED
-    if isinstance(protocol, Uncovered):
-        return f"no protocol to hold it against: {protocol.reason}"
-    if protocol.made_with(record.result["config"]) is None:
-        differences = protocol.deviations(record.result["config"])
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        return f"not made by the paper's protocol: {', '.join(differences[:3])}{more}"
-    return ""
-
-
-def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
-    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are not on record."""
-    on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
-    seeds: dict[tuple[str, str], int] = {}
-    for claim in claims():
-        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier == EMBEDDED:
-            for recipe in (claim.better, claim.worse):
-                place = recipe, claim.stream
-                seeds[place] = max(seeds.get(place, 0), planned_seeds(claim))
-    missing = []
-    for (recipe, stream), n in seeds.items():
-        absent = [seed for seed in range(n) if (recipe, stream, seed) not in on_record]
-        missing += jobs_of(RECIPES[recipe], STREAMS[stream], absent)
-    return missing
-
-
-def records_on_record(config: pytest.Config) -> list[Record]:
-    """Every record of the stores; --run-missing makes what is missing, and those are among them."""
-    from .pytest_options import RECORDS
-
-    records = config.stash[RECORDS]
-    if config.getoption("--run-missing") and (jobs := missing_jobs(records, config.getoption("--paper"))):
-        folders = config.getoption("--records")
-        records += train(config, jobs, RecordStore(folders[0]) if folders else default_store())
-    return records
-
-
-def records_to_judge(config: pytest.Config) -> list[Record]:
-    """The records of the recipes' present configurations; with --fresh their runs made anew, which are not written."""
-    from .pytest_options import JUDGED
-
-    if JUDGED not in config.stash:
-        records = current(records_on_record(config))
-        if config.getoption("--fresh"):
-            jobs = [
-                Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
-                for r in records
-                if r.recipe in RECIPES  # those of published cells cannot be made here
-            ]
-            records = train(config, jobs, None)
-        config.stash[JUDGED] = records
-    return config.stash[JUDGED]
-
-
-def train(config: pytest.Config, jobs: Sequence[Job], store: RecordStore | None) -> list[Record]:
-    """Run the jobs with their progress shown, --paper-jobs at a time."""
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        return run_jobs(jobs, store, config.getoption("--paper-jobs"))
+    pass
 
 
 # --- cells and tables ---

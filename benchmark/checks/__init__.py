@@ -1,0 +1,1 @@
+"""What `pytest benchmark/` runs, and the plugin that brings its options."""

@@ -1,0 +1,75 @@
+"""What one pytest session judges: the records of its stores, and the runs that it makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..data.streams import EMBEDDED, STREAMS, find_stream
+from ..papers.published import claims, planned_seeds
+from ..recipes import RECIPES
+from ..records.record import Record
+from ..records.store import RecordStore, default_store, named_store
+from ..training.jobs import Job, jobs_of, run_jobs
+
+if TYPE_CHECKING:
+    import pytest
+from ..verdicts.counting import current, merge, not_counted
+from .stash import JUDGED, RECORDS
+
+
+def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
+    """The records of the stores that --records names, or of the working directory's, and notes on what is not counted.
+
+    :raises RecordError: a store is missing, or two contradict each other.
+    """
+    folders = config.getoption("--records") or []
+    made = folders[:1] if config.getoption("--run-missing") else []
+    records, notes = merge([RecordStore(f) if f in made else named_store(f) for f in folders] or [default_store()])
+    return records, notes + not_counted(records)
+
+
+def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
+    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are not on record."""
+    on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
+    seeds: dict[tuple[str, str], int] = {}
+    for claim in claims():
+        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier == EMBEDDED:
+            for recipe in (claim.better, claim.worse):
+                place = recipe, claim.stream
+                seeds[place] = max(seeds.get(place, 0), planned_seeds(claim))
+    missing = []
+    for (recipe, stream), n in seeds.items():
+        absent = [seed for seed in range(n) if (recipe, stream, seed) not in on_record]
+        missing += jobs_of(RECIPES[recipe], STREAMS[stream], absent)
+    return missing
+
+
+def records_on_record(config: pytest.Config) -> list[Record]:
+    """Every record of the stores; --run-missing makes what is missing, and those are among them."""
+    records = config.stash[RECORDS]
+    if config.getoption("--run-missing") and (jobs := missing_jobs(records, config.getoption("--paper"))):
+        folders = config.getoption("--records")
+        records += train(config, jobs, RecordStore(folders[0]) if folders else default_store())
+    return records
+
+
+def records_to_judge(config: pytest.Config) -> list[Record]:
+    """The records of the recipes' present configurations; with --fresh their runs made anew, which are not written."""
+    if JUDGED not in config.stash:
+        records = current(records_on_record(config))
+        if config.getoption("--fresh"):
+            jobs = [
+                Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
+                for r in records
+                if r.recipe in RECIPES  # those of published cells cannot be made here
+            ]
+            records = train(config, jobs, None)
+        config.stash[JUDGED] = records
+    return config.stash[JUDGED]
+
+
+def train(config: pytest.Config, jobs: Sequence[Job], store: RecordStore | None) -> list[Record]:
+    """Run the jobs with their progress shown, --paper-jobs at a time."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        return run_jobs(jobs, store, config.getoption("--paper-jobs"))

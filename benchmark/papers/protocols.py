@@ -1,0 +1,207 @@
+"""The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason why there is none.
+
+A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two disagree or are
+silent, or "our reading" where nothing says. A run is named as its cells without their last part, the metric: both metrics come of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..config import EXECUTION, Config, differences
+from ..data.streams import Stream, find_stream
+from ..recipes import Recipe
+from .aepg import from_scratch, modules_and_loss
+from .facts import FACTS
+from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
+from .published import Cell, cells
+from .slca import SLCA_STREAMS, slca
+from .sources import IN21K, MOCO_V3, Settings
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a paper made a number.
+
+    :ivar recipe: trains so; its name is that under which runs are recorded, its home the cell's stream.
+    :ivar settings: every value that matters, with its source.
+    :ivar remarks: what has to be known beside them.
+    :ivar seeds: the paper's, where it or its code says.
+    """
+
+    recipe: Recipe
+    settings: Settings
+    remarks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def stream(self) -> Stream:
+        return find_stream(self.recipe.home)
+
+    @cached_property
+    def configs(self) -> tuple[Config, ...]:
+        """The recipe's configuration; where the paper prints the best of a grid (F23), one for each candidate, the hinted one first."""
+        return tuple(self.recipe.with_settings(candidate) for candidate in self.recipe.candidates())
+
+    def made_with(self, recorded: Mapping[str, Any]) -> Config | None:
+        """That of :attr:`configs` with which a run was made, up to :data:`EXECUTION`; None if it was made with none of them.
+
+        :param recorded: a record's ``config``.
+        """
+        return next((config for config in self.configs if differences(recorded, config).keys() <= set(EXECUTION)), None)
+
+    def deviations(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Such as "precision=bf16 instead of fp32": what a recorded configuration has in place of the paper's."""
+        return list(differences(recorded, self.made_with(recorded) or self.configs[0]).values())
+
+    @property
+    def facts(self) -> list[str]:
+        """Ids of the entries of docs/fidelity.md that sources and remarks name, in that page's order."""
+        named = set(re.findall(r"\bF\d+\b", " ".join([*(source for _, source in self.settings.values()), *self.remarks])))
+        return [fact.id for fact in FACTS if fact.id in named]
+
+
+@dataclass(frozen=True)
+class Uncovered:
+    """Why a run of a paper's table cannot be made here."""
+
+    reason: str
+
+
+# --- runs by name ---
+
+_SEEDS = {"slca": (1993, 1996, 1997), "olor": (2023,), "aepg": ()}
+_OF_OTHERS = "a baseline of another paper, whose settings in these experiments were not found"
+_UNCOVERED = {
+    **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, mended, runs on the embedded tier"),
+    "l2p": f"{_OF_OTHERS}; Avalanche's is broken upstream (docs/baselines.md)",
+    **dict.fromkeys(("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"),
+}
+_OF_DATASETS = {
+    "imagenet-r": "The split is by lists of files; without them `reclaim data` makes one of that size that is another.",
+    "cars196": "Whether the official training images were trained on is not settled; here it is as in the code (F7).",
+    "food101": "The paper does not say how 101 classes make 10 experiences: nine of 10 and one of 11 are our reading.",
+    "clrs25": "The paper does not say which images of CLRS are tested on: the 0.8 / 0.2 of `reclaim data` is ours.",
+    **dict.fromkeys(OFFICIAL_PART, "What is held out is the official validation part, not a fold of the training images (F16)."),
+    "officehome": "Tested on Real World, trained on the other three domains (code).",
+    "pacs": "Tested on art_painting, trained on the other three domains (code).",
+}
+_OF_DATASETS_IN = {
+    "slca": {
+        "imagenet-r": "The paper's split is DualPrompt's.",
+        "cars196": "SLCA numbers the classes by names of folders that it does not publish: its class orders cannot be had exactly.",
+    },
+    "aepg": {"imagenet-r": "The paper does not name its split: LAE's code takes L2P's."},
+}
+
+
+def run_of(cell: Cell) -> str:
+    """The name of the run that a cell's number comes of: its id without the metric."""
+    return cell.id.rpartition("/")[0]
+
+
+def run_names() -> list[str]:
+    """Every run: those of the cells in the order of the files, then those without a published number here.
+
+    The latter are what is left of SLCA's four data sets, SLCA from MoCo v3, and OLOR's grid.
+    """
+    slca = [f"slca/main/{method}/{stream}" for method in ("slca", "seqft+sl", "joint") for stream in SLCA_STREAMS]
+    moco = [f"slca/mocov3/{method}/{stream}" for method in ("slca", "seqft+sl", "slca++") for stream in SLCA_STREAMS]
+    grid = ["/".join(("olor/grid", *parts)) for parts in itertools.product(OLOR_METHODS, OLOR_STREAMS, OLOR_BACKBONES)]
+    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *moco, *grid]))
+
+
+@functools.cache
+def protocol_of(run: str) -> Protocol | Uncovered:
+    """The protocol of a run of :func:`run_names`, or why there is none."""
+    paper, table, method, home, *backbones = run.split("/")
+    stream = find_stream(home)
+    grid: Mapping[str, Sequence[float]] = {}
+    remarks: tuple[str, ...]
+    if method in _UNCOVERED:
+        return Uncovered(_UNCOVERED[method])
+    if paper == "slca":
+        title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
+    elif paper == "olor":
+        backbone = backbones[0] if backbones else IN21K
+        if method not in OLOR_METHODS:
+            return Uncovered(f"no method of OLOR's experiments is called {method!r}: they are {', '.join(OLOR_METHODS)}")
+        if (method, backbone) == ("vpt", CONVNEXT):
+            return Uncovered(
+                "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
+            )
+        title, settings, remarks = olor(method, backbone, stream)
+        remarks += () if backbones else ("The cell does not name its backbone: the ViT of ImageNet-21k is our reading.",)
+    elif table == "table-3":
+        title, settings, remarks = from_scratch(method.rpartition("-")[2])
+    else:
+        title, settings, remarks, grid = modules_and_loss(*method.split("-"))
+        if home == "split-imagenet-r-10" and method in ("lora-ce", "lora-aepg"):
+            remarks += ("Tables 1 and 2 print different numbers for it (F26).",)
+    remarks += tuple(remark[where] for remark in (_OF_DATASETS, _OF_DATASETS_IN.get(paper, {})) if (where := stream.dataset) in remark)
+    recipe = Recipe(
+        ".".join([paper, table, method, *backbones]),
+        title,
+        f"The paper's protocol, on {stream.description}.",
+        home,
+        Config().set(f"{key}={json.dumps(value)}" for key, (value, _) in settings.items()),
+        grid,
+        from_paper=True,
+        tier="paper",
+    )
+    return Protocol(recipe, settings, remarks, _SEEDS[paper])
+
+
+def find_run(name: str) -> str:
+    """The run of that name, or of the cell of that name.
+
+    :raises ValueError: there is none; the message names similar ones.
+    """
+    runs = run_names()
+    for run in (name, name.rpartition("/")[0]):
+        if run in runs and (run == name or any(cell.id == name for cell in cells())):
+            return run
+    similar = difflib.get_close_matches(name, [*(cell.id for cell in cells()), *runs], n=3, cutoff=0.3) or runs[:1]
+    raise ValueError(f"no cell or run is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list cells` shows all)")
+
+
+def find_cell(name: str) -> tuple[Recipe, Stream, tuple[int, ...]]:
+    """Recipe, stream and the paper's seeds of a cell, with its metric or without, or of another run of a paper.
+
+    :raises ValueError: there is none of that name, or no protocol for it; the message names similar ones, or the reason.
+    """
+    run = find_run(name)
+    protocol = protocol_of(run)
+    if isinstance(protocol, Uncovered):
+        raise ValueError(f"{run} cannot be run: {protocol.reason}")
+    return protocol.recipe, protocol.stream, protocol.seeds
+
+
+def covered_runs(everything: bool = False) -> list[tuple[Recipe, Stream, tuple[int, ...]]]:
+    """As :func:`find_cell` gives them, the runs of all cells that have a protocol.
+
+    :param everything: those without a published number, too.
+    """
+    of_cells = {run_of(cell) for cell in cells()}
+    protocols = [protocol_of(run) for run in run_names() if everything or run in of_cells]
+    return [(found.recipe, found.stream, found.seeds) for found in protocols if isinstance(found, Protocol)]
+
+
+def commands(run: str) -> list[str]:
+    """The commands that make a run, one for each candidate of the paper's grid; none where it has no protocol."""
+    protocol = protocol_of(run)
+    if isinstance(protocol, Uncovered):
+        return []
+    recipe, printed = protocol.recipe, [cell.published.n or 1 for cell in cells() if run_of(cell) == run]
+    command = f"reclaim run --cell {run} --root DIR --seeds {max(printed, default=3)}"
+    command += " --weights FILE" if recipe.config.backbone == MOCO_V3 else ""
+    others = [f"{command} --set {key}={value:g}" for key, values in recipe.grid.items() for value in values[1:]]
+    return [command, *others]

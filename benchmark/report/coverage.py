@@ -1,0 +1,71 @@
+"""docs/coverage.md: which published cells have a protocol here, and why the others have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..papers.olor import OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS
+from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
+from ..papers.published import cells, tables
+from ..papers.sources import OURS
+
+COVERAGE = """\
+# Coverage: which of the papers' runs are one command away
+
+A run is a method of a paper's table on a stream; its published numbers, the cells, are one or two of its metrics. A run is covered
+if its protocol is known well enough to be repeated: `reclaim list RUN` shows it, each value with its source, and
+`reclaim run --cell RUN --root DIR` makes it. Covered does not mean reproduced: what the runs on record say of a cell is
+told by `pytest benchmark/ --paper-check`. "Our reading" names the settings for which neither text nor code, as far as they could
+be read, gives a value.
+"""
+
+
+def coverage_page() -> str:
+    """docs/coverage.md: for each table how many cells are covered and why the others are not, then every run."""
+    metrics: dict[str, list[str]] = {}
+    for cell in cells():
+        metrics.setdefault(run_of(cell), []).append(cell.metric)
+    counts: list[tuple[Any, ...]] = []
+    reasons: dict[tuple[str, str, str], int] = {}
+    for table in tables():
+        found = [(cell, protocol_of(run_of(cell))) for cell in cells() if cell.table == table]
+        missing = [(table.id, cell.method, protocol.reason) for cell, protocol in found if isinstance(protocol, Uncovered)]
+        counts.append((table.id, len(found), len(found) - len(missing), len(missing)))
+        reasons |= {reason: missing.count(reason) for reason in missing}
+    counts.append(("all", *(sum(row[column] for row in counts) for column in (1, 2, 3))))
+    others = [run for run in run_names() if run not in metrics and not run.startswith("olor/grid/")]
+    grid = [
+        (title, *("-" if isinstance(protocol_of(f"olor/grid/{name}/{OLOR_STREAMS[0]}/{b}"), Uncovered) else "yes" for b in OLOR_BACKBONES))
+        for name, (title, _) in OLOR_METHODS.items()
+    ]
+    return "\n".join(
+        [
+            COVERAGE,
+            _table(("table", "cells", "covered", "not covered"), counts),
+            _table(
+                ("table", "method", "cells", "not covered, because it is"), [(*reason[:2], n, reason[2]) for reason, n in reasons.items()]
+            ),
+            "## Runs with published numbers\n",
+            _table(("run", "cells", "method", "our reading"), [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()]),
+            "## Runs without\n\nNo published number of these stands in `papers/*.toml`.\n",
+            _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
+            "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never "
+            "reached.",
+            f"The streams are {', '.join(f'`{stream}`' for stream in OLOR_STREAMS)}.\n",
+            _table(("", *(f"`{backbone}`" for backbone in OLOR_BACKBONES)), grid),
+        ]
+    )
+
+
+def _row(run: str) -> tuple[str, str]:
+    """The method, and the settings that neither text nor code gives."""
+    protocol = protocol_of(run)
+    if isinstance(protocol, Uncovered):
+        return "not covered", ""
+    own = [f"`{key}`" for key, (_, source) in protocol.settings.items() if OURS in source]
+    return protocol.recipe.title, "all of it" if protocol.recipe.config.joint else ", ".join(own) or "-"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (header, ["---"] * len(header), *rows))

@@ -1,0 +1,117 @@
+"""The verdict on every claim, over the runs on record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..records.record import Record
+from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
+
+if sys.version_info >= (3, 11):
+    pass
+else:
+    pass
+from ..papers.published import Claim, claims, confirmatory_plan, planned_seeds
+from ..records.metrics import LESS_IS_BETTER
+from ..records.record import metric_of
+
+
+@dataclass(frozen=True)
+class ClaimVerdict:
+    """What the runs on record say of a claim: better - worse, the sign turned where less is better.
+
+    :ivar judged: ``undecided`` as long as seeds are missing that the claim was planned with.
+    """
+
+    claim: Claim
+    judged: Judgement
+    difference: PairedDifference | None
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.judged.outcome
+
+    @property
+    def note(self) -> str:
+        """What keeps the runs on record from a verdict; empty where nothing does."""
+        planned, n = planned_seeds(self.claim), self.difference.n if self.difference else 0
+        return f"{n} of {planned} planned seeds" if 0 < n < planned else ""
+
+    @property
+    def p_name(self) -> str:
+        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both after Holm over the family."""
+        return "reverse p" if self.outcome == "contradicted" else "p"
+
+    @property
+    def adjusted_p(self) -> float:
+        """The p-value that belongs to the outcome: :attr:`p_name`."""
+        return self.judged.reverse_p if self.outcome == "contradicted" else self.judged.p
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return "-"
+        interval = self.difference.interval()
+        spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+        p = "" if self.note else f", {self.p_name} = {self.adjusted_p:.2g}"
+        other = f", reverse p = {self.judged.reverse_p:.2g}" if self.outcome == "undecided" and p else ""
+        return f"{self.difference.value:+.2f}{spread}, n = {self.note or self.difference.n}{p}{other}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, unrounded."""
+        claim, difference = self.claim, self.difference
+        return {
+            "id": claim.id,
+            "verdict": self.outcome,
+            "expected": claim.expected,
+            **{key: getattr(claim, key) for key in ("family", "kind", "better", "worse", "stream", "metric", "margin", "margin_reason")},
+            "difference": difference and difference.value,
+            "interval": difference and difference.interval(),
+            "std": difference and difference.std,
+            "effect_size": difference and difference.effect_size,
+            "hedges_g": difference and difference.hedges_g,
+            "seeds": list(difference.seeds) if difference else [],
+            "unmatched": list(difference.unmatched) if difference else [],
+            "note": self.note,
+            "adjusted_p": self.adjusted_p,
+            "p_name": self.p_name,
+            "adjusted_reverse_p": self.judged.reverse_p,
+        }
+
+
+def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
+    """The verdict on every claim; Holm runs over the confirmatory family, exploratory claims stand alone.
+
+    Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until a claim holds nor
+    stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place in the family as if it was not run.
+
+    :param runs: of the recipes' present configurations; one per recipe, stream and seed.
+    """
+    _, alpha = confirmatory_plan()
+    values: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in runs:
+        values.setdefault((record.recipe, record.stream), {})[record.seed] = record
+    differences = {claim.id: _difference(claim, values) for claim in claims()}
+    families = [[claim for claim in claims() if claim.family == "confirmatory"]]
+    families += [[claim] for claim in claims() if claim.family == "exploratory"]
+    verdicts = {}
+    for family in families:
+        found = [differences[claim.id] for claim in family]
+        whole = [d if d and d.n == planned_seeds(claim) else None for claim, d in zip(family, found, strict=True)]
+        judged = judge_family([(claim.kind, d, claim.margin) for claim, d in zip(family, whole, strict=True)], alpha)
+        for claim, judgement, difference in zip(family, judged, found, strict=True):
+            if difference and judgement.outcome == "not run":
+                judgement = replace(judgement, outcome="undecided")
+            verdicts[claim.id] = ClaimVerdict(claim, judgement, difference)
+    return [verdicts[claim.id] for claim in claims()]
+
+
+def _difference(claim: Claim, values: Mapping[tuple[str, str], Mapping[int, Record]]) -> PairedDifference | None:
+    sign, planned = -1.0 if claim.metric in LESS_IS_BETTER else 1.0, planned_seeds(claim)
+    better, worse = (
+        {seed: sign * metric_of(record, claim.metric) for seed, record in values.get((recipe, claim.stream), {}).items() if seed < planned}
+        for recipe in (claim.better, claim.worse)
+    )
+    return paired_difference(better, worse)
