@@ -42,7 +42,9 @@ def _device(context: click.Context, parameter: click.Parameter, value: str) -> s
     return value
 
 
-RECORDS = click.option("--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records].")
+RECORDS = click.option(
+    "--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records]."
+)
 JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at a time [default: one per core].")
 DEVICE = click.option("--device", default="cpu", callback=_device, help="Torch device.")
 
@@ -58,7 +60,9 @@ class _Commands(click.Group):
         except (ValueError, RuntimeError, TypeError, OSError, FloatingPointError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted: what is finished is kept, the same command goes on from it") from None
+            raise click.ClickException(
+                "interrupted: what is finished is kept, the same command goes on from it"
+            ) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -91,7 +95,10 @@ def _recipes() -> str:
 
 def _streams() -> str:
     streams = [*STREAMS.values(), *PAPER_STREAMS.values()]
-    return tabulate([(s.name, s.tier, len(s.sizes), s.description) for s in streams], headers=("name", "tier", "experiences", "classes"))
+    return tabulate(
+        [(s.name, s.tier, len(s.sizes), s.description) for s in streams],
+        headers=("name", "tier", "experiences", "classes"),
+    )
 
 
 def _backbones() -> str:
@@ -100,7 +107,10 @@ def _backbones() -> str:
     rows = [
         (QUICKDRAW_VIT, f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}"),
         *((name, f"pretrained; {known.used_by}; {known.licence}") for name, known in _known_backbones().items()),
-        ("any timm model", "random weights without a tag, such as resnet50, pretrained with one; see timm.list_models(pretrained=True)"),
+        (
+            "any timm model",
+            "random weights without a tag, such as resnet50, pretrained with one; see timm.list_models(pretrained=True)",
+        ),
     ]
     return tabulate(rows, headers=("name", "what"))
 
@@ -113,14 +123,21 @@ def _known_backbones() -> Mapping[str, Any]:
 
 def _claims() -> str:
     rows = [
-        (c.id, c.family, f"{c.better} {'>' if c.kind == 'superior' else '>='} {c.worse}", c.stream, c.metric) for c in published.claims()
+        (c.id, c.family, f"{c.better} {'>' if c.kind == 'superior' else '>='} {c.worse}", c.stream, c.metric)
+        for c in published.claims()
     ]
     return tabulate(rows, headers=("claim", "family", "says", "stream", "metric"))
 
 
 def _cells() -> str:
     rows = [
-        (c.id, c.published.mean, c.published.std, c.published.n, "no" if isinstance(protocol_of(run_of(c)), Uncovered) else "yes")
+        (
+            c.id,
+            c.published.mean,
+            c.published.std,
+            c.published.n,
+            "no" if isinstance(protocol_of(run_of(c)), Uncovered) else "yes",
+        )
         for c in published.cells()
     ]
     others = "\n".join(name for name in run_names() if name not in {run_of(c) for c in published.cells()})
@@ -144,11 +161,24 @@ def _in_full(name: str) -> str:
         backbones = _known_backbones()
         if name in backbones:
             return tabulate([("backbone", name), *vars(backbones[name]).items()], tablefmt="plain")
-        everything = [*RECIPES, *streams, QUICKDRAW_VIT, *backbones, *(claim.id for claim in published.claims()), *of_papers]
+        everything = [
+            *RECIPES,
+            *streams,
+            QUICKDRAW_VIT,
+            *backbones,
+            *(claim.id for claim in published.claims()),
+            *of_papers,
+        ]
         similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or list(RECIPES)
-        raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)")
+        raise ValueError(
+            f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` shows the names)"
+        )
     recipe = RECIPES[name]
-    choice = f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}" if recipe.grid else "nothing to choose"
+    choice = (
+        f"hyper-parameters: {recipe.hyperparameters_from}; grid {dict(recipe.grid)}"
+        if recipe.grid
+        else "nothing to choose"
+    )
     choice = f"tuned as: {recipe.tuned_as}" if recipe.tuned_as else choice
     settings = json.dumps(recipe.config.as_dict(), indent=1)
     return f"{recipe.name}: {recipe.title}\n{recipe.description}\nhome stream: {recipe.home}\n{choice}\n{settings}"
@@ -161,44 +191,79 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
     except ValueError:
         seeds = range(0)
     if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32:
-        raise click.BadParameter(f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds lie below 2**32")
+        raise click.BadParameter(
+            f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds lie below 2**32"
+        )
     return seeds
 
 
 @main.command()
 @click.argument("names", nargs=-1, metavar="[RECIPE [STREAM]]")
 @click.option(
-    "--cell", help="A published cell instead of RECIPE: the paper's protocol (`reclaim list cells`; `reclaim list CELL` shows it)."
+    "--cell",
+    help="A published cell instead of RECIPE: the paper's protocol (`reclaim list cells`; `reclaim list CELL` shows it).",
 )
 @click.option(
-    "--rehearse", is_flag=True, help="Instead: rehearse the cells that are named, or `all`, one step per experience on synthetic images."
+    "--rehearse",
+    is_flag=True,
+    help="Instead: rehearse the cells that are named, or `all`, one step per experience on synthetic images.",
 )
-@click.option("--seeds", default="1", callback=_seeds, help="How many (0, 1, ...; of a cell the paper's first), or a range such as 3-7.")
+@click.option(
+    "--seeds",
+    default="1",
+    callback=_seeds,
+    help="How many (0, 1, ...; of a cell the paper's first), or a range such as 3-7.",
+)
 @JOBS
 @RECORDS
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as lr=0.1 or alignment.tau=0.05; repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, such as lr=0.1 or alignment.tau=0.05; repeatable.",
 )
 @click.option("--again", is_flag=True, help="Make runs anew that are on record already.")
 @DEVICE
-@click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Of cells: folder of the data sets (`reclaim data`).")
 @click.option(
-    "--cache", type=click.Path(path_type=Path, file_okay=False), help="Of cells: folder of decoded images (`reclaim data cache`)."
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Of cells: folder of the data sets (`reclaim data`).",
 )
-@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Of cells: weights file, instead of timm's hub.")
-@click.option("--workers", type=click.IntRange(0), default=0, help="Of cells: processes that load images, for each run.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Of cells: folder of decoded images (`reclaim data cache`).",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Of cells: weights file, instead of timm's hub."
+)
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, help="Of cells: processes that load images, for each run."
+)
 @click.option(
     "--checkpoint-minutes",
     type=click.FloatRange(0),
     default=Setup.checkpoint_minutes,
     help="Least time between two checkpoints within an experience; there is one after each, too.",
 )
-@click.option("--unverified", is_flag=True, help="Of cells: take data sets as they lie, such as small copies of your own; is recorded.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone [default: the recipe's].", show_default=False
+    "--unverified",
+    is_flag=True,
+    help="Of cells: take data sets as they lie, such as small copies of your own; is recorded.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Of the backbone [default: the recipe's].",
+    show_default=False,
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the backbone.")
-@click.option("--micro-batch", type=click.IntRange(1), help="Images that pass the backbone at a time: less memory, the same gradient.")
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(1),
+    help="Images that pass the backbone at a time: less memory, the same gradient.",
+)
 @click.pass_context
 def run(
     context: click.Context,
@@ -233,7 +298,9 @@ def run(
         for option in ("seeds", "again", "cache", "weights", "checkpoint_minutes", "unverified"):
             if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
                 given = f"--{option.replace('_', '-')}"
-                raise click.UsageError(f"{given} means nothing to a rehearsal, which is of seed 0, on synthetic images, and always anew")
+                raise click.UsageError(
+                    f"{given} means nothing to a rehearsal, which is of seed 0, on synthetic images, and always anew"
+                )
         jobs = jobs or (cores if device == "cpu" else 1)
         setup = Setup(device, workers=workers, threads=max(1, cores // jobs))
         _rehearse(names or ((cell,) if cell else ()), settings, jobs, setup, root, records)
@@ -254,7 +321,9 @@ def run(
             )
         jobs = jobs or (None if device == "cpu" else 1)
         threads, chosen = 1, list(seeds)
-    setup = Setup(device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified)
+    setup = Setup(
+        device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified
+    )
     store = RecordStore(records) if records else default_store()
     made = run_jobs(jobs_of(found, target, chosen, settings, setup), store, jobs, again)
     rows = []
@@ -263,7 +332,11 @@ def run(
         interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}" if summary.interval else "none (one run)"
         rows.append((metric, f"{summary.mean:.2f}", "-" if summary.std is None else f"{summary.std:.2f}", interval))
     click.echo(
-        tabulate(rows, headers=(f"{found.name} on {target.name}, n = {len(made)}", "mean", "std", "95% interval"), disable_numparse=True)
+        tabulate(
+            rows,
+            headers=(f"{found.name} on {target.name}, n = {len(made)}", "mean", "std", "95% interval"),
+            disable_numparse=True,
+        )
     )
     for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
         click.echo(f"note: {remark}")
@@ -276,7 +349,9 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
     return [*own, *(seed for seed in range(len(seeds)) if seed not in own)][: len(seeds)]
 
 
-def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: Setup, root: Path | None, records: Path | None) -> None:
+def _rehearse(
+    names: Sequence[str], settings: Sequence[str], jobs: int, setup: Setup, root: Path | None, records: Path | None
+) -> None:
     """Rehearse the runs of cells, and say what the real ones take."""
     from .training.rehearsal import project, shortened
 
@@ -284,7 +359,11 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
         raise click.UsageError("name the cells to rehearse, or `all`")
     if "all" in names and len(names) > 1:
         raise click.UsageError("`all` is every cell: name it alone")
-    runs = list({(r.name, s.name): (r, s) for r, s, _ in (covered_runs() if names == ("all",) else map(find_cell, names))}.values())
+    runs = list(
+        {
+            (r.name, s.name): (r, s) for r, s, _ in (covered_runs() if names == ("all",) else map(find_cell, names))
+        }.values()
+    )
     click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
     real, todo = {}, []
     for recipe, stream in runs:
@@ -310,7 +389,9 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
                 f"{memory / 2**30:.1f} GiB",
             )
         )
-    click.echo(tabulate(rows, headers=("run", "stream", "rehearsal", "real run: time here", "memory"), disable_numparse=True))
+    click.echo(
+        tabulate(rows, headers=("run", "stream", "rehearsal", "real run: time here", "memory"), disable_numparse=True)
+    )
     click.echo(f"{len(known)} of {len(todo)} rehearsed; no check counts their records")
     if failures:
         raise click.exceptions.Exit(1)
@@ -318,9 +399,19 @@ def _rehearse(names: Sequence[str], settings: Sequence[str], jobs: int, setup: S
 
 @main.command()
 @click.argument("recipes", nargs=-1)
-@click.option("--seeds", "n_seeds", default=len(CHOICE_SEEDS), type=click.IntRange(1), help="Seeds per candidate (1000, 1001, ...).")
+@click.option(
+    "--seeds",
+    "n_seeds",
+    default=len(CHOICE_SEEDS),
+    type=click.IntRange(1),
+    help="Seeds per candidate (1000, 1001, ...).",
+)
 @JOBS
-@click.option("--output", type=click.Path(path_type=Path), help=f"Where the choice is written [default: the package's assets/{CHOSEN}].")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"Where the choice is written [default: the package's assets/{CHOSEN}].",
+)
 def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path | None) -> None:
     """Choose the hyper-parameters of RECIPES (default: all that have a grid) on the validation part, and record the choice."""
     known = recipes_of("embedded")
@@ -330,11 +421,14 @@ def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path |
     try:
         choices = tuning.sweep(chosen, range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds), jobs)
     except KeyboardInterrupt:
-        raise click.ClickException("interrupted: no choice is made of half a sweep, and its runs are not kept") from None
+        raise click.ClickException(
+            "interrupted: no choice is made of half a sweep, and its runs are not kept"
+        ) from None
     tuning.save(path, choices)
     for name, choice in choices.items():
         rows = [
-            (json.dumps(c["settings"]), f"{c['score']:.2f}", "chosen" * (c["settings"] == choice["settings"])) for c in choice["candidates"]
+            (json.dumps(c["settings"]), f"{c['score']:.2f}", "chosen" * (c["settings"] == choice["settings"]))
+            for c in choice["candidates"]
         ]
         click.echo(tabulate(rows, headers=(name, choice["metric"], ""), disable_numparse=True) + "\n")
 
@@ -348,13 +442,34 @@ def _store_at_hand(records: Path | None) -> RecordStore | None:
 @RECORDS
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
 @click.option(
-    "--docs", type=click.Path(path_type=Path), help="Folder of fidelity.md, findings.md and coverage.md, too [default: not written]."
+    "--docs",
+    type=click.Path(path_type=Path),
+    help="Folder of fidelity.md, findings.md and coverage.md, too [default: not written].",
 )
-@click.option("--format", "formats", multiple=True, metavar="NAME", help="Only markdown, csv, json, svg, html or latex; repeatable.")
-@click.option("--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib.")
-@click.option("--check", "foreign", multiple=True, type=click.Path(path_type=Path), help="Check a record from elsewhere; writes nothing.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="NAME",
+    help="Only markdown, csv, json, svg, html or latex; repeatable.",
+)
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib."
+)
+@click.option(
+    "--check",
+    "foreign",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Check a record from elsewhere; writes nothing.",
+)
 def leaderboard(
-    records: Path | None, output: Path, docs: Path | None, formats: Sequence[str], figures: Path | None, foreign: Sequence[Path]
+    records: Path | None,
+    output: Path,
+    docs: Path | None,
+    formats: Sequence[str],
+    figures: Path | None,
+    foreign: Sequence[Path],
 ) -> None:
     """Write the leaderboards from the records: same records, same bytes.
 
@@ -393,8 +508,13 @@ def conform(files: Sequence[Path]) -> None:
     rows = []
     for path in files:
         deviations = conformance.check(path)
-        rows += [(path.name, d.quantity, f"{d.value:.3g}", f"{d.tolerance:.3g}", "ok" if d.within else "BEYOND") for d in deviations]
-    click.echo(tabulate(rows, headers=("file", "quantity", "largest deviation", "tolerance", ""), disable_numparse=True))
+        rows += [
+            (path.name, d.quantity, f"{d.value:.3g}", f"{d.tolerance:.3g}", "ok" if d.within else "BEYOND")
+            for d in deviations
+        ]
+    click.echo(
+        tabulate(rows, headers=("file", "quantity", "largest deviation", "tolerance", ""), disable_numparse=True)
+    )
     if any(row[-1] == "BEYOND" for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -407,7 +527,9 @@ def data() -> None:
     """
 
 
-ROOT = click.option("--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets.")
+ROOT = click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets."
+)
 SHOWN = 50
 
 
@@ -423,26 +545,40 @@ def data_list(name: str | None) -> None:
 
     if name:
         entry = find_dataset(name)
-        fields = {key: value for key, value in vars(entry).items() if key not in ("archives", "files", "also", "class_folders", "domains")}
+        fields = {
+            key: value
+            for key, value in vars(entry).items()
+            if key not in ("archives", "files", "also", "class_folders", "domains")
+        }
         fields["files needed"] = ", ".join(entry.files) or "images only"
         fields["not read, not extra"] = ", ".join(entry.also) or "none known"
         fields["images of domains"] = ", ".join(f"{domain}/ {n:,}" for domain, n in entry.domains.items()) or "-"
-        fields["folders of classes"] = "\n".join(textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)) or "as listed"
+        fields["folders of classes"] = (
+            "\n".join(textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)) or "as listed"
+        )
         fields["streams"] = ", ".join(stream.name for stream in PAPER_STREAMS.values() if stream.dataset == name)
         fields["direct download"] = ", ".join(archive.url for archive in entry.archives) or "none"
         click.echo(tabulate(list(fields.items()), tablefmt="plain", disable_numparse=True))
     else:
         rows = [
-            (e.name, e.classes, images(e.train), images(e.test), "yes" if e.archives else "by hand", e.licence) for e in CATALOGUE.values()
+            (e.name, e.classes, images(e.train), images(e.test), "yes" if e.archives else "by hand", e.licence)
+            for e in CATALOGUE.values()
         ]
-        click.echo(tabulate(rows, headers=("name", "classes", "train", "test", "fetch", "licence"), disable_numparse=True))
+        click.echo(
+            tabulate(rows, headers=("name", "classes", "train", "test", "fetch", "licence"), disable_numparse=True)
+        )
 
 
 @data.command("check")
 @click.argument("name")
 @ROOT
 @click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes.")
-@click.option("--all", "everything", is_flag=True, help=f"Print every path, not the first {SHOWN} of those missing and of those extra.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help=f"Print every path, not the first {SHOWN} of those missing and of those extra.",
+)
 def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
     """Hold NAME against its own lists and the expected counts: what is missing, extra or damaged; fails if it cannot be used.
 
@@ -538,7 +674,12 @@ def data_cache(name: str, root: Path, output: Path | None) -> None:
 
 @main.command()
 @click.argument("backbone", type=click.Choice(["quickdraw"]))
-@click.option("--output", type=click.Path(path_type=Path), default=Path("pretrained"), help="Folder of weights, report and checkpoint.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("pretrained"),
+    help="Folder of weights, report and checkpoint.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--threads", type=click.IntRange(1), default=1)
@@ -549,13 +690,17 @@ def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads
     from .training.pretrain import pretrain as train
 
     report = train(Pretraining(seed=seed, **({"epochs": epochs} if epochs else {})), output, device, threads)
-    click.echo(f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings; fingerprint {report['fingerprint']}; wrote {output}")
+    click.echo(
+        f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings; fingerprint {report['fingerprint']}; wrote {output}"
+    )
 
 
 @main.command()
 @click.argument("names", nargs=-1, required=True, metavar="CLAIM|CELL|TABLE...")
 @click.option(
-    "--std", type=float, help="Spread between seeds in points: of a claim's paired differences, of a cell's runs [default: on record]."
+    "--std",
+    type=float,
+    help="Spread between seeds in points: of a claim's paired differences, of a cell's runs [default: on record].",
 )
 @RECORDS
 def plan(names: Sequence[str], std: float | None, records: Path | None) -> None:

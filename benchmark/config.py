@@ -299,25 +299,43 @@ class Config:
             raise ConfigError(
                 f"milestones={list(self.milestones)} are of the step schedule alone: set schedule to step, or milestones to []"
             )
-        if sorted(set(self.milestones)) != list(self.milestones) or any(not 0 < epoch < self.epochs for epoch in self.milestones):
-            raise ConfigError(f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}")
+        if sorted(set(self.milestones)) != list(self.milestones) or any(
+            not 0 < epoch < self.epochs for epoch in self.milestones
+        ):
+            raise ConfigError(
+                f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}"
+            )
         if self.keep == "best" and not (self.images and self.images.hold_out):
-            raise ConfigError("keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true")
+            raise ConfigError(
+                "keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true"
+            )
         modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]
         if len(modules) > 1:
-            raise ConfigError(f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null")
+            raise ConfigError(
+                f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null"
+            )
         useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
         if self.trainable == "heads" and useless:
-            raise ConfigError(f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null")
+            raise ConfigError(
+                f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null"
+            )
         if self.lae and not modules:
             raise ConfigError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
         if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):
-            raise ConfigError("low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1")
+            raise ConfigError(
+                "low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1"
+            )
         fixed = (
-            self.closed_form.kind if self.closed_form else self.memory.method if self.memory and self.memory.method != "replay" else None
+            self.closed_form.kind
+            if self.closed_form
+            else self.memory.method
+            if self.memory and self.memory.method != "replay"
+            else None
         )
         if self.alignment and fixed:
-            raise ConfigError(f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null")
+            raise ConfigError(
+                f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null"
+            )
         if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
             raise ConfigError("DER++ has a loss of its own: set loss and annealing to null")
         if self.memory and self.memory.method == "der++" and (self.micro_batch or self.precision == "fp16"):
@@ -325,7 +343,9 @@ class Config:
         if self.loss and self.annealing:
             raise ConfigError("loss and annealing both replace cross-entropy: set one of them to null")
         if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
-            raise ConfigError(f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'")
+            raise ConfigError(
+                f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'"
+            )
         if self.horizon_beyond and self.schedule != "cosine":
             raise ConfigError(
                 f"horizon_beyond={self.horizon_beyond} is of the cosine schedule alone: set schedule to cosine, or horizon_beyond to 0"
@@ -335,8 +355,16 @@ class Config:
 
 
 def _as_dict(part: Any) -> dict[str, Any]:
-    values = {f.name: getattr(part, f.name) for f in fields(part) if not (f.metadata.get("later") and getattr(part, f.name) == f.default)}
-    return {name: _as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None}
+    values = {
+        f.name: getattr(part, f.name)
+        for f in fields(part)
+        if not (f.metadata.get("later") and getattr(part, f.name) == f.default)
+    }
+    return {
+        name: _as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v
+        for name, v in values.items()
+        if v is not None
+    }
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -357,7 +385,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
     except (TypeError, ValueError) as error:
         shown = repr(config)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        raise ConfigError(f"config is {shown}: not JSON ({error}); use numbers, strings, booleans, lists and dicts") from None
+        raise ConfigError(
+            f"config is {shown}: not JSON ({error}); use numbers, strings, booleans, lists and dicts"
+        ) from None
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -407,7 +437,9 @@ def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value
     hints = _hints(kind)
     if name not in hints:
         similar = difflib.get_close_matches(name, hints, n=3) or list(hints)
-        raise ConfigError(f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?")
+        raise ConfigError(
+            f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?"
+        )
     inner: Any = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
     if rest and inner is None:
         raise ConfigError(f"unknown setting {key!r}: {name!r} has no parts")
@@ -443,6 +475,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
             return value
     names = {float: "a finite number", int: "an integer", types.NoneType: "null", tuple[int, ...]: "a list of integers"}
     expected = " or ".join(
-        "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o) or o.__name__ for o in options
+        "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o) or o.__name__
+        for o in options
     )
     raise ConfigError(f"{key} must be {expected}, got {value!r}")

@@ -74,7 +74,11 @@ class Recipe:
         """
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
         recorded = chosen().get(tuned.name)
-        same = recorded and recorded["made_for"] == tuned.made_for and [c["settings"] for c in recorded["candidates"]] == tuned.candidates()
+        same = (
+            recorded
+            and recorded["made_for"] == tuned.made_for
+            and [c["settings"] for c in recorded["candidates"]] == tuned.candidates()
+        )
         return recorded if same else None
 
     @property
@@ -189,7 +193,9 @@ def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None
             raise RecipeError(f"{where}: grid.{key} is {values!r}: write a list of different values")
     found = math.prod(map(len, grid.values()))
     if found != CANDIDATES:
-        raise RecipeError(f"{where}: grid is {grid!r}, {found} candidates: make them {CANDIDATES}, as every other recipe has")
+        raise RecipeError(
+            f"{where}: grid is {grid!r}, {found} candidates: make them {CANDIDATES}, as every other recipe has"
+        )
 
 
 def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heirs: tuple[str, ...] = ()) -> Config:
@@ -243,5 +249,7 @@ def find_recipe(name: str, among: Mapping[str, Recipe] = RECIPES) -> Recipe:
     """
     if name not in among:
         similar = difflib.get_close_matches(name, among, n=3, cutoff=0.3) or list(among)
-        raise ValueError(f"unknown recipe {name!r}: did you mean {', '.join(similar)}? (`reclaim list recipes` shows all)")
+        raise ValueError(
+            f"unknown recipe {name!r}: did you mean {', '.join(similar)}? (`reclaim list recipes` shows all)"
+        )
     return among[name]

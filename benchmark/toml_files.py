@@ -22,7 +22,10 @@ def _is_text(value: Any) -> bool:
 
 
 TEXT: Kind = (_is_text, "a text that is not empty")
-TEXTS: Kind = (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts that are not empty")
+TEXTS: Kind = (
+    lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "a list of texts that are not empty",
+)
 FLAG: Kind = (lambda value: isinstance(value, bool), "true or false")
 COUNT: Kind = (lambda value: type(value) is int and value >= 0, "a whole number that is not negative")
 TABLE: Kind = (lambda value: isinstance(value, dict), "a table")
@@ -50,7 +53,11 @@ def read_tables(path: Path, error: type[ValueError]) -> dict[str, dict[str, Any]
 
 
 def check_entry(
-    where: str, entry: Mapping[str, Any], required: Mapping[str, Kind], optional: Mapping[str, Kind], error: type[ValueError]
+    where: str,
+    entry: Mapping[str, Any],
+    required: Mapping[str, Kind],
+    optional: Mapping[str, Kind],
+    error: type[ValueError],
 ) -> None:
     """Hold an entry against the keys that it must and may have.
 

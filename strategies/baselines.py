@@ -85,9 +85,13 @@ class EWC(EWCPlugin):
     ) -> None:
         require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
         if mode not in ("separate", "online") or (mode == "online") != (decay_factor is not None):
-            raise ValueError(f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}")
+            raise ValueError(
+                f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}"
+            )
         if importance_batch_size is not None and importance_batch_size < 1:
-            raise ValueError(f"importance_batch_size must be at least 1, got {importance_batch_size}: leave it out for the training batch")
+            raise ValueError(
+                f"importance_batch_size must be at least 1, got {importance_batch_size}: leave it out for the training batch"
+            )
         super().__init__(ewc_lambda, mode, decay_factor)
         self.importance_batch_size = importance_batch_size
 
@@ -98,10 +102,19 @@ class EWC(EWCPlugin):
         return sum(parameter.data.nbytes for of_experience in kept for parameter in of_experience.values())
 
     def compute_importances(
-        self, model: nn.Module, criterion: Any, optimizer: Any, dataset: Any, device: Any, batch_size: int, num_workers: int = 0
+        self,
+        model: nn.Module,
+        criterion: Any,
+        optimizer: Any,
+        dataset: Any,
+        device: Any,
+        batch_size: int,
+        num_workers: int = 0,
     ) -> dict[str, Any]:
         size = self.importance_batch_size or batch_size
-        importances: dict[str, Any] = super().compute_importances(model, criterion, optimizer, dataset, device, size, num_workers)
+        importances: dict[str, Any] = super().compute_importances(
+            model, criterion, optimizer, dataset, device, size, num_workers
+        )
         return importances
 
 

@@ -36,7 +36,9 @@ class BestEpoch(SupervisedPlugin[Any]):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         t = strategy.experience.current_experience
-        trained, held_out = (sorted(set(e.classes_in_this_experience)) for e in (strategy.experience, self.validation[t]))
+        trained, held_out = (
+            sorted(set(e.classes_in_this_experience)) for e in (strategy.experience, self.validation[t])
+        )
         if trained != held_out:
             raise ValueError(
                 f"experience {t} has the classes {trained}, its held-out images have {held_out}: use the same class order for both streams"

@@ -56,7 +56,9 @@ class NearestClassMean(SupervisedPlugin[Any]):
         finite = torch.isfinite(features).all(dim=1)
         if not finite.all():
             broken = sorted(targets[~finite].unique().tolist())
-            raise ValueError(f"NaN or infinity in the features of classes {broken}: if training diverged, lower its rate")
+            raise ValueError(
+                f"NaN or infinity in the features of classes {broken}: if training diverged, lower its rate"
+            )
         for class_id in targets.unique().tolist():
             rows = features[targets == class_id].double().cpu()
             mean = rows.mean(dim=0)

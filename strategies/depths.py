@@ -37,7 +37,9 @@ def layer_depths(
     layers = [[p] for p in model.parameters()] if counting == "tensors" else _layers(model)
     layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
     if not layers:
-        raise ValueError(f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained")
+        raise ValueError(
+            f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained"
+        )
     # With a single layer n would be 0; its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts in the first.
     n = max(len(layers) - 1, 1)
     return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}

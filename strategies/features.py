@@ -29,7 +29,9 @@ def extract_features(
     try:
         # without its own generator, the loader would draw a seed from the global one
         collate = getattr(dataset, "collate_fn", None)
-        loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
+        loader = DataLoader(
+            dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator()
+        )
         batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
     finally:
         for module, mode in modes:

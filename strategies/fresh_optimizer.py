@@ -21,7 +21,9 @@ class FreshOptimizer(SupervisedPlugin[Any]):
     """
 
     def __init__(
-        self, schedule: Callable[[Optimizer, int], LRScheduler] | None = None, every: Literal["epoch", "iteration"] = "epoch"
+        self,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        every: Literal["epoch", "iteration"] = "epoch",
     ) -> None:
         super().__init__()
         if every not in ("epoch", "iteration"):

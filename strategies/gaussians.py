@@ -95,7 +95,9 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
     features = features.detach().float().cpu()
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(dim=1).sum())
-        raise ValueError(f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, lower its rate")
+        raise ValueError(
+            f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, lower its rate"
+        )
     mean = features.mean(dim=0)
     if rank is None:
         dim = features.shape[1]
@@ -105,7 +107,9 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
         return Gaussian(mean, FullCovariance(covariance.float()), experience)
     centred = features.double() - features.double().mean(dim=0)
     _, singular_values, eigenvectors = torch.linalg.svd(centred, full_matrices=False)
-    scaled = eigenvectors * singular_values.unsqueeze(1) / math.sqrt(max(len(features) - 1, 1))  # one a row, covariance = scaled^T scaled
+    scaled = (
+        eigenvectors * singular_values.unsqueeze(1) / math.sqrt(max(len(features) - 1, 1))
+    )  # one a row, covariance = scaled^T scaled
     rank = min(rank, len(features) - 1)
     variances = scaled[rank:].square().sum(dim=0) + ridge
     return Gaussian(mean, LowRankCovariance(scaled[:rank].T.float().contiguous(), variances.float()), experience)
@@ -130,9 +134,13 @@ class ClassGaussians:
         if not 0 <= ridge < math.inf:
             raise ValueError(f"ridge must be a finite number, not negative, got {ridge}: 0 switches it off")
         if covariance not in get_args(CovarianceKind):
-            raise ValueError(f"covariance must be one of {', '.join(map(repr, get_args(CovarianceKind)))}, got {covariance!r}")
+            raise ValueError(
+                f"covariance must be one of {', '.join(map(repr, get_args(CovarianceKind)))}, got {covariance!r}"
+            )
         if rank != int(rank) or rank < 1:
-            raise ValueError(f"rank must be an integer of at least 1, got {rank}: covariance='diagonal' keeps no eigenvectors")
+            raise ValueError(
+                f"rank must be an integer of at least 1, got {rank}: covariance='diagonal' keeps no eigenvectors"
+            )
         self.ridge = ridge
         self.covariance: CovarianceKind = covariance
         self.rank = rank
@@ -164,7 +172,9 @@ class ClassGaussians:
         :raises ValueError: lengths or feature widths differ, or features contain NaN or infinity. Nothing is stored then.
         """
         if targets.shape != features.shape[:1]:
-            raise ValueError(f"features of shape {tuple(features.shape)} need targets of shape (N,), got {tuple(targets.shape)}")
+            raise ValueError(
+                f"features of shape {tuple(features.shape)} need targets of shape (N,), got {tuple(targets.shape)}"
+            )
         rank = {"diagonal": 0, "low-rank": self.rank}.get(self.covariance)
         fitted = {}
         for class_id in targets.unique().tolist():
@@ -174,7 +184,9 @@ class ClassGaussians:
                 raise ValueError(f"class {class_id}: {error}") from None
         widths = {len(g.mean) for g in [*self._gaussians.values(), *fitted.values()]}
         if len(widths) > 1:
-            raise ValueError(f"all classes need features of one width, got {sorted(widths)}: the backbone must not change its output's")
+            raise ValueError(
+                f"all classes need features of one width, got {sorted(widths)}: the backbone must not change its output's"
+            )
         if fitted and self.covariance == "shared":
             self._pool(fitted, targets)
         else:
@@ -192,7 +204,9 @@ class ClassGaussians:
         shared = FullCovariance(pooled.float())
         self._gaussians = {c: replace(g, kept=shared) for c, g in (self._gaussians | fitted).items()}
 
-    def sample(self, classes: Sequence[int], count: int, generator: torch.Generator, mean_scale: Sequence[float] | None = None) -> Tensor:
+    def sample(
+        self, classes: Sequence[int], count: int, generator: torch.Generator, mean_scale: Sequence[float] | None = None
+    ) -> Tensor:
         """Features (len(classes), count, d), drawn from each class's Gaussian with a CPU generator.
 
         :param mean_scale: a factor for each class's mean (code fact F4); 1 by default.

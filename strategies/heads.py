@@ -33,7 +33,9 @@ class TaskHeads(DynamicModule):
     def __init__(self, in_features: int, init_std: float = 0.02, freeze_earlier: bool = True) -> None:
         super().__init__()
         if in_features < 1:
-            raise ValueError(f"in_features must be at least 1, got {in_features}: pass the width of the backbone's features")
+            raise ValueError(
+                f"in_features must be at least 1, got {in_features}: pass the width of the backbone's features"
+            )
         if init_std < 0:
             raise ValueError(f"init_std must not be negative, got {init_std}")
         self.in_features = in_features
@@ -146,7 +148,9 @@ class ContinualModel(nn.Module):
         if in_features is None:
             in_features = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
             if in_features is None:
-                raise ValueError(f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; pass in_features")
+                raise ValueError(
+                    f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; pass in_features"
+                )
         self.backbone = backbone
         self.autocast = autocast
         self.heads = TaskHeads(int(in_features), init_std, freeze_earlier)
@@ -178,5 +182,7 @@ def require_continual_model(model: nn.Module, who: str) -> ContinualModel:
     :raises TypeError: it is another kind of model. The message says how to wrap it.
     """
     if not isinstance(model, ContinualModel):
-        raise TypeError(f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, ContinualModel(backbone)")
+        raise TypeError(
+            f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, ContinualModel(backbone)"
+        )
     return model

@@ -29,9 +29,13 @@ def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
     """
     if online_logits.ndim != 2 or online_logits.shape != offline_logits.shape:
         shapes = f"{tuple(online_logits.shape)} and {tuple(offline_logits.shape)}"
-        raise ValueError(f"expected two tensors of logits of one shape (N, C), got {shapes}: both experts take the same images")
+        raise ValueError(
+            f"expected two tensors of logits of one shape (N, C), got {shapes}: both experts take the same images"
+        )
     dtype = torch.promote_types(online_logits.dtype, torch.float32)
-    return torch.maximum(F.log_softmax(online_logits, dim=1, dtype=dtype), F.log_softmax(offline_logits, dim=1, dtype=dtype))
+    return torch.maximum(
+        F.log_softmax(online_logits, dim=1, dtype=dtype), F.log_softmax(offline_logits, dim=1, dtype=dtype)
+    )
 
 
 class LAE(SupervisedPlugin[Any]):
@@ -95,17 +99,24 @@ class LAE(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, "LAE")
         if not peft_modules(model):
-            raise ValueError("LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)")
+            raise ValueError(
+                "LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)"
+            )
         if self._offline:
             # the model may be on another device now
             self._offline = [copy.to(p.device) for copy, p in zip(self._offline, self._parameters(model), strict=True)]
         elif strategy.experience.current_experience > 0:
             # in half precision a step of 1 - decay would be rounded away
-            self._offline = [p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in peft_parameters(model)]
+            self._offline = [
+                p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in peft_parameters(model)
+            ]
 
     def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if self._offline:
-            online = [p.detach().to(copy.dtype) for copy, p in zip(self._offline, self._parameters(strategy.model), strict=True)]
+            online = [
+                p.detach().to(copy.dtype)
+                for copy, p in zip(self._offline, self._parameters(strategy.model), strict=True)
+            ]
             torch._foreach_lerp_(self._offline, online, 1 - self.decay)
 
     def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

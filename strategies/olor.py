@@ -76,7 +76,14 @@ class OLOROptimizer(Optimizer, ABC):
     """
 
     anchors: dict[Tensor, Anchor]
-    _non_negative: ClassVar[tuple[str, ...]] = ("lr", "base_lr", "rollback_input", "rollback_output", "rollback_power", "weight_decay")
+    _non_negative: ClassVar[tuple[str, ...]] = (
+        "lr",
+        "base_lr",
+        "rollback_input",
+        "rollback_output",
+        "rollback_power",
+        "weight_decay",
+    )
     _modes: ClassVar[tuple[str, ...]] = ("rollback_decay",)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], depths: Mapping[nn.Parameter, float] | None) -> None:
@@ -157,7 +164,9 @@ class OLOROptimizer(Optimizer, ABC):
     @staticmethod
     def _positive_base_lr(group: dict[str, Any]) -> float:
         if group["base_lr"] == 0:
-            raise ValueError("the rollback is relative to the initial learning rate, which is 0: pass base_lr, or rollback_decay='paper'")
+            raise ValueError(
+                "the rollback is relative to the initial learning rate, which is 0: pass base_lr, or rollback_decay='paper'"
+            )
         return float(group["base_lr"])
 
     @torch.no_grad()
@@ -187,7 +196,9 @@ class OLOROptimizer(Optimizer, ABC):
 
     def _roll_back(self, params: list[Tensor], rates: list[float], foreach: bool) -> None:
         rated = [(p, rate) for p, rate in zip(params, rates, strict=True) if rate]
-        roll_back([p for p, _ in rated], [self._anchor_value(p) for p, _ in rated], [rate for _, rate in rated], foreach)
+        roll_back(
+            [p for p, _ in rated], [self._anchor_value(p) for p, _ in rated], [rate for _, rate in rated], foreach
+        )
 
     def _anchor_value(self, parameter: Tensor) -> Tensor:
         """theta_0 on the parameter's device: Avalanche moves a model to its device after the optimizer was made."""
@@ -200,7 +211,10 @@ class OLOROptimizer(Optimizer, ABC):
         """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
         state_dict = super().state_dict()
         numbered = self._numbered(state_dict)
-        return {**state_dict, "anchors": {number: self.anchors[p]._asdict() for number, p in numbered.items() if p in self.anchors}}
+        return {
+            **state_dict,
+            "anchors": {number: self.anchors[p]._asdict() for number, p in numbered.items() if p in self.anchors},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned. Its anchors replace the present ones.
@@ -208,7 +222,9 @@ class OLOROptimizer(Optimizer, ABC):
         :raises ValueError: the state is that of another kind of optimizer, or of other parameters. Nothing is loaded then.
         """
         if "anchors" not in state_dict:
-            raise ValueError(f"this state holds no 'anchors', so it is not one of {type(self).__name__}: load it into what made it")
+            raise ValueError(
+                f"this state holds no 'anchors', so it is not one of {type(self).__name__}: load it into what made it"
+            )
         numbered = self._numbered(state_dict)
         for number, anchor in state_dict["anchors"].items():
             have = tuple(numbered[number].shape) if number in numbered else None
@@ -395,7 +411,11 @@ class OLORAdam(OLOROptimizer):
     def _step_group(self, group: dict[str, Any], params: list[Tensor], rates: list[float], foreach: bool) -> None:
         for p in params:
             if not self.state[p]:
-                self.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[p] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
         beta1, beta2 = group["betas"]
         adam(
             params,

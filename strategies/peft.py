@@ -134,7 +134,9 @@ class Prefix(PEFTModule):
         """Keys and values (N, heads, L, d) to those with the prefix in front (N, heads, tokens + L, d)."""
         batch, heads, _, width = keys.shape
         scaled = self.scale[:, None, None] * self.tokens
-        own_keys, own_values = scaled.unflatten(2, (heads, width)).transpose(1, 2)[:, None].expand(-1, batch, -1, -1, -1)
+        own_keys, own_values = (
+            scaled.unflatten(2, (heads, width)).transpose(1, 2)[:, None].expand(-1, batch, -1, -1, -1)
+        )
         return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
 
     def compensate(self, weights: Tensor) -> Tensor:
@@ -156,7 +158,9 @@ class PrefixAttention(Attention):
         :raises ValueError: an attention mask is given, or ``is_causal``.
         """
         if attn_mask is not None or is_causal:
-            raise ValueError("attention with a prefix takes no mask, got attn_mask or is_causal: call the model without them")
+            raise ValueError(
+                "attention with a prefix takes no mask, got attn_mask or is_causal: call the model without them"
+            )
         queries, keys, values = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         keys, values = self.prefix(self.k_norm(keys), values)
         weights = (self.q_norm(queries) * self.scale @ keys.transpose(-2, -1)).softmax(dim=-1)
@@ -170,7 +174,9 @@ class PrefixAttention(Attention):
         return self.proj_drop(self.proj(output))
 
 
-def attach_lora(model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 4, generator: torch.Generator | None = None) -> list[LoRA]:
+def attach_lora(
+    model: nn.Module, blocks: Iterable[int] = range(5), rank: int = 4, generator: torch.Generator | None = None
+) -> list[LoRA]:
     """Put a new :class:`LoRA` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
 
     Names and identity of all parameters stay; those of block j's module are added as ``blocks.<j>.attn.qkv.lora.<A|B|scale>``.
@@ -226,7 +232,11 @@ def attach_prefix(
     """
 
     def make(attention: Any) -> Prefix:
-        return Prefix(attention.qkv.out_features // 3, tokens, generator).to(attention.qkv.weight).train(attention.training)
+        return (
+            Prefix(attention.qkv.out_features // 3, tokens, generator)
+            .to(attention.qkv.weight)
+            .train(attention.training)
+        )
 
     return _attach(model, blocks, "attn", PrefixAttention, "prefix", make)
 
@@ -242,7 +252,9 @@ def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[P
     """
     vit = require_vision_transformer(model)
     adapted: list[nn.Module] = [layer for layer in vit.modules() if isinstance(layer, _ADAPTED)]
-    places = {child: (layer, name) for layer in adapted for name, child in layer.named_children() if isinstance(child, kind)}
+    places = {
+        child: (layer, name) for layer in adapted for name, child in layer.named_children() if isinstance(child, kind)
+    }
     if not places:
         raise ValueError(f"no {kind.__name__} is attached to this model: there is nothing to detach")
     modules = [module for module in peft_modules(vit) if module in places]
@@ -272,13 +284,20 @@ ModuleT = TypeVar("ModuleT", bound=PEFTModule)
 
 
 def _attach(
-    model: nn.Module, blocks: Iterable[int], path: str, adapted: type[nn.Module], name: str, make: Callable[[nn.Module], ModuleT]
+    model: nn.Module,
+    blocks: Iterable[int],
+    path: str,
+    adapted: type[nn.Module],
+    name: str,
+    make: Callable[[nn.Module], ModuleT],
 ) -> list[ModuleT]:
     """Set the class of the layer at ``path`` in chosen blocks to ``adapted``, and add the module that ``make`` returns as ``name``."""
     vit = require_vision_transformer(model)
     chosen = list(blocks)
     if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
-        raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}")
+        raise ValueError(
+            f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}"
+        )
     plain = _plain_class(adapted)
     layers = []
     for index in chosen:
@@ -330,7 +349,9 @@ class PEFTSchedule(SupervisedPlugin[Any]):
         """
         backbone = require_continual_model(strategy.model, "PEFTSchedule").backbone
         if self.frozen_epochs > strategy.train_epochs:
-            raise ValueError(f"frozen_epochs={self.frozen_epochs} is more than the strategy's train_epochs={strategy.train_epochs}")
+            raise ValueError(
+                f"frozen_epochs={self.frozen_epochs} is more than the strategy's train_epochs={strategy.train_epochs}"
+            )
         if self.freeze == "peft" and not peft_modules(backbone):
             raise ValueError("the backbone has no PEFT modules to train: attach some first, attach_lora(model, ...)")
         if self._fixed is None:

@@ -36,5 +36,7 @@ def require_vision_transformer(model: nn.Module) -> VisionTransformer:
     vit = model.backbone if isinstance(model, ContinualModel) else model
     # Similar models (BEiT, EVA) may read the weight of qkv without calling the layer. They would silently ignore LoRA.
     if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}")
+        raise TypeError(
+            f"PEFT modules go into a timm VisionTransformer, or a ContinualModel on one, got {type(vit).__name__}"
+        )
     return vit

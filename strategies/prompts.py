@@ -30,7 +30,12 @@ class Prompts(PEFTModule):
     """
 
     def __init__(
-        self, width: int, tokens: int = 10, patch_area: int = 256, after: int = 1, generator: torch.Generator | None = None
+        self,
+        width: int,
+        tokens: int = 10,
+        patch_area: int = 256,
+        after: int = 1,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if tokens < 1:
@@ -71,7 +76,9 @@ class Prompts(PEFTModule):
         return self.remove(output)
 
 
-def attach_prompts(model: nn.Module, tokens: int = 10, deep: bool = True, generator: torch.Generator | None = None) -> list[Prompts]:
+def attach_prompts(
+    model: nn.Module, tokens: int = 10, deep: bool = True, generator: torch.Generator | None = None
+) -> list[Prompts]:
     """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it, and return them in the order of the blocks.
 
     Names and identity of all parameters stay; those of block j's prompts are added as ``blocks.<j>.prompts.tokens``. The blocks see

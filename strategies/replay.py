@@ -144,7 +144,10 @@ class BiC(BiCPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "BiC")
         seen = len(self.seen_classes | set(strategy.experience.classes_in_this_experience))
-        held_out, fewest = int(self.val_percentage * self.mem_size), min(strategy.experience.dataset.targets.count.values())
+        held_out, fewest = (
+            int(self.val_percentage * self.mem_size),
+            min(strategy.experience.dataset.targets.count.values()),
+        )
         if not 1 <= held_out / seen <= fewest - 1:
             raise ValueError(
                 f"BiC holds out val_percentage x mem_size = {held_out} images of {seen} classes: this must be at least one per class, "
@@ -170,7 +173,9 @@ class BiC(BiCPlugin):
             batches = [
                 (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
                 for held_out in self.val_buffer.values()
-                for images, targets, *_ in DataLoader(held_out.buffer.eval(), strategy.eval_mb_size, collate_fn=held_out.buffer.collate_fn)
+                for images, targets, *_ in DataLoader(
+                    held_out.buffer.eval(), strategy.eval_mb_size, collate_fn=held_out.buffer.collate_fn
+                )
             ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         self.bias_layer = BiasLayer(strategy.experience.classes_in_this_experience).to(strategy.device)
@@ -179,7 +184,10 @@ class BiC(BiCPlugin):
         for _ in range(self.stage_2_epochs):
             for batch in torch.randperm(len(targets)).split(strategy.train_mb_size):
                 optimizer.zero_grad()
-                loss = F.cross_entropy(self.bias_layer(logits[batch]), targets[batch]) + 0.1 * self.bias_layer.beta.square().sum() / 2
+                loss = (
+                    F.cross_entropy(self.bias_layer(logits[batch]), targets[batch])
+                    + 0.1 * self.bias_layer.beta.square().sum() / 2
+                )
                 loss.backward()
                 optimizer.step()
             schedule.step()
@@ -209,7 +217,9 @@ class DERPlusPlus(DER):
         return _bytes_of_images(self.storage_policy.buffer)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        missing = set(self.experience.classes_in_this_experience) - set(require_continual_model(self.model, "DER++").heads.classes)
+        missing = set(self.experience.classes_in_this_experience) - set(
+            require_continual_model(self.model, "DER++").heads.classes
+        )
         if missing:
             raise ValueError(
                 f"DER++ stores logits and needs a head that does not grow, but there is no head for the classes {sorted(missing)}: "
@@ -217,11 +227,15 @@ class DERPlusPlus(DER):
             )
         if isinstance(self._criterion, TaskLoss) and self._criterion.restrict:
             name = type(self._criterion).__name__
-            raise ValueError(f"DER++ trains on all classes, but {name} only on the current ones: use {name}(restrict=False)")
+            raise ValueError(
+                f"DER++ trains on all classes, but {name} only on the current ones: use {name}(restrict=False)"
+            )
         super()._before_training_exp(**kwargs)
         if self.replay_loader is not None:
             workers = kwargs.get("num_workers", 0)
-            memory = DataLoader(self.storage_policy.buffer, self.batch_size_mem, shuffle=True, drop_last=True, num_workers=workers)
+            memory = DataLoader(
+                self.storage_policy.buffer, self.batch_size_mem, shuffle=True, drop_last=True, num_workers=workers
+            )
             self.replay_loader = Endless(memory)
 
     def _before_forward(self, **kwargs: Any) -> None:
@@ -261,7 +275,9 @@ class Endless:
 
 def _require_open_heads(model: nn.Module, who: str) -> None:
     if require_continual_model(model, who).heads.freeze_earlier:
-        raise ValueError(f"{who} trains the heads of earlier experiences too: make the model with ContinualModel(freeze_earlier=False)")
+        raise ValueError(
+            f"{who} trains the heads of earlier experiences too: make the model with ContinualModel(freeze_earlier=False)"
+        )
 
 
 def _bytes_of_images(dataset: Any) -> int:

@@ -71,7 +71,9 @@ def fresh_final_norm(model: nn.Module) -> None:
             norm.reset_parameters()
             norm.eps = 1e-5
             return
-    raise ValueError(f"{type(backbone).__name__} has no LayerNorm named norm, fc_norm or head.norm: use final_norm='pretrained'")
+    raise ValueError(
+        f"{type(backbone).__name__} has no LayerNorm named norm, fc_norm or head.norm: use final_norm='pretrained'"
+    )
 
 
 # Stage 2: classifier alignment
@@ -140,10 +142,16 @@ def align_heads(
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         features = gaussians.sample(classes, samples_per_class, generator, scales)
         if feature_decay is not None:
-            features *= feature_scales(heads, gaussians, feature_decay, samples_per_class, generator, task_index).unsqueeze(2)
+            features *= feature_scales(
+                heads, gaussians, feature_decay, samples_per_class, generator, task_index
+            ).unsqueeze(2)
         features = features.flatten(0, 1)
         order = torch.randperm(len(features), generator=generator)
-        batches = zip(features[order].to(weight).split(batch_size), targets[order].to(weight.device).split(batch_size), strict=True)
+        batches = zip(
+            features[order].to(weight).split(batch_size),
+            targets[order].to(weight.device).split(batch_size),
+            strict=True,
+        )
         for x, y in batches:
             with torch.enable_grad():
                 logits = F.linear(x, weight, bias)
@@ -151,7 +159,9 @@ def align_heads(
             weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
             optimizer.step()
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise FloatingPointError(f"the aligned heads are NaN or infinite: lower the alignment's learning rate, now {lr}")
+        raise FloatingPointError(
+            f"the aligned heads are NaN or infinite: lower the alignment's learning rate, now {lr}"
+        )
     with torch.no_grad():
         for head, new_weight, new_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
             head.weight.copy_(new_weight)
@@ -199,7 +209,9 @@ def feature_scales(
     tasks, newest = _task_indices(heads, gaussians, task_index)
     ages = newest - torch.tensor(tasks)
     if 1 + (mean + half_width) * int(ages.min()) <= 0:
-        raise ValueError(f"feature_decay {decay} is too large for task_index={task_index!r}, which makes T - t {int(ages.min())}: lower it")
+        raise ValueError(
+            f"feature_decay {decay} is too large for task_index={task_index!r}, which makes T - t {int(ages.min())}: lower it"
+        )
     mu = mean + half_width * (2 * torch.rand(len(tasks), count, generator=generator) - 1)
     return 1 / (1 + mu * ages.unsqueeze(1))
 
@@ -226,13 +238,19 @@ def _check_alignment(
     task_index: str,
 ) -> None:
     """Raise a :class:`ValueError` that names the first hyper-parameter of :func:`align_heads` that is out of its range."""
-    for name, value, least in (("epochs", epochs, 0), ("samples_per_class", samples_per_class, 1), ("batch_size", batch_size, 1)):
+    for name, value, least in (
+        ("epochs", epochs, 0),
+        ("samples_per_class", samples_per_class, 1),
+        ("batch_size", batch_size, 1),
+    ):
         if value != int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
     require_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay, tau=tau or 0.0)
     mean, half_width = feature_decay or (0.0, 0.0)
     if not 0 <= half_width <= mean < math.inf:
-        raise ValueError(f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off")
+        raise ValueError(
+            f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off"
+        )
     if task_index not in ("true", "reference"):
         raise ValueError(f"task_index must be 'true' or 'reference', got {task_index!r}")
 
@@ -314,7 +332,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
             heads, unaligned = self._unaligned
-            if require_continual_model(strategy.model, "ClassifierAlignment").heads is heads:  # false if the strategy has another model now
+            if (
+                require_continual_model(strategy.model, "ClassifierAlignment").heads is heads
+            ):  # false if the strategy has another model now
                 heads.restore(unaligned)
             self._unaligned = None
 
@@ -325,7 +345,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
         workers = kwargs.get("num_workers", 0)
-        features, targets = extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers)
+        features, targets = extract_features(
+            model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers
+        )
         self.gaussians.fit(features, targets, experience)
         if experience > 0:
             if self.restore:
@@ -413,7 +435,11 @@ class SLCA(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, list(milestones), lr_decay)), *(plugins or []), alignment],
+            plugins=[
+                FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, list(milestones), lr_decay)),
+                *(plugins or []),
+                alignment,
+            ],
             evaluator=evaluator,
             **base_kwargs,
         )

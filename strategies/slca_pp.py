@@ -47,7 +47,9 @@ class SVDLoRA(PEFTModule):
     def __init__(self, weight: Tensor, rank: int = 4, scale: float = 0.8) -> None:
         super().__init__()
         if not 1 <= rank <= min(weight.shape):
-            raise ValueError(f"the rank of LoRA must be from 1 to {min(weight.shape)} on a weight {tuple(weight.shape)}, got {rank}")
+            raise ValueError(
+                f"the rank of LoRA must be from 1 to {min(weight.shape)} on a weight {tuple(weight.shape)}, got {rank}"
+            )
         require_not_negative(scale=scale)
         # always on the CPU, and in a precision that torch's SVD supports
         pretrained = weight.detach().to("cpu", torch.promote_types(weight.dtype, torch.float32))
@@ -126,7 +128,9 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     """The layers that take LoRA, by name; ``None`` for one that is not there."""
     vit = require_vision_transformer(model)
     modules = dict(vit.named_modules())
-    names = [f"blocks.{index}.{layer}" for index in range(len(vit.blocks)) for layer in ("attn.qkv", "mlp.fc1", "mlp.fc2")]
+    names = [
+        f"blocks.{index}.{layer}" for index in range(len(vit.blocks)) for layer in ("attn.qkv", "mlp.fc1", "mlp.fc2")
+    ]
     return {name: modules.get(name) for name in names}
 
 

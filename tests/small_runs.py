@@ -34,7 +34,9 @@ def drawings(part: Part = "test") -> Drawings:
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
     patch.setattr(experiences, "downstream", drawings)
-    patch.setattr("reclaim.benchmark.training.run.downstream", drawings)  # named, not imported: Avalanche takes seconds to import
+    patch.setattr(
+        "reclaim.benchmark.training.run.downstream", drawings
+    )  # named, not imported: Avalanche takes seconds to import
     patch.setitem(STREAMS, SMALL.name, SMALL)
 
 
@@ -96,5 +98,12 @@ def synthetic_record(
             "bytes_kept": 56,
             "hyperparameters_from": "given",
         },
-        {"torch": "2.6.0", "platform": "Linux", "cpu_capability": "AVX2", "cpu_model": "a processor", "threads": 1, "accelerator": None},
+        {
+            "torch": "2.6.0",
+            "platform": "Linux",
+            "cpu_capability": "AVX2",
+            "cpu_model": "a processor",
+            "threads": 1,
+            "accelerator": None,
+        },
     )

@@ -119,7 +119,9 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
     assert exact.grad is not None
     assert logits.grad.dtype == dtype
     # rounded once, to the logits' own precision (float16 below 6e-5 has steps of 6e-8)
-    torch.testing.assert_close(logits.grad, exact.grad.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 0)
+    torch.testing.assert_close(
+        logits.grad, exact.grad.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 0
+    )
 
 
 def test_autocast() -> None:
@@ -156,7 +158,13 @@ def test_sigmoid_schedule() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("linear", [1, 0.75, 0.5, 0]), ("cosine", [1, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0]), (0.2, [0.2] * 4), (0, [0] * 4), (1, [1] * 4)],
+    [
+        ("linear", [1, 0.75, 0.5, 0]),
+        ("cosine", [1, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0]),
+        (0.2, [0.2] * 4),
+        (0, [0] * 4),
+        (1, [1] * 4),
+    ],
 )
 def test_other_schedules(schedule: Any, expected: list[float]) -> None:
     assert [alpha_at(t, 8, schedule) for t in (0, 2, 4, 8)] == pytest.approx(expected)
@@ -273,7 +281,9 @@ def strategy(loss: nn.Module, *plugins: Any, epochs: int = 2, **arguments: Any) 
     )
 
 
-def run(loss: nn.Module, *plugins: Any, drop_last: bool = False, whole_stream: bool = False, **arguments: Any) -> Recorder:
+def run(
+    loss: nn.Module, *plugins: Any, drop_last: bool = False, whole_stream: bool = False, **arguments: Any
+) -> Recorder:
     recorder, stream = Recorder(), benchmark().train_stream
     trainer = strategy(loss, *plugins, recorder, **arguments)
     for experiences in [stream] if whole_stream else stream:
@@ -283,7 +293,9 @@ def run(loss: nn.Module, *plugins: Any, drop_last: bool = False, whole_stream: b
 
 def test_t_and_T_of_each_task() -> None:
     steps = run(AnnealedEPGLoss()).steps
-    assert [(e, t, total) for e, t, total, _ in steps] == [(e, t, 2 * n) for e, n in enumerate([5, 3, 3]) for t in range(2 * n)]
+    assert [(e, t, total) for e, t, total, _ in steps] == [
+        (e, t, 2 * n) for e, n in enumerate([5, 3, 3]) for t in range(2 * n)
+    ]
     assert all(alpha == pytest.approx(1 / (1 + math.exp(-6 * (total - 2 * t) / total))) for _, t, total, alpha in steps)
 
 
@@ -295,7 +307,9 @@ def test_t_and_T_over_the_whole_stream(whole_stream: bool) -> None:
     assert [e for e, _, _, _ in steps] == [0] * 10 + [1] * 6 + [2] * 6
 
 
-@pytest.mark.parametrize(("horizon", "expected"), [("task", [(0, 8), (1, 4), (2, 4)]), ("stream", [(0, 16), (1, 16), (2, 16)])])
+@pytest.mark.parametrize(
+    ("horizon", "expected"), [("task", [(0, 8), (1, 4), (2, 4)]), ("stream", [(0, 16), (1, 16), (2, 16)])]
+)
 def test_T_when_the_last_batch_is_dropped(horizon: Any, expected: list[tuple[int, int]]) -> None:
     steps = run(AnnealedEPGLoss(horizon=horizon), drop_last=True).steps
     assert sorted({(e, total) for e, _, total, _ in steps}) == expected

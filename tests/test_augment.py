@@ -111,7 +111,9 @@ def test_translation_stays_within_its_share_of_the_side() -> None:
 def test_zoom_scales_the_drawing_about_its_centre() -> None:
     for factor in (0.5, 1.5):
         scaled = warp_batch(blob(), replace(STILL, scale=(factor, factor)), seeded())
-        torch.testing.assert_close(scaled.sum((1, 2, 3)) / blob().sum((1, 2, 3)), torch.full((64,), factor**2), atol=0.05, rtol=0)
+        torch.testing.assert_close(
+            scaled.sum((1, 2, 3)) / blob().sum((1, 2, 3)), torch.full((64,), factor**2), atol=0.05, rtol=0
+        )
         torch.testing.assert_close(centres(scaled), torch.full((64, 2), 13.5), atol=0.05, rtol=0)
 
 

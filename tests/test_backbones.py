@@ -93,7 +93,9 @@ def test_resnet50_for_small_images() -> None:
     assert sides == [32, 16, 8, 4]  # with timm's stem 8, 4, 2, 1
     assert ContinualModel(model).heads.in_features == 2048
     theirs = timm.create_model("resnet50", num_classes=0)
-    assert sum(p.numel() for p in theirs.parameters()) - sum(p.numel() for p in model.parameters()) == 3 * 64 * (7 * 7 - 3 * 3)
+    assert sum(p.numel() for p in theirs.parameters()) - sum(p.numel() for p in model.parameters()) == 3 * 64 * (
+        7 * 7 - 3 * 3
+    )
     # variance 2 / (outputs x kernel), as that of timm's other convolutions
     assert float(model.conv1.weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
     depths = {name: layer_depths(model)[p] for name, p in model.named_parameters()}
@@ -259,6 +261,8 @@ def test_any_change_changes_it() -> None:
 
 def test_what_is_no_change() -> None:
     model = make()
-    model[0].weight = nn.Parameter(model[0].weight.detach().T.contiguous().T, requires_grad=False)  # in another memory layout
+    model[0].weight = nn.Parameter(
+        model[0].weight.detach().T.contiguous().T, requires_grad=False
+    )  # in another memory layout
     assert not model[0].weight.is_contiguous()
     assert fingerprint(model.eval()) == fingerprint(make())

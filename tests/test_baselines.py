@@ -30,7 +30,9 @@ def make_model(**options: Any) -> ContinualModel:
     """A small ConvNet with batch statistics and dropout."""
     torch.manual_seed(0)
     pooled = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5)]
-    return ContinualModel(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), *pooled), in_features=12, **options)
+    return ContinualModel(
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), *pooled), in_features=12, **options
+    )
 
 
 def make_stream(groups: Sequence[Sequence[int]] = ([0, 1], [2], [3, 4])) -> Any:
@@ -43,7 +45,9 @@ def make_stream(groups: Sequence[Sequence[int]] = ([0, 1], [2], [3, 4])) -> Any:
     return tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0] * len(tasks))
 
 
-def train(model: ContinualModel, *plugins: SupervisedPlugin[Any], stream: Any = None, lr: float = 0.1, **options: Any) -> ContinualModel:
+def train(
+    model: ContinualModel, *plugins: SupervisedPlugin[Any], stream: Any = None, lr: float = 0.1, **options: Any
+) -> ContinualModel:
     strategy = Naive(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=0.01),
@@ -123,7 +127,9 @@ def test_the_gradient_against_its_formula_and_finite_differences() -> None:
                 flat[i] -= 2 * step
                 below = penalty(plugin, model)
                 flat[i] += step
-                assert float((above - below) / (2 * step)) == pytest.approx(float(parameter.grad.view(-1)[i]), rel=1e-6, abs=1e-9)
+                assert float((above - below) / (2 * step)) == pytest.approx(
+                    float(parameter.grad.view(-1)[i]), rel=1e-6, abs=1e-9
+                )
 
 
 def test_heads_are_not_pulled() -> None:
@@ -251,7 +257,9 @@ def test_l2sp_has_nothing_to_pull_in_a_frozen_backbone() -> None:
 def test_a_model_without_heads(plugin: SupervisedPlugin[Any]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
     strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin], evaluator=None)
-    with pytest.raises(TypeError, match=rf"{type(plugin).__name__} needs a backbone with heads of its own, got Sequential"):
+    with pytest.raises(
+        TypeError, match=rf"{type(plugin).__name__} needs a backbone with heads of its own, got Sequential"
+    ):
         strategy.train(make_stream().train_stream[0])
 
 
@@ -375,12 +383,16 @@ class Distillation(Added):
 
 @pytest.mark.parametrize("freeze_earlier", [False, True])
 @pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 2.0), (3.0, 1.0)])
-def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(alpha: float, temperature: float, freeze_earlier: bool) -> None:
+def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(
+    alpha: float, temperature: float, freeze_earlier: bool
+) -> None:
     lwf, by_hand, seen = LwF(alpha, temperature), Distillation(alpha, temperature), HeadsAtStart()
     stream = make_stream(([0, 1], [2, 3], [4]))
     model: Any = train(make_model(freeze_earlier=freeze_earlier), seen, by_hand, lwf, by_hand.behind, stream=stream)
     by_hand.check()
-    assert torch.equal(seen.starts[1][0], model.heads.heads[0].weight) == freeze_earlier, "the first head, in the second experience"
+    assert torch.equal(seen.starts[1][0], model.heads.heads[0].weight) == freeze_earlier, (
+        "the first head, in the second experience"
+    )
     tensors = [*model.parameters(), *model.buffers()]
     assert lwf.bytes_kept == sum(t.numel() * t.element_size() for t in tensors)
     assert LwF().bytes_kept == 0
@@ -390,7 +402,10 @@ def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(alpha: float, t
     ("make", "message"),
     [
         (lambda: EWC(-1.0), "ewc_lambda must be a finite number, not negative, got -1"),
-        (lambda: EWC(1.0, "online"), "mode must be 'separate', or 'online' with a decay_factor, got 'online' with decay_factor=None"),
+        (
+            lambda: EWC(1.0, "online"),
+            "mode must be 'separate', or 'online' with a decay_factor, got 'online' with decay_factor=None",
+        ),
         (lambda: EWC(1.0, decay_factor=0.5), "got 'separate' with decay_factor=0.5"),
         (lambda: EWC(1.0, importance_batch_size=0), "importance_batch_size must be at least 1, got 0"),
         (lambda: LwF(alpha=math.inf), "alpha must be a finite number, not negative, got inf"),

@@ -66,7 +66,9 @@ class Spoil(SupervisedPlugin[Any]):
 
 def make(*plugins: SupervisedPlugin[Any], epochs: int = EPOCHS, lr: float = 1.0) -> Any:
     torch.manual_seed(0)
-    model = ContinualModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5)), in_features=12)
+    model = ContinualModel(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5)), in_features=12
+    )
     return Stepwise(
         model=model,
         optimizer=SGD(model.parameters(), lr=lr),
@@ -80,7 +82,10 @@ def make(*plugins: SupervisedPlugin[Any], epochs: int = EPOCHS, lr: float = 1.0)
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    return all(torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name] for name, value in first.items())
+    return all(
+        torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name]
+        for name, value in first.items()
+    )
 
 
 def accuracy(weights: dict[str, Any], experience: Any) -> float:
@@ -120,18 +125,24 @@ def test_the_best_epoch_on_the_validation_part_is_kept() -> None:
 
 def test_streams_that_do_not_fit_are_refused() -> None:
     strategy = make(BestEpoch(stream(2, 4, ([3, 4], [0, 1, 2])).test_stream))
-    with pytest.raises(ValueError, match=r"experience 0 has the classes \[0, 1, 2\], its held-out images have \[3, 4\]: use"):
+    with pytest.raises(
+        ValueError, match=r"experience 0 has the classes \[0, 1, 2\], its held-out images have \[3, 4\]: use"
+    ):
         strategy.train(stream(3, 4).train_stream[0], eval_streams=[])
 
 
 def test_the_configuration_asks_for_it() -> None:
     config = Config(images=Images(hold_out=True), keep="best", ewc=1.0).set(["alignment={}"])
     model = ContinualModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 12)), in_features=12)
-    with pytest.raises(ValueError, match="keep='best' chooses an epoch by held-out images: give their experiences as validation"):
+    with pytest.raises(
+        ValueError, match="keep='best' chooses an epoch by held-out images: give their experiences as validation"
+    ):
         make_strategy(config, model, 0, [])
     held_out = stream(2, 4).test_stream
     strategy = make_strategy(config, model, 0, [watch := Watch()], validation=held_out)
     kinds = [type(plugin).__name__ for plugin in strategy.plugins]
     assert kinds.index("BestEpoch") < min(map(kinds.index, ("EWC", "ClassifierAlignment", "Watch")))
     assert watch in strategy.plugins
-    assert not any(isinstance(plugin, BestEpoch) for plugin in make_strategy(config.set(["keep=last"]), model, 0, []).plugins)
+    assert not any(
+        isinstance(plugin, BestEpoch) for plugin in make_strategy(config.set(["keep=last"]), model, 0, []).plugins
+    )

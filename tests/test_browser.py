@@ -59,7 +59,9 @@ def of_cells() -> list[Record]:
     ):
         protocol = protocol_of(run_of(next(cell for cell in cells() if (cell.recipe, cell.stream) == (recipe, stream))))
         assert isinstance(protocol, Protocol)
-        records += [synthetic_record(recipe, stream, seed, mean, config=protocol.configs[0]) for seed, mean in enumerate(means)]
+        records += [
+            synthetic_record(recipe, stream, seed, mean, config=protocol.configs[0]) for seed, mean in enumerate(means)
+        ]
     return records
 
 
@@ -97,14 +99,20 @@ def order(browser: Any, table: str = TABLE) -> list[list[str]]:
     """The recipes that can be seen, by protocol, in the order of the page."""
     bodies = browser.find_elements("css selector", f"{table} tbody")
     return [
-        [row.find_element("css selector", "th code").text for row in body.find_elements("css selector", ".row") if row.is_displayed()]
+        [
+            row.find_element("css selector", "th code").text
+            for row in body.find_elements("css selector", ".row")
+            if row.is_displayed()
+        ]
         for body in bodies
         if body.is_displayed()
     ]
 
 
 def header(browser: Any, title: str) -> Any:
-    (found,) = (b for b in browser.find_elements("css selector", f"{TABLE} thead button") if b.text.split(" ")[0] == title)
+    (found,) = (
+        b for b in browser.find_elements("css selector", f"{TABLE} thead button") if b.text.split(" ")[0] == title
+    )
     return found
 
 
@@ -157,7 +165,18 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
     buttons = started.find_elements("css selector", f"{TABLE} thead button")
     titles = [button.text for button in buttons]
     assert titles == [
-        *("Rank", "Method", "n", "Last-Acc", "Inc-Acc", "Forgetting", "Last-Acc, task known", "Bytes kept", "Seconds", "Claims")
+        *(
+            "Rank",
+            "Method",
+            "n",
+            "Last-Acc",
+            "Inc-Acc",
+            "Forgetting",
+            "Last-Acc, task known",
+            "Bytes kept",
+            "Seconds",
+            "Claims",
+        )
     ]
     for title, button in zip(titles, buttons, strict=True):
         for sign in (1, -1):
@@ -178,7 +197,11 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
             )
             assert len(rows) == 12
             lasts = [text for _, text in rows if not re.match(r"-?\d", text)]
-            known = [float(re.split(r"[ (±]", text)[0]) for _, text in rows[: len(rows) - len(lasts)] if title not in ("Method", "Claims")]
+            known = [
+                float(re.split(r"[ (±]", text)[0])
+                for _, text in rows[: len(rows) - len(lasts)]
+                if title not in ("Method", "Claims")
+            ]
             up = th.get_attribute("aria-sort") == "ascending"
             assert known == sorted(known, reverse=not up), (title, sign)
             if title in ("Rank", "Inc-Acc", "Forgetting", "Last-Acc, task known"):
@@ -195,7 +218,9 @@ def test_sorting_keeps_details_with_their_row(browser: Any) -> None:
     find(browser, "[aria-controls='seqft-slow@split-quickdraw-10']").click()
     header(browser, "Last-Acc").click()
     header(browser, "Last-Acc").click()
-    after = browser.execute_script("return [...arguments[0].rows].map(r => r.id || r.className)", find(browser, f"{TABLE} tbody"))
+    after = browser.execute_script(
+        "return [...arguments[0].rows].map(r => r.id || r.className)", find(browser, f"{TABLE} tbody")
+    )
     assert after[:3] == ["protocol", "row", "seqft-slow@split-quickdraw-10"]
 
 
@@ -249,7 +274,9 @@ def test_a_link_to_a_row_opens_it(browser: Any, url: str) -> None:
 
 
 def phone(browser: Any) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,10 +290,15 @@ def phone(browser: Any) -> None:
                 "reclaim run --cell slca/main/slca/split-cifar100-10 --root DIR --seeds 3",
             ),
         ),
-        ("slca/alignment@claims", ("95% interval", "SLCA, main tables", "reclaim run seqft-slow split-quickdraw-10 --seeds 3")),
+        (
+            "slca/alignment@claims",
+            ("95% interval", "SLCA, main tables", "reclaim run seqft-slow split-quickdraw-10 --seeds 3"),
+        ),
     ],
 )
-def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(browser: Any, opened: str, texts: tuple[str, ...]) -> None:
+def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(
+    browser: Any, opened: str, texts: tuple[str, ...]
+) -> None:
     phone(browser)
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     button, detail = find(browser, f"[aria-controls='{opened}']"), browser.find_element("id", opened)
@@ -281,7 +313,9 @@ def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(
     # the picture is drawn, though the one in the row is not
     drawn = detail.find_element("css selector", ".enlarged svg")
     assert drawn.is_displayed()
-    assert browser.execute_script("const box = arguments[0].querySelector('use').getBBox(); return box.width", drawn) > 100
+    assert (
+        browser.execute_script("const box = arguments[0].querySelector('use').getBBox(); return box.width", drawn) > 100
+    )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     button.send_keys(Keys.ESCAPE)
     assert not detail.is_displayed()
@@ -333,7 +367,9 @@ def test_curves_are_ticked(browser: Any) -> None:
     box.send_keys(Keys.SPACE)
     assert curve.is_displayed()
     slots = [
-        c.get_attribute("data-slot") for c in browser.find_elements("css selector", "#split-quickdraw-10 .charts li") if c.is_displayed()
+        c.get_attribute("data-slot")
+        for c in browser.find_elements("css selector", "#split-quickdraw-10 .charts li")
+        if c.is_displayed()
     ]
     assert len(slots) == len(set(slots)) == 4
 
@@ -344,7 +380,9 @@ def test_theme(browser: Any) -> None:
 
     colours = {}
     for scheme in ("light", "dark"):
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
         colours[scheme] = ground()
     assert colours["light"] != colours["dark"]
     button = find(browser, "#theme")
@@ -362,12 +400,15 @@ def test_theme(browser: Any) -> None:
 @pytest.mark.parametrize("width", [390, 768, 1200])
 def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
     )
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     browser.execute_script("for (const b of document.querySelectorAll('button.open')) b.click()")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     # the second verdict is a column of its own, or a line where there is no room for one
-    shown = [node.text for node in browser.find_elements("css selector", "#table-cells-slca .narrow") if node.is_displayed()]
+    shown = [
+        node.text for node in browser.find_elements("css selector", "#table-cells-slca .narrow") if node.is_displayed()
+    ]
     assert any("as a constant: " in text for text in shown) == (width < 1200)
     assert ("As a constant" in find(browser, "#table-cells-slca thead").text) == (width == 1200)

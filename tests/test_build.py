@@ -22,9 +22,14 @@ def test_the_switches_of_transforms() -> None:
     assert prepared(Images("olor", clipped=True), "svhn") == (replace(train, clipped=True), test)  # F15
     crop, test_crop = protocol("aepg", "cub200")
     assert isinstance(crop, ImageTransform)
-    assert prepared(Images("aepg", smallest_crop=0.08), "cub200") == (replace(crop, scale=(0.08, 1.0)), test_crop)  # F21
+    assert prepared(Images("aepg", smallest_crop=0.08), "cub200") == (
+        replace(crop, scale=(0.08, 1.0)),
+        test_crop,
+    )  # F21
     assert prepared(Images("aepg"), "cub200") == (crop, test_crop)
-    with pytest.raises(ValueError, match=r"clipped=true is a switch of OLOR's transform \(F15\), not of protocol='slca'"):
+    with pytest.raises(
+        ValueError, match=r"clipped=true is a switch of OLOR's transform \(F15\), not of protocol='slca'"
+    ):
         prepared(Images("slca", clipped=True), "cifar100")
     with pytest.raises(ValueError, match=r"smallest_crop=0.08 is of random crops, which protocol='slca' has not"):
         prepared(Images("slca", smallest_crop=0.08), "cub200")
@@ -32,7 +37,9 @@ def test_the_switches_of_transforms() -> None:
 
 def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Any]] = []
-    monkeypatch.setattr(build, "create_backbone", lambda name, weights=None: asked.append((name, weights)) or nn.Identity())  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        build, "create_backbone", lambda name, weights=None: asked.append((name, weights)) or nn.Identity()
+    )  # type: ignore[func-returns-value]
     make_backbone(Config(backbone="vit_base_patch16_224.mae"))
     make_backbone(Config(backbone="vit_base_patch16_224.mae"), Path("file.pth"))
     make_backbone(Config(backbone="vit_tiny_patch16_224"))
@@ -52,7 +59,9 @@ def test_prompts_alone_are_trained() -> None:
     assert list(trained.values()) == [(3, 128)] * 6
 
 
-@pytest.mark.parametrize(("settings", "rates"), [([], [1.0, 1.0, 1.0, 1.0, 0.1]), (["milestones=[1,3]"], [1.0, 0.1, 0.1, 0.01, 0.01])])
+@pytest.mark.parametrize(
+    ("settings", "rates"), [([], [1.0, 1.0, 1.0, 1.0, 0.1]), (["milestones=[1,3]"], [1.0, 0.1, 0.1, 0.01, 0.01])]
+)
 def test_the_rate_falls_at_the_milestones(settings: list[str], rates: list[float]) -> None:
     config = Config(epochs=5, schedule="step", lr=1.0).set(settings)
     strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])

@@ -139,7 +139,11 @@ def test_photographs_stay_where_they_are(
 ) -> None:
     def images(n: int) -> ImageList:
         labels = np.arange(3 * n) % 3
-        return ImageList(Path("/nowhere"), np.random.RandomState(n).randint(0, 256, (3 * n, 16, 16, 3), np.uint8), tuple(labels.tolist()))
+        return ImageList(
+            Path("/nowhere"),
+            np.random.RandomState(n).randint(0, 256, (3 * n, 16, 16, 3), np.uint8),
+            tuple(labels.tolist()),
+        )
 
     data = ImageData("clrs25", ("a", "b", "c"), images(12), images(4))
     make_cache(data, tmp_path / "cache")
@@ -289,7 +293,9 @@ def never_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
         ("another kind of file", "is none of this version of reclaim"),
     ],
 )
-def test_a_damaged_checkpoint_is_reported_and_not_used(name: str, reason: str, setup: Setup, interrupt: Callable[[int], None]) -> None:
+def test_a_damaged_checkpoint_is_reported_and_not_used(
+    name: str, reason: str, setup: Setup, interrupt: Callable[[int], None]
+) -> None:
     config = small_config("linear", "epochs=1")
     interrupt(2)
     with pytest.raises(Interrupted):
@@ -298,7 +304,9 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(name: str, reason: str, s
     spoil(name, path)
     spoiled = path.read_bytes()
     interrupt(100)
-    with pytest.warns(UserWarning, match=rf"the checkpoint {path} {reason}.*: the run starts from the beginning; it is now ") as caught:
+    with pytest.warns(
+        UserWarning, match=rf"the checkpoint {path} {reason}.*: the run starts from the beginning; it is now "
+    ) as caught:
         record = run("linear", config, SMALL, 0, setup=setup)
     assert len(caught) == 1
     assert record.result == undisturbed()
@@ -307,7 +315,9 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(name: str, reason: str, s
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()], ids=repr
+)
 def test_a_checkpoint_that_cannot_be_read_now_stays(
     error: Exception, setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +357,9 @@ def test_a_checkpoint_of_another_run_is_not_used(
             self._run[key] = "9"
 
     monkeypatch.setattr(Checkpoint, "__init__", elsewhere)
-    with pytest.warns(UserWarning, match=rf"is of another run \({key} was .* and is '9'\): the run starts from the beginning"):
+    with pytest.warns(
+        UserWarning, match=rf"is of another run \({key} was .* and is '9'\): the run starts from the beginning"
+    ):
         record = run("linear", config, SMALL, 0, setup=setup)
     assert record.result == undisturbed()
 
@@ -378,7 +390,9 @@ def test_each_run_has_its_own(setup: Setup) -> None:
 def test_epochs_wait_for_their_time_and_experiences_do_not(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        Checkpoint, "save", lambda self, strategy: saved.append((strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs))
+        Checkpoint,
+        "save",
+        lambda self, strategy: saved.append((strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs)),
     )
     config = small_config("linear", "epochs=2")
     run("linear", config, SMALL, 0, setup=setup)
@@ -444,14 +458,20 @@ def test_progress_and_time_count_what_was_done_before(setup: Setup, interrupt: C
     assert later.cpu_seconds == pytest.approx(50, abs=10)
 
 
-def test_a_compiled_backbone_is_compiled_again(setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_backbone_is_compiled_again(
+    setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[Any] = []
     for module in (build, runner):
         monkeypatch.setattr(module, "compile_backbone", compiled.append)
     interrupt(2)
-    _, interruptions = finish(lambda: run("linear", small_config("linear", "epochs=1", "compile=true"), SMALL, 0, setup=setup))
+    _, interruptions = finish(
+        lambda: run("linear", small_config("linear", "epochs=1", "compile=true"), SMALL, 0, setup=setup)
+    )
     assert len(compiled) == interruptions + 1
-    assert all(any(p is q for q in model.parameters()) for model in compiled for p in model.heads.heads[:1].parameters())
+    assert all(
+        any(p is q for q in model.parameters()) for model in compiled for p in model.heads.heads[:1].parameters()
+    )
 
 
 # --- tensors ---
@@ -506,7 +526,9 @@ def store(tmp_path: Path) -> RecordStore:
     return RecordStore(tmp_path / "records")
 
 
-def test_checkpoints_lie_beside_the_records_until_these_are_written(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_lie_beside_the_records_until_these_are_written(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Job("linear", small_config("linear"), SMALL, 0, "given")
     folder = store.root.parent / "records.checkpoints"
     seen: list[Path] = []

@@ -153,7 +153,9 @@ def test_run_trains_records_and_summarises(small: Path) -> None:
     assert f"{mean:.2f}" in text
 
     files = {path: path.read_bytes() for path in (small / "r").rglob("*.json")}
-    assert reclaim(*arguments).split() == text[text.index("linear on small") :].split()  # read, not run: no progress bar
+    assert (
+        reclaim(*arguments).split() == text[text.index("linear on small") :].split()
+    )  # read, not run: no progress bar
     assert {path: path.read_bytes() for path in (small / "r").rglob("*.json")} == files
     reclaim(*arguments, "--again")
     again = RecordStore(small / "r").load()[0]
@@ -170,13 +172,17 @@ def test_run_with_one_seed_has_no_interval(made: list[Job], tmp_path: Path) -> N
     assert made[0].hyperparameters_from == RECIPES["slca"].hyperparameters_from
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("1993-1994", [1993, 1994])])
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("1993-1994", [1993, 1994])]
+)
 def test_seeds(text: str, seeds: list[int], made: list[Job], tmp_path: Path) -> None:
     reclaim("run", "linear-1", "--seeds", text, "--records", tmp_path, "--jobs", 1)
     assert [job.seed for job in made] == seeds
 
 
-@pytest.mark.parametrize("text", ["5-3", "0", "-3", "3-", "-", "", "ten", "1.5", "1-2-3", "-2-1", "99999999999999", "0-4294967296"])
+@pytest.mark.parametrize(
+    "text", ["5-3", "0", "-3", "3-", "-", "", "ten", "1.5", "1-2-3", "-2-1", "99999999999999", "0-4294967296"]
+)
 def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> None:
     assert f"{text!r}: give a number of seeds, such as 10, or a range" in reclaim(
         "run", "linear", f"--seeds={text}", "--records", tmp_path, fails=True
@@ -202,7 +208,9 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_run_refuses_what_it_does_not_know(arguments: list[str], complaint: str, made: list[Job], tmp_path: Path) -> None:
+def test_run_refuses_what_it_does_not_know(
+    arguments: list[str], complaint: str, made: list[Job], tmp_path: Path
+) -> None:
     assert complaint in reclaim("run", *arguments, "--records", tmp_path / "r", fails=True)
     assert made == []
     assert not (tmp_path / "r").exists()
@@ -211,8 +219,12 @@ def test_run_refuses_what_it_does_not_know(arguments: list[str], complaint: str,
 def test_places_where_no_record_can_be_are_named_first(made: list[Job], small: Path) -> None:
     assert "there is no folder leaderboards/records" in reclaim("run", "linear", fails=True).replace("\\", "/")
     (small / "file").write_text("")
-    assert f"the records folder {small / 'file'} is a file" in reclaim("run", "linear", "--records", small / "file", fails=True)
-    assert f"cannot write into {small / 'file' / 'r'}" in reclaim("run", "linear", "--records", small / "file" / "r", fails=True)
+    assert f"the records folder {small / 'file'} is a file" in reclaim(
+        "run", "linear", "--records", small / "file", fails=True
+    )
+    assert f"cannot write into {small / 'file' / 'r'}" in reclaim(
+        "run", "linear", "--records", small / "file" / "r", fails=True
+    )
     assert made == []
     (small / "leaderboards" / "records").mkdir(parents=True)
     reclaim("run", "linear")
@@ -220,7 +232,20 @@ def test_places_where_no_record_can_be_are_named_first(made: list[Job], small: P
 
 
 def test_a_diverging_run_is_reported_and_not_recorded(small: Path) -> None:
-    text = reclaim("run", "seqft-fast", "small", "--jobs", 1, "--set", "lr=1e30", "--set", "epochs=1", "--records", small / "r", fails=True)
+    text = reclaim(
+        "run",
+        "seqft-fast",
+        "small",
+        "--jobs",
+        1,
+        "--set",
+        "lr=1e30",
+        "--set",
+        "epochs=1",
+        "--records",
+        small / "r",
+        fails=True,
+    )
     assert "1 of 1 runs failed" in text
     assert re.search(r"seqft-fast small seed 0: FloatingPointError: .*experience", text)
     assert [path for path in (small / "r").rglob("*") if path.is_file()] == []
@@ -231,8 +256,12 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engines, "_make", interrupt)
-    assert "what is finished is kept, the same command goes on" in reclaim("run", "linear", "--records", tmp_path, fails=True)
-    assert "no choice is made of half a sweep" in reclaim("sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True)
+    assert "what is finished is kept, the same command goes on" in reclaim(
+        "run", "linear", "--records", tmp_path, fails=True
+    )
+    assert "no choice is made of half a sweep" in reclaim(
+        "sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True
+    )
 
 
 # --- sweep ---
@@ -342,7 +371,9 @@ def test_conform_fails_beyond_the_tolerance(tmp_path: Path) -> None:
 
 def test_conform_refuses_what_is_no_golden_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
-    assert "other.npz is no golden file known here: its arrays are x" in reclaim("conform", tmp_path / "other.npz", fails=True)
+    assert "other.npz is no golden file known here: its arrays are x" in reclaim(
+        "conform", tmp_path / "other.npz", fails=True
+    )
     assert "cannot read" in reclaim("conform", tmp_path / "absent.npz", fails=True)
     assert "Missing argument" in reclaim("conform", fails=True)
 
@@ -355,7 +386,9 @@ def test_pretrain_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     pytest.importorskip("torch.optim._muon", reason="pretraining needs torch >= 2.9")
     whole = drawings.upstream()
-    few = drawings.Drawings(whole.train[:3, :4].contiguous(), whole.test[:3, :2].contiguous(), whole.names[:3], "0" * 64)
+    few = drawings.Drawings(
+        whole.train[:3, :4].contiguous(), whole.test[:3, :2].contiguous(), whole.names[:3], "0" * 64
+    )
     monkeypatch.setattr(pretrain, "upstream", lambda: few)
     text = reclaim("pretrain", "quickdraw", "--epochs", 1, "--seed", 3, "--output", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "quickdraw_vit.json").read_text())

@@ -107,7 +107,10 @@ def test_logits_are_the_scores_of_brute_force(tasks: list[list[int]], shrinkage:
         own = logits[:, classes].double()
         # a softmax does not see what all classes share
         torch.testing.assert_close(
-            own - own.mean(dim=1, keepdim=True), expected - expected.mean(dim=1, keepdim=True), rtol=1e-4, atol=1e-4 * expected.abs().max()
+            own - own.mean(dim=1, keepdim=True),
+            expected - expected.mean(dim=1, keepdim=True),
+            rtol=1e-4,
+            atol=1e-4 * expected.abs().max(),
         )
         # the class that is named may be another one where two are equal within the tolerance
         named = expected.gather(1, own.argmax(dim=1, keepdim=True)).squeeze(1)
@@ -155,7 +158,12 @@ def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None
     queries = means.repeat_interleave(100, dim=0) + torch.randn(100 * classes, DIM, generator=generator) @ mix
 
     slda = StreamingLDA(
-        slda_model=nn.Identity(), criterion=nn.CrossEntropyLoss(), input_size=DIM, num_classes=classes, shrinkage_param=1e-2, evaluator=None
+        slda_model=nn.Identity(),
+        criterion=nn.CrossEntropyLoss(),
+        input_size=DIM,
+        num_classes=classes,
+        shrinkage_param=1e-2,
+        evaluator=None,
     )
     excess = torch.zeros(DIM, DIM)
     for t in range(count):
@@ -176,7 +184,9 @@ def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None
     slda.Sigma, slda.prev_num_updates = slda.Sigma - excess / count, -1
     corrected = slda.predict(queries)
     assert (as_it_is - corrected).abs().max() > 0.1, "the excess matters"
-    torch.testing.assert_close(own - own.mean(dim=1, keepdim=True), corrected - corrected.mean(dim=1, keepdim=True), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        own - own.mean(dim=1, keepdim=True), corrected - corrected.mean(dim=1, keepdim=True), rtol=1e-3, atol=1e-3
+    )
     named = corrected.gather(1, own.argmax(dim=1, keepdim=True)).squeeze(1)  # another one where two are nearly equal
     torch.testing.assert_close(named, corrected.amax(dim=1), rtol=2e-3, atol=2e-3)
 
@@ -189,7 +199,9 @@ def test_beside_training_and_alignment(plugin: Any) -> None:
     class Watch(SupervisedPlugin[Any]):
         def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
             flags = [p.requires_grad for p in strategy.model.parameters()]
-            states.append((flags, [m.training for m in strategy.model.modules()], torch.random.get_rng_state().tolist()))
+            states.append(
+                (flags, [m.training for m in strategy.model.modules()], torch.random.get_rng_state().tolist())
+            )
 
     def run(*plugins: SupervisedPlugin[Any]) -> Any:
         strategy = make_strategy(*plugins, backbone=make_backbone(), train_epochs=2)
@@ -216,7 +228,9 @@ def test_features_are_those_of_test_images_in_eval_mode_after_training() -> None
     x, y = samples_of(make_stream([[0, 1]]).train_stream)
     features = strategy.model.eval().features(x)
     weights = strategy.model.heads.heads[0].weight
-    torch.testing.assert_close(weights[0] - weights[1], 2 * (features[y == 0].mean(dim=0) - features[y == 1].mean(dim=0)))
+    torch.testing.assert_close(
+        weights[0] - weights[1], 2 * (features[y == 0].mean(dim=0) - features[y == 1].mean(dim=0))
+    )
 
 
 @pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])
@@ -233,7 +247,9 @@ def test_errors(plugin: Any) -> None:
     stream, strategy = make_stream([[0, 1], [2, 3]]), make_strategy()
     train(strategy, stream.train_stream[:1])
     strategy.plugins.append(plugin())
-    with pytest.raises(ValueError, match=rf"\[0, 1, 2, 3\] .* \[2, 3\] differ: {plugin.__name__} has to see every experience"):
+    with pytest.raises(
+        ValueError, match=rf"\[0, 1, 2, 3\] .* \[2, 3\] differ: {plugin.__name__} has to see every experience"
+    ):
         train(strategy, stream.train_stream[1:])
 
     model = nn.Linear(DIM, 2)

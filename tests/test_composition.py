@@ -13,7 +13,15 @@ import pytest
 import timm
 import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark, tensors_benchmark
-from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin, EWCPlugin, LwFPlugin, MASPlugin, ReplayPlugin, SupervisedPlugin
+from avalanche.training.plugins import (
+    AGEMPlugin,
+    EvaluationPlugin,
+    EWCPlugin,
+    LwFPlugin,
+    MASPlugin,
+    ReplayPlugin,
+    SupervisedPlugin,
+)
 from avalanche.training.supervised import Cumulative, JointTraining, Naive
 from reclaim.benchmark.training.build import Reseeding
 from reclaim.strategies.aepg import AnnealedEPGLoss
@@ -44,7 +52,9 @@ BATCH, PER_CLASS, EPOCHS = 8, 8, 2
 # Streams: a pattern for each class, and noise
 
 
-def draw(classes: Sequence[int], per_class: int, seed: int, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[Tensor, Tensor]:
+def draw(
+    classes: Sequence[int], per_class: int, seed: int, shape: tuple[int, int, int] = (1, 8, 8)
+) -> tuple[Tensor, Tensor]:
     """Images (N, *shape) and targets (N,); a class has the same pattern whatever the seed, which is that of the noise."""
     patterns = torch.randn(50, *shape, generator=torch.Generator().manual_seed(7))
     y = torch.tensor(classes).repeat_interleave(per_class)
@@ -177,7 +187,12 @@ class Watch(SupervisedPlugin[Any]):
 
 
 def naive(
-    model: ContinualModel, optimizer: torch.optim.Optimizer, loss: nn.Module, *plugins: Any, host: Any = Naive, **options: Any
+    model: ContinualModel,
+    optimizer: torch.optim.Optimizer,
+    loss: nn.Module,
+    *plugins: Any,
+    host: Any = Naive,
+    **options: Any,
 ) -> Any:
     settings: dict[str, Any] = {"train_mb_size": BATCH, "eval_mb_size": 64, "train_epochs": EPOCHS}
     return host(
@@ -230,8 +245,12 @@ def grouped(optimizer: torch.optim.Optimizer) -> list[set[Tensor]]:
 
 
 @pytest.mark.parametrize("make_stream", STREAMS)
-@pytest.mark.parametrize(("cls", "lr", "anchor", "horizon"), [(OLORSGD, 0.3, "pretrained", "task"), (OLORAdam, 0.01, "previous", "stream")])
-def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: float, anchor: Any, horizon: Any) -> None:
+@pytest.mark.parametrize(
+    ("cls", "lr", "anchor", "horizon"), [(OLORSGD, 0.3, "pretrained", "task"), (OLORAdam, 0.01, "previous", "stream")]
+)
+def test_all_three_on_any_stream(
+    make_stream: Callable[[], Any], cls: Any, lr: float, anchor: Any, horizon: Any
+) -> None:
     """Uneven tasks, one class in a task; the whole stream is evaluated before, between and after."""
     stream, model, watch, losses = make_stream(), make_model(), Watch(), Losses()
     theta_0 = weights(model.backbone)
@@ -241,7 +260,9 @@ def test_all_three_on_any_stream(make_stream: Callable[[], Any], cls: Any, lr: f
         strategy.train(experience, eval_streams=[stream.test_stream])
         before, at_the_end = weights(model), watch.accuracies
         strategy.eval(stream.test_stream)
-        assert watch.accuracies == at_the_end, "Avalanche's own evaluation at the end of an experience sees aligned heads"
+        assert watch.accuracies == at_the_end, (
+            "Avalanche's own evaluation at the end of an experience sees aligned heads"
+        )
         assert watch.accuracies[t + 1 :] == [0.0] * (len(SIZES) - t - 1), "nothing is predicted as a class not yet seen"
         of_whole_stream = watch.accuracies[: t + 1]
         strategy.eval(stream.test_stream[: t + 1])
@@ -367,7 +388,12 @@ def test_the_anchor_pulls(cls: Any, base: Any, anchor: Any) -> None:
 
     model, watch = make_model(), Watch()
     plain = base(slow_learner_groups(model, 0.05, 0.2, weight_decay=None), lr=0.05)
-    train(naive(model, plain, AnnealedEPGLoss(), FreshOptimizer(), watch, ClassifierAlignment(lr=0.05, samples_per_class=32)), stream)
+    train(
+        naive(
+            model, plain, AnnealedEPGLoss(), FreshOptimizer(), watch, ClassifierAlignment(lr=0.05, samples_per_class=32)
+        ),
+        stream,
+    )
     free = distance(weights(model.backbone), watch.starts[0 if anchor == "pretrained" else -1])
     assert 0 < moved(0.3) < moved(0.1) < free
     assert moved(0.0) == free
@@ -397,7 +423,9 @@ def test_rates_of_each_group_under_a_schedule() -> None:
 def test_slca_alone() -> None:
     model, watch, losses = make_model(), Watch(), Losses()
     optimizer = torch.optim.SGD(slow_learner_groups(model), momentum=0.9)
-    strategy = naive(model, optimizer, TaskCrossEntropy(), watch, losses, ClassifierAlignment(lr=0.05, samples_per_class=32))
+    strategy = naive(
+        model, optimizer, TaskCrossEntropy(), watch, losses, ClassifierAlignment(lr=0.05, samples_per_class=32)
+    )
     train(strategy, new_classes())
     assert not same(watch.unaligned[-1], model.heads.snapshot())
     assert losses.fell(to=0.8)  # 0.54 at most in 21 runs, of 13 seeds and two versions of torch
@@ -433,7 +461,9 @@ def test_the_model_may_move_after_the_optimizer_was_built() -> None:
     """Avalanche moves it to its device in train(); another precision is a move that needs no accelerator."""
     model = make_model()
     theta_0 = [p.double() for p in weights(model.backbone)]
-    optimizer = OLORAdam(model.parameters(), lr=1e-3, depths=layer_depths(model), rollback_input=1.0, rollback_output=1.0)
+    optimizer = OLORAdam(
+        model.parameters(), lr=1e-3, depths=layer_depths(model), rollback_input=1.0, rollback_output=1.0
+    )
     model.double()
     model.features(torch.ones(2, 1, 8, 8, dtype=torch.float64)).sum().backward()
     optimizer.step()
@@ -448,7 +478,14 @@ def test_it_learns_where_fine_tuning_forgets() -> None:
     train(compose(composed, together, train_epochs=4, train_mb_size=16), stream).eval(stream.test_stream)
 
     model = make_model()
-    fast = naive(model, torch.optim.Adam(model.parameters(), lr=0.01), nn.CrossEntropyLoss(), alone, train_epochs=4, train_mb_size=16)
+    fast = naive(
+        model,
+        torch.optim.Adam(model.parameters(), lr=0.01),
+        nn.CrossEntropyLoss(),
+        alone,
+        train_epochs=4,
+        train_mb_size=16,
+    )
     first = stream.test_stream[:1]
     fast.train(stream.train_stream[0], eval_streams=[])
     guessing = math.log(3)

@@ -10,7 +10,17 @@ from typing import Any, cast
 import pytest
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
-from reclaim.benchmark.config import OLOR_SGD_ONLY, Alignment, Annealing, Config, Lae, Lora, Olor, config_hash, from_dict
+from reclaim.benchmark.config import (
+    OLOR_SGD_ONLY,
+    Alignment,
+    Annealing,
+    Config,
+    Lae,
+    Lora,
+    Olor,
+    config_hash,
+    from_dict,
+)
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.recipes import RECIPES, Recipe, RecipeError, find_recipe, read_recipes, recipes_of
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
@@ -101,7 +111,9 @@ def test_bad_settings_are_refused_by_name(setting: str, complaint: str) -> None:
 
 @pytest.mark.parametrize("part", ["lora={}", "adapter={}", "prefix={}", "low_rank={}", "olor={}", "l2_sp=0.1"])
 def test_training_what_is_frozen_is_refused(part: str) -> None:
-    with pytest.raises(ValueError, match=f"trainable='heads' freezes the backbone: {part.split('=')[0]} would do nothing"):
+    with pytest.raises(
+        ValueError, match=f"trainable='heads' freezes the backbone: {part.split('=')[0]} would do nothing"
+    ):
         Config().set(["trainable=heads", part])
 
 
@@ -114,7 +126,10 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
         (["loss={}", "annealing={}"], "loss and annealing both replace cross-entropy"),
         (["memory.method=der++", "annealing={}"], r"DER\+\+ has a loss of its own"),
         (["epochs=0"], "epochs must be positive"),
-        (["alignment={}", "closed_form={}"], "alignment retrains heads that nearest-class-mean makes or corrects in its own way"),
+        (
+            ["alignment={}", "closed_form={}"],
+            "alignment retrains heads that nearest-class-mean makes or corrects in its own way",
+        ),
         (["alignment={}", "memory.method=gdumb"], "alignment retrains heads that gdumb makes"),
         (["low_rank={}", "slow_factor=0.5"], "low_rank has rates and a schedule of its own"),
     ],
@@ -163,7 +178,19 @@ def test_round_trip(recipe: str) -> None:
 
 def test_parts_that_are_absent_are_not_in_the_hash() -> None:
     values = Config().as_dict()
-    parts = {"alignment", "olor", "annealing", "lora", "adapter", "prefix", "low_rank", "lae", "loss", "memory", "closed_form"}
+    parts = {
+        "alignment",
+        "olor",
+        "annealing",
+        "lora",
+        "adapter",
+        "prefix",
+        "low_rank",
+        "lae",
+        "loss",
+        "memory",
+        "closed_form",
+    }
     assert not (parts | {"ewc", "lwf", "l2_sp"}) & values.keys()
     assert "lr" not in Config(alignment=Alignment()).as_dict()["alignment"]
 
@@ -179,7 +206,11 @@ def test_parts_that_are_absent_are_not_in_the_hash() -> None:
 
 def test_fields_that_came_later_are_in_the_hash_once_they_are_set() -> None:
     base = Config(olor=Olor(), lora=Lora(), schedule="cosine")
-    assert not {"gradient_damping", "freeze", "horizon_beyond"} & {*base.as_dict(), *base.as_dict()["olor"], *base.as_dict()["lora"]}
+    assert not {"gradient_damping", "freeze", "horizon_beyond"} & {
+        *base.as_dict(),
+        *base.as_dict()["olor"],
+        *base.as_dict()["lora"],
+    }
     for setting in ("olor.gradient_damping=reference", "lora.freeze=backbone", "horizon_beyond=1"):
         changed = base.set([setting])
         assert config_hash(changed.as_dict()) != config_hash(base.as_dict())
@@ -207,12 +238,31 @@ def test_the_horizon_is_of_the_cosine_schedule() -> None:
 def test_every_number_is_in_the_hash() -> None:
     base = Config(alignment=Alignment(), olor=Olor(), annealing=Annealing(), lora=Lora(), lae=Lae())
     changed: dict[str, Any] = {
-        **dict.fromkeys(("part=validation", "seeding=class_order", "joint=true", "augment=false", "optimizer=adam", "schedule=step")),
-        **dict.fromkeys(("numerics=2", "backbone=other", "epochs=9", "batch_size=9", "lr=9", "slow_factor=9", "momentum=9")),
-        **dict.fromkeys(("weight_decay=9", "head_init_std=9", "final_norm=fresh", "alignment.tau=9", "alignment.lr=9", "olor=null")),
-        **dict.fromkeys(("olor.counting=tensors", "olor.anchor=previous", "annealing.tau=9", "lora.rank=9", "alignment.mean_decay=false")),
         **dict.fromkeys(
-            ("alignment.covariance=shared", "alignment.rank=9", "alignment.feature_decay=9", "alignment.feature_decay_spread=9")
+            ("part=validation", "seeding=class_order", "joint=true", "augment=false", "optimizer=adam", "schedule=step")
+        ),
+        **dict.fromkeys(
+            ("numerics=2", "backbone=other", "epochs=9", "batch_size=9", "lr=9", "slow_factor=9", "momentum=9")
+        ),
+        **dict.fromkeys(
+            ("weight_decay=9", "head_init_std=9", "final_norm=fresh", "alignment.tau=9", "alignment.lr=9", "olor=null")
+        ),
+        **dict.fromkeys(
+            (
+                "olor.counting=tensors",
+                "olor.anchor=previous",
+                "annealing.tau=9",
+                "lora.rank=9",
+                "alignment.mean_decay=false",
+            )
+        ),
+        **dict.fromkeys(
+            (
+                "alignment.covariance=shared",
+                "alignment.rank=9",
+                "alignment.feature_decay=9",
+                "alignment.feature_decay_spread=9",
+            )
         ),
         **dict.fromkeys(("lae.decay=0.9", "lae=null", "memory={}", "memory.size=9")),
         **dict.fromkeys(
@@ -229,7 +279,15 @@ def test_every_number_is_in_the_hash() -> None:
 
     hashes = {config_hash(base.as_dict()), *(config_hash(base.set([setting]).as_dict()) for setting in changed)}
     assert len(hashes) == len(changed) + 1
-    without = ("memory.method=bic", "memory={}", "closed_form={}", "closed_form.shrinkage=1", "low_rank={}", "low_rank.scale=1", "loss={}")
+    without = (
+        "memory.method=bic",
+        "memory={}",
+        "closed_form={}",
+        "closed_form.shrinkage=1",
+        "low_rank={}",
+        "low_rank.scale=1",
+        "loss={}",
+    )
     assert len({config_hash(Config().set([setting]).as_dict()) for setting in without}) == len(without)
 
 
@@ -283,7 +341,11 @@ def test_the_middle_tier_is_apart() -> None:
 def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = RECIPES["slca"].candidates()
     best = candidates[-1]
-    choice = {"settings": best, "made_for": RECIPES["slca"].made_for, "candidates": [{"settings": c, "score": 1.0} for c in candidates]}
+    choice = {
+        "settings": best,
+        "made_for": RECIPES["slca"].made_for,
+        "candidates": [{"settings": c, "score": 1.0} for c in candidates],
+    }
     monkeypatch.setattr(recipes, "chosen", lambda: {"slca": choice})
     for name in ("slca", "slca-no-norm"):  # the ablation differs in one thing only
         assert RECIPES[name].config == RECIPES[name].with_settings(best)
@@ -309,7 +371,9 @@ def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.Mon
     ],
     ids=["other base or weights", "other grid"],
 )
-def test_a_choice_made_for_something_else_does_not_count(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_made_for_something_else_does_not_count(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = RECIPES["linear"]
     candidates = [{"settings": c, "score": 1.0} for c in recipe.candidates()]
     choice = {"settings": recipe.candidates()[-1], "made_for": recipe.made_for, "candidates": candidates}
@@ -361,7 +425,12 @@ def test_a_recipe_extends_settings_alone(tmp_path: Path) -> None:
     assert slow.base == Config(slow_factor=0.1, alignment=Alignment(tau=0.5))
     assert slow.candidates() == [{"lr": lr, "alignment.epochs": epochs} for lr in (0.1, 0.2) for epochs in (1, 2)]
     assert slca.base == Config(slow_factor=0.1, alignment=Alignment(tau=0.5, ridge=0.0), olor=Olor())
-    assert (slca.name, slca.title, slca.description, slca.home) == ("slca", "SLCA", "With alignment.", "split-quickdraw-5")
+    assert (slca.name, slca.title, slca.description, slca.home) == (
+        "slca",
+        "SLCA",
+        "With alignment.",
+        "split-quickdraw-5",
+    )
     assert (slca.grid, slca.tuned_as, slca.headline, slca.fact, slca.tier) == ({}, "slow", False, None, "embedded")
 
 
@@ -379,24 +448,68 @@ def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
         ("[slca]", "[slow.f3]", "recipe 'slow': unknown key 'f3'.*if it is part of a name with a dot, quote the name"),
         ("[slca]", "[slow]", "is not TOML: Cannot declare"),
         ("[slow]", "slower = 1\n[slow]", r": slower is 1: write it as \[slower\]"),
-        ('extends = "slow"', 'extends = "slo"', "recipe 'slca': extends is 'slo', and no recipe is called so: did you mean slow"),
-        ('tuned_as = "slow"', 'tuned_as = "slo"', "recipe 'slca': tuned_as is 'slo', and no recipe is called so: did you mean slow"),
-        ('tuned_as = "slow"', 'tuned_as = "slca"', "recipe 'slca': tuned_as is 'slca', which has no grid: name a recipe that has"),
-        ('tuned_as = "slow"', 'tuned_as = "slow"\ngrid.lr = [1, 2, 3, 4]', "tuned_as is 'slow', and there is a grid, too: delete one"),
-        ("settings.slow_factor = 0.1", 'extends = "slca"', "extends is 'slow', a circle, slow -> slca -> slow: let one of them"),
-        ("settings.slow_factor = 0.1", 'extends = "slow"', "extends is 'slow', a circle, slow -> slow: let one of them"),
-        ("grid.lr = [0.1, 0.2]", "grid.lr = [0.1, 0.2, 0.3]", r"grid is \{'lr': .*6 candidates: make them 4, as every other"),
+        (
+            'extends = "slow"',
+            'extends = "slo"',
+            "recipe 'slca': extends is 'slo', and no recipe is called so: did you mean slow",
+        ),
+        (
+            'tuned_as = "slow"',
+            'tuned_as = "slo"',
+            "recipe 'slca': tuned_as is 'slo', and no recipe is called so: did you mean slow",
+        ),
+        (
+            'tuned_as = "slow"',
+            'tuned_as = "slca"',
+            "recipe 'slca': tuned_as is 'slca', which has no grid: name a recipe that has",
+        ),
+        (
+            'tuned_as = "slow"',
+            'tuned_as = "slow"\ngrid.lr = [1, 2, 3, 4]',
+            "tuned_as is 'slow', and there is a grid, too: delete one",
+        ),
+        (
+            "settings.slow_factor = 0.1",
+            'extends = "slca"',
+            "extends is 'slow', a circle, slow -> slca -> slow: let one of them",
+        ),
+        (
+            "settings.slow_factor = 0.1",
+            'extends = "slow"',
+            "extends is 'slow', a circle, slow -> slow: let one of them",
+        ),
+        (
+            "grid.lr = [0.1, 0.2]",
+            "grid.lr = [0.1, 0.2, 0.3]",
+            r"grid is \{'lr': .*6 candidates: make them 4, as every other",
+        ),
         ("grid.lr = [0.1, 0.2]", "grid.lr = [0.1, 0.1]", r"grid.lr is \[0.1, 0.1\]: write a list of different values"),
         ("grid.lr = [0.1, 0.2]", "grid.lr = 0.1", r"grid.lr is 0.1: write a list of different values"),
         ("grid.lr = [0.1, 0.2]", "grid.lr = []", r"grid is .*, 0 candidates: make them 4"),
-        ("grid.lr = [0.1, 0.2]", "grid.epoch = [1, 2]", "recipe 'slow', grid: unknown setting 'epoch'.*did you mean epochs"),
-        ("slow_factor = 0.1", 'slow_factor = "much"', "recipe 'slow', settings: slow_factor must be a finite number, got 'much'"),
+        (
+            "grid.lr = [0.1, 0.2]",
+            "grid.epoch = [1, 2]",
+            "recipe 'slow', grid: unknown setting 'epoch'.*did you mean epochs",
+        ),
+        (
+            "slow_factor = 0.1",
+            'slow_factor = "much"',
+            "recipe 'slow', settings: slow_factor must be a finite number, got 'much'",
+        ),
         ("settings.olor", "settings.olot", "recipe 'slca', settings: unknown setting 'olot': .*did you mean olor"),
-        ("alignment.ridge = 0", "alignment.ride = 0", "settings: unknown setting 'alignment.ride'.* did you mean ridge"),
+        (
+            "alignment.ridge = 0",
+            "alignment.ride = 0",
+            "settings: unknown setting 'alignment.ride'.* did you mean ridge",
+        ),
         ("settings.olor = {}", "settings.lr = 2026-01-01", "recipe 'slca', settings: .*date is not JSON"),
         ("settings.olor = {}", "headline = 1", "recipe 'slca': headline is 1: write true or false"),
         ("settings.olor = {}", 'tier = "paper"', "recipe 'slca': tier is 'paper': write one of embedded, middle"),
-        ("settings.olor = {}", 'fact = "F3"', "recipe 'slca': fact is 'F3', and extends 'slow': the recipe is named after both"),
+        (
+            "settings.olor = {}",
+            'fact = "F3"',
+            "recipe 'slca': fact is 'F3', and extends 'slow': the recipe is named after both",
+        ),
     ],
 )
 def test_a_bad_recipe_is_named(old: str, new: str, complaint: str, tmp_path: Path) -> None:

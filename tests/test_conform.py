@@ -61,7 +61,9 @@ def add(key: str, amount: float) -> Callable[[Arrays], object]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_deviation_is_found_where_it_is(name: str, change: Callable[[Arrays], object], quantity: str, tmp_path: Path) -> None:
+def test_a_deviation_is_found_where_it_is(
+    name: str, change: Callable[[Arrays], object], quantity: str, tmp_path: Path
+) -> None:
     beyond = [d.quantity for d in check(with_changed(name, change, tmp_path)) if not d.within]
     assert quantity in beyond
     if change.__closure__ and not quantity.startswith("parameters"):

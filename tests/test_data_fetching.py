@@ -55,7 +55,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if start and self.server.content_range:
             total = len(self.server.content)
-            self.send_header("Content-Range", self.server.content_range.format(start=start, last=total - 1, total=total))
+            self.send_header(
+                "Content-Range", self.server.content_range.format(start=start, last=total - 1, total=total)
+            )
         self.end_headers()
         self.wfile.write(body[: self.server.stop_after])
 
@@ -95,13 +97,23 @@ def test_a_download_goes_on_where_it_broke_off(ranges: bool, server: Server, tmp
 
 @pytest.mark.parametrize(
     "content_range",
-    ["bytes 0-{last}/{total}", "bytes 999-{last}/{total}", "bytes {start}-2000/{total}", "bytes {start}-{last}/{last}", "items 1-2/3", ""],
+    [
+        "bytes 0-{last}/{total}",
+        "bytes 999-{last}/{total}",
+        "bytes {start}-2000/{total}",
+        "bytes {start}-{last}/{last}",
+        "items 1-2/3",
+        "",
+    ],
 )
 def test_another_piece_than_was_asked_for_is_not_taken(content_range: str, server: Server, tmp_path: Path) -> None:
     part = tmp_path / "file.part"
     part.write_bytes(CONTENT[:1000])
     server.content_range = content_range
-    with pytest.raises(ValueError, match=r"asked for the bytes from 1000 on and answers with Content-Range .*file.part is left as it is"):
+    with pytest.raises(
+        ValueError,
+        match=r"asked for the bytes from 1000 on and answers with Content-Range .*file.part is left as it is",
+    ):
         download(server.url, tmp_path / "file", MD5)
     assert part.read_bytes() == CONTENT[:1000]
     assert not (tmp_path / "file").exists()
@@ -112,7 +124,9 @@ def test_another_piece_than_was_asked_for_is_not_taken(content_range: str, serve
 def test_a_piece_of_the_rest_is_no_wrong_checksum(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     server.content, server.content_range = CONTENT[:3000], f"bytes {{start}}-{{last}}/{len(CONTENT)}"
-    with pytest.raises(OSError, match=r"broke off after 3,000 bytes \(3,000 of 5,120 bytes came\): the same command goes on"):
+    with pytest.raises(
+        OSError, match=r"broke off after 3,000 bytes \(3,000 of 5,120 bytes came\): the same command goes on"
+    ):
         download(server.url, tmp_path / "file", MD5)
     server.content = CONTENT
     assert download(server.url, tmp_path / "file", MD5).read_bytes() == CONTENT
@@ -160,7 +174,9 @@ def tar_of(path: Path, *members: tuple[str, bytes | str]) -> Path:
         ("big", b"x" * 101, "holds more than 100 bytes"),
     ],
 )
-def test_an_archive_that_is_not_safe_is_not_unpacked(name: str, content: bytes | str, message: str, tmp_path: Path) -> None:
+def test_an_archive_that_is_not_safe_is_not_unpacked(
+    name: str, content: bytes | str, message: str, tmp_path: Path
+) -> None:
     archive = tar_of(tmp_path / "a.tar.gz", ("good", b"fine"), (name, content))
     target = tmp_path / "in" / "side"
     target.mkdir(parents=True)
@@ -203,7 +219,9 @@ def test_fetch_downloads_and_unpacks_into_the_data_sets_folder(server: Server, t
     assert fetch(entry, root) == [root / "file.tar", root / "sub" / "plain.mat"]
     assert (root / "CLRS" / "river" / "1.jpg").read_bytes() == b"jpeg"
     assert sorted(p.name for p in (root / "sub").iterdir()) == ["plain.mat"]
-    with pytest.raises(ValueError, match=r"PACS has no public direct download: get it by hand from https.*ROOT/PACS: art_painting"):
+    with pytest.raises(
+        ValueError, match=r"PACS has no public direct download: get it by hand from https.*ROOT/PACS: art_painting"
+    ):
         fetch(find_dataset("pacs"), root)
 
 
@@ -270,7 +288,15 @@ def test_what_fetch_leaves_is_not_extra(
     names = [f"CLRS/{name}/{i}.png" for name in ("port", "river") for i in range(5)]
     server.content = tar_of(tmp_path / "x.tar.gz", *((name, image.getvalue()) for name in names)).read_bytes()
     archive = Archive(server.url, hashlib.md5(server.content).hexdigest())
-    small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("port", "river"), per_class=5, archives=(archive,))
+    small = replace(
+        find_dataset("clrs25"),
+        classes=2,
+        train=8,
+        test=2,
+        class_folders=("port", "river"),
+        per_class=5,
+        archives=(archive,),
+    )
     monkeypatch.setitem(CATALOGUE, "clrs25", small)
     root = tmp_path / "root"
     root.mkdir()
@@ -279,7 +305,9 @@ def test_what_fetch_leaves_is_not_extra(
     output = reclaim("fetch", "clrs25", "--root", str(root))
     assert server.asked == [f"bytes={begun}-"]
     bars = [line for line in output.replace("\r", "\n").splitlines() if line.startswith("file.tar:")]
-    assert bars[0].split()[1].startswith(f"{round(100 * begun / len(server.content))}%|")  # it goes on, and knows how far it is
+    assert (
+        bars[0].split()[1].startswith(f"{round(100 * begun / len(server.content))}%|")
+    )  # it goes on, and knows how far it is
     assert bars[-1].split()[1].startswith("100%|")
     (root / "CLRS" / "port" / "0.png.part").touch()  # of an unpacking that was interrupted
     assert reclaim("check", "clrs25", "--root", str(root)).endswith("\ncomplete\n")
@@ -295,13 +323,22 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
             Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / name / f"{i}.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / "preview.png")
     output = reclaim("check", "clrs25", "--root", root, fails=True)
-    for text in ("train: 8 images", "8 train images instead of 12,000", "2 classes instead of 25", "port: 5 images instead of 600"):
+    for text in (
+        "train: 8 images",
+        "8 train images instead of 12,000",
+        "2 classes instead of 25",
+        "port: 5 images instead of 600",
+    ):
         assert text in output
     assert lines_of(output, "extra") == [str(tmp_path / "CLRS" / "preview.png")]
-    known = [f"{tmp_path / 'CLRS' / name}/" for name in find_dataset("clrs25").class_folders if name not in ("river", "port")]
+    known = [
+        f"{tmp_path / 'CLRS' / name}/" for name in find_dataset("clrs25").class_folders if name not in ("river", "port")
+    ]
     assert lines_of(output, "missing") == known
     assert "clrs25 is not as it should be: 23 missing, 1 extra, 5 other problems; nothing was changed\n" in output
-    assert "\nnot decoded: mend what is missing first\n" in reclaim("check", "clrs25", "--root", root, "--decode", fails=True)
+    assert "\nnot decoded: mend what is missing first\n" in reclaim(
+        "check", "clrs25", "--root", root, "--decode", fails=True
+    )
     small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("Port", "river"), per_class=5)
     monkeypatch.setitem(CATALOGUE, "clrs25", small)
     assert "\ncomplete; 1 extra, not used" in reclaim("check", "clrs25", "--root", root, "--decode")
@@ -315,11 +352,17 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
 
 
 def test_the_commands_of_the_page_are_understood() -> None:
-    lines = [line for line in (Path(__file__).parents[1] / "docs" / "data.md").read_text().splitlines() if line.startswith("reclaim data ")]
+    lines = [
+        line
+        for line in (Path(__file__).parents[1] / "docs" / "data.md").read_text().splitlines()
+        if line.startswith("reclaim data ")
+    ]
     assert len(lines) == 5
     for line in lines:
         _, _, command, *arguments = shlex.split(line.partition("#")[0])
-        data.commands[command].make_context(command, arguments)  # raises on a missing argument or an unknown option; runs nothing
+        data.commands[command].make_context(
+            command, arguments
+        )  # raises on a missing argument or an unknown option; runs nothing
 
 
 def test_the_page_shows_the_layouts_that_are_expected() -> None:

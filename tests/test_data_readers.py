@@ -14,10 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 from reclaim.benchmark.data import readers
-from reclaim.benchmark.data.catalogue import CATALOGUE, Archive, CatalogueEntry, CatalogueError, find_dataset, read_catalogue
+from reclaim.benchmark.data.catalogue import (
+    CATALOGUE,
+    Archive,
+    CatalogueEntry,
+    CatalogueError,
+    find_dataset,
+    read_catalogue,
+)
 from reclaim.benchmark.data.images import ImageDataset, hold_out, is_image
 from reclaim.benchmark.data.readers import list_images, read_cars196
-from reclaim.benchmark.data.verify import extra_files, missing_files, read_images, take_stock, undecodable_files, wrong_counts
+from reclaim.benchmark.data.verify import (
+    extra_files,
+    missing_files,
+    read_images,
+    take_stock,
+    undecodable_files,
+    wrong_counts,
+)
 from scipy.io import savemat
 from torchvision import datasets as torchvision_datasets
 
@@ -72,10 +86,18 @@ def make_cub(root: Path) -> None:
 
 def make_cars(root: Path) -> None:
     folder = root / "stanford_cars"
-    rows = np.zeros(4, dtype=[(name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")])
+    rows = np.zeros(
+        4,
+        dtype=[
+            (name, object) for name in ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
+        ],
+    )
     for i, (c, test) in enumerate([(1, 0), (2, 1), (2, 1), (1, 1)]):
         rows[i] = (f"car_ims/{save(folder / 'car_ims' / f'{i:06}.jpg')}", 1, 1, 2, 2, c, test)
-    savemat(folder / "cars_annos.mat", {"annotations": rows[None], "class_names": np.array([["AM Hummer", "Acura RL"]], dtype=object)})
+    savemat(
+        folder / "cars_annos.mat",
+        {"annotations": rows[None], "class_names": np.array([["AM Hummer", "Acura RL"]], dtype=object)},
+    )
 
 
 def make_food(root: Path) -> None:
@@ -83,7 +105,9 @@ def make_food(root: Path) -> None:
     make_folders(folder / "images", "pie apple", 3)
     for part, indices in {"train": [2, 0], "test": [1]}.items():
         (folder / "meta").mkdir(exist_ok=True)
-        (folder / "meta" / f"{part}.json").write_text(json.dumps({c: [f"{c}/{c}_{i}" for i in indices] for c in ("pie", "apple")}))
+        (folder / "meta" / f"{part}.json").write_text(
+            json.dumps({c: [f"{c}/{c}_{i}" for i in indices] for c in ("pie", "apple")})
+        )
 
 
 def make_listed(folder: Path, pattern: str, prefix: str = "") -> None:
@@ -148,7 +172,9 @@ def test_every_data_set_is_read_in_its_own_format(name: str, tmp_path: Path) -> 
         assert (len(data.train), len(data.test)) == (8, 2)
         everything = [*data.train.names(), *data.test.names()]
         assert len(set(everything)) == 10
-        assert sorted(everything) == sorted(p.relative_to(data.train.folder).as_posix() for p in data.train.folder.rglob("*.*"))
+        assert sorted(everything) == sorted(
+            p.relative_to(data.train.folder).as_posix() for p in data.train.folder.rglob("*.*")
+        )
         for part in (data.train, data.test):
             assert list(part.images) == sorted(part.images)
             assert [data.names[c] for c in part.labels] == [Path(str(p)).parent.name for p in part.images]
@@ -197,7 +223,11 @@ def test_cars_are_split_as_the_papers_code_does_or_officially(tmp_path: Path) ->
     MAKERS["cars196"](tmp_path)
     folder = tmp_path / "stanford_cars"
     papers, official = read_cars196(folder), read_cars196(folder, official=True)
-    assert papers.train.images == official.test.images == ("car_ims/000001.jpg", "car_ims/000002.jpg", "car_ims/000003.jpg")
+    assert (
+        papers.train.images
+        == official.test.images
+        == ("car_ims/000001.jpg", "car_ims/000002.jpg", "car_ims/000003.jpg")
+    )
     assert papers.test.images == official.train.images == ("car_ims/000000.jpg",)
     assert "(F7): 3 train, 1 test" in papers.remarks[0]
     assert papers.sha256 != official.sha256
@@ -250,26 +280,52 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
     ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").unlink(), r"images.txt is missing: an unfinished"),
     ("cub200", break_cub, r"image_class_labels.txt and images.txt do not name the same images"),
     ("cub200", lambda r: (r / "CUB_200_2011" / "classes.txt").write_text("1 a\n"), r"class 2 is not in classes.txt"),
-    ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").write_text("1\n"), r"images.txt, line 1, is not of two columns"),
-    ("cub200", lambda r: (r / "CUB_200_2011/images/002.Auk/1.jpg").unlink(), r"1 listed images are missing, the first is .*002.Auk/1.jpg"),
-    ("cars196", lambda r: (r / "stanford_cars/cars_annos.mat").write_bytes(b"x" * 300), r"is not Stanford Cars' cars_annos.mat"),
+    (
+        "cub200",
+        lambda r: (r / "CUB_200_2011" / "images.txt").write_text("1\n"),
+        r"images.txt, line 1, is not of two columns",
+    ),
+    (
+        "cub200",
+        lambda r: (r / "CUB_200_2011/images/002.Auk/1.jpg").unlink(),
+        r"1 listed images are missing, the first is .*002.Auk/1.jpg",
+    ),
+    (
+        "cars196",
+        lambda r: (r / "stanford_cars/cars_annos.mat").write_bytes(b"x" * 300),
+        r"is not Stanford Cars' cars_annos.mat",
+    ),
     ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{"), r"test.json cannot be read"),
     ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{}"), r"do not name the same classes"),
-    ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text("a/3.jpg\n"), r"val.txt, line 1, is not an image and its label"),
+    (
+        "ip102",
+        lambda r: (r / "ip102_v1.1/val.txt").write_text("a/3.jpg\n"),
+        r"val.txt, line 1, is not an image and its label",
+    ),
     ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text(""), r"lists no image"),
     ("ip102", lambda r: (r / "ip102_v1.1/classes.txt").write_text("1 a\n"), r"label 1 is outside the 1 classes"),
     ("svhn", lambda r: (r / "svhn/test_32x32.mat").unlink(), r"test_32x32.mat is missing"),
     ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not hold SVHN's .mat files"),
     ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").unlink(), r"data_batch_3 is missing"),
-    ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").write_bytes(b"x"), r"does not hold CIFAR-10 .*fresh copy"),
+    (
+        "cifar10",
+        lambda r: (r / "cifar-10-batches-py/data_batch_3").write_bytes(b"x"),
+        r"does not hold CIFAR-10 .*fresh copy",
+    ),
     ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty holds no image"),
-    ("pacs", lambda r: (r / "PACS" / "photo" / "horse").mkdir(), r"photo and cartoon/ do not hold the same classes: horse"),
+    (
+        "pacs",
+        lambda r: (r / "PACS" / "photo" / "horse").mkdir(),
+        r"photo and cartoon/ do not hold the same classes: horse",
+    ),
     ("pacs", lambda r: (r / "PACS" / "sketch").rename(r / "PACS" / "Sketch2"), r"sketch is missing"),
 ]
 
 
 @pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
-def test_damage_is_named_and_nothing_is_deleted(name: str, damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+def test_damage_is_named_and_nothing_is_deleted(
+    name: str, damage: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
     MAKERS[name](tmp_path)
     damage(tmp_path)
     before = sorted((path, path.stat().st_size) for path in tmp_path.rglob("*"))
@@ -282,7 +338,8 @@ def test_damaged_files_of_published_checksum_are_not_unpickled(tmp_path: Path, m
     MAKERS["cifar100"](tmp_path)
     monkeypatch.setattr(readers.pickle, "load", lambda *_: pytest.fail("unpickled"))
     with pytest.raises(
-        ValueError, match=r"cifar-100-python/train is damaged or unfinished \(MD5 .*: move it away and fetch cifar100 again"
+        ValueError,
+        match=r"cifar-100-python/train is damaged or unfinished \(MD5 .*: move it away and fetch cifar100 again",
     ):
         read_images("cifar100", tmp_path)
 
@@ -307,7 +364,9 @@ def test_what_is_missing_extra_or_undecodable_is_listed(tmp_path: Path) -> None:
     assert missing_files(data) == [folder / "b" / "2.jpg"]
     assert extra_files(data) == [folder / "b" / "9.jpg"]
     undecodable = undecodable_files(data)
-    assert [error.split(" is no image")[0] for error in undecodable] == [str(folder / p) for p in ("b/2.jpg", "a/4.jpg", "a/3.jpg")]
+    assert [error.split(" is no image")[0] for error in undecodable] == [
+        str(folder / p) for p in ("b/2.jpg", "a/4.jpg", "a/3.jpg")
+    ]
     assert all("put a fresh copy there" in error for error in undecodable)
     assert "62,500" in wrong_counts(data)[0]
     assert "2 classes instead of 365" in wrong_counts(data)
@@ -331,7 +390,11 @@ STOCK: dict[str, tuple[list[str], list[str], list[str]]] = {
     ),
     "clrs25": ([], ["airport/", "river/"], []),
     "svhn": (["train_32x32.mat", "test_32x32.mat"], [], []),
-    "places-lt": ([f"Places_LT_{part}.txt" for part in ("train", "val", "test")], ["a/1.jpg", "a/3.jpg", "b/2.jpg"], []),
+    "places-lt": (
+        [f"Places_LT_{part}.txt" for part in ("train", "val", "test")],
+        ["a/1.jpg", "a/3.jpg", "b/2.jpg"],
+        [],
+    ),
     "ip102": (["train.txt", "val.txt", "test.txt"], ["images/a/1.jpg", "images/a/3.jpg"], []),
     "officehome": ([], ["Art/", "Real World/", "Clipart/Axe/"], ["ImageInfo.csv"]),
     "pacs": ([], ["photo/", "sketch/", "art_painting/cat/"], []),
@@ -343,7 +406,9 @@ def test_all_that_is_missing_or_extra_is_named(name: str, tmp_path: Path, monkey
     entry = find_dataset(name)
     classes = EXPECTED[name][0].split(",") if entry.class_folders else ()
     domains = {domain: 2 * (1 + k) for k, domain in enumerate(entry.domains)}
-    monkeypatch.setitem(CATALOGUE, name, replace(entry, class_folders=tuple(classes), domains=domains, per_class=entry.per_class and 5))
+    monkeypatch.setitem(
+        CATALOGUE, name, replace(entry, class_folders=tuple(classes), domains=domains, per_class=entry.per_class and 5)
+    )
     MAKERS[name](tmp_path)
     folder = tmp_path / entry.folder
     needed, images, along = STOCK[name]
@@ -371,7 +436,9 @@ def test_all_that_is_missing_or_extra_is_named(name: str, tmp_path: Path, monkey
             (folder / image).rename(tmp_path / image.replace("/", "_"))
         else:
             (folder / image).unlink()
-    assert sorted(take_stock(name, tmp_path).missing) == sorted(str(folder / image) + "/" * image.endswith("/") for image in images)
+    assert sorted(take_stock(name, tmp_path).missing) == sorted(
+        str(folder / image) + "/" * image.endswith("/") for image in images
+    )
     # and the files that the reader needs, to the last
     for file in needed:
         (folder / file).unlink()
@@ -409,13 +476,19 @@ def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
     (folder / "n00000000").mkdir()
     stock = take_stock("imagenet-r", tmp_path)
     assert stock.missing == (f"{folder / names[0]}/",)
-    assert stock.extra == (f"{folder / 'n00000000'}/", f"{folder / 'n99999999'}/", str(folder / "n99999999" / "art_0.jpg"))
+    assert stock.extra == (
+        f"{folder / 'n00000000'}/",
+        f"{folder / 'n99999999'}/",
+        str(folder / "n99999999" / "art_0.jpg"),
+    )
     for name in names[:2]:
         (folder / "train" / name).mkdir(parents=True)
     stock = take_stock("imagenet-r", tmp_path)
     assert stock.missing[0] == f"{folder / 'test'}/"
     assert len(stock.missing) == 1 + 198
-    assert stock.problems == tuple(f"{folder / 'train' / name} holds no image: an unfinished download or unpacking?" for name in names[:2])
+    assert stock.problems == tuple(
+        f"{folder / 'train' / name} holds no image: an unfinished download or unpacking?" for name in names[:2]
+    )
 
 
 def test_numbers_of_images_in_folders_that_no_list_names(tmp_path: Path) -> None:
@@ -438,7 +511,9 @@ def test_numbers_of_images_in_folders_that_no_list_names(tmp_path: Path) -> None
 
 def test_every_damaged_batch_is_named(tmp_path: Path) -> None:
     MAKERS["cifar10"](tmp_path)
-    with pytest.raises(ValueError, match=r"data_batch_1 is damaged(.|\n)*data_batch_5 is damaged(.|\n)*batches.meta is damaged"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_1 is damaged(.|\n)*data_batch_5 is damaged(.|\n)*batches.meta is damaged"
+    ):
         list_images("cifar10", tmp_path)
 
 
@@ -464,8 +539,15 @@ def test_the_catalogue_is_complete() -> None:
             assert len(archive.md5) == 32
             assert archive.file_name.endswith((".tar.gz", ".tgz", ".tar", ".mat"))
     # what torchvision knows, too
-    for entry, kind in ((CATALOGUE["cifar100"], torchvision_datasets.CIFAR100), (CATALOGUE["cifar10"], torchvision_datasets.CIFAR10)):
-        assert (entry.archives[0].url, entry.archives[0].md5, entry.folder) == (kind.url, kind.tgz_md5, kind.base_folder)
+    for entry, kind in (
+        (CATALOGUE["cifar100"], torchvision_datasets.CIFAR100),
+        (CATALOGUE["cifar10"], torchvision_datasets.CIFAR10),
+    ):
+        assert (entry.archives[0].url, entry.archives[0].md5, entry.folder) == (
+            kind.url,
+            kind.tgz_md5,
+            kind.base_folder,
+        )
     food = torchvision_datasets.Food101
     assert (CATALOGUE["food101"].archives[0].url, CATALOGUE["food101"].archives[0].md5) == (food._URL, food._MD5)
     assert [(a.url, a.file_name, a.md5) for a in CATALOGUE["svhn"].archives] == [
@@ -504,7 +586,12 @@ def read(folder: Path, text: str) -> dict[str, CatalogueEntry]:
 def test_a_data_set_is_read(tmp_path: Path) -> None:
     (entry,) = read(tmp_path, ONE).values()
     assert (entry.name, entry.title, entry.classes, entry.train, entry.test) == ("toys", "Toys", 2, 1000, None)
-    assert (entry.also, entry.class_folders, entry.files, entry.domains) == (("README",), ("bear", "train"), (), {"Art": 5})
+    assert (entry.also, entry.class_folders, entry.files, entry.domains) == (
+        ("README",),
+        ("bear", "train"),
+        (),
+        {"Art": 5},
+    )
     assert entry.archives == (Archive("https://example.org/toys.tar?download=1", "0123456789abcdef0123456789abcdef"),)
     assert entry.archives[0].file_name == "toys.tar"
 
@@ -513,10 +600,18 @@ def test_a_data_set_is_read(tmp_path: Path) -> None:
     ("old", "new", "complaint"),
     [
         ('title = "Toys"', "", "'toys': title is missing: add a text"),
-        ('licence = "none stated"', 'license = "none"', "'toys': unknown key 'license', which is 'none': did you mean licence"),
+        (
+            'licence = "none stated"',
+            'license = "none"',
+            "'toys': unknown key 'license', which is 'none': did you mean licence",
+        ),
         ("train = 1_000", "train = -1", "'toys': train is -1: write a whole number"),
         ("classes = 2", "classes = 3", "'toys': classes is 3, and class_folders has 2: make them agree"),
-        ("domains.Art = 5", 'domains.Art = "five"', "'toys': domains is {'Art': 'five'}: write a table of whole numbers"),
+        (
+            "domains.Art = 5",
+            'domains.Art = "five"',
+            "'toys': domains is {'Art': 'five'}: write a table of whole numbers",
+        ),
         ('["README"]', '"README"', "'toys': also is 'README': write a list of texts"),
         ("[[toys.archives]]", "[toys.archives]", r"'toys': archives is .*: write \[\[<name>.archives\]\]"),
         ("url =", "uri =", "'toys', archive 1: unknown key 'uri', which is .*: did you mean url"),

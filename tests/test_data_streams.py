@@ -111,7 +111,10 @@ def test_who_sees_which_image_under_which_label() -> None:
 def test_the_validation_part_is_not_trained_on() -> None:
     def parts(**settings: Any) -> list[set[int]]:
         benchmark = make_image_benchmark(SMALL, ORDER, small_data(), TRANSFORMS, **settings)
-        return [{abs(image) for e in stream for image, _ in seen(e.dataset)} for stream in (benchmark.train_stream, benchmark.test_stream)]
+        return [
+            {abs(image) for e in stream for image, _ in seen(e.dataset)}
+            for stream in (benchmark.train_stream, benchmark.test_stream)
+        ]
 
     train, held = parts(part="validation")
     assert len(held) == 6  # a tenth of 60, of each class the same

@@ -27,7 +27,9 @@ def photographs(shapes: list[tuple[int, int]]) -> list[np.ndarray]:
     images = []
     for height, width in shapes:
         y, x = np.mgrid[:height, :width]
-        smooth = 127 + 120 * np.sin(x / 7)[..., None] * np.cos(y / np.array([5, 9, 13]).reshape(3, 1, 1)).transpose(1, 2, 0)
+        smooth = 127 + 120 * np.sin(x / 7)[..., None] * np.cos(y / np.array([5, 9, 13]).reshape(3, 1, 1)).transpose(
+            1, 2, 0
+        )
         smooth[height // 3 : height // 2, width // 4 :] = 255
         images.append(np.clip(smooth + generator.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8))
     return images
@@ -48,7 +50,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("chunk", [transforms.CHUNK, 1])
-def test_a_batch_is_transformed_as_torchvision_does_image_by_image(case: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_transformed_as_torchvision_does_image_by_image(
+    case: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transforms, "CHUNK", chunk)
     transform = CASES[case]
     fixed = transform.geometry in ("pad-random-crop", "as-is")
@@ -86,8 +90,17 @@ def test_images_of_a_wrong_size_are_refused() -> None:
 def test_the_protocols() -> None:
     train, test = protocol("slca", "cifar100")
     assert isinstance(train, ImageTransform)
-    assert (train.geometry, train.size, train.scale, train.interpolation) == ("random-resized-crop", 224, (0.08, 1.0), "bicubic")
-    assert (train.flip, train.brightness, train.normalisation) == (0.5, 63 / 255, ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)))
+    assert (train.geometry, train.size, train.scale, train.interpolation) == (
+        "random-resized-crop",
+        224,
+        (0.08, 1.0),
+        "bicubic",
+    )
+    assert (train.flip, train.brightness, train.normalisation) == (
+        0.5,
+        63 / 255,
+        ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    )
     assert test == ImageTransform("resize-center-crop", 224, 256, normalisation=train.normalisation)
     assert protocol("slca", "imagenet-r")[0] == replace(train, brightness=0.0, normalisation=IMAGENET)
     birds = ImageTransform("resize-random-crop", 224, 300, flip=0.5, normalisation=IMAGENET)
@@ -96,12 +109,16 @@ def test_the_protocols() -> None:
         train, test = protocol("aepg", dataset)
         assert train == ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5)
         assert test == ImageTransform("resize-center-crop", interpolation="bilinear")
-    assert protocol("aepg", "cifar10")[0] == ImageTransform("pad-random-crop", 32, padding=4, flip=0.5, interpolation="bilinear")
+    assert protocol("aepg", "cifar10")[0] == ImageTransform(
+        "pad-random-crop", 32, padding=4, flip=0.5, interpolation="bilinear"
+    )
     assert protocol("olor", "pacs") == (OlorTransform(train=True), OlorTransform(train=False))
     train, test = protocol("lite", "cifar100")
     half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     assert protocol("lite", "cifar10") == (train, test)
-    assert train == ImageTransform("random-resized-crop", 64, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half)
+    assert train == ImageTransform(
+        "random-resized-crop", 64, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half
+    )
     assert test == ImageTransform("resize-center-crop", 64, resize=64, normalisation=half)
     assert test.on_batch(photographs([(32, 32)])).shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="'lite' has no experiment on 'cub200'"):
@@ -174,7 +191,9 @@ def olor_by_hand(transform: OlorTransform, image: np.ndarray) -> torch.Tensor:
     return (pixels[0] - mean) / std
 
 
-@pytest.mark.parametrize("transform", [OlorTransform(True, size=24), OlorTransform(True, True, 24), OlorTransform(False, size=24)])
+@pytest.mark.parametrize(
+    "transform", [OlorTransform(True, size=24), OlorTransform(True, True, 24), OlorTransform(False, size=24)]
+)
 @pytest.mark.parametrize("n", [1, 2, 12])  # of two images, none is moved, or changed, now and then
 def test_olors_batch_is_its_images_one_by_one(transform: OlorTransform, n: int) -> None:
     images = photographs((SHAPES * 3)[:n])
@@ -204,7 +223,9 @@ def make_data(folder: Path) -> ImageData:
         Image.fromarray(image).save(folder / f"{i}.png")
         names.append(f"{i}.png")
     pixels = np.stack(photographs([(8, 8)] * 2))
-    return ImageData("clrs25", ("a", "b"), ImageList(folder, tuple(names), (0, 1, 1, 0)), ImageList(folder, pixels, (1, 0)))
+    return ImageData(
+        "clrs25", ("a", "b"), ImageList(folder, tuple(names), (0, 1, 1, 0)), ImageList(folder, pixels, (1, 0))
+    )
 
 
 def test_the_cache_gives_what_decoding_gives(tmp_path: Path) -> None:
@@ -224,7 +245,9 @@ def test_the_cache_gives_what_decoding_gives(tmp_path: Path) -> None:
     assert len(decoded) == 6  # what is there is kept
 
 
-def test_a_cache_that_is_unfinished_damaged_or_of_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_unfinished_damaged_or_of_other_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_data(tmp_path / "images")
     cache = tmp_path / "cache"
     good = (tmp_path / "images" / "3.png").read_bytes()

@@ -131,7 +131,9 @@ def test_labels_are_renumbered_in_the_order_of_appearance(name: str, part: Part)
             start += size
 
 
-@pytest.mark.parametrize("order", [list(range(99)), [0] * 100, list(range(1, 101))], ids=["short", "repeated", "shifted"])
+@pytest.mark.parametrize(
+    "order", [list(range(99)), [0] * 100, list(range(1, 101))], ids=["short", "repeated", "shifted"]
+)
 def test_an_order_that_is_no_permutation_is_refused(order: list[int]) -> None:
     with pytest.raises(ValueError, match=r"permutation of 0\.\.99"):
         make_benchmark(STREAMS["split-quickdraw-5"], order)

@@ -16,7 +16,9 @@ from torch import nn
 
 
 def vit(depth: int = 3) -> VisionTransformer:
-    return VisionTransformer(img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=depth, num_heads=2, num_classes=5)
+    return VisionTransformer(
+        img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=depth, num_heads=2, num_classes=5
+    )
 
 
 def by_name(model: nn.Module, **options: Any) -> dict[str, float]:
@@ -59,7 +61,9 @@ def test_layers_of_a_convnet(name: str, first: str, last: str) -> None:
     assert len(levels) > 4
     classifier = {id(p) for p in model.get_classifier().parameters()}
     assert classifier
-    assert {n for n, p in model.named_parameters() if id(p) in classifier} == {n for n, _ in model.named_parameters()} - set(depths)
+    assert {n for n, p in model.named_parameters() if id(p) in classifier} == {
+        n for n, _ in model.named_parameters()
+    } - set(depths)
 
 
 def test_blocks_of_a_resnet_are_its_layers() -> None:
@@ -77,18 +81,33 @@ def test_registers_and_the_norm_before_the_blocks_are_input() -> None:
         """With the patterns of timm's earlier versions, which do not know these tensors."""
 
         def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-            return {"stem": r"^cls_token|pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+            return {
+                "stem": r"^cls_token|pos_embed|patch_embed",
+                "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+            }
 
     for cls in (VisionTransformer, EarlierViT):
-        model = cls(img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=2, num_heads=2, num_classes=0, reg_tokens=2, pre_norm=True)
+        model = cls(
+            img_size=28,
+            patch_size=7,
+            in_chans=1,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            num_classes=0,
+            reg_tokens=2,
+            pre_norm=True,
+        )
         depths = by_name(model)
         assert depths["reg_token"] == depths["cls_token"] == 0.0
         assert depths["blocks.0.norm1.weight"] == pytest.approx(1 / 3)
         assert depths["norm.weight"] == 1.0
     assert (
-        by_name(VisionTransformer(img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=1, num_heads=2, num_classes=0, pre_norm=True))[
-            "norm_pre.weight"
-        ]
+        by_name(
+            VisionTransformer(
+                img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=1, num_heads=2, num_classes=0, pre_norm=True
+            )
+        )["norm_pre.weight"]
         == 0.0
     )
 
@@ -120,7 +139,13 @@ def test_layers_of_other_models_come_in_the_order_of_their_registration() -> Non
             self.head = nn.Linear(2, 2)
 
     net = Net()
-    expected = {"token": 0.0, "stem.weight": 0.0, "blocks.0.0.weight": 1 / 3, "blocks.1.0.weight": 2 / 3, "head.weight": 1.0}
+    expected = {
+        "token": 0.0,
+        "stem.weight": 0.0,
+        "blocks.0.0.weight": 1 / 3,
+        "blocks.1.0.weight": 2 / 3,
+        "head.weight": 1.0,
+    }
     assert {name: by_name(net)[name] for name in expected} == expected
     without = by_name(net, exclude=net.head.parameters())
     assert "head.weight" not in without

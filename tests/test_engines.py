@@ -140,7 +140,10 @@ def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
     assert run_jobs([job, replace(job, setup=replace(job.setup, workers=2))], store, 1) == [record, record]
     found[what] = "e" * 64
     there = record.result[what][:12]
-    with pytest.raises(RecordError, match=rf"{job} is on record from other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces"):
+    with pytest.raises(
+        RecordError,
+        match=rf"{job} is on record from other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces",
+    ):
         run_jobs([job], store, 1)
     assert maker.made == [0]
     run_jobs([job], store, 1, again=True)
@@ -155,7 +158,10 @@ def test_a_failed_run_leaves_no_model_behind(maker: Maker, store: RecordStore) -
         left.append(weakref.ref(model))
         raise FloatingPointError(f"the loss of {model} became nan")
 
-    maker.instead = {0: diverge, 1: lambda job: left.append(left[0]()) or synthetic_record("linear", STREAM.name, 1, config=job.config)}  # type: ignore[func-returns-value]
+    maker.instead = {
+        0: diverge,
+        1: lambda job: left.append(left[0]()) or synthetic_record("linear", STREAM.name, 1, config=job.config),
+    }  # type: ignore[func-returns-value]
     _, failures = try_jobs(jobs(2), store, 1)
     assert left[1] is None
     assert "became nan" in str(next(iter(failures.values())))
@@ -180,7 +186,9 @@ def test_the_same_job_twice_is_one_run(maker: Maker, store: RecordStore) -> None
     assert [record.seed for record in records] == [0, 1, 0, 1]
 
 
-def test_without_a_store_every_run_is_made_and_none_written(maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_store_every_run_is_made_and_none_written(
+    maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run_jobs(jobs(2), None, 1)
     run_jobs(jobs(2), None, 1)
@@ -191,7 +199,8 @@ def test_without_a_store_every_run_is_made_and_none_written(maker: Maker, tmp_pa
 def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:
     maker.instead = {1: fail(FloatingPointError("the loss became nan"))}
     with pytest.raises(
-        RuntimeError, match=r"1 of 3 runs failed(.|\n)*linear split-quickdraw-5 seed 1: FloatingPointError: the loss became nan"
+        RuntimeError,
+        match=r"1 of 3 runs failed(.|\n)*linear split-quickdraw-5 seed 1: FloatingPointError: the loss became nan",
     ):
         run_jobs(jobs(3), store, 1)
     assert seeds_on_record(store) == [0, 2]
@@ -255,7 +264,9 @@ def test_checking_the_store_leaves_nothing_behind(store: RecordStore) -> None:
     assert list(store.root.iterdir()) == []
 
 
-def test_a_store_that_is_only_read_need_not_be_writable(maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_only_read_need_not_be_writable(
+    maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_jobs(jobs(1), store, 1)
     monkeypatch.setattr(RecordStore, "require_writable", lambda self: pytest.fail("nothing is to be written"))
     assert run_jobs(jobs(1), store, 1)[0].seed == 0
@@ -281,7 +292,9 @@ def test_a_record_with_windows_line_ends_is_read(maker: Maker, store: RecordStor
     assert maker.made == [0]
 
 
-def test_progress_names_the_run_and_what_is_left(maker: Maker, store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_names_the_run_and_what_is_left(
+    maker: Maker, store: RecordStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_jobs(jobs(2), store, 1)
     shown = capsys.readouterr().err
     assert "linear split-quickdraw-5 seed 1, 1 of 2 runs to go" in shown
@@ -297,7 +310,9 @@ def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeyp
     made = [Job("slca-olor-aepg", config, SMALL, seed, "given") for seed in range(2)]
     diverging = Job("seqft-fast", small_config("seqft-fast", "lr=1e30"), SMALL, 0, "given")
     parallel, serial = RecordStore(tmp_path / "parallel"), RecordStore(tmp_path / "serial")
-    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed(.|\n)*seqft-fast small seed 0: FloatingPointError: .* experience 0"):
+    with pytest.raises(
+        RuntimeError, match=r"1 of 3 runs failed(.|\n)*seqft-fast small seed 0: FloatingPointError: .* experience 0"
+    ):
         run_jobs([diverging, *made], parallel, 2)
     shrink(monkeypatch)
     for alone, beside in zip(run_jobs(made, serial, 1), run_jobs(made, parallel, 1), strict=True):
@@ -332,7 +347,9 @@ def start_script(folder: Path, store: RecordStore, n_jobs: int) -> subprocess.Po
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(script), str(store.root), str(n_jobs)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 Interrupted = Callable[[int, Callable[[int], bool]], str]
@@ -398,7 +415,9 @@ def test_no_worker_outlives_a_kill(store: RecordStore, tmp_path: Path) -> None:
     process = start_script(tmp_path, store, 2)
     try:
         assert wait(lambda: bool(list(store.root.rglob("*.json"))))
-        assert len(of_session(process.pid)) >= 4  # it, the tracker of resources, the server of the queue, and two workers or one
+        assert (
+            len(of_session(process.pid)) >= 4
+        )  # it, the tracker of resources, the server of the queue, and two workers or one
         process.kill()
         process.wait()
         assert wait(lambda: not of_session(process.pid))

@@ -77,21 +77,31 @@ def test_default_coefficients_are_those_an_appendix_hints_at_and_in_the_grids() 
     defaults = {FocalLoss: FocalLoss().gamma, LabelSmoothingLoss: LabelSmoothingLoss().smoothing}
     assert defaults == {FocalLoss: 1.0, LabelSmoothingLoss: 0.01}
     assert ConfidencePenaltyLoss().beta in ConfidencePenaltyLoss.grid
-    assert (FocalLoss.grid, LabelSmoothingLoss.grid, ConfidencePenaltyLoss.grid) == ((0.5, 1, 2), (0.01, 0.05, 0.1), (0.1, 0.2))
+    assert (FocalLoss.grid, LabelSmoothingLoss.grid, ConfidencePenaltyLoss.grid) == (
+        (0.5, 1, 2),
+        (0.01, 0.05, 0.1),
+        (0.1, 0.2),
+    )
 
 
 def test_label_smoothing_is_torchs_less_a_constant_and_its_divergence_runs_from_uniform_to_p() -> None:
     logits, targets = batch()
     torch.testing.assert_close(
-        LabelSmoothingLoss(0.1)(logits, targets), F.cross_entropy(logits, targets, label_smoothing=0.1) - 0.1 * math.log(5)
+        LabelSmoothingLoss(0.1)(logits, targets),
+        F.cross_entropy(logits, targets, label_smoothing=0.1) - 0.1 * math.log(5),
     )
-    p, uniform = torch.distributions.Categorical(logits=logits), torch.distributions.Categorical(logits=torch.zeros_like(logits))
+    p, uniform = (
+        torch.distributions.Categorical(logits=logits),
+        torch.distributions.Categorical(logits=torch.zeros_like(logits)),
+    )
     divergence = LabelSmoothingLoss(1.0)(logits, targets)
     torch.testing.assert_close(divergence, torch.distributions.kl_divergence(uniform, p).mean())
     assert abs(divergence - torch.distributions.kl_divergence(p, uniform).mean()) > 0.1
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if not name.endswith("-0.0") and name not in ("focal-0.05", "ls-1.0")])
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSES if not name.endswith("-0.0") and name not in ("focal-0.05", "ls-1.0")]
+)
 def test_gradient_steps_lead_to_more_or_less_entropy_than_cross_entropy(name: str) -> None:
     """The last column of the paper's table."""
 
@@ -177,7 +187,9 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
     assert (loss.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss.double(), reference, rtol=1e-5, atol=0)
     # rounded once, to the logits' own precision (float16 below 6e-5 has steps of 6e-8)
-    torch.testing.assert_close(gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 1e-9)
+    torch.testing.assert_close(
+        gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 1e-9
+    )
 
 
 # --- bad input ---
@@ -226,10 +238,14 @@ class Gradients(SupervisedPlugin[Any]):
 
 @pytest.mark.parametrize("restrict", [True, False])
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_only_the_current_classes_get_gradients_and_the_whole_stream_can_be_evaluated(name: str, restrict: bool) -> None:
+def test_only_the_current_classes_get_gradients_and_the_whole_stream_can_be_evaluated(
+    name: str, restrict: bool
+) -> None:
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(24, 4), torch.arange(24) % 6)
-    benchmark = nc_benchmark(data, data, n_experiences=3, task_labels=False, per_exp_classes={0: 3, 1: 2}, shuffle=False)
+    benchmark = nc_benchmark(
+        data, data, n_experiences=3, task_labels=False, per_exp_classes={0: 3, 1: 2}, shuffle=False
+    )
     model = ContinualModel(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), in_features=8, freeze_earlier=False)
     gradients = Gradients()
     strategy = Naive(

@@ -34,7 +34,9 @@ TASKS = ([0, 1], [2, 3], [4, 5, 6])
 
 def vit(**options: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(img_size=8, patch_size=4, in_chans=1, num_classes=0, embed_dim=16, num_heads=2, **{"depth": 2, **options})
+    return VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, num_classes=0, embed_dim=16, num_heads=2, **{"depth": 2, **options}
+    )
 
 
 def stream(dtype: torch.dtype = torch.float32) -> Any:
@@ -44,12 +46,18 @@ def stream(dtype: torch.dtype = torch.float32) -> Any:
     tensors = []
     for classes in TASKS:
         targets = torch.tensor(classes).repeat_interleave(10)
-        tensors.append((patterns[targets] + 0.3 * torch.randn(len(targets), 1, 8, 8, generator=generator, dtype=dtype), targets))
+        tensors.append(
+            (patterns[targets] + 0.3 * torch.randn(len(targets), 1, 8, 8, generator=generator, dtype=dtype), targets)
+        )
     return tensors_benchmark(train_tensors=tensors, test_tensors=tensors, task_labels=[0] * len(tensors))
 
 
 def train(
-    settings: list[str], dtype: torch.dtype = torch.float32, plugins: Sequence[SupervisedPlugin[Any]] = (), tasks: int = 2, **shape: Any
+    settings: list[str],
+    dtype: torch.dtype = torch.float32,
+    plugins: Sequence[SupervisedPlugin[Any]] = (),
+    tasks: int = 2,
+    **shape: Any,
 ) -> Any:
     """The strategy of a configuration, trained on the small stream."""
     config = Config(epochs=2, batch_size=BATCH, lr=0.02, head_init_std=0.2).set(settings)
@@ -142,7 +150,9 @@ def test_batch_normalisation_is_refused_in_pieces() -> None:
     model = ContinualModel(backbone, in_features=4 * 36)
     optimizer = SGD(model.parameters(), lr=0.1)
     options: dict[str, Any] = {"model": model, "optimizer": optimizer, "evaluator": EvaluationPlugin()}
-    with pytest.raises(ValueError, match="micro_batch=2 would normalise each piece of a batch by itself in 1: set micro_batch to null"):
+    with pytest.raises(
+        ValueError, match="micro_batch=2 would normalise each piece of a batch by itself in 1: set micro_batch to null"
+    ):
         Stepwise(micro_batch=2, **options)
     Stepwise(**options)
     with pytest.raises(TypeError, match="micro_batch needs a backbone with heads of its own, got Sequential"):
@@ -185,7 +195,9 @@ class Dtypes(SupervisedPlugin[Any]):
         model = strategy.model
         if strategy.scaler.is_enabled():
             strategy.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)  # the default overflows in the first steps
-        model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, output: self.found.add(("backbone", output.dtype)))
+        model.backbone.blocks[0].mlp.fc1.register_forward_hook(
+            lambda _, __, output: self.found.add(("backbone", output.dtype))
+        )
         model.heads.register_forward_pre_hook(lambda _, inputs: self.found.add(("heads", inputs[0].dtype)))
 
     def after_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -194,7 +206,9 @@ class Dtypes(SupervisedPlugin[Any]):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-@pytest.mark.parametrize("method", [["alignment.epochs=1", "alignment.samples_per_class=8"], ["olor={}", f"micro_batch={PIECE}"]])
+@pytest.mark.parametrize(
+    "method", [["alignment.epochs=1", "alignment.samples_per_class=8"], ["olor={}", f"micro_batch={PIECE}"]]
+)
 def test_the_backbone_alone_computes_in_half_precision(precision: str, dtype: torch.dtype, method: list[str]) -> None:
     settings = ["epochs=1", *method]
     dtypes = Dtypes()
@@ -214,7 +228,12 @@ def test_a_step_that_overflows_is_left_out() -> None:
     optimizer = OLORSGD(model.parameters(), lr=0.1, depths=layer_depths(model), rollback_input=0.5)
     criterion = TaskCrossEntropy()
     strategy: Any = Stepwise(
-        model=model, optimizer=optimizer, criterion=criterion, train_mb_size=40, scale_loss=True, evaluator=EvaluationPlugin()
+        model=model,
+        optimizer=optimizer,
+        criterion=criterion,
+        train_mb_size=40,
+        scale_loss=True,
+        evaluator=EvaluationPlugin(),
     )
     strategy.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     experience = next(iter(stream().train_stream))
@@ -231,7 +250,13 @@ def test_a_step_that_overflows_is_left_out() -> None:
 
 
 def test_a_compiled_backbone_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ["epochs=1", 'lora={"blocks": 1, "rank": 2, "frozen_epochs": 0}', "lae={}", "ewc=10", f"micro_batch={PIECE}"]
+    settings = [
+        "epochs=1",
+        'lora={"blocks": 1, "rank": 2, "frozen_epochs": 0}',
+        "lae={}",
+        "ewc=10",
+        f"micro_batch={PIECE}",
+    ]
     plain = train(settings, depth=1)
     compiled: list[nn.Module] = []
 

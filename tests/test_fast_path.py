@@ -96,9 +96,12 @@ def test_the_accuracy_is_that_of_images_read_one_by_one(tmp_path: Path) -> None:
     make_cache(data, tmp_path)
     crop = ImageTransform("random-resized-crop", 28, scale=(0.5, 1.0), flip=0.5)
     transforms = Grey(crop), Grey(ImageTransform("resize-center-crop", 28, resize=28))
-    config = Config(images=Images(), epochs=1, lr=0.01, slow_factor=0.1).set(["alignment.epochs=2", "alignment.samples_per_class=64"])
+    config = Config(images=Images(), epochs=1, lr=0.01, slow_factor=0.1).set(
+        ["alignment.epochs=2", "alignment.samples_per_class=64"]
+    )
     one_by_one, batches = (
-        np.array([train(data, cache, config, transforms, seed)[1].correct for seed in range(3)]) for cache in (None, tmp_path)
+        np.array([train(data, cache, config, transforms, seed)[1].correct for seed in range(3)])
+        for cache in (None, tmp_path)
     )
     assert one_by_one.mean(1).min() > 0.7  # 0.82 or more there; chance is 0.1
     # 1 with three seeds, two versions of torch and two instruction sets
@@ -141,7 +144,9 @@ def test_on_the_cpu_the_cache_changes_no_bit(tmp_path: Path) -> None:
     data = drawings(train=6, test=2, side=SIDE)
     make_cache(data, tmp_path)
     crop = ImageTransform("random-resized-crop", 28, flip=0.5)
-    assert_same_run(data, tmp_path, METHODS["alignment"], (Grey(crop), Grey(ImageTransform("resize-center-crop", 28, resize=28))))
+    assert_same_run(
+        data, tmp_path, METHODS["alignment"], (Grey(crop), Grey(ImageTransform("resize-center-crop", 28, resize=28)))
+    )
 
 
 def cached(tmp_path: Path, device: str = "cpu") -> CachedImages:
@@ -153,11 +158,15 @@ def cached(tmp_path: Path, device: str = "cpu") -> CachedImages:
 def test_a_mixed_batch_is_refused(tmp_path: Path) -> None:
     images = cached(tmp_path)
     crop, as_is = (Postponed(ImageTransform(geometry, 28)) for geometry in ("pad-random-crop", "as-is"))  # type: ignore[arg-type]
-    samples = [(transform(images[i][0]), images[i][1], 0) for i, transform in enumerate([as_is, copy.deepcopy(as_is), crop])]
+    samples = [
+        (transform(images[i][0]), images[i][1], 0) for i, transform in enumerate([as_is, copy.deepcopy(as_is), crop])
+    ]
     batch, labels, tasks = images.collate_fn(samples[:2])
     assert batch.shape == (2, 3, 28, 28)
     assert (labels.tolist(), tasks.tolist()) == ([0, 1], [0, 0])
-    with pytest.raises(ValueError, match="a batch of decoded images is transformed as a whole, and this one mixes training and test"):
+    with pytest.raises(
+        ValueError, match="a batch of decoded images is transformed as a whole, and this one mixes training and test"
+    ):
         images.collate_fn(samples)
 
 

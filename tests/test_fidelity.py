@@ -168,7 +168,11 @@ def measured(records: list[Record], recipe: str) -> str:
 
 def test_the_effect_is_paired_by_seed_on_the_home_stream() -> None:
     default, turned = {0: 40.0, 1: 50.0, 2: 60.0, 3: 70.0, 7: 99.0}, {0: 41.0, 1: 50.5, 2: 62.0, 3: 70.0, 8: 1.0}
-    elsewhere = [*runs("slca", {0: 1.0}, "split-quickdraw-5"), *runs("slca.f3", {0: 99.0}, "split-quickdraw-5"), *runs("slca.f4", {0: 2.0})]
+    elsewhere = [
+        *runs("slca", {0: 1.0}, "split-quickdraw-5"),
+        *runs("slca.f3", {0: 99.0}, "split-quickdraw-5"),
+        *runs("slca.f4", {0: 2.0}),
+    ]
     records = [*elsewhere, *runs("slca.f3", turned), *runs("slca", default)]
     found = effect(RECIPES["slca.f3"], records)
     expected = mean_interval([1.0, 0.5, 2.0, 0.0])
@@ -184,8 +188,13 @@ def test_the_effect_is_paired_by_seed_on_the_home_stream() -> None:
 def test_the_home_stream_of_a_switch_may_be_another() -> None:
     records = [*runs("slca", {0: 50.0, 1: 50.0}), *runs("slca.f5", {0: 10.0, 1: 10.0})]
     assert measured(records, "slca.f5") == "not run (`slca.f5` on split-quickdraw-uneven)"
-    uneven = [*runs("slca", {0: 50.0, 1: 50.0}, "split-quickdraw-uneven"), *runs("slca.f5", {0: 50.0, 1: 50.0}, "split-quickdraw-uneven")]
-    assert measured([*records, *uneven], "slca.f5") == "+0.00 [+0.00, +0.00], n = 2 (`slca.f5` on split-quickdraw-uneven)"
+    uneven = [
+        *runs("slca", {0: 50.0, 1: 50.0}, "split-quickdraw-uneven"),
+        *runs("slca.f5", {0: 50.0, 1: 50.0}, "split-quickdraw-uneven"),
+    ]
+    assert (
+        measured([*records, *uneven], "slca.f5") == "+0.00 [+0.00, +0.00], n = 2 (`slca.f5` on split-quickdraw-uneven)"
+    )
 
 
 @pytest.mark.parametrize(("turned", "value"), [("lora-aepg.f22", 50.0), ("slca-olor.anchor", 25.0)])
@@ -240,7 +249,9 @@ def test_no_ratio_without_spread_or_seeds() -> None:
 
 
 def test_the_same_records_give_the_same_page() -> None:
-    records = [record for recipe in ("slca", "slca.f2", "slca.f3") for record in runs(recipe, {0: 40.5, 1: 51.0, 2: 52.5})]
+    records = [
+        record for recipe in ("slca", "slca.f2", "slca.f3") for record in runs(recipe, {0: 40.5, 1: 51.0, 2: 52.5})
+    ]
     assert page(records) == page(records[::-1])
 
 

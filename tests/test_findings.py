@@ -88,7 +88,11 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
     assert str(verdict).startswith("-2.00 [-2.53, -1.47], n = 10, reverse p = ")
     assert verdict.difference is not None
     assert failed[0][7] == f"{verdict.difference.hedges_g:+.2f}"
-    assert failed[3][5:] == [f"`{SPLIT}` final_entropy (nats, less is better)", "+0.00 [+0.00, +0.00], n = 10, p = 1, reverse p = 1", "-"]
+    assert failed[3][5:] == [
+        f"`{SPLIT}` final_entropy (nats, less is better)",
+        "+0.00 [+0.00, +0.00], n = 10, p = 1, reverse p = 1",
+        "-",
+    ]
     assert "the sign turned where less is better" in one_line(found["What did not hold"])
     verdicts = judge_claims(records)
     counts = {f: [v.outcome for v in verdicts if v.claim.family == f] for f in ("confirmatory", "exploratory")}
@@ -104,11 +108,15 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
 def test_what_holms_correction_of_the_reverse_side_spares_is_said() -> None:
     worse = records_of("lora-ce", around(50, ALL_TEN)) + records_of("lora-epg", around(48.7, ALL_TEN[::-1]))
     text = one_line(sections(worse)["What did not hold"])
-    assert "Contradicted until Holm's correction was applied to the reverse side, too, after the runs: `aepg/epg`." in text
+    assert (
+        "Contradicted until Holm's correction was applied to the reverse side, too, after the runs: `aepg/epg`." in text
+    )
 
 
 def test_a_claim_of_no_difference_says_its_margin() -> None:
-    found = sections([*records_of("slca", around(60)), *records_of("slca-no-norm", [60.0, 61.0, 59.5, 60.5, 60.0, 60.5])])
+    found = sections(
+        [*records_of("slca", around(60)), *records_of("slca-no-norm", [60.0, 61.0, 59.5, 60.5, 60.0, 60.5])]
+    )
     (row,) = (row for row in table(found["What did not hold"]) if row[2] == "`slca/logit-normalisation`")
     assert row[3].endswith(" (by 1.00 or more)")
     assert row[6].endswith("n = 6 of 10 planned seeds")  # and so undecided, whatever the difference
@@ -143,13 +151,22 @@ def test_what_else_against_the_best_method() -> None:
     assert "reference: 65.00 ± 0.74, n = 6, +5.00 [+4.26, +5.74], n = 6 to `slca`." in text
     assert table(found) == [
         ["SLCA", "`slca`", "60.00 ± 0.00, n = 6", "-", "6,604,800", "1,234"],
-        ["Frozen backbone + alignment", "`frozen-ca`", "62.00 ± 0.74, n = 6", "+2.00 [+1.26, +2.74], n = 6", "51,200", "12,900"],
+        [
+            "Frozen backbone + alignment",
+            "`frozen-ca`",
+            "62.00 ± 0.74, n = 6",
+            "+2.00 [+1.26, +2.74], n = 6",
+            "51,200",
+            "12,900",
+        ],
         ["Slow learner", "`seqft-slow`", "59.50 ± 0.74, n = 6", "-0.50 [-1.24, +0.24], n = 6", "56", "1,234"],
     ]
 
 
 def test_where_nothing_else_does_as_well_it_says_so() -> None:
-    found = sections([*records_of("slca", around(60)), *records_of("linear", [50.0] * 6)])["What else does as well or better"]
+    found = sections([*records_of("slca", around(60)), *records_of("linear", [50.0] * 6)])[
+        "What else does as well or better"
+    ]
     assert "Of 1 other recipe, " in one_line(found)
     assert "and 1 did worse." in one_line(found)
     assert table(found) == []
@@ -195,11 +212,22 @@ def cell_of(config: Config) -> tuple[bool, ...]:
 
 def factorial(seeds: int = 6) -> list[Record]:
     """50 + 2 OLOR + 10 alignment - 1 aEPG + 4 OLOR x alignment, in the eight recipes that the design is run with."""
-    names = ("seqft-slow", "slow-olor", "slow-aepg", "slow-olor-aepg", "slca", "slca-olor", "slca-aepg", "slca-olor-aepg")
+    names = (
+        "seqft-slow",
+        "slow-olor",
+        "slow-aepg",
+        "slow-olor-aepg",
+        "slca",
+        "slca-olor",
+        "slca-aepg",
+        "slca-olor-aepg",
+    )
     records = []
     for name in names:
         olor, alignment, aepg = cell_of(RECIPES[name].config)
-        records += records_of(name, [50.0 + seed + 2 * olor + 10 * alignment - aepg + 4 * olor * alignment for seed in range(seeds)])
+        records += records_of(
+            name, [50.0 + seed + 2 * olor + 10 * alignment - aepg + 4 * olor * alignment for seed in range(seeds)]
+        )
     assert len({cell_of(RECIPES[name].config) for name in names}) == 8
     return records
 
@@ -242,7 +270,11 @@ def test_no_effects_without_all_cells(missing: Sequence[str], said: str) -> None
 
 
 def test_effects_rest_on_the_seeds_of_all_cells() -> None:
-    rows = table(sections([r for r in factorial() if (r.recipe, r.seed) != ("slow-olor", 3)])["Combinations of the three methods"])
+    rows = table(
+        sections([r for r in factorial() if (r.recipe, r.seed) != ("slow-olor", 3)])[
+            "Combinations of the three methods"
+        ]
+    )
     assert {row[2].rpartition(", ")[2] for row in rows} == {"n = 5"}
     found = sections(factorial(seeds=1))["Combinations of the three methods"]
     assert found == "Not shown: the 8 recipes have fewer than two seeds in common."
@@ -296,14 +328,22 @@ def test_how_far_it_reaches_is_read_off_the_records() -> None:
         *records_of("slca-no-norm", [50.0] * 10, hyperparameters_from="validation"),
     ]
     text = one_line(sections(records)["How far this reaches"])
-    assert "1 backbone (`quickdraw_vit`), 1 data set of drawings, 2,000 test drawings (binomial standard error 1.12 points at 50%)" in text
+    assert (
+        "1 backbone (`quickdraw_vit`), 1 data set of drawings, 2,000 test drawings (binomial standard error 1.12 points at 50%)"
+        in text
+    )
     assert "5 or 10 seeds for a recipe on a stream, 3 or 5 epochs on an experience." in text
     # slca-no-norm has the choice of slca
-    assert "Hyper-parameters of 3 recipes chosen from 4 candidates (validation seeds: 1), others as for one of these." in text
+    assert (
+        "Hyper-parameters of 3 recipes chosen from 4 candidates (validation seeds: 1), others as for one of these."
+        in text
+    )
     assert ends_of_grids(["lora-ce", "frozen-ca", "slca"]) in text
     assert "Hyper-parameters" not in sections(records_of("linear", [50.0]))["How far this reaches"]
     elsewhere = records_of("linear", [50.0] * 2, weights_sha256="a" * 64, data_sha256="b" * 64)
-    assert "2 backbones (`quickdraw_vit`), 2 data sets" in one_line(sections([*records, *elsewhere])["How far this reaches"])
+    assert "2 backbones (`quickdraw_vit`), 2 data sets" in one_line(
+        sections([*records, *elsewhere])["How far this reaches"]
+    )
 
 
 def test_the_order_of_the_page_and_not_that_of_the_records() -> None:
@@ -331,4 +371,8 @@ def test_what_was_not_run_is_not_mentioned() -> None:
     assert sections([]) == {}
     # one run of each has no interval: no verdict but "undecided", and nothing to compare
     one_each = list(itertools.chain(factorial(1), records_of("frozen-ca", [70.0]), records_of("slca.f1", [70.0])))
-    assert list(sections(one_each)) == ["What did not hold", "Combinations of the three methods", "How far this reaches"]
+    assert list(sections(one_each)) == [
+        "What did not hold",
+        "Combinations of the three methods",
+        "How far this reaches",
+    ]

@@ -75,7 +75,12 @@ def test_an_indefinite_covariance_loses_its_negative_part() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 12), dim=st.integers(1, 8), scale=st.sampled_from([1e-6, 1.0, 1e4]), ridge=st.sampled_from([0.0, 1e-4]))
+@given(
+    count=st.integers(1, 12),
+    dim=st.integers(1, 8),
+    scale=st.sampled_from([1e-6, 1.0, 1e4]),
+    ridge=st.sampled_from([0.0, 1e-4]),
+)
 def test_the_factor_reproduces_any_covariance(count: int, dim: int, scale: float, ridge: float) -> None:
     gaussian = fit_gaussian(features_of(count, dim, seed=count) * scale, ridge)
     size = gaussian.covariance.abs().max().item()
@@ -107,7 +112,9 @@ def test_what_each_kind_keeps_of_the_full_covariance(ridge: float) -> None:
         torch.testing.assert_close(by_kind["shared"][c].covariance, (11 * full[0] + 6 * full[1]) / 17)
         low = by_kind["low-rank"][c]
         eigenvalues, eigenvectors = torch.linalg.eigh(full[c] - ridge * eye)
-        leading, rest = ((eigenvectors[:, part] * eigenvalues[part]) @ eigenvectors[:, part].T for part in (slice(2, 4), slice(0, 2)))
+        leading, rest = (
+            (eigenvectors[:, part] * eigenvalues[part]) @ eigenvectors[:, part].T for part in (slice(2, 4), slice(0, 2))
+        )
         torch.testing.assert_close(low.covariance, leading + rest.diag().diag() + ridge * eye, rtol=1e-4, atol=1e-4)
         assert low.kept.factor.shape == (4, 2)
 
@@ -130,7 +137,9 @@ def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
     for experience in range(3):
         new = [(c, rows) for e, c, rows in groups if e == experience]
         gaussians.fit(
-            torch.from_numpy(np.concatenate([rows for _, rows in new])), torch.tensor([c for c, rows in new for _ in rows]), experience
+            torch.from_numpy(np.concatenate([rows for _, rows in new])),
+            torch.tensor([c for c, rows in new for _ in rows]),
+            experience,
         )
         for c, rows in new:
             centred = rows - rows.mean(axis=0)
@@ -146,7 +155,12 @@ def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "numbers"),
-    [("full", 3 * (8 + 64)), ("diagonal", 3 * (8 + 8)), ("shared", 3 * 8 + 64), ("low-rank", 3 * (8 + 8) + (2 + 2 + 1) * 8)],
+    [
+        ("full", 3 * (8 + 64)),
+        ("diagonal", 3 * (8 + 8)),
+        ("shared", 3 * 8 + 64),
+        ("low-rank", 3 * (8 + 8) + (2 + 2 + 1) * 8),
+    ],
 )
 def test_bytes_are_those_of_means_and_covariances(kind: CovarianceKind, numbers: int) -> None:
     gaussians = ClassGaussians(covariance=kind, rank=2)

@@ -143,7 +143,9 @@ class TestContinualModel:
     def test_a_timm_model_loses_its_classifier(self) -> None:
         from timm.models.vision_transformer import VisionTransformer
 
-        vit = VisionTransformer(img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=1, num_heads=2, num_classes=10)
+        vit = VisionTransformer(
+            img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=1, num_heads=2, num_classes=10
+        )
         model = ContinualModel(vit)
         assert model.features(torch.zeros(2, 1, 28, 28)).shape == (2, 16)
         assert not list(vit.head.parameters())
@@ -158,7 +160,9 @@ class TestContinualModel:
 
 
 class TestFreshOptimizer:
-    def train(self, *plugins: SupervisedPlugin[Any], epochs: int = 1, momentum: float = 0.9) -> tuple[Recorder, ContinualModel]:
+    def train(
+        self, *plugins: SupervisedPlugin[Any], epochs: int = 1, momentum: float = 0.9
+    ) -> tuple[Recorder, ContinualModel]:
         stream, model, recorder = make_stream([[0, 1], [2, 3]]), make_model(), Recorder()
         groups = [{"params": model.backbone.parameters(), "lr": 0.1}, {"params": model.heads.parameters(), "lr": 0.2}]
         optimizer = torch.optim.SGD(groups, lr=0.1, momentum=momentum)
@@ -192,7 +196,9 @@ class TestFreshOptimizer:
         recorder, _ = self.train(FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, [2], 0.1)), epochs=3)
         per_epoch = recorder.rates[::2]  # 12 drawings, batches of 6
         expected = [[0.1, 0.2], [0.1, 0.2], [0.01, 0.02]] * 2
-        assert [rate for rates in per_epoch for rate in rates] == pytest.approx([rate for rates in expected for rate in rates])
+        assert [rate for rates in per_epoch for rate in rates] == pytest.approx(
+            [rate for rates in expected for rate in rates]
+        )
 
     def test_a_schedule_per_iteration_knows_its_number_of_steps(self) -> None:
         steps = []
@@ -203,7 +209,9 @@ class TestFreshOptimizer:
 
         recorder, _ = self.train(FreshOptimizer(schedule, every="iteration"), epochs=2)
         assert steps == [4, 4]
-        assert [rates[1] for rates in recorder.rates] == pytest.approx([0.2, 0.2 * 0.853553, 0.1, 0.2 * 0.146447] * 2, rel=1e-5)
+        assert [rates[1] for rates in recorder.rates] == pytest.approx(
+            [0.2, 0.2 * 0.853553, 0.1, 0.2 * 0.146447] * 2, rel=1e-5
+        )
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match="'batch'"):
@@ -217,7 +225,9 @@ class TestTaskCrossEntropy:
         loss = TaskCrossEntropy()
         logits, targets = torch.randn(5, 6), torch.tensor([4, 1, 1, 4, 4])
         loss.before_training_exp(self.strategy)
-        torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits[:, [1, 4]], torch.tensor([1, 0, 0, 1, 1])))
+        torch.testing.assert_close(
+            loss(logits, targets), F.cross_entropy(logits[:, [1, 4]], torch.tensor([1, 0, 0, 1, 1]))
+        )
 
     def test_an_interrupted_evaluation_does_not_lift_the_restriction(self) -> None:
         loss = TaskCrossEntropy()
@@ -233,7 +243,9 @@ class TestTaskCrossEntropy:
         loss.before_eval(self.strategy)
         torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))
         loss.after_eval(self.strategy)
-        with pytest.raises(ValueError, match=r"target 0 .* classes of the current experience \[1, 4\]: .*restrict=False"):
+        with pytest.raises(
+            ValueError, match=r"target 0 .* classes of the current experience \[1, 4\]: .*restrict=False"
+        ):
             loss(logits, targets)
         loss.after_training_exp(self.strategy)
         torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))

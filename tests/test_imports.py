@@ -47,7 +47,9 @@ def test_torch_is_enough(statement: str, own: set[str]) -> None:
     ours = {"reclaim", "reclaim.strategies", *(f"reclaim.strategies.{name}" for name in own)}
     more = loaded - of_torch
     assert ours <= more
-    assert len(more) <= len(ours) + 3  # some version of torch may not have loaded a module of the standard library that we import
+    assert (
+        len(more) <= len(ours) + 3
+    )  # some version of torch may not have loaded a module of the standard library that we import
     assert top_level(more) <= {"reclaim", *sys.stdlib_module_names}
 
 
@@ -74,7 +76,9 @@ def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
 
 @pytest.mark.parametrize("name", strategies.__all__)
 def test_every_name_resolves(name: str) -> None:
-    assert getattr(strategies, name) is getattr(import_module(f"reclaim.strategies.{strategies._MODULE_OF[name]}"), name)
+    assert getattr(strategies, name) is getattr(
+        import_module(f"reclaim.strategies.{strategies._MODULE_OF[name]}"), name
+    )
 
 
 def test_no_name_is_that_of_a_module() -> None:

@@ -68,7 +68,9 @@ def make_stream() -> Any:
     return tensors_benchmark(train_tensors=data, test_tensors=data, task_labels=[0] * len(data))
 
 
-def naive(model: nn.Module, *plugins: SupervisedPlugin[Any], loss: Any = None, host: Any = Naive, **options: Any) -> Any:
+def naive(
+    model: nn.Module, *plugins: SupervisedPlugin[Any], loss: Any = None, host: Any = Naive, **options: Any
+) -> Any:
     return host(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.3),
@@ -129,7 +131,10 @@ class ByHand(SupervisedPlugin[Any]):
         """The offline one: decay^K o_0 + (1 - decay) sum_k decay^(K - k) o_k."""
         last = len(self.online) - 1
         weights = [self.decay**last, *((1 - self.decay) * self.decay ** (last - k) for k in range(1, last + 1))]
-        return [sum((w * o for w, o in zip(weights, row, strict=True)), torch.zeros(())) for row in zip(*self.online, strict=True)]
+        return [
+            sum((w * o for w, o in zip(weights, row, strict=True)), torch.zeros(()))
+            for row in zip(*self.online, strict=True)
+        ]
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if strategy.experience.current_experience == 1:
@@ -169,7 +174,10 @@ class ByHand(SupervisedPlugin[Any]):
 
 
 def test_combine_in_numbers() -> None:
-    online, offline = torch.tensor([[1.0, 0.0, UNSEEN], [0.0, 0.0, UNSEEN]]), torch.tensor([[0.0, 0.0, UNSEEN], [-3.0, 4.0, UNSEEN]])
+    online, offline = (
+        torch.tensor([[1.0, 0.0, UNSEEN], [0.0, 0.0, UNSEEN]]),
+        torch.tensor([[0.0, 0.0, UNSEEN], [-3.0, 4.0, UNSEEN]]),
+    )
     scores = combine(online, offline)
     assert torch.isfinite(scores).all()
     p, q = math.e / (1 + math.e), math.exp(7) / (1 + math.exp(7))
@@ -195,11 +203,19 @@ def test_combine_needs_two_alike(shapes: Any) -> None:
         (vit, TaskCrossEntropy, 0.9, {}, 2),
         # Avalanche evaluates before an experience (the second has no copy yet), after every epoch or iteration, and at the end
         (small, EPGLoss, 0.9, {"eval_every": 1}, 2 + 1 + 2 * EPOCHS),
-        (small, AnnealedEPGLoss, 0.7, {"eval_every": 1, "peval_mode": "iteration"}, 2 + 1 + EPOCHS * sum(BATCHES[1:]) + 2),
+        (
+            small,
+            AnnealedEPGLoss,
+            0.7,
+            {"eval_every": 1, "peval_mode": "iteration"},
+            2 + 1 + EPOCHS * sum(BATCHES[1:]) + 2,
+        ),
         (small, nn.CrossEntropyLoss, 0.999, {"eval_every": 0}, 2 + 1 + 2),
     ],
 )
-def test_a_run_against_an_ensemble_by_hand(make_model: Any, loss: Any, decay: float, options: Any, evaluations: int) -> None:
+def test_a_run_against_an_ensemble_by_hand(
+    make_model: Any, loss: Any, decay: float, options: Any, evaluations: int
+) -> None:
     """Evaluated after and, where Avalanche is asked to, while training, on classes seen and unseen."""
     model, lae, by_hand = make_model(), LAE(decay), ByHand(decay)
     strategy = naive(model, PEFTSchedule(1), lae, by_hand, loss=loss(), **options)
@@ -271,7 +287,9 @@ def test_it_is_made_once_and_not_in_the_first_experience() -> None:
     assert not same(values(model), made_of)
 
     joint = LAE()
-    naive(small(), joint, loss=TaskCrossEntropy(restrict=False), host=JointTraining).train(make_stream().train_stream, eval_streams=[])
+    naive(small(), joint, loss=TaskCrossEntropy(restrict=False), host=JointTraining).train(
+        make_stream().train_stream, eval_streams=[]
+    )
     assert joint.bytes_kept == 0
 
 

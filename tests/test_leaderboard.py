@@ -20,7 +20,17 @@ from reclaim.benchmark.records.provenance import PACKAGES
 from reclaim.benchmark.records.record import Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.report import figures
-from reclaim.benchmark.report.leaderboard import COLUMNS, FORMATS, as_csv, as_json, as_latex, markdown, rows, write, write_docs
+from reclaim.benchmark.report.leaderboard import (
+    COLUMNS,
+    FORMATS,
+    as_csv,
+    as_json,
+    as_latex,
+    markdown,
+    rows,
+    write,
+    write_docs,
+)
 from reclaim.benchmark.stats.estimates import mean_interval
 from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
@@ -65,7 +75,9 @@ def test_rows_are_means_over_seeds_by_stream_and_accuracy() -> None:
 def test_the_time_of_a_run_is_processor_time_where_that_is_known() -> None:
     records = [synthetic_record("slca", seed=seed) for seed in range(3)]
     for record, times in zip(
-        records, ({"wall_seconds": 9.0, "cpu_seconds": None}, {"wall_seconds": 99.0, "cpu_seconds": 5.0}, {}), strict=True
+        records,
+        ({"wall_seconds": 9.0, "cpu_seconds": None}, {"wall_seconds": 99.0, "cpu_seconds": 5.0}, {}),
+        strict=True,
     ):
         record.provenance.update(times)
     (row,) = rows(records)
@@ -87,7 +99,9 @@ def test_ties_are_named_by_rank() -> None:
         for seed in range(5)
     ]
     table = rows([*records, synthetic_record("joint")])
-    lines = [[cell.strip() for cell in line.split("|")[1:5]] for line in page(records).splitlines() if line.startswith("| ")]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:5]] for line in page(records).splitlines() if line.startswith("| ")
+    ]
     ties = {recipe: (rank.split(" ")[0], tied) for rank, tied, _, recipe in lines if rank[:1].isdigit()}
     # two share the first place
     assert ties == {
@@ -119,7 +133,9 @@ def test_files_of_streams_without_records_are_named_and_left(store: RecordStore,
     folder.mkdir()
     (folder / "quickdraw-1.tex").write_text("of last year")
     (folder / "notes.md").write_text("mine")
-    with pytest.warns(UserWarning, match=r"quickdraw-1\.tex is out of date: no record of quickdraw-1 counts; delete it") as warned:
+    with pytest.warns(
+        UserWarning, match=r"quickdraw-1\.tex is out of date: no record of quickdraw-1 counts; delete it"
+    ) as warned:
         write(store, folder, ["csv"])
     assert len(warned) == 1
     assert (folder / "quickdraw-1.tex").read_text() == "of last year"
@@ -191,7 +207,9 @@ def test_the_order_in_which_records_were_made_does_not_show(tmp_path: Path) -> N
                 path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
         written = write(store, tmp_path / f"{name}-pages" / "deep")
         pages.append([path.read_bytes() for path in written])
-        assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / f"{name}-pages" / "deep").iterdir())
+        assert sorted(path.name for path in written) == sorted(
+            path.name for path in (tmp_path / f"{name}-pages" / "deep").iterdir()
+        )
     assert pages[0] == pages[1]
     assert not any(b"\r" in page for page in pages[0])
 
@@ -207,7 +225,9 @@ def test_a_page_is_replaced_whole(store: RecordStore, tmp_path: Path) -> None:
 def test_what_is_not_of_this_tier_or_time_is_left_out(store: RecordStore) -> None:
     shown = synthetic_record("slca", seed=0, last_acc=40)
     left_out = [
-        synthetic_record("slca", seed=1, last_acc=99, config=RECIPES["slca"].config.set(["lr=0.77"])),  # another configuration
+        synthetic_record(
+            "slca", seed=1, last_acc=99, config=RECIPES["slca"].config.set(["lr=0.77"])
+        ),  # another configuration
         synthetic_record("slca", seed=1000, last_acc=99),  # a seed of the choice of hyper-parameters
         synthetic_record("slca.main.slca", "split-cifar100-10", last_acc=99, config=Config()),  # a published cell's
         synthetic_record("slca.main.slca", "split-quickdraw-10", last_acc=99, config=Config()),
@@ -216,7 +236,10 @@ def test_what_is_not_of_this_tier_or_time_is_left_out(store: RecordStore) -> Non
     ]
     for record in [shown, *left_out]:
         store.write(record)
-    pages = [path.read_text(encoding="utf-8") for path in write(store, store.root.parent / "pages", ["markdown", "csv", "json", "svg"])]
+    pages = [
+        path.read_text(encoding="utf-8")
+        for path in write(store, store.root.parent / "pages", ["markdown", "csv", "json", "svg"])
+    ]
     assert all("99.0" not in page for page in pages)
     assert rows([shown])[0].seeds == (0,)
     assert "40.00" in pages[0]
@@ -236,7 +259,9 @@ def test_damaged_and_foreign_files_are_named_and_skipped(store: RecordStore, tmp
 
 
 def test_nothing_to_show_is_an_error(store: RecordStore, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no records of any recipe's present configuration, or .*make some with `reclaim run`"):
+    with pytest.raises(
+        ValueError, match=r"no records of any recipe's present configuration, or .*make some with `reclaim run`"
+    ):
         write(store, tmp_path / "pages")
     store.write(synthetic_record("slca", config=RECIPES["slca"].config.set(["lr=0.77"])))
     with pytest.raises(ValueError, match="no records of any recipe's present configuration"):
@@ -260,7 +285,9 @@ def test_runs_of_published_cells_alone_are_shown_on_the_page(store: RecordStore,
     assert len(warned) == 1
     assert "91.50 ± 0.00" in path.read_text(encoding="utf-8")
     assert len(write_docs(store, tmp_path / "docs")) == 3
-    with pytest.raises(ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"):
+    with pytest.raises(
+        ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"
+    ):
         write(store, tmp_path / "none", ["csv", "latex"])
 
 
@@ -275,7 +302,11 @@ def test_every_stream_has_its_place() -> None:
 def test_recipes_of_different_protocols_share_no_ranking() -> None:
     best = synthetic_record("lora-ce", last_acc=90)  # five epochs
     found = {row.recipe: row for row in rows([*sample(), best, synthetic_record("lora-epg", last_acc=80)])}
-    ranks = {name: (row.rank.rank, row.ranked) if row.rank else None for name, row in found.items() if row.stream == "split-quickdraw-10"}
+    ranks = {
+        name: (row.rank.rank, row.ranked) if row.rank else None
+        for name, row in found.items()
+        if row.stream == "split-quickdraw-10"
+    }
     assert ranks == {"lora-ce": (1, 2), "lora-epg": (2, 2), "slca": (1, 2), "linear": (2, 2), "joint": None}
     order = [row.recipe for row in rows([*sample(), best])]
     assert order == ["slca", "joint", "slca", "linear", "lora-ce"]  # that of most rows first
@@ -319,13 +350,17 @@ def test_json_holds_rows_with_curves_and_matrices() -> None:
     assert (slca["rank"]["rank"], slca["rank"]["of"], linear["rank"]["rank"]) == (1, 2, 2)
     interval = mean_interval([60.0 + seed for seed in range(10)]).interval
     assert interval is not None
-    assert slca["numbers"]["last_acc"] == pytest.approx({"mean": 64.5, "std": 3.02765, "low": interval[0], "high": interval[1]}, abs=1e-6)
+    assert slca["numbers"]["last_acc"] == pytest.approx(
+        {"mean": 64.5, "std": 3.02765, "low": interval[0], "high": interval[1]}, abs=1e-6
+    )
     assert joint["numbers"]["last_acc"] == {"mean": 70.0}
     assert len(slca["curves"]["accuracy"]) == len(slca["matrices"]["accuracy"]) == 10
 
 
 def test_latex_has_a_booktabs_table_per_protocol() -> None:
-    text = as_latex([row for row in rows([*sample(), synthetic_record("lora-ce")]) if row.stream == "split-quickdraw-10"])
+    text = as_latex(
+        [row for row in rows([*sample(), synthetic_record("lora-ce")]) if row.stream == "split-quickdraw-10"]
+    )
     assert text.count("\\toprule") == text.count("\\bottomrule") == 2
     for table in text.split("\\toprule")[1:]:
         label = table.split("\\\\")[-2]  # the last line, and no comment
@@ -344,7 +379,12 @@ def test_formats(store: RecordStore, tmp_path: Path) -> None:
         store.write(record)
     streams = ("split-quickdraw-5", "split-quickdraw-10")
     each = {f"{stream}.{end}" for stream in streams for end in ("md", "csv", "json")}
-    assert {path.name for path in write(store, tmp_path / "a")} == {"embedded.md", "embedded.csv", "embedded.svg", "index.html"} | each
+    assert {path.name for path in write(store, tmp_path / "a")} == {
+        "embedded.md",
+        "embedded.csv",
+        "embedded.svg",
+        "index.html",
+    } | each
     assert {path.name for path in write(store, tmp_path / "b", ["latex"])} == {f"{stream}.tex" for stream in streams}
     assert {path.name for path in write(store, tmp_path / "c", FORMATS)} > each
     with pytest.raises(ValueError, match=r"unknown format 'pdf': choose one of markdown, csv"):
@@ -364,7 +404,9 @@ def leaderboard(*arguments: object) -> Result:
 def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: Path) -> None:
     store.write(sample()[0])
     (store.root / "notes.txt").write_text("mine")
-    done = leaderboard("--records", store.root, "--output", tmp_path / "pages", "--docs", tmp_path / "docs", "--format", "latex")
+    done = leaderboard(
+        "--records", store.root, "--output", tmp_path / "pages", "--docs", tmp_path / "docs", "--format", "latex"
+    )
     assert done.exit_code == 0, done.output
     assert done.stderr.count("notes.txt: not a record") == 1
     assert "warning: skipped" in done.stderr
@@ -372,10 +414,16 @@ def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: P
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"fidelity.md", "findings.md", "coverage.md"}
 
 
-def test_the_command_writes_figures_where_it_is_told(store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_figures_where_it_is_told(
+    store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write(sample()[0])
-    monkeypatch.setattr(figures, "write", lambda table, checks, folder: [folder / f"{len(table)} row, {len(checks) > 200}.png"])
-    done = leaderboard("--records", store.root, "--output", tmp_path, "--format", "csv", "--figures", tmp_path / "figures")
+    monkeypatch.setattr(
+        figures, "write", lambda table, checks, folder: [folder / f"{len(table)} row, {len(checks) > 200}.png"]
+    )
+    done = leaderboard(
+        "--records", store.root, "--output", tmp_path, "--format", "csv", "--figures", tmp_path / "figures"
+    )
     assert f"wrote {tmp_path / 'figures' / '1 row, True.png'}" in done.output
 
 
@@ -389,7 +437,10 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}) + "\n")
     good, both = leaderboard("--check", "b.json"), leaderboard("--check", "a.json", "--check", "b.json")
     assert (good.exit_code, both.exit_code) == (0, 1)
-    assert f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown" in good.output
+    assert (
+        f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown"
+        in good.output
+    )
     assert "a.json: not a record to merge\n  is not JSON" in both.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
@@ -397,4 +448,6 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     assert "there is no folder nowhere: name a record store with --records" in nowhere.output
     for folder, options in (("leaderboards/records", ()), ("mine", ("--records", "mine"))):
         path = RecordStore(folder).write(record)
-        assert f"b.json: sound; already on record, {path}: they agree" in leaderboard("--check", "b.json", *options).output
+        assert (
+            f"b.json: sound; already on record, {path}: they agree" in leaderboard("--check", "b.json", *options).output
+        )

@@ -47,7 +47,10 @@ PAIRS: list[tuple[Loss, TaskLoss]] = [
 def test_the_criterion_is_the_function(function: Loss, criterion: TaskLoss, dtype: torch.dtype) -> None:
     """Same defaults, and the same value and gradient bit for bit. The formulas are tested with the criteria."""
     generator = torch.Generator().manual_seed(0)
-    logits, targets = (3 * torch.randn(6, 5, generator=generator)).to(dtype), torch.randint(5, (6,), generator=generator)
+    logits, targets = (
+        (3 * torch.randn(6, 5, generator=generator)).to(dtype),
+        torch.randint(5, (6,), generator=generator),
+    )
     results = []
     for loss_function in (function, criterion):
         own = logits.clone().requires_grad_()

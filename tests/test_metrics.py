@@ -102,7 +102,10 @@ def test_bits_come_back(bits: list[bool]) -> None:
 
 
 def test_bits_have_a_fixed_layout() -> None:
-    assert pack_bits([True, False, False, False, False, False, False, True, True]) == base64.b64encode(b"\x81\x80").decode()
+    assert (
+        pack_bits([True, False, False, False, False, False, False, True, True])
+        == base64.b64encode(b"\x81\x80").decode()
+    )
 
 
 @pytest.mark.parametrize("n", [7, 0, 17])

@@ -128,7 +128,9 @@ def test_without_rollback_it_is_the_base_optimizer(
     if rollback == "zero rate":
         optimizer = ours(pulled, depths=evenly(pulled), rollback_input=0.0, foreach=foreach, **options)
     else:
-        optimizer = ours([{"params": pulled}, {"params": [anchor], "depth": 0.0}], rollback_input=0.5, foreach=foreach, **options)
+        optimizer = ours(
+            [{"params": pulled}, {"params": [anchor], "depth": 0.0}], rollback_input=0.5, foreach=foreach, **options
+        )
         plain.append(nn.Parameter(torch.ones(1)))
     base = torchs(plain, **options)
     scheduled = [CosineAnnealingLR(o, 30) for o in (optimizer, base)]
@@ -142,10 +144,14 @@ def test_without_rollback_it_is_the_base_optimizer(
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_full_rollback_stays_at_the_anchor(make: Callable[..., OLOROptimizer], dtype: torch.dtype, foreach: bool) -> None:
+def test_full_rollback_stays_at_the_anchor(
+    make: Callable[..., OLOROptimizer], dtype: torch.dtype, foreach: bool
+) -> None:
     backbone, head = parameters(dtype=dtype), parameters(1, seed=5, dtype=dtype)
     before, head_before = values(backbone), values(head)
-    optimizer = make([*backbone, *head], 0.1, evenly(backbone), rollback_input=1.0, rollback_output=1.0, foreach=foreach)
+    optimizer = make(
+        [*backbone, *head], 0.1, evenly(backbone), rollback_input=1.0, rollback_output=1.0, foreach=foreach
+    )
     take_steps(optimizer)
     assert_same(backbone, before)
     assert not torch.equal(head[0], head_before[0])
@@ -212,7 +218,9 @@ def moved(make: Callable[..., OLOROptimizer]) -> tuple[Tensor, Tensor, Tensor, T
 def test_f9_gradient_damping() -> None:
     anchor, theta, g, after = moved(partial(OLORSGD, lr=0.1, rollback_input=0.4))
     torch.testing.assert_close(after, 0.6 * (theta - 0.1 * g) + 0.4 * anchor)
-    anchor, theta, g, after = moved(partial(OLORSGD, lr=0.1, rollback_input=0.4, gradient_damping="reference", weight_decay=0.3))
+    anchor, theta, g, after = moved(
+        partial(OLORSGD, lr=0.1, rollback_input=0.4, gradient_damping="reference", weight_decay=0.3)
+    )
     torch.testing.assert_close(after, 0.6 * theta + 0.4 * anchor - 0.1 * (g + 0.3 * theta))
 
 
@@ -304,7 +312,9 @@ def test_a_saved_state_is_not_changed_by_later_training() -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_a_copy_goes_on_like_the_original(make: Callable[..., OLOROptimizer], duplicate: Callable[[OLOROptimizer], OLOROptimizer]) -> None:
+def test_a_copy_goes_on_like_the_original(
+    make: Callable[..., OLOROptimizer], duplicate: Callable[[OLOROptimizer], OLOROptimizer]
+) -> None:
     params, optimizer = make_pair(make)
     take_steps(optimizer, 3)
     twin = duplicate(optimizer)
@@ -503,4 +513,7 @@ def test_a_state_that_does_not_fit() -> None:
     more = parameters(5)
     with pytest.raises(ValueError, match="is missing"):
         optimizer.load_state_dict(OLORAdam(more, 0.1, evenly(more)).state_dict())
-    assert_same([a["value"] for a in optimizer.state_dict()["anchors"].values()], [a["value"] for a in before["anchors"].values()])
+    assert_same(
+        [a["value"] for a in optimizer.state_dict()["anchors"].values()],
+        [a["value"] for a in before["anchors"].values()],
+    )

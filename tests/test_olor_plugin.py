@@ -32,7 +32,9 @@ def assert_same(left: list[Any], right: list[Any]) -> None:
 
 
 def vit(depth: int) -> VisionTransformer:
-    return VisionTransformer(img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=depth, num_heads=2, num_classes=5)
+    return VisionTransformer(
+        img_size=28, patch_size=7, in_chans=1, embed_dim=16, depth=depth, num_heads=2, num_classes=5
+    )
 
 
 def stream() -> Any:
@@ -45,7 +47,10 @@ def stream() -> Any:
 
 
 def fine_tune(
-    make: Callable[..., Any], plugins: list[Any], between: Callable[[ContinualModel, Any], None] | None = None, **options: Any
+    make: Callable[..., Any],
+    plugins: list[Any],
+    between: Callable[[ContinualModel, Any], None] | None = None,
+    **options: Any,
 ) -> tuple[ContinualModel, Any]:
     """A ViT trained on three experiences of 3, 1 and 2 classes."""
     torch.manual_seed(0)
@@ -74,7 +79,9 @@ def backbone_of(model: ContinualModel) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS)
-@pytest.mark.parametrize("plugins", [lambda: [], lambda: [OLORPlugin()], lambda: [FreshOptimizer(), OLORPlugin("pretrained")]])
+@pytest.mark.parametrize(
+    "plugins", [lambda: [], lambda: [OLORPlugin()], lambda: [FreshOptimizer(), OLORPlugin("pretrained")]]
+)
 def test_anchors_outlive_avalanche(cls: Any, plugins: Callable[[], list[Any]]) -> None:
     torch.manual_seed(0)
     pretrained = backbone_of(ContinualModel(vit(2)))

@@ -25,7 +25,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 def python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
     """Standard output of a new interpreter."""
     environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -38,7 +40,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, source)
     for name in ("strategies", "benchmark"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    python("-c", "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])", str(built), cwd=source)
+    python(
+        "-c",
+        "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])",
+        str(built),
+        cwd=source,
+    )
     (path,) = built.glob("*.whl")
     return path
 
@@ -53,7 +60,11 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_is_whole(unpacked: Path) -> None:
     for name in ("strategies", "benchmark"):
-        files = [path.relative_to(ROOT / name) for path in (ROOT / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        files = [
+            path.relative_to(ROOT / name)
+            for path in (ROOT / name).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
         assert {"__init__.py", "py.typed"} <= {str(path) for path in files}
         missing = [path for path in files if not (unpacked / "reclaim" / name / path).is_file()]
         assert missing == []
@@ -122,7 +133,10 @@ FOREIGN = {
 def published_texts() -> Iterator[tuple[str, str]]:
     """Every text file that git tracks, or would with `git add`."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
     )
     if listing.returncode != 0:
         pytest.skip("not a git checkout")

@@ -99,7 +99,9 @@ def sample() -> list[Record]:
 
 def of_a_cell(seed: int, mean: float) -> Record:
     """A run of a published cell, which only its records can be."""
-    return synthetic_record("slca.main.slca", "split-cifar100-10", seed, last_acc=mean, config=Config(backbone="vit_base_patch16_224"))
+    return synthetic_record(
+        "slca.main.slca", "split-cifar100-10", seed, last_acc=mean, config=Config(backbone="vit_base_patch16_224")
+    )
 
 
 def page(records: list[Record], of_cells: list[Record] | None = None) -> str:
@@ -126,7 +128,9 @@ def test_nothing_is_loaded(text: str, tree: Node) -> None:
         return [node, *(n for child in node.children if isinstance(child, Node) for n in nodes(child))]
 
     everything = nodes(tree)
-    assert not {"img", "iframe", "object", "embed", "video", "audio", "form", "base"} & {node.tag for node in everything}
+    assert not {"img", "iframe", "object", "embed", "video", "audio", "form", "base"} & {
+        node.tag for node in everything
+    }
     assert [a for node in everything for a in node.attributes if a in LOADING] == []
     assert [node.attributes["href"] for node in tree.all("link")] == ["data:,"]
     (policy,) = tree.all("meta", http_equiv="Content-Security-Policy")
@@ -152,7 +156,10 @@ def test_protocols_do_not_share_a_ranking(tree: Node) -> None:
     (table,) = tree.all("table", id="table-split-quickdraw-10")
     shown = []
     for body in table.all("tbody"):
-        ranks = [(row.all("code")[0].text, row.all("td", class_="number")[0].text.split(" ")[0]) for row in body.all("tr", class_="row")]
+        ranks = [
+            (row.all("code")[0].text, row.all("td", class_="number")[0].text.split(" ")[0])
+            for row in body.all("tr", class_="row")
+        ]
         shown.append((body.all("tr", class_="protocol")[0].text, ranks))
     assert [(heading.split(",")[0], ranks) for heading, ranks in shown] == [
         ("3 epochs on each experience", [("joint", "-"), ("slca", "1"), ("seqft-slow", "2")]),
@@ -180,7 +187,9 @@ def test_a_row_opens_recipe_records_and_command(tree: Node) -> None:
     settings = detail.all("details")[0].all("pre")[0].text.splitlines()
     assert Config().set(settings) == RECIPES["lora-ce"].config
     place = f"records/lora-ce/split-quickdraw-10/{synthetic_record('lora-ce').config_hash}"
-    assert [a.attributes["href"] for a in detail.all("details")[1].all("a")] == [f"{place}/{seed}.json" for seed in (0, 1, 5)]
+    assert [a.attributes["href"] for a in detail.all("details")[1].all("a")] == [
+        f"{place}/{seed}.json" for seed in (0, 1, 5)
+    ]
     assert "aepg/aepg" in detail.text
 
 
@@ -195,10 +204,17 @@ def test_heat_maps_and_curves_show_the_means(tree: Node) -> None:
     assert [len(curve.all("path")) for curve in detail.all("g", class_="curve")] == [2, 2, 2]  # a band and a line each
     section = tree.all("section", id="split-quickdraw-10")[0].all("div", class_="charts")[0]
     shown = {g.attributes["data-key"]: g.attributes.get("data-slot") for g in section.all("figure")[0].all("g")}
-    assert shown == {"slca": "0", "seqft-slow": "1", "lora-ce": "2", "lora-aepg": "3"}  # the headline recipes, and never joint training
+    assert shown == {
+        "slca": "0",
+        "seqft-slow": "1",
+        "lora-ce": "2",
+        "lora-aepg": "3",
+    }  # the headline recipes, and never joint training
     assert [li.text for li in section.all("li")][2] == "LoRA, cross-entropy (5 epochs)"
     one_task = tree.all("section", id="quickdraw-1")[0].all("div", class_="charts")[0]
-    assert [figure.all("figcaption")[0].text for figure in one_task.all("figure")] == ["Entropy of the training predictions"]
+    assert [figure.all("figcaption")[0].text for figure in one_task.all("figure")] == [
+        "Entropy of the training predictions"
+    ]
 
 
 def test_claims_have_their_verdict(tree: Node) -> None:
@@ -225,11 +241,17 @@ def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
     assert shown["n, seeds that both have"] == "3 of 10 planned seeds"
     assert "p, for the claim" not in shown  # not before all seeds are there
     assert [a.text for a in detail.all("a")] == ["slca", "seqft-slow"]
-    assert [pre.text for pre in detail.all("pre")] == [f"reclaim run {r} split-quickdraw-10 --seeds 3" for r in ("slca", "seqft-slow")]
+    assert [pre.text for pre in detail.all("pre")] == [
+        f"reclaim run {r} split-quickdraw-10 --seeds 3" for r in ("slca", "seqft-slow")
+    ]
     (not_run,) = tree.all("tr", id="olor/full@claims")
     assert not_run.all("use") == []
     assert "--seeds 10" in not_run.all("pre")[0].text  # as planned
-    every = [synthetic_record(recipe, seed=seed, last_acc=60 + seed) for recipe in ("slca", "seqft-slow") for seed in range(10)]
+    every = [
+        synthetic_record(recipe, seed=seed, last_acc=60 + seed)
+        for recipe in ("slca", "seqft-slow")
+        for seed in range(10)
+    ]
     (detail,) = Tree(page(every)).root.all("tr", id="slca/alignment@claims")
     shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
     assert (shown["p, for the claim"], shown["Reverse p, against it"]) == ("1", "1")
@@ -257,7 +279,9 @@ def test_a_cell_opens_its_sources_records_and_commands() -> None:
     assert uncovered.all("pre") == uncovered.all("a") == []
     (grid,) = root.all("tr", id="aepg/table-2/lora-focal/split-imagenet-r-10/task_avg_last_acc")
     first, *others = (pre.text for pre in grid.all("pre"))
-    assert [other.removeprefix(f"{first} --set ").split("=")[0] for other in others] == ["loss.coefficient"] * (len(others) or 1)
+    assert [other.removeprefix(f"{first} --set ").split("=")[0] for other in others] == ["loss.coefficient"] * (
+        len(others) or 1
+    )
 
 
 def test_runs_of_cells_alone_make_a_page_without_the_embedded_tier() -> None:
@@ -276,7 +300,9 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     assert nothing.all("circle") == []
     assert "prediction:" not in nothing.text
     values = [91.4, 91.5, 91.6, 91.5, 91.45, 91.55]
-    some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all("section", id="cells")[0]
+    some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all(
+        "section", id="cells"
+    )[0]
     row = row_of(some, "slca/main/slca/split-cifar100-10/last_acc")
     assert "91.53" in row.text
     assert "± 0.28 (n = 3)" in row.text
@@ -286,7 +312,9 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     assert len(row.all("path", class_="rerun")) == 5
     assert "2 run" in some.all("summary")[0].text  # Last-Acc and Inc-Acc of one run
     # both verdicts, each with its difference, and the prediction interval
-    check = check_cells([of_a_cell(seed, value) for seed, value in enumerate(values)])["slca/main/slca/split-cifar100-10/last_acc"]
+    check = check_cells([of_a_cell(seed, value) for seed, value in enumerate(values)])[
+        "slca/main/slca/split-cifar100-10/last_acc"
+    ]
     assert check.judged is not None
     sampled, constant, predicted = check.judged.sampled, check.judged.constant, check.prediction_interval
     assert sampled.interval is not None
@@ -303,7 +331,10 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
 def test_a_cell_without_published_std_is_judged_as_a_constant() -> None:
     (cell,) = (c for c in cells() if c.id == "slca/main/seqft+sl/split-imagenet-r-10/last_acc")
     assert cell.published.std is None
-    runs = [synthetic_record(cell.recipe, cell.stream, seed, mean, config=Config()) for seed, mean in enumerate((74.0, 74.5, 74.0))]
+    runs = [
+        synthetic_record(cell.recipe, cell.stream, seed, mean, config=Config())
+        for seed, mean in enumerate((74.0, 74.5, 74.0))
+    ]
     root = Tree(page(sample(), runs)).root.all("section", id="cells")[0]
     row = row_of(root, cell.id)
     assert row.all("span", class_="badge")[0].text == "▲ above (as a constant)"
@@ -330,12 +361,16 @@ def test_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '<script>alert("x")</script>' in root.text
 
 
-@pytest.mark.parametrize(("seeds", "expected"), [((0,), ["1"]), (range(10), ["10"]), ((3, 4, 5), ["3-5"]), ((7, 0, 1), ["2", "7-7"])])
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [((0,), ["1"]), (range(10), ["10"]), ((3, 4, 5), ["3-5"]), ((7, 0, 1), ["2", "7-7"])]
+)
 def test_seed_options(seeds: Any, expected: list[str]) -> None:
     assert seed_options(seeds) == expected
 
 
-@pytest.mark.parametrize(("number", "expected"), [(0, "0"), (999, "999"), (6_604_800, "6.6 M"), (24_576, "24.6 k"), (2e9, "2 G")])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0"), (999, "999"), (6_604_800, "6.6 M"), (24_576, "24.6 k"), (2e9, "2 G")]
+)
 def test_size(number: int, expected: str) -> None:
     assert size(number) == expected
 
@@ -345,7 +380,13 @@ def test_size(number: int, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "low", "high", "step"),
-    [((47.0, 66.2), 45, 70, 5), ((3.0,), 3, 4, 1), ((0.0, 0.31), 0, 0.4, 0.1), ((-20.0, 130.0), 0, 100, 20), ((50.0, 60.0), 50, 60, 2)],
+    [
+        ((47.0, 66.2), 45, 70, 5),
+        ((3.0,), 3, 4, 1),
+        ((0.0, 0.31), 0, 0.4, 0.1),
+        ((-20.0, 130.0), 0, 100, 20),
+        ((50.0, 60.0), 50, 60, 2),
+    ],
 )
 def test_scales_hold_their_values(values: tuple[float, ...], low: float, high: float, step: float) -> None:
     scale = Scale.around(values, 0, 100, limits=(0, 100))

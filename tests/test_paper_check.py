@@ -123,15 +123,24 @@ def test_without_records_everything_is_not_run(check: Any) -> None:
     ],
 )
 def test_a_change_of_verdict_fails(
-    expected: str | None, runs: tuple[list[float], list[float]], passes: bool, check: Any, one_claim: Any, store: RecordStore
+    expected: str | None,
+    runs: tuple[list[float], list[float]],
+    passes: bool,
+    check: Any,
+    one_claim: Any,
+    store: RecordStore,
 ) -> None:
     claim = one_claim(expected)
     write_runs(store, claim, *runs)
     result = check("--paper-check", "--records-only", part="test_claims.py")
     result.assert_outcomes(passed=int(passes), failed=int(not passes))
-    result.stdout.fnmatch_lines([f"*{claim.id}: {claim.better} > {claim.worse} *n = {len(runs[0])}* > 0 points, exploratory *"])
+    result.stdout.fnmatch_lines(
+        [f"*{claim.id}: {claim.better} > {claim.worse} *n = {len(runs[0])}* > 0 points, exploratory *"]
+    )
     if expected is None:
-        result.stdout.fnmatch_lines(["*has no expected verdict yet; the records say 'holds': write it into papers/claims.toml*"])
+        result.stdout.fnmatch_lines(
+            ["*has no expected verdict yet; the records say 'holds': write it into papers/claims.toml*"]
+        )
     elif not passes:
         result.stdout.fnmatch_lines([f"*verdict changed from '{expected}' to *"])
 
@@ -178,7 +187,12 @@ def judged(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> RecordStore:
     few = tuple(ALL[name] for name in (BELOW, REPRODUCED, UNDECIDED, WITHOUT_STD, MIXED, NOT_RUN))
     monkeypatch.setattr(published, "cells", lambda: few)
     monkeypatch.setattr(cell_checks, "cells", lambda: few)
-    for name, shift, step in ((BELOW, -8.0, 0.1), (REPRODUCED, 0.0, 0.05), (UNDECIDED, 0.0, 0.1), (WITHOUT_STD, 0.0, 2.0)):
+    for name, shift, step in (
+        (BELOW, -8.0, 0.1),
+        (REPRODUCED, 0.0, 0.05),
+        (UNDECIDED, 0.0, 0.1),
+        (WITHOUT_STD, 0.0, 2.0),
+    ):
         for seed in range(5):
             value = ALL[name].published.mean + shift + step * (seed - 2)
             store.write(record_of(name, seed, value))
@@ -237,7 +251,8 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
     assert (table["reproduced"], table["cells"], table["alpha"]) == (0, 6, 0.05)
 
     cases = {
-        case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in ElementTree.parse(xml).iter("testcase")
+        case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")}
+        for case in ElementTree.parse(xml).iter("testcase")
     }
     properties = cases[f"test_published_cell[{BELOW}]"]
     assert properties["verdict"] == "below"
@@ -267,7 +282,11 @@ def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -
     result = check("--paper-check", "--records-only", "--strict", *options, part="test_cells.py")
     result.assert_outcomes(passed=4, failed=1, skipped=1)
     result.stdout.fnmatch_lines(
-        ["OVERRIDDEN for cells and tables: --margin 20, --alpha 0.2", f"{BELOW} * 20 (--margin) *reproduced*", "*family error 20% (Holm)*"]
+        [
+            "OVERRIDDEN for cells and tables: --margin 20, --alpha 0.2",
+            f"{BELOW} * 20 (--margin) *reproduced*",
+            "*family error 20% (Holm)*",
+        ]
     )
     document = verdicts_of(verdicts)
     assert {entry["margin_reason"] for entry in document["cells"]} == {"--margin"}
@@ -307,8 +326,13 @@ def test_only_runs_by_the_paper_s_protocol_count() -> None:
     assert f"not counted: 1 of {run}: a rehearsal" in notes
     assert f"not counted: 1 of {run}: {UNVERIFIED}" in notes
     assert f"not counted: 2 of {run}: not made by the paper's protocol: lr=0.02 instead of 0.01" in notes
-    assert any(note.startswith("not counted: 1 of slca/main/lwf/split-cub200-10: no protocol to hold it against") for note in notes)
-    assert any("slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes)
+    assert any(
+        note.startswith("not counted: 1 of slca/main/lwf/split-cub200-10: no protocol to hold it against")
+        for note in notes
+    )
+    assert any(
+        "slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes
+    )
     assert len(notes) == 7
 
 
@@ -346,7 +370,9 @@ def test_the_best_of_a_papers_grid_is_taken() -> None:
     """F23: one coefficient for both metrics of the run, and said."""
     names = [f"aepg/table-2/lora-focal/split-cub200-10/task_avg_{metric}_acc" for metric in ("last", "inc")]
     records = [
-        record_of(names[0], seed, last_acc, (f"loss.coefficient={g}",)) for g, last_acc in ((1.0, 70.0), (0.5, 80.0)) for seed in range(3)
+        record_of(names[0], seed, last_acc, (f"loss.coefficient={g}",))
+        for g, last_acc in ((1.0, 70.0), (0.5, 80.0))
+        for seed in range(3)
     ]
     records.append(record_of(names[0], 3, 80.0, ("loss.coefficient=0.5",)))
     assert current(records) == records
@@ -385,10 +411,14 @@ def test_stores_are_merged(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="contradict each other") as error:
         merge([first, second])
     assert str(error.value).count("do not agree to the last bit, largest deviation 10.00 points") == 2
-    assert all(f"{path}" in str(error.value) for path in (*first.root.rglob("[02].json"), *second.root.rglob("[02].json")))
+    assert all(
+        f"{path}" in str(error.value) for path in (*first.root.rglob("[02].json"), *second.root.rglob("[02].json"))
+    )
 
 
-def test_stores_that_contradict_each_other_end_the_check(check: Any, one_claim: Any, store: RecordStore, tmp_path: Path) -> None:
+def test_stores_that_contradict_each_other_end_the_check(
+    check: Any, one_claim: Any, store: RecordStore, tmp_path: Path
+) -> None:
     claim = one_claim("holds")
     write_runs(store, claim, *HOLDS)
     other = RecordStore(tmp_path / "other")
@@ -400,7 +430,9 @@ def test_stores_that_contradict_each_other_end_the_check(check: Any, one_claim: 
     )
 
 
-def test_a_store_that_pytest_takes_for_tests_is_named(check: Any, one_claim: Any, store: RecordStore, tmp_path: Path) -> None:
+def test_a_store_that_pytest_takes_for_tests_is_named(
+    check: Any, one_claim: Any, store: RecordStore, tmp_path: Path
+) -> None:
     claim = one_claim("holds")
     write_runs(store, claim, *HOLDS)
     second = RecordStore(tmp_path / "second")
@@ -424,12 +456,16 @@ def test_what_the_claims_need_is_known() -> None:
         mine = [job.seed for job in jobs if (job.recipe, job.stream.name) == (recipe, confirmatory.stream)]
         assert mine == list(range(planned_seeds(confirmatory)))
     of_olor = missing_jobs([], ["olor"])
-    assert {job.recipe for job in of_olor} == {name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)}
+    assert {job.recipe for job in of_olor} == {
+        name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)
+    }
     made = [synthetic_record(job.recipe, job.stream.name, job.seed) for job in of_olor]
     assert missing_jobs(made[1:], ["olor"]) == of_olor[:1]
 
 
-def test_missing_runs_are_made_into_the_first_store(check: Any, one_claim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runs_are_made_into_the_first_store(
+    check: Any, one_claim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claim = one_claim("holds")
     monkeypatch.setattr(session, "claims", lambda: (claim,))
     first, second = RecordStore(tmp_path / "first"), RecordStore(tmp_path / "second")
@@ -479,7 +515,9 @@ def test_live_runs_agree_with_their_records(check: Any, live: dict[str, Record],
     assert {path: path.read_bytes() for path in store.root.rglob("*.json")} == files
 
 
-def test_a_live_run_that_differs_or_has_no_record_fails(check: Any, live: dict[str, Record], store: RecordStore) -> None:
+def test_a_live_run_that_differs_or_has_no_record_fails(
+    check: Any, live: dict[str, Record], store: RecordStore
+) -> None:
     same, other_bits, other_machine, far, *_, absent = HEADLINE
     for recipe in HEADLINE[:-1]:
         store.write(live[recipe.name])
@@ -492,17 +530,22 @@ def test_a_live_run_that_differs_or_has_no_record_fails(check: Any, live: dict[s
     result.assert_outcomes(passed=len(HEADLINE) - 3, failed=3)
     text = result.stdout.str()
     verdicts = {
-        recipe.name: next(line for line in text.splitlines() if line.startswith(f"live {recipe.name} ")) for recipe in HEADLINE[:-1]
+        recipe.name: next(line for line in text.splitlines() if line.startswith(f"live {recipe.name} "))
+        for recipe in HEADLINE[:-1]
     }
     assert verdicts[same.name].endswith("same bits")
     assert verdicts[other_bits.name].endswith("DIFFERS")
     assert verdicts[other_machine.name].endswith("within tolerance")
     assert verdicts[far.name].endswith("DIFFERS")
-    result.stdout.fnmatch_lines([f"*{absent.name} {absent.home} seed 0 is not on record *`reclaim run {absent.name} --seeds 1`*"])
+    result.stdout.fnmatch_lines(
+        [f"*{absent.name} {absent.home} seed 0 is not on record *`reclaim run {absent.name} --seeds 1`*"]
+    )
     result.stdout.fnmatch_lines(["*do not agree to the last bit, largest deviation 1.00 points*"])
 
 
-def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_makes_every_run_anew(
+    check: Any, one_claim: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claim = one_claim("contradicted")
     write_runs(store, claim, *HOLDS)
     store.write(record_of(CELL.id))
@@ -513,7 +556,10 @@ def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordSto
         assert n_jobs == 1
         asked.extend((job.recipe, job.seed) for job in jobs)
         values = dict(zip((claim.better, claim.worse), HOLDS[::-1], strict=True))
-        return [synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=values[job.recipe][job.seed]) for job in jobs]
+        return [
+            synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=values[job.recipe][job.seed])
+            for job in jobs
+        ]
 
     monkeypatch.setattr(session, "run_jobs", run_jobs)
     result = check("--paper-check", "--fresh", "--paper-jobs", "1", part="test_claims.py")
@@ -533,7 +579,10 @@ def test_fresh_makes_every_run_anew(check: Any, one_claim: Any, store: RecordSto
         (("--margin", "wide"), "'wide': give a number of points above 0"),
         (("--alpha", "5"), "'5': give a probability strictly between 0 and 1"),
         (("--paper", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
-        (("--verdicts", "nowhere/verdicts.json"), "--verdicts nowhere/verdicts.json: name a file in a folder that is there"),
+        (
+            ("--verdicts", "nowhere/verdicts.json"),
+            "--verdicts nowhere/verdicts.json: name a file in a folder that is there",
+        ),
         (("--records", "nowhere"), "there is no folder nowhere: name a record store with --records"),
         (("--records", __file__), "is a file: name a folder with --records"),
     ],
@@ -553,16 +602,34 @@ def test_without_a_folder_of_records_it_says_which_is_missing(check: Any) -> Non
 def test_only_the_papers_asked_for_are_checked(check: Any) -> None:
     result = check("--paper-check", "--paper", "olor", "--collect-only", "-q")
     lines = [line for line in result.stdout.str().splitlines() if "::" in line]
-    assert [line.split("[")[1].rstrip("]") for line in lines if "test_claims" in line] == [c.id for c in claims() if c.paper == "olor"]
+    assert [line.split("[")[1].rstrip("]") for line in lines if "test_claims" in line] == [
+        c.id for c in claims() if c.paper == "olor"
+    ]
     live = {line.split("[")[1].rstrip("]") for line in lines if "test_live" in line}
-    assert live == {recipe.name for recipe in HEADLINE} & {name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)}
+    assert live == {recipe.name for recipe in HEADLINE} & {
+        name for c in claims() if c.paper == "olor" for name in (c.better, c.worse)
+    }
     assert not [line for line in lines if "test_paper_tables" in line]
 
 
 def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path: Path, store: RecordStore) -> None:
-    command = ("-m", "pytest", "-q", "--pyargs", "reclaim.benchmark", "--paper-check", "--records-only", "--paper", "olor")
+    command = (
+        "-m",
+        "pytest",
+        "-q",
+        "--pyargs",
+        "reclaim.benchmark",
+        "--paper-check",
+        "--records-only",
+        "--paper",
+        "olor",
+    )
     done = subprocess.run(
-        [sys.executable, *command, "--records", str(store.root)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, *command, "--records", str(store.root)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "olor/full: olor-1 > full-1" in done.stdout

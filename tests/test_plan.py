@@ -20,7 +20,11 @@ from reclaim.benchmark.verdicts.study import SEEDS, detectable_effect, plan
 from scipy import stats
 from small_runs import synthetic_record
 
-CLAIM = next(claim for claim in claims() if claim.kind == "superior" and claim.metric == "last_acc" and claim.family == "confirmatory")
+CLAIM = next(
+    claim
+    for claim in claims()
+    if claim.kind == "superior" and claim.metric == "last_acc" and claim.family == "confirmatory"
+)
 MARGINAL = next(claim for claim in claims() if claim.kind == "noninferior" and claim.family == "confirmatory")
 FAMILY = sum(claim.family == "confirmatory" for claim in claims())
 ALL = {cell.id: cell for cell in cells()}
@@ -118,7 +122,10 @@ def test_before_a_study_is_run_others_stand_in_for_it() -> None:
     for n, row in zip(SEEDS, rows(text), strict=True):
         assert row[2:] == [f"{std * detectable_effect(n, 0.05 / FAMILY):+.2f}", f"~{2 * n * 2:.1f} min"]
     for recipe in (CLAIM.better, CLAIM.worse):
-        assert f"~: no run of {recipe} on record, taken to be the median of 3 recipes of {epochs} epochs on {CLAIM.stream}" in text
+        assert (
+            f"~: no run of {recipe} on record, taken to be the median of 3 recipes of {epochs} epochs on {CLAIM.stream}"
+            in text
+        )
 
     own = synthetic_record(CLAIM.better, CLAIM.stream)
     own.provenance["cpu_seconds"] = 60.0
@@ -130,12 +137,16 @@ def test_before_a_study_is_run_others_stand_in_for_it() -> None:
 def test_entropies_are_planned_in_nats() -> None:
     entropic = next(claim for claim in claims() if claim.metric == "final_entropy")
     records = [synthetic_record(entropic.worse, entropic.stream, seed, entropy=1.0) for seed in range(5)]
-    records += [synthetic_record(entropic.better, entropic.stream, seed, entropy=0.5 + 0.004 * seed) for seed in range(5)]
+    records += [
+        synthetic_record(entropic.better, entropic.stream, seed, entropy=0.5 + 0.004 * seed) for seed in range(5)
+    ]
     text = plan(entropic.id, records)
     std = 0.004 * math.sqrt(2.5)
     assert f"std of the paired differences: {std:.4f} nats over 5 seeds on record" in text
     assert rows(text)[0][2] == f"{std * detectable_effect(3, 0.05 / FAMILY):+.4f}"
-    assert "std of the paired differences: not known" in plan(CLAIM.id, [r for r in records if r.recipe == entropic.better])
+    assert "std of the paired differences: not known" in plan(
+        CLAIM.id, [r for r in records if r.recipe == entropic.better]
+    )
 
 
 def test_a_claim_of_no_difference_is_planned_from_its_margin() -> None:
@@ -206,9 +217,13 @@ def test_the_plan_of_a_table() -> None:
 def test_more_seeds_than_a_paper_has_are_new_class_orders() -> None:
     wide = plan(CELL.id, [], std=0.8)
     assert int(re.search(r"printed one: (\d+)", wide)[1]) > 3  # type: ignore[index]
-    assert "F2: the paper's 3 seeds are as many class orders, and this cell takes more: those are new class orders" in wide
+    assert (
+        "F2: the paper's 3 seeds are as many class orders, and this cell takes more: those are new class orders" in wide
+    )
     assert "F2" not in plan(CELL.id, [])  # takes 3
-    assert "F2" not in plan("aepg/table-1/lora-ce/split-imagenet-r-10/task_avg_last_acc", [], std=0.5)  # which names no seeds
+    assert "F2" not in plan(
+        "aepg/table-1/lora-ce/split-imagenet-r-10/task_avg_last_acc", [], std=0.5
+    )  # which names no seeds
 
 
 def test_cells_without_any_std_are_counted_apart() -> None:
@@ -218,7 +233,9 @@ def test_cells_without_any_std_are_counted_apart() -> None:
     without = sum(row[2] == "-" for row in found)
     needed = [int(row[-1]) for row in found if row[-1].isdigit()]
     assert without == 4
-    assert f"{len(needed)} of 36 cells (not counting 4 without a published std or runs on record) can be decided" in text
+    assert (
+        f"{len(needed)} of 36 cells (not counting 4 without a published std or runs on record) can be decided" in text
+    )
     assert f"and {sum(n > 3 for n in needed)} cells take more: those are new class orders" in text
 
 
@@ -229,7 +246,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.output.count("std of the paired differences: 0.5 points (--std)") == 2
     store = RecordStore(tmp_path / "records")
     for seed in range(3):
-        store.write(synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=91 + seed, config=find_cell(CELL.id)[0].config))
+        store.write(
+            synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=91 + seed, config=find_cell(CELL.id)[0].config)
+        )
     (store.root / "notes.txt").write_text("mine")
     result = CliRunner().invoke(main, ["plan", CELL.id, "--records", str(store.root)])
     assert "over 3 seeds on record" in result.output

@@ -77,14 +77,17 @@ def test_resuming_ends_with_the_weights_of_an_undisturbed_run(
 @needs_muon
 def test_the_seed_decides(few: Drawings, undisturbed: Path, tmp_path: Path) -> None:
     fingerprints = [
-        pretrain(Pretraining(epochs=1, batch_size=8, seed=seed), tmp_path, data=few)["fingerprint"] for seed in (0, 0, 1, 2**31)
+        pretrain(Pretraining(epochs=1, batch_size=8, seed=seed), tmp_path, data=few)["fingerprint"]
+        for seed in (0, 0, 1, 2**31)
     ]
     assert fingerprints[0] == fingerprints[1]
     assert len(set(fingerprints)) == 3
 
 
 @needs_muon
-def test_a_checkpoint_of_another_configuration_is_refused(few: Drawings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_configuration_is_refused(
+    few: Drawings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
@@ -93,7 +96,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(few: Drawings, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             pretrain(Pretraining(epochs=1, batch_size=8), tmp_path, data=few)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(RuntimeError, match=rf"{CHECKPOINT} belongs to another configuration.*'seed': 0.*another folder"):
+    with pytest.raises(
+        RuntimeError, match=rf"{CHECKPOINT} belongs to another configuration.*'seed': 0.*another folder"
+    ):
         pretrain(Pretraining(epochs=1, batch_size=8, seed=1), tmp_path, data=few)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 

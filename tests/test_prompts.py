@@ -29,7 +29,15 @@ every_depth = pytest.mark.parametrize("deep", [False, True])
 
 def vit(**arguments: Any) -> Any:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 3, "num_heads": 2, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 8,
+        "patch_size": 4,
+        "in_chans": 1,
+        "embed_dim": 8,
+        "depth": 3,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     return VisionTransformer(**(sizes | arguments)).eval()
 
 
@@ -224,9 +232,13 @@ def test_to_others_they_are_peft_modules() -> None:
     depths = layer_depths(model)
     attach_prompts(model)
     assert layer_depths(model) == depths  # OLOR rolls no prompt back
-    strategy: Any = type("Strategy", (), {"model": model, "train_epochs": 1, "experience": type("E", (), {"current_experience": 1})})
+    strategy: Any = type(
+        "Strategy", (), {"model": model, "train_epochs": 1, "experience": type("E", (), {"current_experience": 1})}
+    )
     PEFTSchedule(frozen_epochs=0).before_training_exp(strategy)
-    assert {n for n, p in model.backbone.named_parameters() if p.requires_grad} == {f"blocks.{j}.prompts.tokens" for j in range(3)}
+    assert {n for n, p in model.backbone.named_parameters() if p.requires_grad} == {
+        f"blocks.{j}.prompts.tokens" for j in range(3)
+    }
 
 
 def test_what_cannot_have_prompts() -> None:

@@ -15,7 +15,15 @@ from reclaim.benchmark.config import EXECUTION, Config, flatten
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.papers.facts import FACTS
 from reclaim.benchmark.papers.olor import OLOR_BACKBONES, OLOR_STREAMS
-from reclaim.benchmark.papers.protocols import Protocol, Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
+from reclaim.benchmark.papers.protocols import (
+    Protocol,
+    Uncovered,
+    covered_runs,
+    find_cell,
+    protocol_of,
+    run_names,
+    run_of,
+)
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.report.coverage import coverage_page
@@ -49,7 +57,12 @@ def test_every_cell_resolves_to_a_recipe_or_to_a_reason() -> None:
             assert found.seeds == cell.seeds
     assert counts == {
         **{("slca/main", True): 16, ("slca/main", False): 24, ("slca/slca++", True): 8},
-        **{("aepg/table-1", True): 24, ("aepg/table-1", False): 12, ("aepg/table-2", True): 168, ("aepg/table-3", True): 8},
+        **{
+            ("aepg/table-1", True): 24,
+            ("aepg/table-1", False): 12,
+            ("aepg/table-2", True): 168,
+            ("aepg/table-3", True): 8,
+        },
     }
     runs = Counter("/".join(run.split("/")[:2]) for run in PROTOCOLS)
     assert runs == {
@@ -79,7 +92,11 @@ def idle(config: Config) -> set[str]:
         *(["images.clipped"] if config.images and config.images.protocol != "olor" else []),
         *(["loss.weight"] if loss != "symmetric" else []),
         *(["loss.coefficient"] if loss == "entropy-penalty" else []),
-        *(["annealing.tau", "annealing.horizon"] if config.annealing and config.annealing.schedule != "sigmoid" else []),
+        *(
+            ["annealing.tau", "annealing.horizon"]
+            if config.annealing and config.annealing.schedule != "sigmoid"
+            else []
+        ),
     }
 
 
@@ -95,7 +112,10 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         assert present - idle(config) <= found.settings.keys(), run
         flat = flatten(asdict(config))
         for key, (value, source) in found.settings.items():
-            assert re.match(r"(paper|code|LAE's code|our reading|neither|not used|heads and modules)\b", source), (run, key)
+            assert re.match(r"(paper|code|LAE's code|our reading|neither|not used|heads and modules)\b", source), (
+                run,
+                key,
+            )
             assert flat[key] == (tuple(value) if isinstance(value, list) else value), (run, key)
             assert "FIDELITY" not in source
         assert set(re.findall(r"\bF\d+\b", " ".join(source for _, source in found.settings.values()))) <= facts
@@ -192,17 +212,35 @@ UNDECAYED = {**PLUS_PLUS["alignment"], "weight_decay": 0.0}  # type: ignore[dict
 
 # value None: the setting is not there
 LETTER: list[tuple[str, dict[str, Any]]] = [
-    ("slca/main/slca/split-cifar100-10", {**SLCA, "epochs": 20, "milestones": [18], "alignment": ALIGNED, "loss": None}),
+    (
+        "slca/main/slca/split-cifar100-10",
+        {**SLCA, "epochs": 20, "milestones": [18], "alignment": ALIGNED, "loss": None},
+    ),
     ("slca/main/slca/split-imagenet-r-10", {**SLCA, "epochs": 50, "milestones": [40], "alignment": ALIGNED}),
     ("slca/main/slca/split-cub200-10", {**SLCA, "epochs": 50, "milestones": [40], "alignment": ALIGNED}),
-    ("slca/main/slca/split-cars196-10", {**SLCA, "epochs": 50, "milestones": [40], "alignment": {**ALIGNED, "tau": 0.05}}),
-    ("slca/main/seqft+sl/split-cifar100-10", {**SLCA, "epochs": 20, "milestones": [18], "alignment": None, "joint": False}),
+    (
+        "slca/main/slca/split-cars196-10",
+        {**SLCA, "epochs": 50, "milestones": [40], "alignment": {**ALIGNED, "tau": 0.05}},
+    ),
+    (
+        "slca/main/seqft+sl/split-cifar100-10",
+        {**SLCA, "epochs": 20, "milestones": [18], "alignment": None, "joint": False},
+    ),
     ("slca/main/joint/split-cub200-10", {**SLCA, "epochs": 50, "milestones": [40], "alignment": None, "joint": True}),
-    ("slca/mocov3/slca/split-cifar100-10", {**SLCA, "backbone": "vit_base_patch16_224.mocov3", "epochs": 90, "milestones": [80]}),
+    (
+        "slca/mocov3/slca/split-cifar100-10",
+        {**SLCA, "backbone": "vit_base_patch16_224.mocov3", "epochs": 90, "milestones": [80]},
+    ),
     ("slca/slca++/slca++/split-cifar100-10", {**PLUS_PLUS, "epochs": 20, "loss": SYMMETRIC, "milestones": None}),
     ("slca/slca++/slca++/split-cub200-10", {**PLUS_PLUS, "epochs": 50, "loss": SYMMETRIC}),
-    ("slca/slca++/slca++/split-imagenet-r-10", {**PLUS_PLUS, "weight_decay": 0.0, "alignment": UNDECAYED, "loss": HALVES}),
-    ("slca/slca++/slca++/split-cars196-10", {**PLUS_PLUS, "weight_decay": 0.0, "alignment": {**UNDECAYED, "tau": 0.05}, "loss": HALVES}),
+    (
+        "slca/slca++/slca++/split-imagenet-r-10",
+        {**PLUS_PLUS, "weight_decay": 0.0, "alignment": UNDECAYED, "loss": HALVES},
+    ),
+    (
+        "slca/slca++/slca++/split-cars196-10",
+        {**PLUS_PLUS, "weight_decay": 0.0, "alignment": {**UNDECAYED, "tau": 0.05}, "loss": HALVES},
+    ),
     (
         "slca/mocov3/slca++/split-cub200-10",
         {
@@ -215,7 +253,12 @@ LETTER: list[tuple[str, dict[str, Any]]] = [
     ("aepg/table-1/lora-ce/split-imagenet-r-20", {**AEPG, "lora": LORA, "loss": None, "annealing": None, "lae": None}),
     (
         "aepg/table-1/lae-aepg/split-imagenet-r-5",
-        {**AEPG, "lora": LORA, "lae": {"decay": 0.999}, "annealing": {"schedule": "sigmoid", "tau": 6.0, "horizon": "task"}},
+        {
+            **AEPG,
+            "lora": LORA,
+            "lae": {"decay": 0.999},
+            "annealing": {"schedule": "sigmoid", "tau": 6.0, "horizon": "task"},
+        },
     ),
     (
         "aepg/table-2/adapter-cp/clrs25-5",
@@ -235,7 +278,10 @@ LETTER: list[tuple[str, dict[str, Any]]] = [
     ),
     ("aepg/table-2/lora-epg/split-cub200-10", {**AEPG, "annealing": {"schedule": 0.0, "tau": 6.0, "horizon": "task"}}),
     *(
-        (f"aepg/table-3/resnet50-alpha-{a}/{s}", {**SCRATCH, "annealing": {"schedule": float(a), "tau": 6.0, "horizon": "task"}})
+        (
+            f"aepg/table-3/resnet50-alpha-{a}/{s}",
+            {**SCRATCH, "annealing": {"schedule": float(a), "tau": 6.0, "horizon": "task"}},
+        )
         for a in ("0", "0.2", "0.5", "1")
         for s in ("cifar10-1", "cifar100-1")
     ),
@@ -323,7 +369,14 @@ def test_a_run_is_of_a_protocol_up_to_how_the_arithmetic_was_done() -> None:
         "precision=bf16 instead of fp32",
     ]
     assert {difference.split("=")[0] for difference in found.deviations(other)} == set(EXECUTION)
-    for setting in ("lr=0.02", "numerics=2", "alignment.tau=0.2", "alignment=null", "drop_last=true", "part=validation"):
+    for setting in (
+        "lr=0.02",
+        "numerics=2",
+        "alignment.tau=0.2",
+        "alignment=null",
+        "drop_last=true",
+        "part=validation",
+    ):
         assert found.made_with(config.set([setting]).as_dict()) is None, setting
     assert found.deviations(config.set(["lr=0.02"]).as_dict()) == ["lr=0.02 instead of 0.01"]
     assert found.made_with({**config.as_dict(), "of_another_version": 1}) is None
@@ -353,7 +406,10 @@ def test_a_cell_is_found_with_its_metric_or_without() -> None:
     ("name", "complaint"),
     [
         ("slca/main/slca/split-cifar100-11", "did you mean slca/main/slca/split-cifar100-10"),
-        ("slca/main/slca/split-cifar100-10/first_acc", "no cell or run is called .* did you mean slca/main/slca/split-cifar100-10"),
+        (
+            "slca/main/slca/split-cifar100-10/first_acc",
+            "no cell or run is called .* did you mean slca/main/slca/split-cifar100-10",
+        ),
         ("olor/grid/olor/cifar100-1", "did you mean olor/grid/"),
         ("", "no cell or run is called ''"),
         (

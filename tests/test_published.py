@@ -41,7 +41,12 @@ def test_every_published_cell_is_there_once() -> None:
 def test_a_cell_as_it_stands_in_the_paper() -> None:
     (cell,) = (cell for cell in cells() if cell.id == "slca/main/slca/split-cifar100-10/last_acc")
     assert cell.published == Published(91.53, 0.28, 3, rounding=0.005)
-    assert (cell.recipe, cell.stream, cell.metric, cell.seeds) == ("slca.main.slca", "split-cifar100-10", "last_acc", (1993, 1996, 1997))
+    assert (cell.recipe, cell.stream, cell.metric, cell.seeds) == (
+        "slca.main.slca",
+        "split-cifar100-10",
+        "last_acc",
+        (1993, 1996, 1997),
+    )
     assert cell.table == next(table for table in tables() if table.id == "slca/main")
     assert [again.value for again in cell.reruns] == [91.26, 91.57, 89.3, 89.21, 87.5]
     assert all(again.source for again in cell.reruns)
@@ -66,13 +71,21 @@ GAINS = [
 
 
 @pytest.mark.parametrize(("better", "worse", "metric", "gain", "resolved"), GAINS)
-def test_a_margin_says_which_gains_it_resolves(better: str, worse: str, metric: str, gain: float, resolved: bool) -> None:
+def test_a_margin_says_which_gains_it_resolves(
+    better: str, worse: str, metric: str, gain: float, resolved: bool
+) -> None:
     """The smallest gain of a paper's method over its rivals, those that are ahead of it left aside."""
-    rows = {(cell.id.rsplit("/", 2)[0], cell.stream, cell.metric): cell for cell in cells() if cell.metric.endswith(metric)}
+    rows = {
+        (cell.id.rsplit("/", 2)[0], cell.stream, cell.metric): cell for cell in cells() if cell.metric.endswith(metric)
+    }
     found, reasons = [], set()
     for (method, *measured), cell in rows.items():
         if match := re.fullmatch(better, method):
-            rivals = [other for (name, *on), other in rows.items() if on == measured and re.fullmatch(worse.format(*match.groups()), name)]
+            rivals = [
+                other
+                for (name, *on), other in rows.items()
+                if on == measured and re.fullmatch(worse.format(*match.groups()), name)
+            ]
             found += [round(cell.published.mean - other.published.mean, 2) for other in rivals]
             reasons.add((cell.table.margin, cell.table.margin_reason))
     assert min(difference for difference in found if difference > 0) == gain
@@ -105,7 +118,13 @@ def test_every_claim_can_be_checked() -> None:
 
 PAPER: dict[str, Any] = {"key": "slca", "title": "a paper"}
 CELL: dict[str, Any] = {
-    **{"id": "slca/main/slca/stream/last_acc", "table": "main", "method": "SLCA", "stream": "stream", "metric": "last_acc"},
+    **{
+        "id": "slca/main/slca/stream/last_acc",
+        "table": "main",
+        "method": "SLCA",
+        "stream": "stream",
+        "metric": "last_acc",
+    },
     **{"mean": 91.5, "evidence": "primary", "source": "Table 1"},
 }
 TABLE = {"id": "slca/main", "margin": 0.5, "margin_reason": "half of the gain", "family_reason": "one table"}
@@ -123,7 +142,11 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 
     def put(content: Any) -> None:
         def read(name: str) -> Any:
-            return content if name in ("slca.toml", "claims.toml") else {"paper": {**PAPER, "key": name.removesuffix(".toml")}}
+            return (
+                content
+                if name in ("slca.toml", "claims.toml")
+                else {"paper": {**PAPER, "key": name.removesuffix(".toml")}}
+            )
 
         monkeypatch.setattr(published, "_document", read)
 
@@ -162,7 +185,9 @@ def read_claims() -> Any:
         ({}, {}, "decimals missing: add how many"),
     ],
 )
-def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
+def test_a_bad_cell_is_named(
+    paper: dict[str, Any], entry: dict[str, Any], complaint: str, document: Callable[[Any], None]
+) -> None:
     values = {key: value for key, value in {**CELL, **entry}.items() if value is not None}
     document({"paper": {**PAPER, **paper}, "cell": [values]})
     with pytest.raises(PublishedError, match=rf"papers/slca\.toml, cell .*{complaint}"):
@@ -179,8 +204,14 @@ def test_a_bad_cell_is_named(paper: dict[str, Any], entry: dict[str, Any], compl
         ({"paper": [PAPER]}, r": paper is .*: write it as \[paper\]"),
         ({"paper": {**PAPER, "seeds": ["1993"]}}, "seeds is .*: write a list of whole numbers"),
         ({"table": [{**TABLE, "margin": 0}]}, "table 'slca/main': margin is 0: write a number of points above 0"),
-        ({"table": [{"id": "slca/main", "margin": 0.5}]}, "table 'slca/main': margin_reason, family_reason missing: add it"),
-        ({"table": [{**TABLE, "id": "slca/other"}]}, "table 'slca/other': no cell belongs to it: write the first two parts"),
+        (
+            {"table": [{"id": "slca/main", "margin": 0.5}]},
+            "table 'slca/main': margin_reason, family_reason missing: add it",
+        ),
+        (
+            {"table": [{**TABLE, "id": "slca/other"}]},
+            "table 'slca/other': no cell belongs to it: write the first two parts",
+        ),
         ({"table": [TABLE, TABLE]}, "ids stand there twice: slca/main; delete one"),
         ({"rerun": [{**RERUN, "method": "SLCB"}]}, "rerun of 'SLCB' on 'stream': it repeats no cell: write method"),
         ({"rerun": [{**RERUN, "last_acc": "high"}]}, "rerun 'number 1': last_acc is 'high': write a number"),
@@ -198,7 +229,15 @@ def test_a_bad_file_is_named(content: dict[str, Any], complaint: str, document: 
 
 
 def test_a_sound_cell_is_read(document: Callable[[Any], None]) -> None:
-    other = {**CELL, "id": "slca/table-2/x/stream/inc_acc", "table": "2", "metric": "inc_acc", "std": 0.1, "runs": 2, "decimals": 2}
+    other = {
+        **CELL,
+        "id": "slca/table-2/x/stream/inc_acc",
+        "table": "2",
+        "metric": "inc_acc",
+        "std": 0.1,
+        "runs": 2,
+        "decimals": 2,
+    }
     rerun = {**RERUN, "inc_acc": 95.0}
     document({"paper": {**PAPER, "decimals": 1, "runs": 4}, "table": [TABLE], "cell": [CELL, other], "rerun": [rerun]})
     first, second = read_cells()
@@ -222,10 +261,15 @@ def test_a_cell_of_olor_is_one_edit_that_the_check_reads(monkeypatch: pytest.Mon
 
     filled(lambda cell: cell.replace("mean = 0.0", "mean = 91.2"))
     (added,) = set(read_cells()) - set(cells())
-    assert (added.id, added.published) == ("olor/table-2/olor/cifar100-1/last_acc", Published(91.2, None, 1, rounding=0.005))
+    assert (added.id, added.published) == (
+        "olor/table-2/olor/cifar100-1/last_acc",
+        Published(91.2, None, 1, rounding=0.005),
+    )
     assert added.table == Table("olor/table-2")
     filled(lambda cell: cell.replace("cifar100-1", "cifar10-1"))
-    with pytest.raises(PublishedError, match=r"papers/olor\.toml, cell .*stream 'cifar10-1' is not in the file's grid: .*cifar100-1"):
+    with pytest.raises(
+        PublishedError, match=r"papers/olor\.toml, cell .*stream 'cifar10-1' is not in the file's grid: .*cifar100-1"
+    ):
         read_cells()
     filled(lambda cell: cell + "\nstd = 0.3")
     with pytest.raises(PublishedError, match=r"papers/olor\.toml, cell .*a std needs at least 2"):
@@ -254,8 +298,14 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"kind": "noninferior"}, "states its margin and margin_reason"),
         ({"kind": "noninferior", "margin": 1.0}, "states its margin and margin_reason"),
         ({"margin": 1.0, "margin_reason": "so"}, "states its margin and margin_reason"),
-        ({"kind": "noninferior", "margin": "0.5", "margin_reason": "so"}, "margin is '0.5': write a number of points above 0"),
-        ({"kind": "noninferior", "margin": -0.5, "margin_reason": "so"}, "margin is -0.5: write a number of points above 0"),
+        (
+            {"kind": "noninferior", "margin": "0.5", "margin_reason": "so"},
+            "margin is '0.5': write a number of points above 0",
+        ),
+        (
+            {"kind": "noninferior", "margin": -0.5, "margin_reason": "so"},
+            "margin is -0.5: write a number of points above 0",
+        ),
         ({"kind": "noninferior", "margin": 0.5, "margin_reason": ""}, "margin_reason is '': write a text"),
         ({"text": 3}, "text is 3: write a text"),
         ({"better": "slac"}, "unknown recipe 'slac': did you mean .*slca"),
@@ -264,7 +314,9 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
     ],
 )
 def test_a_bad_claim_is_named(entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
-    document({"family": FAMILY, "claim": [{key: value for key, value in {**CLAIM, **entry}.items() if value is not None}]})
+    document(
+        {"family": FAMILY, "claim": [{key: value for key, value in {**CLAIM, **entry}.items() if value is not None}]}
+    )
     with pytest.raises(PublishedError, match=rf"papers/claims\.toml, claim 'slca/x': .*{complaint}"):
         read_claims()
 
@@ -282,7 +334,9 @@ def test_a_bad_claim_is_named(entry: dict[str, Any], complaint: str, document: C
         ({"claim": [{"text": "no id"}]}, "claim 'number 1': id, source, .* missing"),
     ],
 )
-def test_a_bad_file_of_claims_is_named(content: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
+def test_a_bad_file_of_claims_is_named(
+    content: dict[str, Any], complaint: str, document: Callable[[Any], None]
+) -> None:
     document({"family": FAMILY, "claim": [CLAIM], **content})
     with pytest.raises(PublishedError, match=rf"papers/claims\.toml.*{complaint}"):
         read_claims()
@@ -336,7 +390,9 @@ def claim(kind: str = "superior", metric: str = "last_acc", **changes: Any) -> C
     )
 
 
-def runs(recipe: str, values: list[float], metric: str = "last_acc", stream: str = "split-quickdraw-10") -> list[Record]:
+def runs(
+    recipe: str, values: list[float], metric: str = "last_acc", stream: str = "split-quickdraw-10"
+) -> list[Record]:
     key = "entropy" if metric == "final_entropy" else "last_acc"
     named: Any = [{key: value} for value in values]
     return [synthetic_record(recipe, stream, seed, **name) for seed, name in enumerate(named)]
@@ -382,15 +438,24 @@ def test_outcomes(kind: str, better: list[float], outcome: str, monkeypatch: pyt
         assert (f", {verdict.p_name} = {verdict.adjusted_p:.2g}" in str(verdict)) == (len(better) == 5)
         assert (verdict.adjusted_p < 0.05) == (outcome in ("holds", "contradicted"))
         shown = verdict.as_dict()
-        assert (shown["adjusted_p"], shown["p_name"], shown["note"]) == (verdict.adjusted_p, verdict.p_name, verdict.note)
-        assert (shown["effect_size"], shown["hedges_g"]) == (verdict.difference.effect_size, verdict.difference.hedges_g)
+        assert (shown["adjusted_p"], shown["p_name"], shown["note"]) == (
+            verdict.adjusted_p,
+            verdict.p_name,
+            verdict.note,
+        )
+        assert (shown["effect_size"], shown["hedges_g"]) == (
+            verdict.difference.effect_size,
+            verdict.difference.hedges_g,
+        )
     else:
         assert str(verdict) == "-"
 
 
 @pytest.mark.parametrize(("better", "outcome"), [(0.2, "holds"), (0.8, "contradicted")])
 def test_less_entropy_is_better(better: float, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = runs("slca", [better + 0.01 * x * x for x in NOISE], "final_entropy") + runs("seqft-slow", [0.5] * 5, "final_entropy")
+    records = runs("slca", [better + 0.01 * x * x for x in NOISE], "final_entropy") + runs(
+        "seqft-slow", [0.5] * 5, "final_entropy"
+    )
     (verdict,) = judge(monkeypatch, [claim(metric="final_entropy")], records)
     assert verdict.outcome == outcome
     assert verdict.difference is not None
@@ -427,7 +492,9 @@ def test_seeds_beyond_the_planned_ones_do_not_count(family: str, planned: int, m
 
 @pytest.mark.parametrize(("family", "planned"), [("confirmatory", 10), ("exploratory", 5)])
 @pytest.mark.parametrize("gain", [5, -5])
-def test_there_is_no_verdict_before_all_planned_seeds(family: str, planned: int, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_verdict_before_all_planned_seeds(
+    family: str, planned: int, gain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = [50 + seed for seed in range(planned)]
     better = [x + gain + seed % 2 for seed, x in enumerate(values)]
     for n in range(planned + 1):
@@ -444,10 +511,18 @@ def test_there_is_no_verdict_before_all_planned_seeds(family: str, planned: int,
 NARROW = [2.0, 0.5, 0.5, 2.0, 1.0, -1.0, 1.0, 0.0, 2.0, 1.0]
 
 
-@pytest.mark.parametrize(("better", "worse", "outcome"), [("slca", "seqft-slow", "holds"), ("seqft-slow", "slca", "contradicted")])
-def test_holm_runs_over_the_confirmatory_family_alone(better: str, worse: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = runs("slca", [50 + seed + x for seed, x in enumerate(NARROW)]) + runs("seqft-slow", [50 + seed for seed in range(10)])
-    records += runs("linear", [20 + seed + x for seed, x in enumerate([0.0, 0.5] * 4 + [0.0])])  # strong, but a seed is missing
+@pytest.mark.parametrize(
+    ("better", "worse", "outcome"), [("slca", "seqft-slow", "holds"), ("seqft-slow", "slca", "contradicted")]
+)
+def test_holm_runs_over_the_confirmatory_family_alone(
+    better: str, worse: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = runs("slca", [50 + seed + x for seed, x in enumerate(NARROW)]) + runs(
+        "seqft-slow", [50 + seed for seed in range(10)]
+    )
+    records += runs(
+        "linear", [20 + seed + x for seed, x in enumerate([0.0, 0.5] * 4 + [0.0])]
+    )  # strong, but a seed is missing
     asked = {"better": better, "worse": worse}
     (alone,) = judge(monkeypatch, [claim(family="confirmatory", **asked)], records)
     assert alone.outcome == outcome

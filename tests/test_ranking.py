@@ -19,7 +19,9 @@ from scipy import stats
 Runs = dict[str, dict[int, float]]
 
 boards = st.dictionaries(
-    st.sampled_from("abcdef"), st.dictionaries(st.integers(0, 6), st.integers(0, 20).map(float), min_size=2, max_size=6), min_size=1
+    st.sampled_from("abcdef"),
+    st.dictionaries(st.integers(0, 6), st.integers(0, 20).map(float), min_size=2, max_size=6),
+    min_size=1,
 )
 
 
@@ -45,7 +47,11 @@ def test_without_common_seeds_it_does_not() -> None:
 def test_seeds_that_only_some_methods_have() -> None:
     runs = board([1.0, 3.0, 2.0], 10, np.random.default_rng(0), std=0.1)
     runs["2"] = {seed: value for seed, value in runs["2"].items() if seed < 5}
-    assert [(place.rank, place.low, place.high) for place in rank_intervals(runs).values()] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+    assert [(place.rank, place.low, place.high) for place in rank_intervals(runs).values()] == [
+        (1, 1, 1),
+        (2, 2, 2),
+        (3, 3, 3),
+    ]
 
 
 def test_equal_methods_share_a_place() -> None:
@@ -87,14 +93,19 @@ def test_ties_are_holm_over_all_pairs_of_scipys_tests() -> None:
 @given(boards, st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_the_order_of_methods_and_seeds_does_not_matter(runs: Runs, random: Random) -> None:
-    shuffled = {name: dict(random.sample(list(runs[name].items()), len(runs[name]))) for name in random.sample(list(runs), len(runs))}
+    shuffled = {
+        name: dict(random.sample(list(runs[name].items()), len(runs[name])))
+        for name in random.sample(list(runs), len(runs))
+    }
     assert list(rank_intervals(shuffled, resamples=50).items()) == list(rank_intervals(runs, resamples=50).items())
 
 
 @given(boards)
 @settings(max_examples=50, deadline=None)
 def test_turning_the_sign_mirrors_the_places(runs: Runs) -> None:
-    mirrored = rank_intervals({name: {seed: -value for seed, value in values.items()} for name, values in runs.items()}, resamples=50)
+    mirrored = rank_intervals(
+        {name: {seed: -value for seed, value in values.items()} for name, values in runs.items()}, resamples=50
+    )
     for name, place in rank_intervals(runs, resamples=50).items():
         assert place.low <= place.rank <= place.high
         assert (mirrored[name].low, mirrored[name].high) == (len(runs) + 1 - place.high, len(runs) + 1 - place.low)
@@ -105,8 +116,12 @@ def test_methods_that_are_alike_are_told_apart_as_often_as_the_level_says() -> N
     # 5.9% of 4,000 boards; 20% if the deviations were not stretched
     rng = np.random.default_rng(1)
     studies = 400
-    apart = sum(rank_intervals(board([0.0, 0.0], 5, rng, of_seed=3.0), resamples=400)["0"].low == 2 for _ in range(studies))
-    apart += sum(rank_intervals(board([0.0, 0.0], 5, rng, of_seed=3.0), resamples=400)["0"].high == 1 for _ in range(studies))
+    apart = sum(
+        rank_intervals(board([0.0, 0.0], 5, rng, of_seed=3.0), resamples=400)["0"].low == 2 for _ in range(studies)
+    )
+    apart += sum(
+        rank_intervals(board([0.0, 0.0], 5, rng, of_seed=3.0), resamples=400)["0"].high == 1 for _ in range(studies)
+    )
     assert apart / studies == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / studies))
 
 

@@ -93,7 +93,9 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_files_named_in_code_exist(page: Path) -> None:
-    named = re.findall(r"`((?:strategies|benchmark|tests|docs|leaderboards|\.ci)/[\w./-]*\w)`", page.read_text(encoding="utf-8"))
+    named = re.findall(
+        r"`((?:strategies|benchmark|tests|docs|leaderboards|\.ci)/[\w./-]*\w)`", page.read_text(encoding="utf-8")
+    )
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

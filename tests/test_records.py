@@ -26,7 +26,9 @@ COUNTS = [4, 2, 6]
 CORRECT = [True, True, True, False, False, True, True, True, True, False, False, False]
 
 
-def make_result(recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 1, **config: Any) -> dict[str, Any]:
+def make_result(
+    recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 1, **config: Any
+) -> dict[str, Any]:
     config = {"numerics": 1, "lr": 0.01, "epochs": 2, "switches": {"F2": True, "milestones": [18]}} | config
     return {
         "schema": 1,
@@ -95,7 +97,9 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(
-    config=st.dictionaries(st.text(), st.one_of(numbers, st.integers(), st.text(), st.booleans(), st.none(), st.lists(numbers))),
+    config=st.dictionaries(
+        st.text(), st.one_of(numbers, st.integers(), st.text(), st.booleans(), st.none(), st.lists(numbers))
+    ),
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     curve=st.lists(st.tuples(st.floats(0, 10), numbers)),
     seed=st.integers(0, 2**40),
@@ -103,7 +107,12 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sound_record_comes_back(
-    tmp_path: Path, config: dict[str, Any], counts: list[int], curve: list[tuple[float, float]], seed: int, data: st.DataObject
+    tmp_path: Path,
+    config: dict[str, Any],
+    counts: list[int],
+    curve: list[tuple[float, float]],
+    seed: int,
+    data: st.DataObject,
 ) -> None:
     result = make_result(seed=seed)
     bits = data.draw(st.lists(st.booleans(), min_size=sum(counts), max_size=sum(counts)))
@@ -175,7 +184,12 @@ def test_foreign_files_are_reported(store: RecordStore) -> None:
     reasons = {problem.path: problem.reason for problem in problems}
     assert list(reasons) == sorted([moved, *contents])
     assert str(path) in reasons[moved]
-    for name, part in {"notes.txt": "not a record", ".3.json.0123.tmp": "interrupted", "4.json": "wanted a dict", "5.json": "read"}.items():
+    for name, part in {
+        "notes.txt": "not a record",
+        ".3.json.0123.tmp": "interrupted",
+        "4.json": "wanted a dict",
+        "5.json": "read",
+    }.items():
         assert part in reasons[path.with_name(name)]
 
 
@@ -188,7 +202,9 @@ def test_crash_before_the_rename_keeps_the_old_record(store: RecordStore, monkey
     path = store.write(old)
 
     def crash(source: Any, target: Any) -> None:
-        assert json.loads(Path(source).read_text())["result"] == new.result, "the temporary file is whole before it is renamed"
+        assert json.loads(Path(source).read_text())["result"] == new.result, (
+            "the temporary file is whole before it is renamed"
+        )
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -212,7 +228,9 @@ def test_a_killed_process_leaves_the_old_record(store: RecordStore, tmp_path: Pa
         "os.replace = lambda source, target: os._exit(9)\n"
         "RecordStore(sys.argv[1]).write(Record(*json.load(open(sys.argv[2]))))"
     )
-    done = subprocess.run([sys.executable, "-c", script, store.root, tmp_path / "new.json"], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, store.root, tmp_path / "new.json"], check=False, capture_output=True
+    )
     assert done.returncode == 9, done.stderr
     found, problems = store.load()
     assert found == [old]
@@ -360,7 +378,12 @@ def test_unknown_keys_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("found", "named"),
-    [(None, "provenance"), ({}, "torch"), ({"torch": "2.6.0"}, "platform"), (MACHINE | {"x": float("nan")}, "provenance")],
+    [
+        (None, "provenance"),
+        ({}, "torch"),
+        ({"torch": "2.6.0"}, "platform"),
+        (MACHINE | {"x": float("nan")}, "provenance"),
+    ],
 )
 def test_provenance_is_checked(found: Any, named: str) -> None:
     with pytest.raises(RecordError, match=named):
@@ -379,7 +402,9 @@ def test_nan_in_a_file_is_reported(store: RecordStore) -> None:
 
 
 def test_the_hash_knows_values_and_not_order() -> None:
-    assert config_hash({"a": 1, "b": [1, {"c": 2.5, "d": None}]}) == config_hash({"b": [1, {"d": None, "c": 2.5}], "a": 1})
+    assert config_hash({"a": 1, "b": [1, {"c": 2.5, "d": None}]}) == config_hash(
+        {"b": [1, {"d": None, "c": 2.5}], "a": 1}
+    )
     assert config_hash({"a": 1}) != config_hash({"a": 2})
     # SHA-256 of '{"a":1}', by sha256sum
     assert config_hash({"a": 1}) == "015abd7f5cc5"
@@ -402,7 +427,17 @@ def test_provenance_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (found["started"], found["ended"]) == ("2026-01-02T01:00:00+00:00", "2026-01-02T01:01:30+00:00")
     assert (found["wall_seconds"], found["cpu_seconds"], found["accelerator"]) == (89.5, 80.0, None)
     assert (found["commit"], found["dirty"]) == (None, None)
-    for key in ("torch", "torchvision", "timm", "avalanche-lib", "numpy", "reclaim", "python", "cpu_model", "cpu_capability"):
+    for key in (
+        "torch",
+        "torchvision",
+        "timm",
+        "avalanche-lib",
+        "numpy",
+        "reclaim",
+        "python",
+        "cpu_model",
+        "cpu_capability",
+    ):
         assert isinstance(found[key], str), key
     assert found["threads"] >= 1
     # in bytes: an interpreter with torch in it takes more than 50 MB and less than a TB
@@ -457,7 +492,9 @@ def test_equal_runs_agree_anywhere() -> None:
 
 def test_the_same_machine_must_give_the_same_bits() -> None:
     # the last bit of one loss
-    comparison = compare(make_record(), edited(lambda result: result["train_loss"].__setitem__(1, np.nextafter(0.1, 1).item())))
+    comparison = compare(
+        make_record(), edited(lambda result: result["train_loss"].__setitem__(1, np.nextafter(0.1, 1).item()))
+    )
     assert comparison.exact
     assert not comparison.agree
     assert comparison.failures == ("train_loss differs",)
@@ -466,7 +503,9 @@ def test_the_same_machine_must_give_the_same_bits() -> None:
 @pytest.mark.parametrize("machine", [{"cpu_capability": "AVX512"}, {"threads": 2}, {"accelerator": "a GPU"}])
 def test_another_machine_may_differ_by_half_a_point_and_one_image(machine: dict[str, Any]) -> None:
     # task 0 has four images: 0.5 + 25 points
-    near, far = (compare(make_record(), edited(set_accuracy(1, 0, value), **machine)) for value in (75 - 25.5, 75 - 25.6))
+    near, far = (
+        compare(make_record(), edited(set_accuracy(1, 0, value), **machine)) for value in (75 - 25.5, 75 - 25.6)
+    )
     assert near.agree
     assert not near.exact
     assert (near.differing, near.largest, near.where) == (("accuracy",), pytest.approx(25.5), "accuracy[1][0]")
@@ -477,7 +516,8 @@ def test_another_machine_may_differ_by_half_a_point_and_one_image(machine: dict[
 
 def test_the_task_known_matrix_counts_too() -> None:
     comparison = compare(
-        make_record(), edited(lambda result: result["accuracy_task_known"][2].__setitem__(2, 100 / 3 + 17.5), cpu_capability="AVX512")
+        make_record(),
+        edited(lambda result: result["accuracy_task_known"][2].__setitem__(2, 100 / 3 + 17.5), cpu_capability="AVX512"),
     )
     assert not comparison.agree
     assert comparison.where == "accuracy_task_known[2][2]"
@@ -492,14 +532,22 @@ def test_one_accelerator_is_not_held_to_bits() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("data_sha256", "1" * 64), ("class_order", [0, 1, 2, 3, 4]), ("bytes_kept", 8), ("test_counts", [4, 4, 6]), ("varied", "class_order")],
+    [
+        ("data_sha256", "1" * 64),
+        ("class_order", [0, 1, 2, 3, 4]),
+        ("bytes_kept", 8),
+        ("test_counts", [4, 4, 6]),
+        ("varied", "class_order"),
+    ],
 )
 def test_what_is_not_measured_must_be_equal_anywhere(key: str, value: Any) -> None:
     comparison = compare(make_record(), edited(lambda result: result.__setitem__(key, value), torch="2.7.0"))
     assert comparison.failures == (f"{key} differs",)
 
 
-@pytest.mark.parametrize("other", [make_record("lora"), make_record(stream="quickdraw-1"), make_record(seed=2), make_record(lr=0.02)])
+@pytest.mark.parametrize(
+    "other", [make_record("lora"), make_record(stream="quickdraw-1"), make_record(seed=2), make_record(lr=0.02)]
+)
 def test_only_runs_of_one_configuration_are_compared(other: Record) -> None:
     with pytest.raises(RecordError, match="one configuration and seed"):
         compare(make_record(), other)
@@ -507,7 +555,10 @@ def test_only_runs_of_one_configuration_are_compared(other: Record) -> None:
 
 def test_other_processes_that_load_draw_other_crops() -> None:
     loading = {"loading": {"workers": 4, "cache": False}}
-    far, other = edited(set_accuracy(1, 0, 0.0), **loading), edited(lambda result: result.update(data_sha256="e" * 64), **loading)
+    far, other = (
+        edited(set_accuracy(1, 0, 0.0), **loading),
+        edited(lambda result: result.update(data_sha256="e" * 64), **loading),
+    )
     assert compare(make_record(), far).agree
     assert not compare(make_record(), far).exact
     assert "but for the crops" in str(compare(make_record(), far))

@@ -53,7 +53,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_cell_is_rehearsed_to_a_record_that_no_check_counts(tmp_path: Path, asked: list[Any]) -> None:
-    arguments = ["run", "--rehearse", CELL, "slca/main/seqft+sl/split-cifar100-10", "--jobs", "1", "--root", str(tmp_path / "data")]
+    arguments = [
+        "run",
+        "--rehearse",
+        CELL,
+        "slca/main/seqft+sl/split-cifar100-10",
+        "--jobs",
+        "1",
+        "--root",
+        str(tmp_path / "data"),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--records", str(tmp_path / "records")])
     assert result.exit_code == 0, result.output
     assert "2 of 2 rehearsed" in result.output
@@ -66,7 +75,9 @@ def test_a_cell_is_rehearsed_to_a_record_that_no_check_counts(tmp_path: Path, as
         assert record.result["test_counts"] == [1] * tasks
         assert len(record.result["train_loss"]) == tasks  # an epoch each, of a step or two
         assert record.provenance["rehearsal"]["step_images"] == STEP_IMAGES
-    whole = [replace(record, result={**record.result, "config": find_cell(CELL)[0].config.as_dict()}) for record in records]
+    whole = [
+        replace(record, result={**record.result, "config": find_cell(CELL)[0].config.as_dict()}) for record in records
+    ]
     assert current(records) == current(whole) == []
 
 
@@ -99,23 +110,32 @@ def test_the_projection_is_the_real_lengths_times_what_was_measured() -> None:
     seconds = trained + 20 * 50_000 * 0.01 + tests * 0.11 + 7.0
     assert project(MEASURED, config, stream) == (pytest.approx(seconds), pytest.approx(1000 + 100 * 128))
     aligned = replace(config, alignment=Alignment(), micro_batch=16)
-    assert project(MEASURED, aligned, stream) == (pytest.approx(seconds + 50_000 * 0.11), pytest.approx(1000 + 100 * 16))
+    assert project(MEASURED, aligned, stream) == (
+        pytest.approx(seconds + 50_000 * 0.11),
+        pytest.approx(1000 + 100 * 16),
+    )
     held = replace(config, images=Images("olor", hold_out=True), epochs=1)
     assert project(MEASURED, held, find_stream("cifar100-1"))[0] == pytest.approx(45_000 * 0.51 + 10_000 * 0.11 + 7.0)
     # one experience, which is tested once
-    assert project(MEASURED, replace(config, joint=True), stream)[0] == pytest.approx(20 * 50_000 * 0.51 + 10_000 * 0.11 + 7.0)
+    assert project(MEASURED, replace(config, joint=True), stream)[0] == pytest.approx(
+        20 * 50_000 * 0.51 + 10_000 * 0.11 + 7.0
+    )
 
 
 def test_the_projection_of_modules_that_are_frozen_at_first() -> None:
     """The first step of a later experience trains no module: so do 30 of its 50 epochs, the others cost what the first experience's do."""
     config, stream = find_cell("aepg/table-2/lora-ce/split-cub200-10")[0].config, find_stream("split-cifar100-10")
     expected = 5_000 * 50 * 0.5 + 45_000 * (30 * 0.25 + 20 * 0.5)
-    assert project(MEASURED | {"load_seconds": 0.0, "test_image_seconds": 0.0}, config, stream)[0] == pytest.approx(expected + 7.0)
+    assert project(MEASURED | {"load_seconds": 0.0, "test_image_seconds": 0.0}, config, stream)[0] == pytest.approx(
+        expected + 7.0
+    )
 
 
 def test_workers_load_while_the_run_computes() -> None:
     config, stream = Config(epochs=20, images=Images("slca")), find_stream("cifar100-1")
-    alone, two, many = (project(MEASURED | {"load_seconds": 4.0}, config, stream, workers)[0] for workers in (0, 2, 1000))
+    alone, two, many = (
+        project(MEASURED | {"load_seconds": 4.0}, config, stream, workers)[0] for workers in (0, 2, 1000)
+    )
     assert alone == pytest.approx(20 * 50_000 * 4.5 + 10_000 * 4.1 + 7.0)
     assert two == pytest.approx(20 * 50_000 * 2.0 + 10_000 * 2.0 + 7.0)
     assert many == pytest.approx(20 * 50_000 * 0.5 + 10_000 * 0.1 + 7.0)
@@ -158,7 +178,9 @@ def test_on_an_accelerator_a_step_is_a_whole_batch_and_there_are_images_for_it(t
     _, setup = shortened(olor.config, stream, tmp_path, Setup("cuda", workers=4))
     assert setup.workers == 0
     train, _ = hold_out(read_images("svhn", setup.root or tmp_path, verify=False))
-    assert len(train[1]) >= olor.config.batch_size  # without the last, incomplete batch, and without the fold that is held out
+    assert (
+        len(train[1]) >= olor.config.batch_size
+    )  # without the last, incomplete batch, and without the fold that is held out
 
 
 def test_a_rehearsal_stands_for_no_run_and_replaces_none(tmp_path: Path, asked: list[Any]) -> None:

@@ -69,13 +69,17 @@ def make_model(fixed_width: bool = False, freeze_earlier: bool = False) -> Conti
     return model
 
 
-def make_strategy(method: Any, *plugins: SupervisedPlugin[Any], model: ContinualModel | None = None, **options: Any) -> Any:
+def make_strategy(
+    method: Any, *plugins: SupervisedPlugin[Any], model: ContinualModel | None = None, **options: Any
+) -> Any:
     """DER++ for its class, otherwise ``Naive`` with the plugin; the backbone learns at a third of the heads' rate."""
     host, own = (method, []) if isinstance(method, type) else (Naive, [method])
     model = model or make_model(fixed_width=host is DERPlusPlus)
     return host(
         model=model,
-        optimizer=torch.optim.SGD(slow_learner_groups(model, lr=0.3, slow_factor=1 / 3, weight_decay=None), lr=0.1, momentum=0.9),
+        optimizer=torch.optim.SGD(
+            slow_learner_groups(model, lr=0.3, slow_factor=1 / 3, weight_decay=None), lr=0.1, momentum=0.9
+        ),
         plugins=[FreshOptimizer(), *plugins, *own],
         evaluator=None,
         **{
@@ -217,7 +221,11 @@ def test_replay_adds_a_batch_of_the_memory_to_each_new_one() -> None:
             assert loss == pytest.approx(F.cross_entropy(logits, y).item()), "over all classes seen"
         drawn = set().union(*(images_of(x[BATCH:]) for x, *_ in batches))
         assert not t or len(drawn) > 5, "not the same batch again and again"
-    assert [counts(memory) for memory in (*memories[1:], plugin.storage_policy.buffer)] == [[4, 4, 5], [3, 3, 3, 4], [2] * 5 + [3]]
+    assert [counts(memory) for memory in (*memories[1:], plugin.storage_policy.buffer)] == [
+        [4, 4, 5],
+        [3, 3, 3, 4],
+        [2] * 5 + [3],
+    ]
     assert not torch.equal(watch.starts[1].heads.heads[0].weight, model.heads.heads[0].weight)
 
 
@@ -229,7 +237,9 @@ def test_gdumb_trains_the_initial_model_anew_on_the_memory_alone() -> None:
     model = make_model()
     start = copy.deepcopy(model)
     strategy = train(make_strategy(plugin, watch, model=model), evaluate_all=True)
-    assert [before.heads.head_classes for before in watch.starts] == [list(map(list, EXPERIENCES[: t + 1])) for t in range(3)]
+    assert [before.heads.head_classes for before in watch.starts] == [
+        list(map(list, EXPERIENCES[: t + 1])) for t in range(3)
+    ]
     for t, (before, after) in enumerate(zip(watch.starts, watch.ends, strict=True)):
         for initial, first, last in zip(
             start.backbone.parameters(), before.backbone.parameters(), after.backbone.parameters(), strict=True
@@ -269,18 +279,24 @@ def test_der_trains_on_new_images_old_labels_and_old_logits() -> None:
             expected = F.cross_entropy(logits[old:], y[old:])
             if t:
                 stored = torch.stack([logits_of[image] for image in images_of(x[:old])])
-                expected = expected + 0.3 * F.mse_loss(logits[:old], stored) + 0.5 * F.cross_entropy(logits[:old], y[:old])
+                expected = (
+                    expected + 0.3 * F.mse_loss(logits[:old], stored) + 0.5 * F.cross_entropy(logits[:old], y[:old])
+                )
             assert loss == pytest.approx(expected.item(), rel=1e-5)
         images = torch.stack([x for x, y in zip(*dataset().tensors, strict=True) if int(y) in classes])
         logits_of |= dict(zip(images_of(images), watch.ends[t](images).detach(), strict=True))
-    assert watch.seen_by_plugins == [BATCH] * EPOCHS * 3 + [BATCH + 5] * EPOCHS * (1 + 2), "augmentation warps the memory's images, too"
+    assert watch.seen_by_plugins == [BATCH] * EPOCHS * 3 + [BATCH + 5] * EPOCHS * (1 + 2), (
+        "augmentation warps the memory's images, too"
+    )
     assert counts(strategy.storage_policy.buffer) == [2] * 5 + [3]
 
 
 def test_der_refuses_heads_that_grow_and_a_restricted_loss() -> None:
     with pytest.raises(ValueError, match=r"needs a head that does not grow.*classes \[0, 1, 2\].*add_head"):
         train(make_strategy(DERPlusPlus, model=make_model()))
-    with pytest.raises(ValueError, match=r"TaskCrossEntropy only on the current ones: use TaskCrossEntropy\(restrict=False\)"):
+    with pytest.raises(
+        ValueError, match=r"TaskCrossEntropy only on the current ones: use TaskCrossEntropy\(restrict=False\)"
+    ):
         train(make_strategy(DERPlusPlus, criterion=TaskCrossEntropy()))
 
 
@@ -357,7 +373,9 @@ def test_the_correction_is_avalanches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("part", "held_out"), [(0.2, 2), (2.4, 24)])
 def test_bic_needs_images_to_hold_out_and_to_train_on(part: float, held_out: int) -> None:
-    message = rf"BiC holds out val_percentage x mem_size = {held_out} images of 3 classes: .*leave one of the 8 to train on"
+    message = (
+        rf"BiC holds out val_percentage x mem_size = {held_out} images of 3 classes: .*leave one of the 8 to train on"
+    )
     with pytest.raises(ValueError, match=message):
         train(make_strategy(BiC(10, val_percentage=part)))
 
@@ -365,5 +383,7 @@ def test_bic_needs_images_to_hold_out_and_to_train_on(part: float, held_out: int
 def test_bic_says_which_streams_it_cannot_do() -> None:
     data = {"train": dataset(), "test": dataset()}
     stream = class_incremental_benchmark(data, class_order=list(range(N_CLASSES)), num_classes_per_exp=list(SIZES))
-    with pytest.raises(TypeError, match="replaces the dataset of an experience, which DatasetExperience does not allow: make"):
+    with pytest.raises(
+        TypeError, match="replaces the dataset of an experience, which DatasetExperience does not allow: make"
+    ):
         make_strategy(make_bic()).train(stream.train_stream[0], eval_streams=[])

@@ -95,7 +95,8 @@ def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
 
 def test_an_experience_of_less_than_a_batch_is_not_left_out_in_silence() -> None:
     with pytest.raises(
-        ValueError, match=r"experience 2 of small has 8 images, less than a batch, .* set drop_last=false, or a batch_size below 9"
+        ValueError,
+        match=r"experience 2 of small has 8 images, less than a batch, .* set drop_last=false, or a batch_size below 9",
     ):
         run_small("lora-aepg.f19", "batch_size=9")
 
@@ -111,10 +112,20 @@ LOSSES = {
 @pytest.mark.parametrize("module", ["lora", "adapter", "prefix"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_any_loss_with_any_module_in_lae(loss: str, module: str) -> None:
-    settings = ["optimizer=adam", "epochs=2", "batch_size=16", "lr=0.01", "lae={}", f"{module}.frozen_epochs=1", *LOSSES[loss]]
+    settings = [
+        "optimizer=adam",
+        "epochs=2",
+        "batch_size=16",
+        "lr=0.01",
+        "lae={}",
+        f"{module}.frozen_epochs=1",
+        *LOSSES[loss],
+    ]
     record = checked(run("any", Config().set(settings), SMALL, 0))
     of_heads = 6 * (128 + 1)
-    assert record.result["bytes_kept"] == 4 * (record.result["trained_parameters"] - of_heads)  # the second expert, in float32
+    assert record.result["bytes_kept"] == 4 * (
+        record.result["trained_parameters"] - of_heads
+    )  # the second expert, in float32
     # what was trained moved away from where all losses start
     assert record.result["train_loss"][1] != record.result["train_loss"][0]
 
@@ -237,7 +248,9 @@ def test_a_loss_that_is_not_finite_is_named_by_experience_and_epoch(monkeypatch:
             return super().loss(logits, targets) * (math.nan if self.calls == 6 else 1.0)
 
     monkeypatch.setattr(build, "_loss", lambda config: Breaks())
-    with pytest.raises(FloatingPointError, match="the loss became nan in experience 1, epoch 1: lower the learning rate"):
+    with pytest.raises(
+        FloatingPointError, match="the loss became nan in experience 1, epoch 1: lower the learning rate"
+    ):
         run_small("seqft-fast")
 
 
@@ -294,10 +307,21 @@ def strategy_of(config: Config, seed: int = 0) -> Any:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else None,
 )
-def test_the_configuration_names_the_parts(settings: list[str], plugins: set[type], optimizer: type, loss: type) -> None:
+def test_the_configuration_names_the_parts(
+    settings: list[str], plugins: set[type], optimizer: type, loss: type
+) -> None:
     config = Config().set(settings)
     strategy = strategy_of(config)
-    ours = {Reseeding, FreshOptimizer, FrozenBackbone, PEFTSchedule, OLORPlugin, L2SP, ClassifierAlignment, Augmentation}
+    ours = {
+        Reseeding,
+        FreshOptimizer,
+        FrozenBackbone,
+        PEFTSchedule,
+        OLORPlugin,
+        L2SP,
+        ClassifierAlignment,
+        Augmentation,
+    }
     expected = {Reseeding, FreshOptimizer} | plugins | ({Augmentation} if config.augment else set())
     assert {type(p) for p in strategy.plugins} & ours == expected
     assert type(strategy.optimizer) is optimizer
@@ -308,9 +332,19 @@ def test_numbers_reach_the_parts() -> None:
     config = Config().set(
         [
             *("lr=0.2", "slow_factor=0.1", "momentum=0.5", "weight_decay=0.01", "batch_size=7", "epochs=9"),
-            *("olor.rollback_input=0.3", "olor.rollback_output=0.1", "olor.rollback_power=2", "olor.rollback_decay=paper"),
+            *(
+                "olor.rollback_input=0.3",
+                "olor.rollback_output=0.1",
+                "olor.rollback_power=2",
+                "olor.rollback_decay=paper",
+            ),
             *("annealing.schedule=linear", "annealing.horizon=stream", "alignment.tau=0.3", "alignment.epochs=2"),
-            *("alignment.samples_per_class=5", "alignment.ridge=0.5", "alignment.mean_decay=false", "alignment.task_index=reference"),
+            *(
+                "alignment.samples_per_class=5",
+                "alignment.ridge=0.5",
+                "alignment.mean_decay=false",
+                "alignment.task_index=reference",
+            ),
             "alignment.restore_heads=false",
         ]
     )
@@ -322,7 +356,14 @@ def test_numbers_reach_the_parts() -> None:
         assert group["rollback_decay"] == "paper"
     assert (strategy.train_mb_size, strategy.train_epochs) == (7, 9)
     (alignment,) = (p for p in strategy.plugins if isinstance(p, ClassifierAlignment))
-    expected = {"tau": 0.3, "epochs": 2, "samples_per_class": 5, "lr": 0.2, "mean_decay": False, "task_index": "reference"}
+    expected = {
+        "tau": 0.3,
+        "epochs": 2,
+        "samples_per_class": 5,
+        "lr": 0.2,
+        "mean_decay": False,
+        "task_index": "reference",
+    }
     assert {key: alignment.settings[key] for key in expected} == expected
     assert alignment.gaussians.ridge == 0.5
     assert alignment.restore is False
@@ -335,7 +376,13 @@ def test_each_switch_of_the_parts_changes_the_result() -> None:
         result = run_small(EVERYTHING, "lr=0.1", "schedule=cosine", "olor.rollback_input=0.3", *settings).result
         return str(result["train_loss"]), result["correct"], str(result["accuracy_task_known"])
 
-    settings = ("olor.counting=tensors", "olor.anchor=previous", "olor.rollback_decay=paper", "annealing.horizon=stream", "augment=false")
+    settings = (
+        "olor.counting=tensors",
+        "olor.anchor=previous",
+        "olor.rollback_decay=paper",
+        "annealing.horizon=stream",
+        "augment=false",
+    )
     seen = [losses(), *(losses(setting) for setting in settings)]
     assert len(set(seen)) == len(seen)
 
@@ -348,7 +395,9 @@ def test_each_switch_of_the_parts_changes_the_result() -> None:
         ("cosine", [0.5 * (1 + math.cos(math.pi * e / 5)) for e in range(5)]),
     ],
 )
-def test_schedules_run_over_the_epochs_of_each_experience(schedule: str, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schedules_run_over_the_epochs_of_each_experience(
+    schedule: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates: list[float] = []
 
     class Rates(Observer):

@@ -61,17 +61,33 @@ def make_stream(tasks: list[list[int]], per_class: int = 8, **transforms: Any) -
 
 def make_model() -> ContinualModel:
     torch.manual_seed(0)
-    return ContinualModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.1), nn.LayerNorm(8)), in_features=8)
+    return ContinualModel(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.1), nn.LayerNorm(8)), in_features=8
+    )
 
 
 def make_vit(**settings: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    options = {"img_size": 4, "patch_size": 2, "in_chans": 1, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 0}
+    options = {
+        "img_size": 4,
+        "patch_size": 2,
+        "in_chans": 1,
+        "embed_dim": 8,
+        "depth": 1,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     return VisionTransformer(**(options | settings))
 
 
 def make_slca(model: nn.Module | None = None, **settings: Any) -> SLCA:
-    options = {"train_epochs": 2, "train_mb_size": 8, "final_norm": "pretrained", "samples_per_class": 8, "evaluator": None}
+    options = {
+        "train_epochs": 2,
+        "train_mb_size": 8,
+        "final_norm": "pretrained",
+        "samples_per_class": 8,
+        "evaluator": None,
+    }
     return SLCA(model=make_model() if model is None else model, **(options | settings))
 
 
@@ -214,7 +230,9 @@ def make_heads(sizes: list[int], dim: int = 6, seed: int = 0) -> tuple[TaskHeads
 
 def aligned(sizes: list[int], seed: int = 0, **settings: Any) -> list[Tensor]:
     heads, gaussians = make_heads(sizes)
-    align_heads(heads, gaussians, **({"samples_per_class": 32} | settings), generator=torch.Generator().manual_seed(seed))
+    align_heads(
+        heads, gaussians, **({"samples_per_class": 32} | settings), generator=torch.Generator().manual_seed(seed)
+    )
     return heads.snapshot()
 
 
@@ -237,16 +255,22 @@ class TestAlignHeads:
             ("b", {"momentum": 0.0}),
         ],
     )
-    def test_golden_notices_what_it_should(self, name: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_golden_notices_what_it_should(
+        self, name: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(
-            conform_module, "align_heads", lambda heads, gaussians, **settings: align_heads(heads, gaussians, **(settings | change))
+            conform_module,
+            "align_heads",
+            lambda heads, gaussians, **settings: align_heads(heads, gaussians, **(settings | change)),
         )
         with np.load(GOLDEN / f"slca_ca_{name}.npz") as file:
             deviations = conform_slca(dict(file))
         assert not all(deviation.within for deviation in deviations)
 
     @pytest.mark.parametrize(("mean_decay", "feature_decay"), [(True, None), (False, (0.3, 0.2)), (True, (0.3, 0.2))])
-    def test_it_is_sgd_on_all_heads_with_a_cosine_per_epoch(self, mean_decay: bool, feature_decay: tuple[float, float] | None) -> None:
+    def test_it_is_sgd_on_all_heads_with_a_cosine_per_epoch(
+        self, mean_decay: bool, feature_decay: tuple[float, float] | None
+    ) -> None:
         """The same samples, one head at a time, in float64 with the momentum written out."""
         heads, gaussians = make_heads([3, 1, 2])
         generator = torch.Generator().manual_seed(5)
@@ -256,7 +280,9 @@ class TestAlignHeads:
         scales = torch.tensor([[0.9 + 0.1 * (t + 1) / 3 if mean_decay else 1.0] for t in tasks])
         for epoch in range(3):
             noise = torch.randn(6, 16, 6, generator=generator)
-            x = torch.stack([scale * gaussians[c].mean + noise[c] @ gaussians[c].kept.factor.T for c, scale in enumerate(scales)])
+            x = torch.stack(
+                [scale * gaussians[c].mean + noise[c] @ gaussians[c].kept.factor.T for c, scale in enumerate(scales)]
+            )
             if feature_decay:
                 mu = 0.1 + 0.4 * torch.rand(6, 16, generator=generator)
                 x = torch.stack([x[c] / (1 + mu[c] * (2 - t))[:, None] for c, t in enumerate(tasks)])
@@ -264,7 +290,9 @@ class TestAlignHeads:
             x, y = x.flatten(0, 1).double()[order], torch.arange(6).repeat_interleave(16)[order]
             rate = 0.3 * 0.5 * (1 + math.cos(math.pi * epoch / 3))
             for start in range(0, 96, 40):
-                logits = [F.linear(x[start : start + 40], w, b) for w, b in zip(weights[::2], weights[1::2], strict=True)]
+                logits = [
+                    F.linear(x[start : start + 40], w, b) for w, b in zip(weights[::2], weights[1::2], strict=True)
+                ]
                 n = sum(part.norm(dim=1, keepdim=True) + 1e-7 for part in logits) / 3
                 F.cross_entropy(torch.cat(logits, dim=1) / (n * 0.4), y[start : start + 40]).backward()
                 with torch.no_grad():
@@ -350,16 +378,22 @@ class TestAlignHeads:
     def test_feature_scales(self) -> None:
         heads, gaussians = make_heads([3, 2, 1])
         for task_index, ages in (("true", [2, 2, 2, 1, 1, 0]), ("reference", [2, 1, 0, -1, -2, -3])):
-            factors = feature_scales(heads, gaussians, (0.02, 0.01), 10_000, torch.Generator().manual_seed(0), task_index)  # type: ignore[arg-type]
+            factors = feature_scales(
+                heads, gaussians, (0.02, 0.01), 10_000, torch.Generator().manual_seed(0), task_index
+            )  # type: ignore[arg-type]
             assert factors.shape == (6, 10_000)
             for of_class, age in zip(factors, ages, strict=True):
                 if age == 0:
                     assert (of_class == 1).all()
                     continue
                 mu = (1 / of_class.double() - 1) / age
-                assert (mu.min().item(), mu.mean().item(), mu.max().item()) == pytest.approx((0.01, 0.02, 0.03), abs=2e-4)
+                assert (mu.min().item(), mu.mean().item(), mu.max().item()) == pytest.approx(
+                    (0.01, 0.02, 0.03), abs=2e-4
+                )
                 assert mu.std().item() == pytest.approx(0.01 / math.sqrt(3), rel=0.03), "uniform"
-        with pytest.raises(ValueError, match=r"\(0.3, 0.1\) is too large for task_index='reference', which makes T - t -3"):
+        with pytest.raises(
+            ValueError, match=r"\(0.3, 0.1\) is too large for task_index='reference', which makes T - t -3"
+        ):
             feature_scales(heads, gaussians, (0.3, 0.1), 1, torch.Generator(), "reference")
 
     def test_the_index_of_the_code_is_right_on_even_tasks(self) -> None:
@@ -458,7 +492,11 @@ class TestClassifierAlignment:
         strategy = make_slca()
         strategy.plugins.insert(0, Hook(after_training_exp=lambda s: unaligned.append(head_weights(s.model))))
         after: list[list[Tensor]] = []
-        train(strategy, make_stream([[0, 1], [2, 3], [4, 5]]).train_stream, lambda exp: after.append(head_weights(strategy.model)))
+        train(
+            strategy,
+            make_stream([[0, 1], [2, 3], [4, 5]]).train_stream,
+            lambda exp: after.append(head_weights(strategy.model)),
+        )
         assert [equal(a, b) for a, b in zip(unaligned, after, strict=True)] == [True, False, False]
 
     def test_plugins_of_the_user_see_the_trained_heads(self) -> None:
@@ -545,7 +583,9 @@ class TestClassifierAlignment:
 
     def test_each_experience_draws_other_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
         states = []
-        monkeypatch.setattr(slca_module, "align_heads", lambda *args, generator, **settings: states.append(generator.initial_seed()))
+        monkeypatch.setattr(
+            slca_module, "align_heads", lambda *args, generator, **settings: states.append(generator.initial_seed())
+        )
         train(make_slca(), make_stream([[0], [1], [2]]).train_stream)
         assert len(set(states)) == 2
 
@@ -661,7 +701,12 @@ class TestClassifierAlignment:
 
     def test_switches_of_slca_plus_plus_reach_the_heads(self) -> None:
         results = []
-        for settings in ({}, {"feature_decay": (0.02, 0.01)}, {"mean_decay": False}, {"feature_decay": (0.02, 0.01), "mean_decay": False}):
+        for settings in (
+            {},
+            {"feature_decay": (0.02, 0.01)},
+            {"mean_decay": False},
+            {"feature_decay": (0.02, 0.01), "mean_decay": False},
+        ):
             strategy = make_slca(alignment_epochs=0)
             strategy.plugins.insert(0, ClassifierAlignment(**settings, **FEW))
             train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
@@ -685,7 +730,9 @@ class TestClassifierAlignment:
 
     def test_a_model_without_heads(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-        strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[ClassifierAlignment()], evaluator=None)
+        strategy = Naive(
+            model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[ClassifierAlignment()], evaluator=None
+        )
         with pytest.raises(TypeError, match="ClassifierAlignment needs"):
             train(strategy, make_stream([[0, 1]]).train_stream)
 
@@ -705,7 +752,9 @@ class TestClassifierAlignment:
             evaluator=None,
         )
         before: list[Tensor] = []
-        strategy.plugins.insert(0, Hook(after_training_exp=lambda s: before.__setitem__(slice(None), head_weights(s.model))))
+        strategy.plugins.insert(
+            0, Hook(after_training_exp=lambda s: before.__setitem__(slice(None), head_weights(s.model)))
+        )
         train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
         assert not equal(before, head_weights(model))
 
@@ -731,7 +780,9 @@ class TestSLCA:
             ],
             **settings,
         )
-        ready_made = make_slca(lr=0.05, slow_factor=0.1, momentum=0.8, weight_decay=0.01, milestones=[2], lr_decay=0.5, tau=0.2, **settings)
+        ready_made = make_slca(
+            lr=0.05, slow_factor=0.1, momentum=0.8, weight_decay=0.01, milestones=[2], lr_decay=0.5, tau=0.2, **settings
+        )
         train(by_hand, stream.train_stream)
         train(ready_made, stream.train_stream)
         assert equal(list(by_hand.model.parameters()), list(ready_made.model.parameters()))

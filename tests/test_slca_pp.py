@@ -43,7 +43,15 @@ IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 def vit(**arguments: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 8,
+        "patch_size": 4,
+        "in_chans": 1,
+        "embed_dim": 8,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     return VisionTransformer(**(sizes | arguments)).eval()
 
 
@@ -120,12 +128,23 @@ def test_the_update_is_scale_b_a() -> None:
 
 def test_all_blocks_have_it_and_names_and_parameters_stay() -> None:
     model = vit()
-    before, names, parameters, layers = model(IMAGES), set(model.state_dict()), list(model.parameters()), list(model.modules())
+    before, names, parameters, layers = (
+        model(IMAGES),
+        set(model.state_dict()),
+        list(model.parameters()),
+        list(model.modules()),
+    )
     modules = attach_svd_lora(model)
     assert torch.equal(model(IMAGES), before), "a new module changes nothing"
-    assert set(model.state_dict()) - names == {f"blocks.{j}.{layer}.lora.{p}" for j in range(2) for layer in LAYERS for p in "AB"}
+    assert set(model.state_dict()) - names == {
+        f"blocks.{j}.{layer}.lora.{p}" for j in range(2) for layer in LAYERS for p in "AB"
+    }
     assert names < set(model.state_dict())
-    assert modules == peft_modules(model) == [model.get_submodule(f"blocks.{j}.{layer}.lora") for j in range(2) for layer in LAYERS]
+    assert (
+        modules
+        == peft_modules(model)
+        == [model.get_submodule(f"blocks.{j}.{layer}.lora") for j in range(2) for layer in LAYERS]
+    )
     assert {id(p) for p in parameters} < {id(p) for p in model.parameters()}
     assert {id(m) for m in layers} < {id(m) for m in model.modules()}
     randomize(modules)
@@ -137,7 +156,12 @@ def test_all_blocks_have_it_and_names_and_parameters_stay() -> None:
 def test_detaching_restores_the_model_exactly(wrap: Any) -> None:
     model = vit()
     whole = wrap(model)
-    before, names, parameters, layers = model(IMAGES), list(model.state_dict()), list(model.parameters()), list(model.modules())
+    before, names, parameters, layers = (
+        model(IMAGES),
+        list(model.state_dict()),
+        list(model.parameters()),
+        list(model.modules()),
+    )
     modules = attach_svd_lora(whole)
     randomize(modules)
     assert not torch.allclose(model(IMAGES), before)
@@ -222,7 +246,9 @@ def test_only_the_named_parameters_train() -> None:
         f"blocks.{j}.{part}" for j in range(2) for part in parts
     }
     assert {name for name, p in strategy.model.backbone.named_parameters() if p.requires_grad} == expected
-    assert {name for name, p in strategy.model.backbone.named_parameters() if not torch.equal(p, start[name])} == expected
+    assert {
+        name for name, p in strategy.model.backbone.named_parameters() if not torch.equal(p, start[name])
+    } == expected
 
 
 def test_heads_are_left_as_they_are() -> None:
@@ -279,7 +305,10 @@ def test_without_later_rates_it_is_a_cosine_to_the_floor_in_any_strategy() -> No
         optimizer=torch.optim.Adam(model.parameters(), 1e-3),
         criterion=TaskCrossEntropy(),
         train_epochs=2,
-        plugins=[SlowLearnerRates(floor=2e-4), Hook(before_training_epoch=lambda s: rates.append(s.optimizer.param_groups[0]["lr"]))],
+        plugins=[
+            SlowLearnerRates(floor=2e-4),
+            Hook(before_training_epoch=lambda s: rates.append(s.optimizer.param_groups[0]["lr"])),
+        ],
         evaluator=None,
     )
     train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
@@ -348,13 +377,18 @@ def test_defaults_are_those_of_cifar_and_clipping_counts() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    logits, targets = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_(), torch.arange(4)
+    logits, targets = (
+        torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_(),
+        torch.arange(4),
+    )
     exact = logits.detach().double().requires_grad_()
     loss, reference = SymmetricCrossEntropy()(logits, targets), naive_sce(exact, targets, 1, 0.1)
     (gradient,), (expected,) = torch.autograd.grad(loss, logits), torch.autograd.grad(reference, exact)
     assert (loss.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss.double(), reference, rtol=1e-5, atol=0)
-    torch.testing.assert_close(gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 1e-9)
+    torch.testing.assert_close(
+        gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1.2e-7 if dtype == torch.float16 else 1e-9
+    )
 
 
 @pytest.mark.parametrize("gap", [-70000.0, 70000.0])
@@ -460,7 +494,9 @@ def test_errors_of_head_scaling() -> None:
     with pytest.raises(ValueError, match="factor must be"):
         HeadScaling(-0.02)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[HeadScaling()], evaluator=None)
+    strategy = Naive(
+        model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[HeadScaling()], evaluator=None
+    )
     with pytest.raises(TypeError, match="HeadScaling needs"):
         strategy.eval(make_stream([[0, 1]]).test_stream)
 
@@ -483,7 +519,13 @@ def test_it_is_its_parts() -> None:
             SlowLearnerRates(1e-3),
             HeadScaling(0.04),
             ClassifierAlignment(
-                lr=0.05, momentum=0.8, weight_decay=0.01, tau=0.2, mean_decay=False, feature_decay=(0.03, 0.02), samples_per_class=8
+                lr=0.05,
+                momentum=0.8,
+                weight_decay=0.01,
+                tau=0.2,
+                mean_decay=False,
+                feature_decay=(0.03, 0.02),
+                samples_per_class=8,
             ),
         ],
         **settings,
@@ -513,7 +555,9 @@ def test_the_papers_settings_are_the_defaults() -> None:
     strategy = SLCAPlusPlus(model=ContinualModel(vit()), evaluator=None)
     assert (strategy.train_epochs, strategy.train_mb_size) == (20, 128)
     groups = strategy.optimizer.param_groups
-    assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in groups] == [(pytest.approx(lr), 5e-4, 0.9) for lr in (0.001, 0.005, 0.01)]
+    assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in groups] == [
+        (pytest.approx(lr), 5e-4, 0.9) for lr in (0.001, 0.005, 0.01)
+    ]
     assert groups[1]["later_lr"] == pytest.approx(0.001)
     assert (strategy._criterion.alpha, strategy._criterion.beta) == (1.0, 0.1)
     settings = ClassifierAlignment(mean_decay=False, feature_decay=(0.02, 0.01)).settings

@@ -123,8 +123,12 @@ def test_printed_zero_is_half_a_unit() -> None:
 
 def test_tost_is_the_larger_one_sided_p() -> None:
     difference = welch(mean_interval(OURS), Published(91.0, 0.3, 5))
-    low = stats.ttest_ind_from_stats(np.mean(OURS), np.std(OURS, ddof=1), 5, 90.0, 0.3, 5, equal_var=False, alternative="greater").pvalue
-    high = stats.ttest_ind_from_stats(np.mean(OURS), np.std(OURS, ddof=1), 5, 92.0, 0.3, 5, equal_var=False, alternative="less").pvalue
+    low = stats.ttest_ind_from_stats(
+        np.mean(OURS), np.std(OURS, ddof=1), 5, 90.0, 0.3, 5, equal_var=False, alternative="greater"
+    ).pvalue
+    high = stats.ttest_ind_from_stats(
+        np.mean(OURS), np.std(OURS, ddof=1), 5, 92.0, 0.3, 5, equal_var=False, alternative="less"
+    ).pvalue
     assert tost(difference, 1.0) == pytest.approx(max(low, high))
 
 
@@ -164,7 +168,8 @@ def test_published_numbers_are_checked(arguments: dict[str, float], named: str) 
 
 
 @pytest.mark.parametrize(
-    ("shift", "expected"), [(0.0, "reproduced"), (3.0, "above"), (-3.0, "below"), (1.0, "undecided"), (-1.0, "undecided")]
+    ("shift", "expected"),
+    [(0.0, "reproduced"), (3.0, "above"), (-3.0, "below"), (1.0, "undecided"), (-1.0, "undecided")],
 )
 def test_verdicts(shift: float, expected: str) -> None:
     values = [90 + shift + e for e in (-0.2, -0.1, 0.0, 0.1, 0.2)]
@@ -188,7 +193,11 @@ def test_not_run_and_no_reference() -> None:
 def test_the_published_side_limits_what_can_be_decided() -> None:
     # DESIGN: n0 = 3 and std 0.9 leave +- 2.920 * 0.9 / sqrt(3) whatever we do; the constant column can always be narrowed
     cell = judge_cell([90.9, 89.1, 90.0], Published(90, 0.9, 3), margin=1.0)
-    assert (cell.sampled.verdict, cell.sampled.limited_by, cell.sampled.seeds_needed) == ("undecided", "published", None)
+    assert (cell.sampled.verdict, cell.sampled.limited_by, cell.sampled.seeds_needed) == (
+        "undecided",
+        "published",
+        None,
+    )
     assert cell.published_leaves == pytest.approx(2.920 * 0.9 / math.sqrt(3), abs=1e-3)
     assert (cell.constant.verdict, cell.constant.limited_by) == ("undecided", "ours")
     assert cell.constant.seeds_needed is not None
@@ -255,12 +264,22 @@ def test_a_coarser_print_can_leave_a_verdict_open(rounding: float, expected: str
     ("values", "published", "sampled", "constant"),
     [
         # 2.920 * 0.9 / sqrt(3) = 1.517
-        ([90.9, 89.1, 90.0], Published(90, 0.9, 3), r"none: the published n0 and std alone leave \+-1\.52", r"\d+ in all"),
+        (
+            [90.9, 89.1, 90.0],
+            Published(90, 0.9, 3),
+            r"none: the published n0 and std alone leave \+-1\.52",
+            r"\d+ in all",
+        ),
         ([90.0], Published(90), "", "unknown: a single run has no std"),
         # std 4 and margin 1 take some (1.64 + 1.28)^2 * 4^2 = 137 seeds
         ([94.0, 86.0, 90.0], Published(90, 0.1, 5), "none up to 100", "none up to 100"),
         # 0.98 away: within the rounding of the margin for good
-        ([91.18, 90.78, 90.98], Published(90, rounding=0.05), "", r"none: the rounding of the printed value alone leaves \+-0\.05"),
+        (
+            [91.18, 90.78, 90.98],
+            Published(90, rounding=0.05),
+            "",
+            r"none: the rounding of the printed value alone leaves \+-0\.05",
+        ),
         ([90.1, 89.9, 90.0], Published(90, 0.1, 5), "", ""),
         ([], Published(90, 0.1, 5), "", ""),
     ],
@@ -295,7 +314,9 @@ def test_a_spread_too_small_to_square_is_none() -> None:
 
 @given(accuracies, st.floats(0, 100), st.floats(0, 5), st.integers(2, 8), st.floats(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_verdicts_agree_with_their_intervals(values: list[float], mean: float, std: float, n0: int, margin: float) -> None:
+def test_verdicts_agree_with_their_intervals(
+    values: list[float], mean: float, std: float, n0: int, margin: float
+) -> None:
     difference = welch(mean_interval(values), Published(mean, std, n0))
     assume(difference.standard_error)
     narrow, wide = difference.interval(0.9), difference.interval(0.95)
@@ -315,7 +336,9 @@ def test_verdicts_agree_with_their_intervals(values: list[float], mean: float, s
 
 @given(accuracies, st.floats(0, 100), st.floats(0, 5), st.integers(2, 8), st.floats(0, 3), st.floats(0, 3))
 @settings(deadline=None)
-def test_a_wider_margin_is_never_harder(values: list[float], mean: float, std: float, n0: int, margin: float, more: float) -> None:
+def test_a_wider_margin_is_never_harder(
+    values: list[float], mean: float, std: float, n0: int, margin: float, more: float
+) -> None:
     difference = welch(mean_interval(values), Published(mean, std, n0))
     assert tost(difference, margin + more) <= tost(difference, margin)
     assert difference.p_above(margin + more) >= difference.p_above(margin)
@@ -330,7 +353,9 @@ def test_signs_mirror(values: list[float], mean: float, std: float, n0: int, mar
     mirrored = replace(difference, value=-difference.value)
     assert tost(difference, margin) == pytest.approx(tost(mirrored, margin))
     assert difference.p_above(margin) == pytest.approx(mirrored.p_below(-margin))
-    assert verdict(mirrored, margin) == {"above": "below", "below": "above"}.get(verdict(difference, margin), verdict(difference, margin))
+    assert verdict(mirrored, margin) == {"above": "below", "below": "above"}.get(
+        verdict(difference, margin), verdict(difference, margin)
+    )
 
 
 @given(accuracies, st.randoms(use_true_random=False))
@@ -383,16 +408,36 @@ BOTH, ORDER = "class_order+initialisation", "class_order"
     ("varied", "seeds", "published_seeds", "paper", "expected"),
     [
         ([ORDER] * 3, [1993, 1996, 1997], [1993, 1996, 1997], "slca", ["3 are the paper's own .* conservative"]),
-        ([ORDER] * 2, [0, 1996], [1993, 1996, 1997], "slca", [r"1 are the paper's own \(seeds 1996\)", "1 are new ones"]),
+        (
+            [ORDER] * 2,
+            [0, 1996],
+            [1993, 1996, 1997],
+            "slca",
+            [r"1 are the paper's own \(seeds 1996\)", "1 are new ones"],
+        ),
         ([ORDER] * 2, [0, 1], [1993, 1996, 1997], "slca", ["2 are new ones"]),
-        ([BOTH], [0], [1993], "slca", [r"class order only \(F2\), ours class order and init.* seeding=class_order", "1 are new"]),
-        ([ORDER, BOTH], [0, 1], [], "slca", ["some runs vary class order, of others class order and initialisation", "not comparable"]),
+        (
+            [BOTH],
+            [0],
+            [1993],
+            "slca",
+            [r"class order only \(F2\), ours class order and init.* seeding=class_order", "1 are new"],
+        ),
+        (
+            [ORDER, BOTH],
+            [0, 1],
+            [],
+            "slca",
+            ["some runs vary class order, of others class order and initialisation", "not comparable"],
+        ),
         ([BOTH] * 5, [0, 1, 2, 3, 4], [], "aepg", ["paper does not say .* ours vary class order and initialisation"]),
         ([ORDER], [0], [], "slca", []),
         ([], [], [1993], "slca", []),
     ],
 )
-def test_caveats(varied: list[str], seeds: list[int], published_seeds: list[int], paper: str, expected: list[str]) -> None:
+def test_caveats(
+    varied: list[str], seeds: list[int], published_seeds: list[int], paper: str, expected: list[str]
+) -> None:
     notes = caveats(varied, seeds, published_seeds, paper)
     assert len(notes) == len(expected), notes
     for note, pattern in zip(notes, expected, strict=True):
@@ -424,17 +469,23 @@ def test_size_of_tost(n0: int, bound: float) -> None:
     for n in (n0, 20, math.inf):
         for std in (0.1, 0.3):
             for published_std in (0.1, 0.3):
-                size = verdict_probabilities(std, n, Published(90, published_std, n0), 1.0, difference=1.0, given_published=False)
+                size = verdict_probabilities(
+                    std, n, Published(90, published_std, n0), 1.0, difference=1.0, given_published=False
+                )
                 assert size["reproduced"] <= bound
 
 
 def test_power_is_not_monotone_in_the_seeds() -> None:
     published = Published(90, 0.3, 3)
-    ten, limit = (verdict_probabilities(0.3, n, published, 1.0, given_published=False)["reproduced"] for n in (10, math.inf))
+    ten, limit = (
+        verdict_probabilities(0.3, n, published, 1.0, given_published=False)["reproduced"] for n in (10, math.inf)
+    )
     assert ten > limit
 
 
-def simulate(std: float, n: int, published: Published, margin: float, difference: float, given_published: bool) -> dict[str, float]:
+def simulate(
+    std: float, n: int, published: Published, margin: float, difference: float, given_published: bool
+) -> dict[str, float]:
     """Frequency of the verdicts in 40,000 studies, all of it drawn and tested by numpy and scipy."""
     rng = np.random.default_rng(7)
     std0, n0 = published.std or 0.0, published.n or 0
@@ -463,7 +514,8 @@ def by_chance(p: float, errors: float = 4.0) -> float:
 
 
 @pytest.mark.parametrize(
-    ("n", "difference", "given_published"), [(3, 0.0, False), (10, 0.4, False), (5, -2.0, False), (4, 0.3, True), (8, -1.6, True)]
+    ("n", "difference", "given_published"),
+    [(3, 0.0, False), (10, 0.4, False), (5, -2.0, False), (4, 0.3, True), (8, -1.6, True)],
 )
 def test_probabilities_by_simulation(n: int, difference: float, given_published: bool) -> None:
     study = (0.6, n, Published(0.0, 0.5, 3), 1.0, difference)
@@ -481,7 +533,9 @@ def test_coverage_of_welch_by_simulation(n: int, expected: float) -> None:
     assert missed["undecided"] == pytest.approx(expected, abs=by_chance(expected) + 0.0005)
 
 
-@pytest.mark.parametrize(("n", "n0", "ratio", "bound"), [(3, 3, 3.0, 0.065), (20, 3, 1.0, 0.065), (20, 3, 2.0, 0.065), (20, 5, 1.0, 0.055)])
+@pytest.mark.parametrize(
+    ("n", "n0", "ratio", "bound"), [(3, 3, 3.0, 0.065), (20, 3, 1.0, 0.065), (20, 3, 2.0, 0.065), (20, 5, 1.0, 0.055)]
+)
 def test_size_of_tost_by_simulation(n: int, n0: int, ratio: float, bound: float) -> None:
     # a margin of many standard deviations, at which the size is largest
     study = (0.02 * ratio, n, Published(0.0, 0.02, n0), 1.0, 1.0)
@@ -536,7 +590,10 @@ def test_effect_size_without_its_small_sample_bias(n: int, correction: float) ->
 
 def test_hedges_g_is_right_on_average() -> None:
     rng = np.random.default_rng(3)
-    sizes = [(result.effect_size, result.hedges_g) for result in (paired(row) for row in rng.normal(1.0, 1.0, (2000, 6)).tolist())]
+    sizes = [
+        (result.effect_size, result.hedges_g)
+        for result in (paired(row) for row in rng.normal(1.0, 1.0, (2000, 6)).tolist())
+    ]
     biased, unbiased = np.array(sizes, dtype=float).T
     assert unbiased.mean() == pytest.approx(1.0, abs=4 * unbiased.std() / math.sqrt(2000))
     assert biased.mean() > 1.1
@@ -654,9 +711,13 @@ def test_in_a_family_both_sides_are_corrected(
 
 def test_a_family_keeps_its_size_when_a_claim_was_not_run() -> None:
     weak, strong, worse = paired([1.0, 2.0, 3.0]), paired([2.0, 2.01, 1.99]), paired([-3.0, -3.01, -3.02])
-    family = judge_family([("superior", weak, 0.0), ("superior", None, 0.0), ("noninferior", strong, 1.0), ("noninferior", worse, 1.0)])
+    family = judge_family(
+        [("superior", weak, 0.0), ("superior", None, 0.0), ("noninferior", strong, 1.0), ("noninferior", worse, 1.0)]
+    )
     assert [judged.outcome for judged in family] == ["undecided", "not run", "holds", "contradicted"]
-    assert [judged.p for judged in family] == pytest.approx([3 * weak.p_superior, 1.0, 4 * strong.p_noninferior(1.0), 1.0])
+    assert [judged.p for judged in family] == pytest.approx(
+        [3 * weak.p_superior, 1.0, 4 * strong.p_noninferior(1.0), 1.0]
+    )
     assert [judged.reverse_p for judged in family] == pytest.approx([1.0, 1.0, 1.0, 4 * worse.p_below(-1.0)])
 
 
@@ -667,14 +728,18 @@ def test_family_errors_of_both_outcomes_by_simulation() -> None:
     found = {"holds": 0, "contradicted": 0}
     by_itself = 0
     for draws in rng.normal(0, 1, (studies, len(kinds), 5)).tolist():
-        family = [(kind, paired([x - margin for x in row]), margin) for (kind, margin), row in zip(kinds, draws, strict=True)]
+        family = [
+            (kind, paired([x - margin for x in row]), margin) for (kind, margin), row in zip(kinds, draws, strict=True)
+        ]
         outcomes = {judged.outcome for judged in judge_family(family)}
         for outcome in found:
             found[outcome] += outcome in outcomes
         by_itself += any(difference.p_below(-margin) < 0.025 for _, difference, margin in family)
     for outcome, error in (("holds", 0.05), ("contradicted", 0.025)):
         # independent claims: 1 - (1 - error / 11) ** 11, all but the error itself
-        assert found[outcome] / studies == pytest.approx(error, abs=4 * math.sqrt(error * (1 - error) / studies)), outcome
+        assert found[outcome] / studies == pytest.approx(error, abs=4 * math.sqrt(error * (1 - error) / studies)), (
+            outcome
+        )
     assert by_itself / studies > 0.15  # 1 - 0.975 ** 11 = 0.24: what the correction is for
 
 
@@ -728,7 +793,12 @@ def random_factorial(factors: str, seeds: int = 4) -> dict[frozenset[str], dict[
 
 
 def test_effects_of_two_factors_by_hand() -> None:
-    runs = {cell(""): {0: 10.0, 1: 20.0}, cell("a"): {0: 14.0, 1: 22.0}, cell("b"): {0: 11.0, 1: 25.0}, cell("ab"): {1: 31.0, 0: 19.0}}
+    runs = {
+        cell(""): {0: 10.0, 1: 20.0},
+        cell("a"): {0: 14.0, 1: 22.0},
+        cell("b"): {0: 11.0, 1: 25.0},
+        cell("ab"): {1: 31.0, 0: 19.0},
+    }
     effects = factorial_effects(runs)
     assert list(effects) == [cell("a"), cell("b"), cell("ab")]
     # with less without: 4 and 8, 2 and 6; so 6 and 4 for the two seeds, standard error 1, t(0.975, 1) = 12.706
@@ -748,12 +818,16 @@ def test_effects_of_three_factors_are_those_of_a_linear_model() -> None:
     effects = factorial_effects(runs)
     assert len(effects) == 7
     # factors coded -1 and +1: a coefficient is half an effect
-    design = np.array([[math.prod(1 if f in c else -1 for f in effect) for effect in [cell(""), *effects]] for c in runs])
+    design = np.array(
+        [[math.prod(1 if f in c else -1 for f in effect) for effect in [cell(""), *effects]] for c in runs]
+    )
     values = np.array([[runs[c][seed] for seed in range(4)] for c in runs])
     coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
     for effect, fitted in zip(effects, 2 * coefficients[1:], strict=True):
         assert effects[effect].value == pytest.approx(fitted.mean())
-        assert effects[effect].interval() == pytest.approx(tuple(stats.ttest_1samp(fitted, 0).confidence_interval(0.95)))
+        assert effects[effect].interval() == pytest.approx(
+            tuple(stats.ttest_1samp(fitted, 0).confidence_interval(0.95))
+        )
 
 
 def test_calling_presence_absence_turns_the_signs_of_one_factor() -> None:
@@ -785,7 +859,9 @@ def test_a_seed_that_one_cell_lacks_counts_nowhere() -> None:
         (lambda runs: runs[cell("a")].update({0: math.nan}), "finite numbers"),
     ],
 )
-def test_an_incomplete_factorial_is_refused(change: Callable[[dict[frozenset[str], dict[int, float]]], object], named: str) -> None:
+def test_an_incomplete_factorial_is_refused(
+    change: Callable[[dict[frozenset[str], dict[int, float]]], object], named: str
+) -> None:
     runs = random_factorial("abc")
     change(runs)
     with pytest.raises(ValueError, match=named):

@@ -24,7 +24,9 @@ from small_runs import synthetic_record
 SLCA_CELL = "slca/main/slca/split-cifar100-10"
 
 
-def from_elsewhere(recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 0, settings: Sequence[str] = ()) -> dict[str, Any]:
+def from_elsewhere(
+    recipe: str = "slca", stream: str = "split-quickdraw-10", seed: int = 0, settings: Sequence[str] = ()
+) -> dict[str, Any]:
     """A document without any fault."""
     known = RECIPES.get(recipe, RECIPES["slca"])
     record = synthetic_record(recipe, stream, seed, config=(config := known.config.set(settings)))
@@ -51,14 +53,18 @@ def check(document: Any, folder: Path, store: RecordStore | None = None) -> subm
     return submission.check(path, store)
 
 
-@pytest.mark.parametrize(("make", "page", "row"), [(from_elsewhere, "embedded.csv", ",slca,1,"), (of_a_cell, "index.html", "50.00")])
+@pytest.mark.parametrize(
+    ("make", "page", "row"), [(from_elsewhere, "embedded.csv", ",slca,1,"), (of_a_cell, "index.html", "50.00")]
+)
 def test_what_is_shown_is_shown(make: Callable[[], dict[str, Any]], page: str, row: str, tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "records")
     store.write(synthetic_record("linear"))  # a board needs a recipe
     checked = check(make(), tmp_path, store)
     assert (checked.problems, checked.notes) == ((), ())
     assert str(checked).startswith(f"{checked.path}: sound; copy it to {checked.place}; shown on the leaderboard\n")
-    assert str(checked).endswith("only the last row of result.accuracy is backed by bits, one per test image: the others are as stated")
+    assert str(checked).endswith(
+        "only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
+    )
     assert checked.place
     before = (tmp_path / "before", tmp_path / "after")
     for folder in before:
@@ -137,18 +143,28 @@ CELL_FAULTS = [
     (change(class_order=[0, *range(2, 101)]), "no permutation of the 100 classes of split-cifar100-10"),
     (configured(seeding="initialisation"), "not the one of the data set"),
     (lambda document: change(data_sha256=downstream().sha256)(document), "data_sha256 is that of the drawings"),
-    (lambda document: change(weights_sha256=weights_sha256(Config()))(document), "weights_sha256 is that of quickdraw_vit"),
+    (
+        lambda document: change(weights_sha256=weights_sha256(Config()))(document),
+        "weights_sha256 is that of quickdraw_vit",
+    ),
     (lambda document: document["result"]["config"].pop("images"), "hash of result.config"),
     (change(stream="split-quickdraw-10"), "result.config is for photographs"),
     (change(stream="split-imagenet-r-10"), "no permutation of the 200 classes"),
     (one_entropy(199, 2.31), "over 10 classes"),
-    (change(hyperparameters_from="validation"), "is 'validation': for slca.main.slca with this configuration it is 'paper'"),
+    (
+        change(hyperparameters_from="validation"),
+        "is 'validation': for slca.main.slca with this configuration it is 'paper'",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("document", "spoil", "message"),
-    [(make, *fault) for make, faults in ((from_elsewhere, EMBEDDED_FAULTS), (of_a_cell, CELL_FAULTS)) for fault in faults],
+    [
+        (make, *fault)
+        for make, faults in ((from_elsewhere, EMBEDDED_FAULTS), (of_a_cell, CELL_FAULTS))
+        for fault in faults
+    ],
 )
 def test_what_is_wrong_is_named(
     document: Callable[[], dict[str, Any]], spoil: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
@@ -198,7 +214,9 @@ def test_what_is_on_record_is_said_and_not_to_be_copied(store: RecordStore, tmp_
 
     theirs["result"]["accuracy"][5][2] += 1.0
     (problem,) = check(theirs, tmp_path, store).problems
-    assert problem.startswith(f"copying {tmp_path / 'theirs.json'} would overwrite another record, {place}: they do not agree within 0.5")
+    assert problem.startswith(
+        f"copying {tmp_path / 'theirs.json'} would overwrite another record, {place}: they do not agree within 0.5"
+    )
     assert check(theirs, tmp_path).problems == ()  # no store at hand
 
     place.write_text("{")
@@ -215,7 +233,10 @@ def test_what_other_seeds_have_alike_must_be_alike(key: str, store: RecordStore,
     (problem,) = check(theirs, tmp_path, store).problems
     other = theirs["result"][key] - 1
     assert problem == f"result.{key} is {other + 1}: {seed_0}, of the same configuration, has {other}"
-    for elsewhere in (from_elsewhere(stream="split-quickdraw-uneven", seed=1), from_elsewhere(settings=["lr=0.77"], seed=1)):
+    for elsewhere in (
+        from_elsewhere(stream="split-quickdraw-uneven", seed=1),
+        from_elsewhere(settings=["lr=0.77"], seed=1),
+    ):
         elsewhere["result"][key] += 1
         assert check(elsewhere, tmp_path, store).problems == ()
 
@@ -268,12 +289,21 @@ def test_what_is_no_record_is_named_as_a_store_does(content: str | None, message
 @pytest.mark.parametrize(
     ("document", "note"),
     [
-        (partial(from_elsewhere, "mine"), "no recipe is called 'mine' here, and no published cell on split-quickdraw-10: add the recipe"),
-        (partial(from_elsewhere, "slca.main.slca"), "no recipe is called 'slca.main.slca' here, and no published cell on split-quick"),
+        (
+            partial(from_elsewhere, "mine"),
+            "no recipe is called 'mine' here, and no published cell on split-quickdraw-10: add the recipe",
+        ),
+        (
+            partial(from_elsewhere, "slca.main.slca"),
+            "no recipe is called 'slca.main.slca' here, and no published cell on split-quick",
+        ),
         (partial(from_elsewhere, settings=["lr=0.77"]), "lr is 0.77 instead of"),
         (partial(from_elsewhere, seed=1000), "seed 1000 is one of those that choose hyper-parameters"),
         (partial(from_elsewhere, "slca.f3"), "turns the switch F3"),
-        (partial(of_a_cell, settings=["lr=0.77"]), f"1 of {SLCA_CELL}: not made by the paper's protocol: lr=0.77 instead of 0.01"),
+        (
+            partial(of_a_cell, settings=["lr=0.77"]),
+            f"1 of {SLCA_CELL}: not made by the paper's protocol: lr=0.77 instead of 0.01",
+        ),
     ],
 )
 def test_why_a_sound_record_is_not_shown(document: Callable[[], dict[str, Any]], note: str, tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from reclaim.benchmark.data.images import ImageList
 from reclaim.benchmark.data.synthetic import MARKER, write_dataset
 from reclaim.benchmark.data.verify import extra_files, read_images
 
-SIDE = {"cifar100": 32, "cifar10": 32, "svhn": 32, "clrs25": 256, "places-lt": 256, "pacs": 227}  # of the sets with one size
+SIDE = {
+    "cifar100": 32,
+    "cifar10": 32,
+    "svhn": 32,
+    "clrs25": 256,
+    "places-lt": 256,
+    "pacs": 227,
+}  # of the sets with one size
 DOMAINS = ("officehome", "pacs")
 MAT_HEADER = 128  # bytes, with the time of writing
 
@@ -30,7 +37,9 @@ def root() -> Iterator[Path]:
 
 def contents(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()[MAT_HEADER if path.suffix == ".mat" else 0 :]).hexdigest()
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            path.read_bytes()[MAT_HEADER if path.suffix == ".mat" else 0 :]
+        ).hexdigest()
         for path in folder.rglob("*")
         if path.is_file()
     }
@@ -40,7 +49,9 @@ def colours(part: ImageList, below: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean colours of the two halves, (n, 6), and labels of a part's images of the first classes."""
     chosen = [i for i, label in enumerate(part.labels) if label < below]
     halves = [np.array_split(np.asarray(part.load(i)), 2) for i in chosen]
-    return np.stack([np.concatenate([half.mean((0, 1)) for half in pair]) for pair in halves]), np.array([part.labels[i] for i in chosen])
+    return np.stack([np.concatenate([half.mean((0, 1)) for half in pair]) for pair in halves]), np.array(
+        [part.labels[i] for i in chosen]
+    )
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -81,7 +92,9 @@ def test_every_copy_has_the_real_format_classes_and_sizes(name: str, root: Path)
         read_images(name, root)
 
 
-@pytest.mark.parametrize(("name", "train", "test"), [("cifar10", 3, 2), ("svhn", 3, 2), ("clrs25", 3, 2), ("pacs", 3, 2)])
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("cifar10", 3, 2), ("svhn", 3, 2), ("clrs25", 3, 2), ("pacs", 3, 2)]
+)
 def test_the_numbers_asked_for(name: str, train: int, test: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthetic._SIZES, "clrs25", ((8, 8),))  # several hundred images
     write_dataset(name, root, train_per_class=train, test_per_class=test)
@@ -118,11 +131,15 @@ def test_a_finished_copy_is_kept_and_nothing_is_overwritten(tmp_path: Path) -> N
     before = contents(tmp_path)
     assert write_dataset("pacs", str(tmp_path), train_per_class=1) == folder
     for other in ({}, {"train_per_class": 1, "test_per_class": 2}, {"train_per_class": 1, "seed": 1}):
-        with pytest.raises(ValueError, match=r"PACS holds other synthetic images .*seed=0\): delete it, or give another root"):
+        with pytest.raises(
+            ValueError, match=r"PACS holds other synthetic images .*seed=0\): delete it, or give another root"
+        ):
             write_dataset("pacs", tmp_path, **other)
     (folder / MARKER).unlink()
     del before[f"PACS/{MARKER}"]
-    with pytest.raises(ValueError, match=r"PACS is there already and holds no SYNTHETIC.txt.*may be real data: give another root"):
+    with pytest.raises(
+        ValueError, match=r"PACS is there already and holds no SYNTHETIC.txt.*may be real data: give another root"
+    ):
         write_dataset("pacs", tmp_path, train_per_class=1)
     assert contents(tmp_path) == before
     # neither a file nor a link to a disk that is not mounted is taken for free room
@@ -157,11 +174,17 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         ("pacs", {"seed": -1}, r"seed at least 0, got 2, 1 and -1"),
         ("imagenette", {}, r"unknown data set 'imagenette'"),
         # with these verify=True would have nothing to refuse
-        ("imagenet-r", {"train_per_class": 120, "test_per_class": 30}, r"120 and 30 images per class are as many as ImageNet-R"),
+        (
+            "imagenet-r",
+            {"train_per_class": 120, "test_per_class": 30},
+            r"120 and 30 images per class are as many as ImageNet-R",
+        ),
         ("food101", {"train_per_class": 750, "test_per_class": 250}, r"as many as Food-101 has: ask for one less"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(name: str, arguments: dict[str, int], message: str, tmp_path: Path) -> None:
+def test_bad_arguments_are_refused_before_anything_is_written(
+    name: str, arguments: dict[str, int], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         write_dataset(name, tmp_path / "root", **arguments)
     assert list(tmp_path.iterdir()) == []

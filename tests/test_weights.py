@@ -119,7 +119,10 @@ def torch_file(model: nn.Module, path: Path) -> Path:
 
 def training_checkpoint(model: nn.Module, path: Path) -> Path:
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"epoch": 3, "arch": "vit", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path.with_suffix(".pth"))
+    torch.save(
+        {"epoch": 3, "arch": "vit", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}},
+        path.with_suffix(".pth"),
+    )
     return path.with_suffix(".pth")
 
 
@@ -131,18 +134,35 @@ def mae_file(model: nn.Module, path: Path) -> Path:
 def moco_file(model: nn.Module, path: Path) -> Path:
     """Two encoders, each with a projector where timm has its classifier, and a predictor."""
     parts = {"base_encoder": model, "momentum_encoder": filled(create_backbone("test_vit"), seed=1)}
-    state = {f"module.{part}.{name}": tensor for part, encoder in parts.items() for name, tensor in encoder.state_dict().items()}
+    state = {
+        f"module.{part}.{name}": tensor
+        for part, encoder in parts.items()
+        for name, tensor in encoder.state_dict().items()
+    }
     state |= {f"module.{part}.head.0.weight": torch.ones(8, 64) for part in parts}
     state |= {"module.predictor.0.weight": torch.ones(8, 8)}
-    torch.save({"epoch": 300, "arch": "vit_base", "state_dict": state, "optimizer": {}, "scaler": {}}, path.with_suffix(".pth.tar"))
+    torch.save(
+        {"epoch": 300, "arch": "vit_base", "state_dict": state, "optimizer": {}, "scaler": {}},
+        path.with_suffix(".pth.tar"),
+    )
     return path.with_suffix(".pth.tar")
 
 
-WRITERS = [safetensors_file, google_file, google_file_with_optimizer, torch_file, training_checkpoint, mae_file, moco_file]
+WRITERS = [
+    safetensors_file,
+    google_file,
+    google_file_with_optimizer,
+    torch_file,
+    training_checkpoint,
+    mae_file,
+    moco_file,
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_weights_come_back_from_every_format(write: Callable[[nn.Module, Path], Path], vit: Any, tmp_path: Path) -> None:
+def test_weights_come_back_from_every_format(
+    write: Callable[[nn.Module, Path], Path], vit: Any, tmp_path: Path
+) -> None:
     path = write(vit, tmp_path / "weights")
     assert fingerprint(create_backbone("test_vit", path, allow_unexpected=EXTRAS)) == fingerprint(vit)
 
@@ -165,10 +185,19 @@ def remove(suffix: str) -> Callable[[dict[str, Any]], Any]:
     ("change", "message"),
     [
         (remove("encoder_norm/bias"), r"Missing keys \(allow_missing\): norm.bias$"),
-        (remove("encoderblock_4/MultiHeadDotProductAttention_1/key/bias"), r"blocks.4.attn.qkv.bias; Unexpected.*blocks.4.attn.query.bias"),
+        (
+            remove("encoderblock_4/MultiHeadDotProductAttention_1/key/bias"),
+            r"blocks.4.attn.qkv.bias; Unexpected.*blocks.4.attn.query.bias",
+        ),
         (remove("pre_logits/bias"), None),
-        (lambda arrays: arrays.update({"Transformer/encoderblock_6/LayerNorm_0/bias": np.zeros(64)}), "Unexpected.*: blocks.6.norm1.bias$"),
-        (lambda arrays: arrays.update({"embedding/kernel": np.zeros((8, 8, 3, 64), np.float32)}), "mismatch for patch_embed.proj.weight"),
+        (
+            lambda arrays: arrays.update({"Transformer/encoderblock_6/LayerNorm_0/bias": np.zeros(64)}),
+            "Unexpected.*: blocks.6.norm1.bias$",
+        ),
+        (
+            lambda arrays: arrays.update({"embedding/kernel": np.zeros((8, 8, 3, 64), np.float32)}),
+            "mismatch for patch_embed.proj.weight",
+        ),
         (lambda arrays: arrays.update({"head/bias": np.array([{}])}), "weights.npz as tensors only"),
     ],
 )
@@ -183,12 +212,19 @@ def test_google_files_are_loaded_strictly(change: Any, message: str | None, vit:
             create_backbone("test_vit", tmp_path / "weights.npz", allow_unexpected=EXTRAS)
 
 
-def test_what_is_missing_or_unexpected_must_be_listed(vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_or_unexpected_must_be_listed(
+    vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = vit.state_dict() | {"head.weight": torch.zeros(1), "head.bias": torch.zeros(1)}
     del state["norm.weight"], state["norm.bias"]
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
-    for missing, unexpected in [((), ()), (["norm.weight"], ["head.*"]), (["norm.*"], ["head.weight"]), (["orm.*"], ["*"])]:
+    for missing, unexpected in [
+        ((), ()),
+        (["norm.weight"], ["head.*"]),
+        (["norm.*"], ["head.weight"]),
+        (["orm.*"], ["*"]),
+    ]:
         with pytest.raises(ValueError, match=r"(Missing|Unexpected) keys"):
             create_backbone("test_vit", path, allow_missing=missing, allow_unexpected=unexpected)
     loaded = create_backbone("test_vit", path, allow_missing=["norm.*"], allow_unexpected=["head.*"]).state_dict()
@@ -323,7 +359,10 @@ def test_from_the_hub(name: str, hub: Callable[[str, dict[str, Tensor]], None]) 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("test_vit.r160_in1k", r"cannot get the weights of 'test_vit.r160_in1k' from timm's hub, pass a file as weights: "),
+        (
+            "test_vit.r160_in1k",
+            r"cannot get the weights of 'test_vit.r160_in1k' from timm's hub, pass a file as weights: ",
+        ),
         ("test_vit", r"timm's hub has no 'test_vit': pass a file as weights, or use test_vit.r160_in1k$"),
         ("test_vit.nothing", r"timm's hub has no 'test_vit.nothing': .* or use test_vit.r160_in1k$"),
         ("tf_efficientnet_lite0", rf"or use tf_efficientnet_lite0.in1k, {LITE0}$"),
@@ -365,7 +404,10 @@ def test_the_page_has_the_table() -> None:
 
 # EfficientNet-Lite0 from PyPI
 
-PALACE, DAISY = 698, 985  # classes of ImageNet-1k, from 0: a hall of the Summer Palace, a dahlia (ImageNet knows no dahlias)
+PALACE, DAISY = (
+    698,
+    985,
+)  # classes of ImageNet-1k, from 0: a hall of the Summer Palace, a dahlia (ImageNet knows no dahlias)
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +471,9 @@ def test_lite0_is_the_same_everywhere(lite0_file: Path) -> None:
     assert fingerprint(given) == fingerprint(pretrained) != fingerprint(create_backbone(LITE0))
 
 
-@pytest.mark.parametrize("name", ["_blocks.16._bn0.bias", "_blocks.0._expand_conv.weight", "_blocks.x._bn0.bias", "_bn2.bias", "a.b.c"])
+@pytest.mark.parametrize(
+    "name", ["_blocks.16._bn0.bias", "_blocks.0._expand_conv.weight", "_blocks.x._bn0.bias", "_bn2.bias", "a.b.c"]
+)
 def test_an_unknown_name_of_lite0_is_unexpected(name: str, tmp_path: Path) -> None:
     torch.save({"_conv_stem.weight": torch.zeros(32, 3, 3, 3), name: torch.zeros(1)}, tmp_path / "weights.pth")
     assert read_weights(tmp_path / "weights.pth").keys() == {"conv_stem.weight", name}
@@ -448,7 +492,9 @@ def patterns(classes: list[int], seed: int) -> tuple[Tensor, Tensor]:
     """Eight 64 x 64 images of each class: coarse patterns, under noise."""
     coarse = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     y = torch.tensor(classes).repeat_interleave(8)
-    images = F.interpolate(coarse, 64)[y] + 0.1 * torch.randn(len(y), 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    images = F.interpolate(coarse, 64)[y] + 0.1 * torch.randn(
+        len(y), 3, 64, 64, generator=torch.Generator().manual_seed(seed)
+    )
     return images * 2 - 1, y
 
 
@@ -467,13 +513,17 @@ def test_the_methods_on_lite0(lite0_file: Path) -> None:
     assert depths["conv_stem.weight"] == depths["bn1.bias"] == 0
     assert depths["conv_head.weight"] == depths["bn2.bias"] == 1
     of_blocks = [
-        depths[f"blocks.{stage}.{block}.bn1.weight"] for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(blocks)
+        depths[f"blocks.{stage}.{block}.bn1.weight"]
+        for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1))
+        for block in range(blocks)
     ]
     assert len(set(of_blocks)) == 16
 
     theta_0 = [p.detach().clone() for p in backbone.parameters()]
     # a tenth of SLCA's rate: these features are some 60 long
-    optimizer = OLORSGD(slow_learner_groups(model, lr=1e-3, weight_decay=None), depths=layer_depths(model), momentum=0.9)
+    optimizer = OLORSGD(
+        slow_learner_groups(model, lr=1e-3, weight_decay=None), depths=layer_depths(model), momentum=0.9
+    )
     alignment = ClassifierAlignment(lr=1e-3, samples_per_class=32, batch_size=64)
     stream: Any = tensors_benchmark(
         train_tensors=[patterns([0, 1], seed=1), patterns([2, 3], seed=2)],
@@ -494,7 +544,9 @@ def test_the_methods_on_lite0(lite0_file: Path) -> None:
         strategy.train(experience)
         heads.append(model.heads.snapshot())
     assert set(optimizer.anchors) == set(backbone.parameters())
-    assert all(torch.equal(optimizer.anchors[p].value, start) for p, start in zip(backbone.parameters(), theta_0, strict=True))
+    assert all(
+        torch.equal(optimizer.anchors[p].value, start) for p, start in zip(backbone.parameters(), theta_0, strict=True)
+    )
     moved = [float((p.detach() - start).abs().max()) for p, start in zip(backbone.parameters(), theta_0, strict=True)]
     assert 0 < max(moved) < 0.01
     assert not torch.equal(heads[0][0], heads[1][0]), "alignment trains the first head with the second"

@@ -74,7 +74,9 @@ def olor(arrays: Arrays) -> list[Deviation]:
         for i, param in enumerate(params):
             param.grad = torch.from_numpy(arrays[f"grad_{step}_{i}"].copy())
         optimizer.step()
-        deviations += [np.abs(param.detach().numpy() - arrays[f"param_{step}_{i}"]).max() for i, param in enumerate(params)]
+        deviations += [
+            np.abs(param.detach().numpy() - arrays[f"param_{step}_{i}"]).max() for i, param in enumerate(params)
+        ]
     return [Deviation("parameters over all steps", float(np.max(deviations)), 1e-5)]
 
 
@@ -98,7 +100,9 @@ def slca(arrays: Arrays) -> list[Deviation]:
         gaussians.fit(features[chosen], targets[chosen], experience=task)
     unaligned = [
         torch.from_numpy(part)
-        for weight, bias in zip(np.split(arrays["head_weight"], ends[:-1]), np.split(arrays["head_bias"], ends[:-1]), strict=True)
+        for weight, bias in zip(
+            np.split(arrays["head_weight"], ends[:-1]), np.split(arrays["head_bias"], ends[:-1]), strict=True
+        )
         for part in (weight, bias)
     ]
 
@@ -166,7 +170,9 @@ def lae_module(arrays: Arrays) -> list[Deviation]:
 
 
 def _recorded_vit(arrays: Arrays) -> VisionTransformer:
-    weights = {name.removeprefix("vit."): torch.from_numpy(array) for name, array in arrays.items() if name.startswith("vit.")}
+    weights = {
+        name.removeprefix("vit."): torch.from_numpy(array) for name, array in arrays.items() if name.startswith("vit.")
+    }
     dim, channels, patch, _ = weights["patch_embed.proj.weight"].shape
     vit = VisionTransformer(
         img_size=arrays["x"].shape[-1],
@@ -190,7 +196,9 @@ def _attach_recorded(vit: VisionTransformer, arrays: Arrays) -> Sequence[PEFTMod
         return attach_adapter(vit, blocks, hidden=len(arrays["pet0.layer.0.weight"]))
     if kind == "prefix":
         return attach_prefix(vit, blocks, tokens=len(arrays["pet0.key.tokens"]))
-    raise ValueError(f"unknown kind {kind!r} of module of LAE in a golden file: the known ones are lora, adapter and prefix")
+    raise ValueError(
+        f"unknown kind {kind!r} of module of LAE in a golden file: the known ones are lora, adapter and prefix"
+    )
 
 
 def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Parameter, Any]]:
@@ -200,8 +208,17 @@ def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Paramet
         return [(name.format(index), parameter, index) for name, parameter in of_both.items() for index in range(2)]
     if isinstance(module, Prefix):
         of_both = {"{}.tokens": module.tokens, "{}.scaler.scale": module.scale}
-        return [(name.format(part), parameter, index) for name, parameter in of_both.items() for index, part in enumerate(("key", "val"))]
-    names = {"layer.0.weight": "down.weight", "layer.0.bias": "down.bias", "layer.2.weight": "up.weight", "layer.2.bias": "up.bias"}
+        return [
+            (name.format(part), parameter, index)
+            for name, parameter in of_both.items()
+            for index, part in enumerate(("key", "val"))
+        ]
+    names = {
+        "layer.0.weight": "down.weight",
+        "layer.0.bias": "down.bias",
+        "layer.2.weight": "up.weight",
+        "layer.2.bias": "up.bias",
+    }
     return [(name, module.get_parameter(own), ...) for name, own in {**names, "layer.3.scale": "scale"}.items()]
 
 

@@ -30,15 +30,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("reclaim", "checks of published numbers (reclaim)")
     checks = "check the papers' claims and cells: live runs, records, verdicts; with pytest's --strict an undecided cell fails"
     group.addoption("--paper-check", action="store_true", help=checks)
-    group.addoption("--paper", type=_keys, metavar="KEYS", help="only these papers, such as slca,olor (default: slca,olor,aepg)")
+    group.addoption(
+        "--paper", type=_keys, metavar="KEYS", help="only these papers, such as slca,olor (default: slca,olor,aepg)"
+    )
     stores = "a record store; repeat the option for each, they are merged (default: ./leaderboards/records)"
     group.addoption("--records", action="append", metavar="DIR", help=stores)
     group.addoption("--records-only", action="store_true", help="train nothing: judge the runs on record")
-    group.addoption("--run-missing", action="store_true", help="train what the claims need and no record has, into the first store (hours)")
-    group.addoption("--fresh", action="store_true", help="train every recipe and seed on record anew before judging (hours)")
+    group.addoption(
+        "--run-missing",
+        action="store_true",
+        help="train what the claims need and no record has, into the first store (hours)",
+    )
+    group.addoption(
+        "--fresh", action="store_true", help="train every recipe and seed on record anew before judging (hours)"
+    )
     group.addoption("--paper-jobs", type=int, default=None, metavar="N", help="runs at a time (default: one per core)")
-    group.addoption("--margin", type=_margin, metavar="POINTS", help="of every cell, instead of its table's (papers/*.toml)")
-    group.addoption("--alpha", type=_alpha, metavar="LEVEL", help="of the cells' verdicts and their tables' sentences (default: 0.05)")
+    group.addoption(
+        "--margin", type=_margin, metavar="POINTS", help="of every cell, instead of its table's (papers/*.toml)"
+    )
+    group.addoption(
+        "--alpha",
+        type=_alpha,
+        metavar="LEVEL",
+        help="of the cells' verdicts and their tables' sentences (default: 0.05)",
+    )
     group.addoption("--verdicts", metavar="FILE", help="write all verdicts, unrounded, as JSON")
 
 
@@ -65,7 +80,9 @@ def _keys(text: str) -> tuple[str, ...]:
 
     keys = tuple(key.strip() for key in text.split(","))
     if unknown := [key for key in keys if key not in PAPERS]:
-        raise argparse.ArgumentTypeError(f"unknown paper {unknown[0]!r}: choose of {', '.join(PAPERS)}, separated by commas")
+        raise argparse.ArgumentTypeError(
+            f"unknown paper {unknown[0]!r}: choose of {', '.join(PAPERS)}, separated by commas"
+        )
     return keys
 
 
@@ -73,11 +90,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
     config.addinivalue_line("markers", "paper_check: a check of published numbers or claims; runs with --paper-check")
     config.addinivalue_line("markers", "papers(*keys): the papers that a check is about, for --paper")
-    config.addinivalue_line("markers", "speed: a side-by-side measurement; runs with --benchmark-only, or when its file is named")
+    config.addinivalue_line(
+        "markers", "speed: a side-by-side measurement; runs with --benchmark-only, or when its file is named"
+    )
     if config.getoption("--fresh") and config.getoption("--records-only"):
         raise pytest.UsageError("--fresh trains every run, --records-only none: pass one of them")
     if config.getoption("--run-missing") and (config.getoption("--fresh") or config.getoption("--records-only")):
-        raise pytest.UsageError("--run-missing trains what is not on record, --fresh every run, --records-only none: pass one of them")
+        raise pytest.UsageError(
+            "--run-missing trains what is not on record, --fresh every run, --records-only none: pass one of them"
+        )
     if verdicts := config.getoption("--verdicts"):
         if not config.getoption("--paper-check"):
             raise pytest.UsageError("--verdicts writes what --paper-check finds: pass that, too")
@@ -87,14 +108,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if (chosen := config.getoption("--paper")) is not None:
-        dropped = [item for item in items if (mark := item.get_closest_marker("papers")) and not {*mark.args} & {*chosen}]
+        dropped = [
+            item for item in items if (mark := item.get_closest_marker("papers")) and not {*mark.args} & {*chosen}
+        ]
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
     named = {Path(str(argument).split("::")[0]).name for argument in config.args}
     for item in items:
         if item.get_closest_marker("paper_check") and not config.getoption("--paper-check"):
             item.add_marker(pytest.mark.skip(reason="pass --paper-check"))
-        if item.get_closest_marker("speed") and not config.getoption("--benchmark-only", default=False) and item.path.name not in named:
+        if (
+            item.get_closest_marker("speed")
+            and not config.getoption("--benchmark-only", default=False)
+            and item.path.name not in named
+        ):
             item.add_marker(pytest.mark.skip(reason=f"pass --benchmark-only, or name {item.path.name}"))
 
 
@@ -124,7 +151,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not (report.claim_rows or report.cell_rows or report.tables or report.notes):
         return
     terminalreporter.section("paper check")
-    changed = [f"{option} {value:g}" for option in ("--margin", "--alpha") if (value := config.getoption(option)) is not None]
+    changed = [
+        f"{option} {value:g}" for option in ("--margin", "--alpha") if (value := config.getoption(option)) is not None
+    ]
     blocks = [f"OVERRIDDEN for cells and tables: {', '.join(changed)}"] if changed else []
     for rows, header in ((report.claim_rows, CLAIM_HEADER), (report.cell_rows, CELL_HEADER)):
         if rows:
@@ -138,7 +167,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for remark in entry["remarks"]:
             about.setdefault(remark, []).append(entry["id"])
     remarks = [f"{ids[0]}{f' and {len(ids) - 1} more' * (len(ids) > 1)}: {remark}" for remark, ids in about.items()]
-    blocks += ["\n".join(lines) for lines in (remarks, [table["sentence"] for table in report.tables], report.notes) if lines]
+    blocks += [
+        "\n".join(lines) for lines in (remarks, [table["sentence"] for table in report.tables], report.notes) if lines
+    ]
     terminalreporter.write_line("\n\n".join(blocks))
 
 

@@ -42,4 +42,6 @@ def enter(request: pytest.FixtureRequest, part: str, entry: dict[str, Any]) -> N
     """Put a verdict into --verdicts, and into the properties of its test, which --junitxml writes."""
     request.config.stash[REPORT].verdicts[part].append(entry)
     # not the fixture record_property, which warns of every JUnit schema but the oldest
-    request.node.user_properties += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()]
+    request.node.user_properties += [
+        (key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()
+    ]

@@ -22,12 +22,18 @@ def checks(pytestconfig: pytest.Config) -> Mapping[str, CellCheck]:
     return found
 
 
-@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.id, marks=pytest.mark.papers(cell.paper)) for cell in cells()])
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.id, marks=pytest.mark.papers(cell.paper)) for cell in cells()]
+)
 def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: pytest.FixtureRequest) -> None:
     check = checks[cell.id]
     enter(request, "cells", check.as_dict())
     if check.verdict in ("not run", "no reference"):
-        pytest.skip(f"{check.verdict}: no record of {cell.recipe} on {cell.stream}" if check.verdict == "not run" else "no reference")
+        pytest.skip(
+            f"{check.verdict}: no record of {cell.recipe} on {cell.stream}"
+            if check.verdict == "not run"
+            else "no reference"
+        )
     row = check.row()
     request.config.stash[REPORT].cell_rows.append(row)
     if check.problem:

@@ -18,15 +18,25 @@ def verdicts(pytestconfig: pytest.Config) -> Mapping[str, ClaimVerdict]:
     return {verdict.claim.id: verdict for verdict in judge_claims(records_to_judge(pytestconfig))}
 
 
-@pytest.mark.parametrize("claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.papers(claim.paper)) for claim in claims()])
-def test_verdict_is_the_expected_one(claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.papers(claim.paper)) for claim in claims()]
+)
+def test_verdict_is_the_expected_one(
+    claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest
+) -> None:
     verdict = verdicts[claim.id]
     enter(request, "claims", verdict.as_dict())
     unit = "nats" if claim.metric == "final_entropy" else "points"
     bound = f"> {-claim.margin:g} {unit}" if claim.kind == "noninferior" else f"> 0 {unit}"
-    request.config.stash[REPORT].claim_rows.append((f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome))
+    request.config.stash[REPORT].claim_rows.append(
+        (f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome)
+    )
     if verdict.outcome == "not run":
         pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")
     if claim.expected is None:
-        pytest.fail(f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into papers/claims.toml")
-    assert verdict.outcome == claim.expected, f"verdict changed from {claim.expected!r} to {verdict.outcome!r}: {verdict}"
+        pytest.fail(
+            f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into papers/claims.toml"
+        )
+    assert verdict.outcome == claim.expected, (
+        f"verdict changed from {claim.expected!r} to {verdict.outcome!r}: {verdict}"
+    )

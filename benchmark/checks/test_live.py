@@ -34,9 +34,13 @@ def live(request: pytest.FixtureRequest) -> Mapping[str, tuple[Job, Record]]:
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(name, id=name, marks=papers_about(name)) for name in HEADLINE])
-def test_live_run_agrees_with_its_record(recipe: str, live: Mapping[str, tuple[Job, Record]], request: pytest.FixtureRequest) -> None:
+def test_live_run_agrees_with_its_record(
+    recipe: str, live: Mapping[str, tuple[Job, Record]], request: pytest.FixtureRequest
+) -> None:
     job, record = live[recipe]
-    committed = [r for r in records_on_record(request.config) if (r.recipe, r.stream, r.config_hash, r.seed) == job.place]
+    committed = [
+        r for r in records_on_record(request.config) if (r.recipe, r.stream, r.config_hash, r.seed) == job.place
+    ]
     if not committed:
         pytest.fail(f"{job} is not on record under its present configuration: `reclaim run {recipe} --seeds 1`")
     comparison = compare(record, committed[0])

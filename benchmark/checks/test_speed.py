@@ -79,10 +79,20 @@ def check(benchmark: Any) -> Callable[..., None]:
     """Measures A against B, shows it in pytest-benchmark's table and compares the median with a bound."""
 
     def check(
-        a: Callable[[], Any], b: Callable[[], Any], below: float, than: str, rounds: int = 15, seconds: Callable[..., float] = seconds_of
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        below: float,
+        than: str,
+        rounds: int = 15,
+        seconds: Callable[..., float] = seconds_of,
     ) -> None:
         found = ratio(a, b, rounds, seconds)
-        benchmark.extra_info |= {"ratio": found.median, "quartiles": [found.lower, found.upper], "than": than, "below": below}
+        benchmark.extra_info |= {
+            "ratio": found.median,
+            "quartiles": [found.lower, found.upper],
+            "than": than,
+            "below": below,
+        }
         benchmark.name = f"{benchmark.name}: {found} x {than}"
         benchmark.pedantic(a, rounds=5)
         assert found.median < below, f"{found} times as long as {than}, expected less than {below}"
@@ -122,7 +132,9 @@ def test_all_plugins_in_avalanche(check: Callable[..., None]) -> None:
             F.cross_entropy(bare(images[batch]), targets[batch]).backward()
             optimizer.step()
 
-    check(lambda: strategy.train(stream.train_stream[0], eval_streams=[]), loop, below=1.3, than="a bare loop's", rounds=7)
+    check(
+        lambda: strategy.train(stream.train_stream[0], eval_streams=[]), loop, below=1.3, than="a bare loop's", rounds=7
+    )
 
 
 def steps(make: Callable[[nn.Module], Optimizer]) -> Callable[[], None]:
@@ -144,7 +156,12 @@ def olor(model: nn.Module, foreach: bool) -> Optimizer:
 
 
 def test_olor_step(check: Callable[..., None]) -> None:
-    check(steps(partial(olor, foreach=True)), steps(lambda model: Adam(model.parameters(), foreach=True)), below=1.75, than="Adam's")
+    check(
+        steps(partial(olor, foreach=True)),
+        steps(lambda model: Adam(model.parameters(), foreach=True)),
+        below=1.75,
+        than="Adam's",
+    )
 
 
 def test_olor_foreach(check: Callable[..., None]) -> None:
@@ -197,7 +214,8 @@ def test_alignment(check: Callable[..., None]) -> None:
         results.append(heads.snapshot())
     torch.testing.assert_close(*results)  # the same work
     at_once, by_head = (
-        partial(align, some_heads(), gaussians, torch.Generator().manual_seed(0)) for align in (align_at_once, align_head_by_head)
+        partial(align, some_heads(), gaussians, torch.Generator().manual_seed(0))
+        for align in (align_at_once, align_head_by_head)
     )
     check(at_once, by_head, below=0.85, than="head by head")
 
@@ -205,12 +223,19 @@ def test_alignment(check: Callable[..., None]) -> None:
 def test_sampling(check: Callable[..., None]) -> None:
     """Features of 100 classes, beside torch's distribution of each, both with their Cholesky factors at hand."""
     gaussians, generator = statistics(), torch.Generator().manual_seed(0)
-    normals = [torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance) for c in gaussians.classes]
+    normals = [
+        torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance) for c in gaussians.classes
+    ]
 
     def one_by_one() -> Tensor:
         return torch.stack([normal.sample(torch.Size([SAMPLES])) for normal in normals])
 
-    check(lambda: gaussians.sample(gaussians.classes, SAMPLES, generator), one_by_one, below=0.3, than="MultivariateNormal's")
+    check(
+        lambda: gaussians.sample(gaussians.classes, SAMPLES, generator),
+        one_by_one,
+        below=0.3,
+        than="MultivariateNormal's",
+    )
 
 
 # Images
@@ -218,15 +243,24 @@ def test_sampling(check: Callable[..., None]) -> None:
 
 def test_augmentation(check: Callable[..., None]) -> None:
     images, warp = torch.rand(128, 1, 28, 28), Warp(flip=0)
-    per_image = v2.RandomAffine(10, translate=(0.07, 0.07), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
-    check(lambda: warp_batch(images, warp), lambda: torch.stack([per_image(x) for x in images]), below=0.3, than="image by image")
+    per_image = v2.RandomAffine(
+        10, translate=(0.07, 0.07), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR
+    )
+    check(
+        lambda: warp_batch(images, warp),
+        lambda: torch.stack([per_image(x) for x in images]),
+        below=0.3,
+        than="image by image",
+    )
 
 
 def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None:
     """A batch of photographs of 500 x 375 from the decoded cache, cropped at random to 224 x 224, beside one from their JPEG files."""
     generator = np.random.default_rng(0)
     for i in range(16):
-        blocks = Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+        blocks = Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(blocks) + generator.normal(0, 8, (375, 500, 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.jpg", quality=90)
     photographs = ImageList(tmp_path, tuple(f"{i}.jpg" for i in range(16)), (0,) * 16)
@@ -255,4 +289,11 @@ def import_seconds(statement: str) -> float:
 
 def test_import_of_what_needs_torch_alone(check: Callable[..., None]) -> None:
     ours = partial(import_seconds, "from reclaim.strategies import OLORSGD, OLORAdam, epg_loss")
-    check(ours, partial(import_seconds, "import torch"), below=1.5, than="import torch", rounds=7, seconds=lambda run: float(run()))
+    check(
+        ours,
+        partial(import_seconds, "import torch"),
+        below=1.5,
+        than="import torch",
+        rounds=7,
+        seconds=lambda run: float(run()),
+    )

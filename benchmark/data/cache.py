@@ -91,7 +91,9 @@ class CachedImages(Dataset[tuple[Any, int]]):
         the very pixels of images read from their files.
     """
 
-    def __init__(self, cache: ImageCache, places: Sequence[int], device: str | torch.device = "cpu", whole: bool | None = None) -> None:
+    def __init__(
+        self, cache: ImageCache, places: Sequence[int], device: str | torch.device = "cpu", whole: bool | None = None
+    ) -> None:
         self.cache, self.places, self.device = cache, list(places), torch.device(device)
         self.whole = self.device.type != "cpu" if whole is None else whole
         self.targets = [int(cache.labels[place]) for place in self.places]
@@ -108,11 +110,15 @@ class CachedImages(Dataset[tuple[Any, int]]):
         :raises ValueError: images under different transforms, or a worker process and a device that it cannot use.
         """
         if self.device.type != "cpu" and get_worker_info() is not None:
-            raise ValueError(f"decoded images are transformed on {self.device}, which worker processes cannot use: set workers to 0")
+            raise ValueError(
+                f"decoded images are transformed on {self.device}, which worker processes cannot use: set workers to 0"
+            )
         pixels = [sample[0].pixels for sample in samples]
         transform = samples[0][0].transform
         if any(sample[0].transform != transform for sample in samples):
-            raise ValueError("a batch of decoded images is transformed as a whole, and this one mixes training and test transforms")
+            raise ValueError(
+                "a batch of decoded images is transformed as a whole, and this one mixes training and test transforms"
+            )
         if self.whole:
             images = transform.on_batch(pixels, self.device)
         else:
@@ -168,7 +174,9 @@ def _decode(part: ImageList, target: Path, sha256: str, progress: Callable[[int]
     offsets = _offsets(sizes)
     free = shutil.disk_usage(target).free
     if offsets[-1] > free:
-        raise ValueError(f"{target} needs {offsets[-1] / 2**30:.1f} GiB, and {free / 2**30:.1f} are free: give a folder on another disk")
+        raise ValueError(
+            f"{target} needs {offsets[-1] / 2**30:.1f} GiB, and {free / 2**30:.1f} are free: give a folder on another disk"
+        )
     pixels = np.memmap(target / PIXELS, np.uint8, "w+", shape=(int(offsets[-1]),))
     for i in range(len(part)):
         pixels[offsets[i] : offsets[i + 1]] = np.asarray(part.load(i)).reshape(-1)

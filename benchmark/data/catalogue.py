@@ -75,7 +75,10 @@ class CatalogueError(ValueError):
     """catalogue.toml says something that cannot be; the message names file, data set, key, value and remedy."""
 
 
-_COUNTS: Kind = (lambda value: isinstance(value, dict) and all(map(COUNT[0], value.values())), "a table of whole numbers")
+_COUNTS: Kind = (
+    lambda value: isinstance(value, dict) and all(map(COUNT[0], value.values())),
+    "a table of whole numbers",
+)
 _ENTRIES: Kind = (
     lambda value: isinstance(value, list) and all(isinstance(entry, dict) for entry in value),
     "[[<name>.archives]] with its keys",
@@ -98,18 +101,27 @@ def read_catalogue(path: Path) -> dict[str, CatalogueEntry]:
 
     :raises CatalogueError: the file is not TOML, or a data set is not what it should be.
     """
-    return {name: _data_set(f"{path.name}, data set {name!r}", name, entry) for name, entry in read_tables(path, CatalogueError).items()}
+    return {
+        name: _data_set(f"{path.name}, data set {name!r}", name, entry)
+        for name, entry in read_tables(path, CatalogueError).items()
+    }
 
 
 def _data_set(where: str, name: str, entry: Mapping[str, Any]) -> CatalogueEntry:
     check_entry(where, entry, _REQUIRED, _OPTIONAL, CatalogueError)
     for number, archive in enumerate(entry.get("archives", []), start=1):
-        check_entry(f"{where}, archive {number}", archive, _ARCHIVE, {"folder": TEXT, "unpacked_limit": COUNT}, CatalogueError)
+        check_entry(
+            f"{where}, archive {number}", archive, _ARCHIVE, {"folder": TEXT, "unpacked_limit": COUNT}, CatalogueError
+        )
         if not _is_md5(archive["md5"]):
-            raise CatalogueError(f"{where}, archive {number}: md5 is {archive['md5']!r}: write 32 hexadecimal digits, a to f small")
+            raise CatalogueError(
+                f"{where}, archive {number}: md5 is {archive['md5']!r}: write 32 hexadecimal digits, a to f small"
+            )
     folders = entry.get("class_folders", [])
     if folders and len(set(folders)) != entry["classes"]:
-        raise CatalogueError(f"{where}: classes is {entry['classes']}, and class_folders has {len(set(folders))}: make them agree")
+        raise CatalogueError(
+            f"{where}: classes is {entry['classes']}, and class_folders has {len(set(folders))}: make them agree"
+        )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     values["archives"] = tuple(Archive(**archive) for archive in entry.get("archives", []))
     return CatalogueEntry(name, **{"train": None, "test": None, **values})
@@ -127,5 +139,7 @@ def find_dataset(name: str) -> CatalogueEntry:
     """
     if name not in CATALOGUE:
         similar = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.3) or list(CATALOGUE)
-        raise ValueError(f"unknown data set {name!r}: did you mean {', '.join(similar)}? (`reclaim data list` shows all)")
+        raise ValueError(
+            f"unknown data set {name!r}: did you mean {', '.join(similar)}? (`reclaim data list` shows all)"
+        )
     return CATALOGUE[name]

@@ -23,7 +23,9 @@ def make_benchmark(stream: Stream, order: Sequence[int], part: Part = "test") ->
     :param part: what ``test_stream`` holds: the test drawings, or the validation part of the training drawings.
     """
     if stream.tier != EMBEDDED:
-        raise ValueError(f"the images of {stream.name} do not ship with the package: use read_images() and make_image_benchmark()")
+        raise ValueError(
+            f"the images of {stream.name} do not ship with the package: use read_images() and make_image_benchmark()"
+        )
     _check_order(stream, order)
     data = downstream(part)
     return _class_incremental(stream, order, _tensor_dataset(data.train), _tensor_dataset(data.test))
@@ -52,7 +54,9 @@ def make_image_benchmark(
     """
     _check_order(stream, order)
     if data.name != stream.dataset or len(data.names) != stream.n_classes:
-        raise ValueError(f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, got {len(data.names)} of {data.name}")
+        raise ValueError(
+            f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, got {len(data.names)} of {data.name}"
+        )
     if part not in ("test", "validation"):
         raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
     train: Selection = ("train", range(len(data.train)))
@@ -74,7 +78,9 @@ def make_image_benchmark(
 
 def _check_order(stream: Stream, order: Sequence[int]) -> None:
     if sorted(order) != list(range(stream.n_classes)):
-        raise ValueError(f"the class order of {stream.name} must be a permutation of 0..{stream.n_classes - 1}, got {list(order)}")
+        raise ValueError(
+            f"the class order of {stream.name} must be a permutation of 0..{stream.n_classes - 1}, got {list(order)}"
+        )
 
 
 def _class_incremental(stream: Stream, order: Sequence[int], train: Any, test: Any, **transforms: Any) -> Any:

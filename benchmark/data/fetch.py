@@ -69,7 +69,9 @@ def download(url: str, target: Path, md5: str, progress: Progress | None = None)
             _receive(response, part, start, total, lambda here: progress(target, here, total) if progress else None)
     except HTTPError as error:
         if not (begun and error.code == 416):  # 416: all bytes are here already
-            raise OSError(f"{url} answers {error.code} {error.reason}: see the data set's page for where it went") from error
+            raise OSError(
+                f"{url} answers {error.code} {error.reason}: see the data set's page for where it went"
+            ) from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         here = part.stat().st_size if part.exists() else 0
         raise OSError(f"{url} broke off after {here:,} bytes ({error}): the same command goes on from there") from error
@@ -135,7 +137,9 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                 if not (member.isfile() or member.isdir()):
                     raise ValueError(f"{archive}: {member.name!r} is a link or a device: nothing is unpacked")
             if len(members) > FILE_LIMIT or sum(member.size for member in members) > limit:
-                raise ValueError(f"{archive} holds more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing is unpacked")
+                raise ValueError(
+                    f"{archive} holds more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing is unpacked"
+                )
             for member in members:
                 if member.isfile():
                     _write(tar, member, folder)

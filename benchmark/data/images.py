@@ -122,7 +122,9 @@ def hold_out(data: ImageData) -> tuple[Selection, Selection]:
         return ("train", range(len(data.train))), ("validation", range(len(data.validation)))
     from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
 
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=FOLD_SEED).split(np.zeros(len(data.train)), data.train.labels)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=FOLD_SEED).split(
+        np.zeros(len(data.train)), data.train.labels
+    )
     kept, held = next(folds)
     return ("train", kept.tolist()), ("train", held.tolist())
 

@@ -45,7 +45,9 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
     _labels_fit(path, labels, len(names))
     train_value = 0 if official else 1
     train, test = (
-        _listed(folder, [(p, c) for p, c, t in zip(paths, labels, column, strict=True) if (t == train_value) == is_train])
+        _listed(
+            folder, [(p, c) for p, c, t in zip(paths, labels, column, strict=True) if (t == train_value) == is_train]
+        )
         for is_train in (True, False)
     )
     remark = (
@@ -62,7 +64,10 @@ def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tupl
 
     try:
         content = loadmat(str(_there(path)), squeeze_me=True)
-        rows, names = np.atleast_1d(content["annotations"]), tuple(str(n).strip() for n in np.atleast_1d(content["class_names"]))
+        rows, names = (
+            np.atleast_1d(content["annotations"]),
+            tuple(str(n).strip() for n in np.atleast_1d(content["class_names"])),
+        )
         paths = [str(p) for p in rows["relative_im_path"]]
         return paths, [int(c) - 1 for c in rows["class"]], [int(t) for t in rows["test"]], names
     except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
@@ -85,7 +90,9 @@ def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
     try:
         read = [kind(str(folder.parent), train=part) for part in (True, False)]
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{folder} does not hold {find_dataset(name).title} ({error}): put a fresh copy there") from error
+        raise ValueError(
+            f"{folder} does not hold {find_dataset(name).title} ({error}): put a fresh copy there"
+        ) from error
     train, test = (ImageList(folder, r.data, tuple(int(c) for c in r.targets)) for r in read)
     return ImageData(name, tuple(read[0].classes), train, test)
 
@@ -95,7 +102,11 @@ def _svhn(folder: Path, verify: bool) -> ImageData:
 
     files = [SVHN.split_list[part][1:] for part in ("train", "test")]
     _have_md5([(folder / file, md5 if verify else None) for file, md5 in files], "svhn")
-    kind: Any = SVHN if verify else type("SVHN", (SVHN,), {"split_list": {k: [*v[:2], None] for k, v in SVHN.split_list.items()}})
+    kind: Any = (
+        SVHN
+        if verify
+        else type("SVHN", (SVHN,), {"split_list": {k: [*v[:2], None] for k, v in SVHN.split_list.items()}})
+    )
     try:
         read = [kind(str(folder), split=part) for part in ("train", "test")]
     except (ValueError, KeyError, EOFError, zlib.error) as error:
@@ -109,7 +120,9 @@ def _imagenet_r(folder: Path, verify: bool) -> ImageData:
     if (folder / "train").is_dir():
         tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
         if not tests:
-            raise ValueError(f"{folder / 'train'} is there, but neither test/ nor val/ beside it: put the test images there")
+            raise ValueError(
+                f"{folder / 'train'} is there, but neither test/ nor val/ beside it: put the test images there"
+            )
         names = _classes(folder / "train")
         train, test = (_labelled(folder, _images(folder, part.name), names) for part in (folder / "train", tests[0]))
         remark = f"the split is that of the folders train/ and {tests[0].name}/: the papers' (DualPrompt's) if they were made from it"
@@ -138,7 +151,10 @@ def _clrs25(folder: Path, verify: bool) -> ImageData:
 
 def _cub200(folder: Path, verify: bool) -> ImageData:
     """Whole images: Avalanche's own class cuts them to the birds' bounding boxes, which the papers do not."""
-    columns = {name: dict(_pairs(folder / f"{name}.txt")) for name in ("images", "image_class_labels", "train_test_split", "classes")}
+    columns = {
+        name: dict(_pairs(folder / f"{name}.txt"))
+        for name in ("images", "image_class_labels", "train_test_split", "classes")
+    }
     images, classes, is_train, names = columns.values()
     for name in ("image_class_labels", "train_test_split"):
         if columns[name].keys() != images.keys():
@@ -146,9 +162,12 @@ def _cub200(folder: Path, verify: bool) -> ImageData:
     ids = {class_id: label for label, class_id in enumerate(names)}
     unknown = set(classes.values()) - set(ids)
     if unknown:
-        raise ValueError(f"{folder / 'image_class_labels.txt'}: class {min(unknown)} is not in classes.txt: put fresh copies there")
+        raise ValueError(
+            f"{folder / 'image_class_labels.txt'}: class {min(unknown)} is not in classes.txt: put fresh copies there"
+        )
     train, test = (
-        _listed(folder, [(f"images/{path}", ids[classes[i]]) for i, path in images.items() if is_train[i] == value]) for value in ("1", "0")
+        _listed(folder, [(f"images/{path}", ids[classes[i]]) for i, path in images.items() if is_train[i] == value])
+        for value in ("1", "0")
     )
     return ImageData("cub200", tuple(names.values()), train, test)
 
@@ -157,9 +176,12 @@ def _food101(folder: Path, verify: bool) -> ImageData:
     parts = [_food_part(folder / "meta" / f"{part}.json") for part in ("train", "test")]
     names = tuple(sorted(parts[0]))
     if set(parts[1]) != set(names):
-        raise ValueError(f"{folder / 'meta'}: train.json and test.json do not name the same classes: put fresh copies there")
+        raise ValueError(
+            f"{folder / 'meta'}: train.json and test.json do not name the same classes: put fresh copies there"
+        )
     train, test = (
-        _listed(folder, [(_food_image(image), names.index(c)) for c, images in part.items() for image in images]) for part in parts
+        _listed(folder, [(_food_image(image), names.index(c)) for c, images in part.items() for image in images])
+        for part in parts
     )
     return ImageData("food101", names, train, test)
 
@@ -180,7 +202,9 @@ def _food_image(name: str) -> str:
 
 
 def _ip102(folder: Path, verify: bool) -> ImageData:
-    train, validation, test = (_listed(folder, _labelled_lines(folder / f"{part}.txt", "images/")) for part in ("train", "val", "test"))
+    train, validation, test = (
+        _listed(folder, _labelled_lines(folder / f"{part}.txt", "images/")) for part in ("train", "val", "test")
+    )
     n_classes = 1 + max(max(part.labels) for part in (train, validation, test))
     names = tuple(str(c) for c in range(n_classes))
     if (folder / "classes.txt").is_file():
@@ -191,7 +215,9 @@ def _ip102(folder: Path, verify: bool) -> ImageData:
 
 def _places_lt(folder: Path, verify: bool) -> ImageData:
     parts = [_listed(folder, _labelled_lines(folder / f"Places_LT_{part}.txt")) for part in ("train", "val", "test")]
-    names = {label: Path(path).parent.name for part in parts for path, label in zip(part.images, part.labels, strict=True)}
+    names = {
+        label: Path(path).parent.name for part in parts for path, label in zip(part.images, part.labels, strict=True)
+    }
     train, validation, test = parts
     return ImageData("places-lt", tuple(names.get(c, str(c)) for c in range(1 + max(names))), train, test, validation)
 
@@ -202,9 +228,12 @@ def _domains(name: str, training: Sequence[str], testing: str, folder: Path, ver
         other = _classes(_there(folder / domain, directory=True))
         if other != names:
             differing = sorted(set(names) ^ set(other))
-            raise ValueError(f"{folder / domain} and {training[0]}/ do not hold the same classes: {', '.join(differing[:5])}")
+            raise ValueError(
+                f"{folder / domain} and {training[0]}/ do not hold the same classes: {', '.join(differing[:5])}"
+            )
     train, test = (
-        _labelled(folder, [image for domain in domains for image in _images(folder, domain)], names) for domains in (training, [testing])
+        _labelled(folder, [image for domain in domains for image in _images(folder, domain)], names)
+        for domains in (training, [testing])
     )
     return ImageData(name, names, train, test, remarks=(f"tested on {testing}, trained on the other three, as OLOR",))
 
@@ -233,17 +262,21 @@ LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
         lambda path: [_food_image(image) for images in _food_part(path).values() for image in images],
     ),
     "places-lt": dict.fromkeys(
-        (f"Places_LT_{part}.txt" for part in ("train", "val", "test")), lambda path: [image for image, _ in _labelled_lines(path)]
+        (f"Places_LT_{part}.txt" for part in ("train", "val", "test")),
+        lambda path: [image for image, _ in _labelled_lines(path)],
     ),
     "ip102": dict.fromkeys(
-        (f"{part}.txt" for part in ("train", "val", "test")), lambda path: [image for image, _ in _labelled_lines(path, "images/")]
+        (f"{part}.txt" for part in ("train", "val", "test")),
+        lambda path: [image for image, _ in _labelled_lines(path, "images/")],
     ),
 }
 
 
 def _there(path: Path, directory: bool = False) -> Path:
     if not (path.is_dir() if directory else path.is_file()):
-        raise ValueError(f"{path} is missing: an unfinished download or unpacking, or another layout than `reclaim data list` shows")
+        raise ValueError(
+            f"{path} is missing: an unfinished download or unpacking, or another layout than `reclaim data list` shows"
+        )
     return path
 
 
@@ -255,7 +288,9 @@ def _have_md5(files: Sequence[tuple[Path, str | None]], name: str) -> None:
             while block := file.read(2**20):
                 digest.update(block)
         if md5 is not None and digest.hexdigest() != md5:
-            damaged.append(f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): move it away and fetch {name} again")
+            damaged.append(
+                f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): move it away and fetch {name} again"
+            )
     if damaged:
         raise ValueError("\n".join(damaged))
 
@@ -263,7 +298,9 @@ def _have_md5(files: Sequence[tuple[Path, str | None]], name: str) -> None:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if not names:
-        raise ValueError(f"{folder} holds no folder of a class: an unfinished unpacking, or another layout than `reclaim data list` shows")
+        raise ValueError(
+            f"{folder} holds no folder of a class: an unfinished unpacking, or another layout than `reclaim data list` shows"
+        )
     return names
 
 
@@ -271,7 +308,9 @@ def _images(folder: Path, below: str = "") -> list[str]:
     """Paths, relative to ``folder``, of the images in the folders of the classes below it, sorted."""
     images = []
     for name in _classes(folder / below):
-        found = sorted(path.relative_to(folder).as_posix() for path in (folder / below / name).iterdir() if is_image(path))
+        found = sorted(
+            path.relative_to(folder).as_posix() for path in (folder / below / name).iterdir() if is_image(path)
+        )
         if not found:
             raise ValueError(no_image(folder / below / name))
         images += found
@@ -288,7 +327,9 @@ def _labelled(folder: Path, images: Sequence[str], names: Sequence[str]) -> Imag
     classes = [Path(image).parent.name for image in images]
     foreign = [image for image, name in zip(images, classes, strict=True) if name not in ids]
     if foreign:
-        raise ValueError(f"{folder / foreign[0]} belongs to none of the {len(names)} classes: mend the list, or move the folder away")
+        raise ValueError(
+            f"{folder / foreign[0]} belongs to none of the {len(names)} classes: mend the list, or move the folder away"
+        )
     return _listed(folder, [(image, ids[name]) for image, name in zip(images, classes, strict=True)])
 
 

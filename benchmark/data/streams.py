@@ -43,7 +43,9 @@ class Stream:
 def _embedded(name: str, sizes: Sequence[int]) -> Stream:
     even = len(set(sizes)) == 1
     shape = f"{len(sizes)} x {sizes[0]}" if even else " + ".join(map(str, sizes))
-    return Stream(name, tuple(sizes), f"100 downstream classes of Quick, Draw!, {shape}; 80 training and 20 test drawings a class")
+    return Stream(
+        name, tuple(sizes), f"100 downstream classes of Quick, Draw!, {shape}; 80 training and 20 test drawings a class"
+    )
 
 
 STREAMS: dict[str, Stream] = {
@@ -61,7 +63,9 @@ STREAMS: dict[str, Stream] = {
 def _paper(dataset: str, sizes: Sequence[int], name: str | None = None, remark: str = "") -> Stream:
     entry = find_dataset(dataset)
     name = name or (f"split-{dataset}-{len(sizes)}" if len(sizes) > 1 else f"{dataset}-1")
-    return Stream(name, tuple(sizes), f"{entry.classes} classes of {entry.title}, {_shape(sizes)}{remark}", PAPER, dataset)
+    return Stream(
+        name, tuple(sizes), f"{entry.classes} classes of {entry.title}, {_shape(sizes)}{remark}", PAPER, dataset
+    )
 
 
 def _shape(sizes: Sequence[int]) -> str:
@@ -85,7 +89,11 @@ PAPER_STREAMS: dict[str, Stream] = {
         _paper("cub200", [200]),
         _paper("cars196", [20] * 9 + [16]),
         _paper("cars196", [196]),
-        _paper("food101", [10] * 9 + [11], remark="; the paper does not say how 101 classes make 10 experiences: our reading"),
+        _paper(
+            "food101",
+            [10] * 9 + [11],
+            remark="; the paper does not say how 101 classes make 10 experiences: our reading",
+        ),
         _paper("clrs25", [5] * 5, "clrs25-5"),
         _paper("svhn", [10]),
         _paper("places-lt", [365]),
@@ -104,7 +112,9 @@ def find_stream(name: str) -> Stream:
     streams = STREAMS | PAPER_STREAMS
     if name not in streams:
         similar = difflib.get_close_matches(name, streams, n=3, cutoff=0.3) or list(streams)
-        raise ValueError(f"unknown stream {name!r}: did you mean {', '.join(similar)}? (`reclaim list streams` shows all)")
+        raise ValueError(
+            f"unknown stream {name!r}: did you mean {', '.join(similar)}? (`reclaim list streams` shows all)"
+        )
     return streams[name]
 
 

@@ -39,7 +39,9 @@ _SIZES: dict[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def write_dataset(name: str, root: Path | str, *, train_per_class: int = 2, test_per_class: int = 1, seed: int = 0) -> Path:
+def write_dataset(
+    name: str, root: Path | str, *, train_per_class: int = 2, test_per_class: int = 1, seed: int = 0
+) -> Path:
     """A small synthetic copy of a data set, which ``read_images(name, root, verify=False)`` reads.
 
     Format and number of classes are the real ones. So is the size where all images have one (CIFAR and SVHN 32 x 32, CLRS and the small
@@ -61,7 +63,9 @@ def write_dataset(name: str, root: Path | str, *, train_per_class: int = 2, test
             f"train_per_class and test_per_class must be at least 1 and seed at least 0, got {train_per_class}, {test_per_class} and {seed}"
         )
     if (entry.classes * train_per_class, entry.classes * test_per_class) == (entry.train, entry.test):
-        raise ValueError(f"{train_per_class} and {test_per_class} images per class are as many as {entry.title} has: ask for one less")
+        raise ValueError(
+            f"{train_per_class} and {test_per_class} images per class are as many as {entry.title} has: ask for one less"
+        )
     folder = Path(root) / entry.folder
     marker = (
         f"Synthetic images in the format of {entry.title}, for rehearsals: no accuracy on them means anything.\n"
@@ -82,10 +86,14 @@ def write_dataset(name: str, root: Path | str, *, train_per_class: int = 2, test
 
 def _made_so(folder: Path, marker: str) -> None:
     if not (folder / MARKER).is_file():
-        raise ValueError(f"{folder} is there already and holds no {MARKER}, so that it may be real data: give another root")
+        raise ValueError(
+            f"{folder} is there already and holds no {MARKER}, so that it may be real data: give another root"
+        )
     found = (folder / MARKER).read_text(encoding="utf-8", errors="replace")
     if found != marker:
-        raise ValueError(f"{folder} holds other synthetic images ({' '.join(found.split())}): delete it, or give another root")
+        raise ValueError(
+            f"{folder} holds other synthetic images ({' '.join(found.split())}): delete it, or give another root"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +108,18 @@ class _Plan:
 
     def rows(self, part: str) -> Iterator[tuple[int, int]]:
         """Label and number of each image of a part."""
-        start, n = {"train": (0, self.train), "test": (self.train, self.test), "val": (self.train + self.test, self.test)}[part]
+        start, n = {
+            "train": (0, self.train),
+            "test": (self.train, self.test),
+            "val": (self.train + self.test, self.test),
+        }[part]
         return ((label, number) for label in range(self.entry.classes) for number in range(start, start + n))
 
     def draw(self, label: int, number: int) -> Image.Image:
         sizes = _SIZES[self.entry.name]
-        colours = np.random.default_rng((self.seed, label)).integers(32, 224, (2, 1, 3))  # of the upper and the lower half
+        colours = np.random.default_rng((self.seed, label)).integers(
+            32, 224, (2, 1, 3)
+        )  # of the upper and the lower half
         noise = np.random.default_rng((self.seed, label, 1 + number)).normal(0, NOISE, (GRID, GRID, 3))
         cells = np.clip(colours.repeat(GRID // 2, axis=0) + noise, 0, 255).astype(np.uint8)
         return Image.fromarray(cells).resize(sizes[(label + number) % len(sizes)], Image.Resampling.BILINEAR)
@@ -158,7 +172,9 @@ def _svhn(plan: _Plan) -> None:
 
 def _imagenet_r(plan: _Plan) -> None:
     for part in ("train", "test"):
-        plan.write_lines(f"{part}.txt", [plan.save(f"n{label:08}/{number}.jpg", label, number) for label, number in plan.rows(part)])
+        plan.write_lines(
+            f"{part}.txt", [plan.save(f"n{label:08}/{number}.jpg", label, number) for label, number in plan.rows(part)]
+        )
 
 
 def _clrs25(plan: _Plan) -> None:
@@ -194,13 +210,17 @@ def _cars196(plan: _Plan) -> None:
     from scipy.io import savemat
 
     # the column `test` is 1 of the images that the papers train on (F7)
-    images = [(label, number, column) for part, column in (("train", 1), ("test", 0)) for label, number in plan.rows(part)]
+    images = [
+        (label, number, column) for part, column in (("train", 1), ("test", 0)) for label, number in plan.rows(part)
+    ]
     columns = ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
     rows = np.zeros(len(images), dtype=[(column, object) for column in columns])
     for i, (label, number, column) in enumerate(images):
         path = plan.save(f"car_ims/{i + 1:06}.jpg", label, number)
         rows[i] = (path, 1, 1, 300, 200, label + 1, column)
-    savemat(plan.folder / "cars_annos.mat", {"annotations": rows[None], "class_names": np.array([plan.names], dtype=object)})
+    savemat(
+        plan.folder / "cars_annos.mat", {"annotations": rows[None], "class_names": np.array([plan.names], dtype=object)}
+    )
 
 
 def _food101(plan: _Plan) -> None:
@@ -227,7 +247,9 @@ def _ip102(plan: _Plan) -> None:
 def _places_lt(plan: _Plan) -> None:
     for part in ("train", "val", "test"):
         folder = "val" if part == "test" else "train"  # the test part is the validation part of Places365
-        rows = [(f"{folder}/{plan.names[label]}/{number + 1:08}.jpg", label, number) for label, number in plan.rows(part)]
+        rows = [
+            (f"{folder}/{plan.names[label]}/{number + 1:08}.jpg", label, number) for label, number in plan.rows(part)
+        ]
         plan.write_lines(f"Places_LT_{part}.txt", [f"{plan.save(*row)} {row[1]}" for row in rows])
 
 

@@ -50,8 +50,14 @@ class ImageTransform:
         mode = InterpolationMode(self.interpolation)
         steps: list[Any] = {
             "random-resized-crop": [transforms.RandomResizedCrop(self.size, scale=self.scale, interpolation=mode)],
-            "resize-random-crop": [transforms.Resize((self.resize, self.resize), interpolation=mode), transforms.RandomCrop(self.size)],
-            "resize-center-crop": [transforms.Resize(self.resize, interpolation=mode), transforms.CenterCrop(self.size)],
+            "resize-random-crop": [
+                transforms.Resize((self.resize, self.resize), interpolation=mode),
+                transforms.RandomCrop(self.size),
+            ],
+            "resize-center-crop": [
+                transforms.Resize(self.resize, interpolation=mode),
+                transforms.CenterCrop(self.size),
+            ],
             "pad-random-crop": [transforms.RandomCrop(self.size, padding=self.padding)],
             "as-is": [],
         }[self.geometry]
@@ -75,7 +81,9 @@ class ImageTransform:
         :return: (n, 3, size, size) on ``device``.
         """
         views = [self._view(*image.shape[:2]) for image in images]
-        pixels = torch.cat([self._resample(images[chunk], views[chunk], torch.device(device)) for chunk in _chunks(views)])
+        pixels = torch.cat(
+            [self._resample(images[chunk], views[chunk], torch.device(device)) for chunk in _chunks(views)]
+        )
         if self.brightness:
             factor = torch.tensor([view.brightness for view in views], device=device).view(-1, 1, 1, 1)
             pixels = (pixels * factor).clamp(0, 255).floor()
@@ -211,7 +219,9 @@ class OlorTransform:
         """
         pixels = torch.cat([self._resized(image, device) for image in images])
         if self.train:
-            pixels = self._augment(pixels, torch.stack([torch.cat([torch.rand(3), torch.empty(6).uniform_(-1, 1)]) for _ in images]))
+            pixels = self._augment(
+                pixels, torch.stack([torch.cat([torch.rand(3), torch.empty(6).uniform_(-1, 1)]) for _ in images])
+            )
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in IMAGENET)
         return (pixels - mean) / std
 

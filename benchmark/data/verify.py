@@ -34,13 +34,20 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
     wrong = wrong_counts(data) if verify else []
     if wrong:
         entry = find_dataset(name)
-        raise ValueError(f"{name} in {Path(root) / entry.folder} is not complete, or not {entry.title}: {'; '.join(wrong)}")
+        raise ValueError(
+            f"{name} in {Path(root) / entry.folder} is not complete, or not {entry.title}: {'; '.join(wrong)}"
+        )
     return data
 
 
 def missing_files(data: ImageData) -> list[Path]:
     """Images that are listed but are not there."""
-    paths = [part.path(i) for part in data.parts.values() if not isinstance(part.images, np.ndarray) for i in range(len(part))]
+    paths = [
+        part.path(i)
+        for part in data.parts.values()
+        if not isinstance(part.images, np.ndarray)
+        for i in range(len(part))
+    ]
     return [path for path in paths if path is not None and not os.path.isfile(path)]
 
 
@@ -92,13 +99,17 @@ def take_stock(name: str, root: Path | str) -> Stock:
     absent, surplus = [below for below in above if not (folder / below).is_dir()], []
     readable = not files and not absent
     for below in [below for below in above if below not in absent]:
-        found = sorted(path.name for path in (folder / below).iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = sorted(
+            path.name for path in (folder / below).iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
         known = {_plain(c) for c in entry.class_folders} or {_plain(c) for c in found}
         absent += [below + c for c in entry.class_folders if _plain(c) not in {_plain(other) for other in found}]
         surplus += [below + c for c in found if _plain(c) not in known]
         if lists:
             continue
-        counts = {c: [p.name for p in (folder / below / c).iterdir() if is_image(p)] for c in found if _plain(c) in known}
+        counts = {
+            c: [p.name for p in (folder / below / c).iterdir() if is_image(p)] for c in found if _plain(c) in known
+        }
         listed |= {f"{below}{c}/{image}" for c, of_class in counts.items() for image in of_class}
         problems += [no_image(folder / below / c) for c, of_class in counts.items() if not of_class]
         expected = {c: entry.per_class for c in counts if entry.per_class is not None and counts[c]}
@@ -130,7 +141,11 @@ def _beside(entry: CatalogueEntry, folder: Path, listed: set[str]) -> list[str]:
     def belongs(file: str) -> bool:
         return file in known or any(fnmatchcase(file, pattern) for pattern in entry.also)
 
-    return sorted(file for file in _files(folder) if not belongs(file) and not (file.endswith(".part") and belongs(file[: -len(".part")])))
+    return sorted(
+        file
+        for file in _files(folder)
+        if not belongs(file) and not (file.endswith(".part") and belongs(file[: -len(".part")]))
+    )
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -181,5 +196,11 @@ def wrong_counts(data: ImageData) -> list[str]:
     expected: dict[str, int | None] = {"train": entry.train, "test": entry.test, "validation": entry.validation}
     if data.name == "cars196" and found == {"train": entry.test, "test": entry.train}:
         expected = {}
-    wrong = [f"{found.get(k, 0):,} {k} images instead of {n:,}" for k, n in expected.items() if n is not None and found.get(k, 0) != n]
-    return wrong + ([f"{len(data.names)} classes instead of {entry.classes}"] if len(data.names) != entry.classes else [])
+    wrong = [
+        f"{found.get(k, 0):,} {k} images instead of {n:,}"
+        for k, n in expected.items()
+        if n is not None and found.get(k, 0) != n
+    ]
+    return wrong + (
+        [f"{len(data.names)} classes instead of {entry.classes}"] if len(data.names) != entry.classes else []
+    )

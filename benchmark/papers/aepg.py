@@ -14,7 +14,10 @@ _AEPG: Settings = {
     "backbone": (IN21K_1K, "paper (F24)"),
     "final_norm": ("pretrained", "LAE's code: the backbone of modules is frozen (F17)"),
     "part": ("test", PAPER),
-    "seeding": ("initialisation", "our reading: the classes in their own order, as in the first of the three orders of LAE's code"),
+    "seeding": (
+        "initialisation",
+        "our reading: the classes in their own order, as in the first of the three orders of LAE's code",
+    ),
     "images.protocol": ("aepg", "paper, or the code of LAE (F21)"),
     "images.hold_out": (False, OURS),
     "joint": (False, PAPER),
@@ -37,8 +40,14 @@ _MODULES: dict[str, tuple[str, Settings]] = {
 }
 _LOSSES: dict[str, tuple[str, Settings]] = {
     "ce": ("cross-entropy", {"loss": (None, PAPER)}),
-    "focal": ("focal loss", {"loss.kind": ("focal", PAPER), "loss.coefficient": (1.0, "paper: a hint in an appendix (F23)")}),
-    "ls": ("label smoothing", {"loss.kind": ("label-smoothing", PAPER), "loss.coefficient": (0.01, "paper: a hint in an appendix (F23)")}),
+    "focal": (
+        "focal loss",
+        {"loss.kind": ("focal", PAPER), "loss.coefficient": (1.0, "paper: a hint in an appendix (F23)")},
+    ),
+    "ls": (
+        "label smoothing",
+        {"loss.kind": ("label-smoothing", PAPER), "loss.coefficient": (0.01, "paper: a hint in an appendix (F23)")},
+    ),
     "cp": (
         "confidence penalty",
         {"loss.kind": ("confidence-penalty", PAPER), "loss.coefficient": (0.1, "our reading: not hinted at (F23)")},
@@ -46,7 +55,11 @@ _LOSSES: dict[str, tuple[str, Settings]] = {
     "epg": ("EPG", {"annealing.schedule": (0.0, PAPER)}),
     "aepg": (
         "aEPG",
-        {"annealing.schedule": ("sigmoid", PAPER), "annealing.tau": (6.0, PAPER), "annealing.horizon": ("task", "our reading (F22)")},
+        {
+            "annealing.schedule": ("sigmoid", PAPER),
+            "annealing.tau": (6.0, PAPER),
+            "annealing.horizon": ("task", "our reading (F22)"),
+        },
     ),
     "ep": ("entropy penalty", {"loss.kind": ("entropy-penalty", PAPER)}),
 }
@@ -90,11 +103,16 @@ def modules_and_loss(module: str, loss: str) -> tuple[str, Settings, tuple[str, 
     grid = {"loss.coefficient": _GRIDS[loss]} if loss in _GRIDS else {}
     if grid:
         values = ", ".join(f"{value:g}" for value in sorted(_GRIDS[loss]))
-        remarks.append(f"The paper prints the best of the coefficients {values} (F23): the cell takes the best of those on record.")
+        remarks.append(
+            f"The paper prints the best of the coefficients {values} (F23): the cell takes the best of those on record."
+        )
     return f"{kind}, {title}", {**_AEPG, **modules, **schedule, **of_loss}, tuple(remarks), grid
 
 
 def from_scratch(alpha: str) -> tuple[str, Settings, tuple[str, ...]]:
     """Title, settings and remarks of a row of Table 3."""
-    settings = {**_SCRATCH, "annealing.schedule": (float(alpha), "paper: the constant weight of cross-entropy, the rest is EPG")}
+    settings = {
+        **_SCRATCH,
+        "annealing.schedule": (float(alpha), "paper: the constant weight of cross-entropy, the rest is EPG"),
+    }
     return f"ResNet-50 from scratch, alpha {alpha}", settings, ()

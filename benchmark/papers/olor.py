@@ -35,7 +35,10 @@ _OLOR: Settings = {
     "lr": (1e-4, "code: of a ViT"),
     "slow_factor": (1.0, CODE),
     "weight_decay": (0.0, "paper and code"),
-    "schedule": ("cosine", "code: iteration by iteration; without warm-up as in its notebook, the script's default is 5 epochs (F13)"),
+    "schedule": (
+        "cosine",
+        "code: iteration by iteration; without warm-up as in its notebook, the script's default is 5 epochs (F13)",
+    ),
     "horizon_beyond": (1.0, "code (F13)"),
     "precision": ("fp16", "code: mixed precision in training; here of the backbone alone, and when testing, too"),
     "head_init_std": (0.02, "code: torch's default, uniform with about that deviation; here normal, and bias 0"),
@@ -45,7 +48,10 @@ OLOR_METHODS: dict[str, tuple[str, Settings]] = {
     "linear": ("Linear probe", {"trainable": ("heads", PAPER)}),
     "full": ("Full fine-tuning", {}),
     "l2-sp": ("L2-SP", {"l2_sp": (0.01, CODE)}),
-    "vpt": ("VPT", {"prompts.tokens": (10, CODE), "prompts.deep": (True, "our reading: the published code cannot run it")}),
+    "vpt": (
+        "VPT",
+        {"prompts.tokens": (10, CODE), "prompts.deep": (True, "our reading: the published code cannot run it")},
+    ),
     "olor": (
         "OLOR",
         {
@@ -65,7 +71,9 @@ def olor(method: str, backbone: str, stream: Stream) -> tuple[str, Settings, tup
     title, changed = OLOR_METHODS[method]
     remarks = ["The grid is of Adam; the code has SGD with momentum 0.9 as well."]
     if method != "olor":
-        remarks.append("The learning rate is the code's default for all methods; its one published command is OLOR's, on a ViT.")
+        remarks.append(
+            "The learning rate is the code's default for all methods; its one published command is OLOR's, on a ViT."
+        )
     settings = {"backbone": (backbone, "code: its configuration names it"), **_OLOR, **changed}
     if stream.dataset in OFFICIAL_PART:
         settings["images.hold_out"] = (True, CODE)
@@ -74,7 +82,10 @@ def olor(method: str, backbone: str, stream: Stream) -> tuple[str, Settings, tup
     if backbone == CONVNEXT:
         settings["lr"] = (1e-4, "our reading: the code gives a ViT's alone")
         settings["optimizer"] = ("adam", "our reading: the code's default; its one published command is a ViT's")
-        settings["head_init_std"] = (0.02, "code: torch's default, uniform with a deviation of 0.018; here normal, and bias 0")
+        settings["head_init_std"] = (
+            0.02,
+            "code: torch's default, uniform with a deviation of 0.018; here normal, and bias 0",
+        )
         if method == "olor":
             settings["olor.counting"] = ("layers", "paper (F8, F11); what a layer of a ConvNeXt is: our reading")
     return title, settings, tuple(remarks)

@@ -65,7 +65,9 @@ class Protocol:
     @property
     def facts(self) -> list[str]:
         """Ids of the entries of docs/fidelity.md that sources and remarks name, in that page's order."""
-        named = set(re.findall(r"\bF\d+\b", " ".join([*(source for _, source in self.settings.values()), *self.remarks])))
+        named = set(
+            re.findall(r"\bF\d+\b", " ".join([*(source for _, source in self.settings.values()), *self.remarks]))
+        )
         return [fact.id for fact in FACTS if fact.id in named]
 
 
@@ -83,14 +85,18 @@ _OF_OTHERS = "a baseline of another paper, whose settings in these experiments w
 _UNCOVERED = {
     **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, mended, runs on the embedded tier"),
     "l2p": f"{_OF_OTHERS}; Avalanche's is broken upstream (docs/baselines.md)",
-    **dict.fromkeys(("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"),
+    **dict.fromkeys(
+        ("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"
+    ),
 }
 _OF_DATASETS = {
     "imagenet-r": "The split is by lists of files; without them `reclaim data` makes one of that size that is another.",
     "cars196": "Whether the official training images were trained on is not settled; here it is as in the code (F7).",
     "food101": "The paper does not say how 101 classes make 10 experiences: nine of 10 and one of 11 are our reading.",
     "clrs25": "The paper does not say which images of CLRS are tested on: the 0.8 / 0.2 of `reclaim data` is ours.",
-    **dict.fromkeys(OFFICIAL_PART, "What is held out is the official validation part, not a fold of the training images (F16)."),
+    **dict.fromkeys(
+        OFFICIAL_PART, "What is held out is the official validation part, not a fold of the training images (F16)."
+    ),
     "officehome": "Tested on Real World, trained on the other three domains (code).",
     "pacs": "Tested on art_painting, trained on the other three domains (code).",
 }
@@ -133,20 +139,28 @@ def protocol_of(run: str) -> Protocol | Uncovered:
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K
         if method not in OLOR_METHODS:
-            return Uncovered(f"no method of OLOR's experiments is called {method!r}: they are {', '.join(OLOR_METHODS)}")
+            return Uncovered(
+                f"no method of OLOR's experiments is called {method!r}: they are {', '.join(OLOR_METHODS)}"
+            )
         if (method, backbone) == ("vpt", CONVNEXT):
             return Uncovered(
                 "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
             )
         title, settings, remarks = olor(method, backbone, stream)
-        remarks += () if backbones else ("The cell does not name its backbone: the ViT of ImageNet-21k is our reading.",)
+        remarks += (
+            () if backbones else ("The cell does not name its backbone: the ViT of ImageNet-21k is our reading.",)
+        )
     elif table == "table-3":
         title, settings, remarks = from_scratch(method.rpartition("-")[2])
     else:
         title, settings, remarks, grid = modules_and_loss(*method.split("-"))
         if home == "split-imagenet-r-10" and method in ("lora-ce", "lora-aepg"):
             remarks += ("Tables 1 and 2 print different numbers for it (F26).",)
-    remarks += tuple(remark[where] for remark in (_OF_DATASETS, _OF_DATASETS_IN.get(paper, {})) if (where := stream.dataset) in remark)
+    remarks += tuple(
+        remark[where]
+        for remark in (_OF_DATASETS, _OF_DATASETS_IN.get(paper, {}))
+        if (where := stream.dataset) in remark
+    )
     recipe = Recipe(
         ".".join([paper, table, method, *backbones]),
         title,
@@ -170,7 +184,9 @@ def find_run(name: str) -> str:
         if run in runs and (run == name or any(cell.id == name for cell in cells())):
             return run
     similar = difflib.get_close_matches(name, [*(cell.id for cell in cells()), *runs], n=3, cutoff=0.3) or runs[:1]
-    raise ValueError(f"no cell or run is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list cells` shows all)")
+    raise ValueError(
+        f"no cell or run is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list cells` shows all)"
+    )
 
 
 def find_cell(name: str) -> tuple[Recipe, Stream, tuple[int, ...]]:

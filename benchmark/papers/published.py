@@ -147,7 +147,9 @@ def claims() -> tuple[Claim, ...]:
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
         if (entry["kind"] == "noninferior") != ("margin" in entry and "margin_reason" in entry):
-            raise PublishedError(f"{where}: a claim of no difference, and only that, states its margin and margin_reason")
+            raise PublishedError(
+                f"{where}: a claim of no difference, and only that, states its margin and margin_reason"
+            )
         found.append(Claim(**entry))
     _require_distinct(file, [claim.id for claim in found])
     return tuple(found)
@@ -240,22 +242,34 @@ def _cells_of(paper: str) -> list[Cell]:
     return found
 
 
-def _cell(file: str, paper: str, entry: Mapping[str, Any], document: Mapping[str, Any], listed: Mapping[str, Table]) -> Cell:
+def _cell(
+    file: str, paper: str, entry: Mapping[str, Any], document: Mapping[str, Any], listed: Mapping[str, Table]
+) -> Cell:
     where = f"{file}, cell {entry['id']!r}"
     head, grid = document["paper"], document.get("grid", {})
     parts = entry["id"].split("/")
-    if len(parts) != 5 or not all(map(_is_name, parts)) or (parts[0], *parts[3:]) != (paper, entry["stream"], entry["metric"]):
-        raise PublishedError(f"{where}: write the id as {paper}/<table>/<method>/{entry['stream']}/{entry['metric']}, without spaces")
+    if (
+        len(parts) != 5
+        or not all(map(_is_name, parts))
+        or (parts[0], *parts[3:]) != (paper, entry["stream"], entry["metric"])
+    ):
+        raise PublishedError(
+            f"{where}: write the id as {paper}/<table>/<method>/{entry['stream']}/{entry['metric']}, without spaces"
+        )
     if parts[1] not in (entry["table"], f"table-{entry['table']}"):
         raise PublishedError(f"{where}: table is {entry['table']!r}: write the id's second part, {parts[1]!r}")
     for key in ("stream", "method"):
         if grid and entry[key] not in grid[f"{key}s"]:
-            raise PublishedError(f"{where}: {key} {entry[key]!r} is not in the file's grid: choose one of {', '.join(grid[f'{key}s'])}")
+            raise PublishedError(
+                f"{where}: {key} {entry[key]!r} is not in the file's grid: choose one of {', '.join(grid[f'{key}s'])}"
+            )
     decimals = entry.get("decimals", head.get("decimals"))
     if decimals is None:
         raise PublishedError(f"{where}: decimals missing: add how many the paper prints, here or in [paper]")
     try:
-        published = Published(entry["mean"], entry.get("std"), entry.get("runs", head.get("runs", 1)), rounding=0.5 * 10.0**-decimals)
+        published = Published(
+            entry["mean"], entry.get("std"), entry.get("runs", head.get("runs", 1)), rounding=0.5 * 10.0**-decimals
+        )
     except ValueError as error:
         raise PublishedError(f"{where}: {error}") from error
     reruns = [
@@ -330,7 +344,9 @@ def _require(where: str, entry: Mapping[str, Any], required: Sequence[str], opti
     if missing := [key for key in required if key not in entry]:
         raise PublishedError(f"{where}: {', '.join(missing)} missing: add it")
     if unknown := sorted(entry.keys() - {*required, *optional}):
-        raise PublishedError(f"{where}: unknown entries {', '.join(unknown)}: known are {', '.join((*required, *optional))}")
+        raise PublishedError(
+            f"{where}: unknown entries {', '.join(unknown)}: known are {', '.join((*required, *optional))}"
+        )
 
 
 def _require_choice(where: str, entry: Mapping[str, Any], key: str, choices: Sequence[str | None]) -> None:

@@ -25,10 +25,14 @@ def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Co
     kinds = {kind: kind.replace("_", " ").replace("+", " and ") for kind in sorted(set(varied))}
     notes = []
     if len(kinds) > 1:
-        notes.append(f"the seeds of some runs vary {', of others '.join(kinds.values())}: their std is of no one kind, keep one")
+        notes.append(
+            f"the seeds of some runs vary {', of others '.join(kinds.values())}: their std is of no one kind, keep one"
+        )
     for kind, words in kinds.items():
         if comparable(kind, paper) is None:
-            notes.append(f"the paper does not say what its seeds vary, ours vary {words}: the two stds may be of different kinds")
+            notes.append(
+                f"the paper does not say what its seeds vary, ours vary {words}: the two stds may be of different kinds"
+            )
         elif not comparable(kind, paper):
             theirs = PUBLISHED_VARIED[paper].replace("_", " ")
             notes.append(

@@ -68,7 +68,9 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
         "milestones": ([milestone], CODE),
     }
     remarks = (
-        ("The code starts from a converted file of its authors, here from the one that Meta published: --weights (docs/weights.md).",)
+        (
+            "The code starts from a converted file of its authors, here from the one that Meta published: --weights (docs/weights.md).",
+        )
         if moco
         else ()
     )
@@ -84,7 +86,10 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
         )
     if method == "joint":
         ours = "How joint training was done is not known: the slow learner's settings, on all classes at once, are our reading."
-        settings = {key: (value, f"our reading, as the slow learner ({source})") for key, (value, source) in (settings | plain).items()}
+        settings = {
+            key: (value, f"our reading, as the slow learner ({source})")
+            for key, (value, source) in (settings | plain).items()
+        }
         return "Joint training", {**settings, "joint": (True, PAPER)}, (*remarks, ours)
     weight, coefficient, decay = (1.0, 0.1, 5e-4) if dataset in ("cifar100", "cub200") else (0.5, 0.5, 0.0)
     changed = {

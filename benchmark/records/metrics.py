@@ -71,7 +71,9 @@ def pack_bits(correct: Sequence[bool] | NDArray[np.bool_]) -> str:
     """Base64 of one bit per test image (1 = right), first image in the highest bit, the last byte filled up with zeros."""
     bits = np.asarray(correct)
     if bits.ndim != 1 or (bits.size and bits.dtype != np.bool_):
-        raise ValueError(f"one bool per image is packed, got shape {bits.shape} of {bits.dtype}: pass a flat sequence of bools")
+        raise ValueError(
+            f"one bool per image is packed, got shape {bits.shape} of {bits.dtype}: pass a flat sequence of bools"
+        )
     return base64.b64encode(np.packbits(bits.astype(np.bool_)).tobytes()).decode("ascii")
 
 
@@ -85,7 +87,9 @@ def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"packed bits are not base64 ({error}): make them with pack_bits") from None
     if len(data) != (n + 7) // 8:
-        raise ValueError(f"{len(data)} bytes cannot be the bits of {n} images, which fill {(n + 7) // 8}: check the number of images")
+        raise ValueError(
+            f"{len(data)} bytes cannot be the bits of {n} images, which fill {(n + 7) // 8}: check the number of images"
+        )
     bits = np.unpackbits(data)
     if bits[n:].any():
         raise ValueError(f"bits are set beyond the {n} images: check the number of images")
@@ -99,11 +103,15 @@ def _checked(matrix: Matrix, counts: Sequence[int]) -> tuple[NDArray[np.float64]
     if tasks == 0 or images.dtype.kind not in "iu" or images.min() < 1:
         raise ValueError(f"test counts are {list(counts)}: every task needs a whole number of at least one test image")
     if len(matrix) != tasks:
-        raise ValueError(f"the accuracy matrix has {len(matrix)} rows for {tasks} test counts: one row per task trained")
+        raise ValueError(
+            f"the accuracy matrix has {len(matrix)} rows for {tasks} test counts: one row per task trained"
+        )
     lower = np.zeros((tasks, tasks))
     for t, row in enumerate(matrix):
         if len(row) < t + 1:
-            raise ValueError(f"row {t} of the accuracy matrix has {len(row)} entries: it needs at least {t + 1}, one per task seen")
+            raise ValueError(
+                f"row {t} of the accuracy matrix has {len(row)} entries: it needs at least {t + 1}, one per task seen"
+            )
         for i, value in enumerate(row[: t + 1]):
             # written so that NaN is refused
             if value is None or not 0 <= value <= 100:

@@ -47,7 +47,11 @@ def provenance(
         "wall_seconds": wall_seconds,
         "cpu_seconds": cpu_seconds,
         "peak_memory_bytes": _peak_memory(),
-        **({"peak_device_memory_bytes": torch.cuda.max_memory_allocated(device)} if torch.device(device).type == "cuda" else {}),
+        **(
+            {"peak_device_memory_bytes": torch.cuda.max_memory_allocated(device)}
+            if torch.device(device).type == "cuda"
+            else {}
+        ),
     }
 
 
@@ -70,7 +74,9 @@ def _commit() -> tuple[str | None, bool | None]:
     """
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ":(top)", ":(top,exclude)leaderboards/records"])
     try:
-        head, status = (subprocess.run(["git", *c], capture_output=True, text=True, check=True, timeout=30).stdout for c in commands)
+        head, status = (
+            subprocess.run(["git", *c], capture_output=True, text=True, check=True, timeout=30).stdout for c in commands
+        )
     except (OSError, subprocess.SubprocessError):
         return None, None
     return head.strip(), bool(status.strip())

@@ -95,7 +95,9 @@ def _is_percent(value: Any) -> bool:
 
 
 def _is_lower_triangular(value: Any) -> bool:
-    return _list_of(_list_of(_is_percent), least=1)(value) and [len(row) for row in value] == list(range(1, len(value) + 1))
+    return _list_of(_list_of(_is_percent), least=1)(value) and [len(row) for row in value] == list(
+        range(1, len(value) + 1)
+    )
 
 
 def _is_config(value: Any) -> bool:
@@ -118,7 +120,10 @@ _is_sha256 = _matches(r"[0-9a-f]{64}")
 _MATRIX = "lists of 1, 2, ..., T percentages (0..100)"
 
 RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "schema": (lambda value: _is_int(value) and value == SCHEMA, f"{SCHEMA}, the schema that this version of reclaim reads"),
+    "schema": (
+        lambda value: _is_int(value) and value == SCHEMA,
+        f"{SCHEMA}, the schema that this version of reclaim reads",
+    ),
     "recipe": (is_name, NAME),
     "stream": (is_name, NAME),
     "seed": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
@@ -130,7 +135,10 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "accuracy": (_is_lower_triangular, _MATRIX),
     "accuracy_task_known": (_is_lower_triangular, _MATRIX),
-    "test_counts": (_list_of(lambda count: _is_int(count) and count > 0, least=1), "a list of positive integers, one per task"),
+    "test_counts": (
+        _list_of(lambda count: _is_int(count) and count > 0, least=1),
+        "a list of positive integers, one per task",
+    ),
     "correct": (_matches(r"[A-Za-z0-9+/]*={0,2}"), "base64 of one bit per test image"),
     # a mean of float32 entropies may fall short of 0 by its rounding
     "entropy": (_list_of(lambda nats: _is_number(nats) and nats > -1e-3), "a list of entropies in nats, one per epoch"),
@@ -167,11 +175,17 @@ def validate(document: Any) -> None:
             raise _wrong(f"result.{key}", result[key], wanted)
 
     tasks, epochs = len(result["accuracy"]), len(result["entropy"])
-    for key, length, unit in (("accuracy_task_known", tasks, "task"), ("test_counts", tasks, "task"), ("train_loss", epochs, "epoch")):
+    for key, length, unit in (
+        ("accuracy_task_known", tasks, "task"),
+        ("test_counts", tasks, "task"),
+        ("train_loss", epochs, "epoch"),
+    ):
         if len(result[key]) != length:
             raise _wrong(f"result.{key}", result[key], f"{length} entries, one per {unit}, not {len(result[key])}")
     if result["config_hash"] != config_hash(result["config"]):
-        raise _wrong("result.config_hash", result["config_hash"], f"{config_hash(result['config'])}, the hash of result.config")
+        raise _wrong(
+            "result.config_hash", result["config_hash"], f"{config_hash(result['config'])}, the hash of result.config"
+        )
     _check_bits(result)
 
     if not isinstance(provenance, dict):
@@ -196,12 +210,12 @@ def _check_bits(result: Mapping[str, Any]) -> None:
         bits = unpack_bits(result["correct"], sum(counts))
     except ValueError as error:
         raise _wrong("result.correct", result["correct"], f"the bits of {sum(counts)} test images ({error})") from None
-    for task, (part, count, accuracy) in enumerate(zip(np.split(bits, np.cumsum(counts)[:-1]), counts, last, strict=True)):
+    for task, (part, count, accuracy) in enumerate(
+        zip(np.split(bits, np.cumsum(counts)[:-1]), counts, last, strict=True)
+    ):
         # a hundredth of an image leaves room for an accuracy that was computed in float32
         if abs(int(part.sum()) - accuracy / 100 * count) > 0.01:
-            wanted = (
-                f"bits that add up to accuracy[{len(last) - 1}][{task}] = {accuracy}% of {count} images, not to {int(part.sum())} right"
-            )
+            wanted = f"bits that add up to accuracy[{len(last) - 1}][{task}] = {accuracy}% of {count} images, not to {int(part.sum())} right"
             raise _wrong("result.correct", result["correct"], wanted)
 
 
@@ -211,7 +225,9 @@ def _exact_keys(what: str, value: Any, keys: set[str], optional: Set[str] = froz
     if missing := keys - value.keys():
         raise RecordError(f"{what} lacks {', '.join(sorted(missing))}: run it again, or delete the file")
     if unknown := value.keys() - keys - optional:
-        raise RecordError(f"{what} has unknown keys {', '.join(sorted(map(str, unknown)))}: run it again, or delete the file")
+        raise RecordError(
+            f"{what} has unknown keys {', '.join(sorted(map(str, unknown)))}: run it again, or delete the file"
+        )
 
 
 def _wrong(key: str, value: Any, wanted: str) -> RecordError:
@@ -244,9 +260,19 @@ class Comparison:
         return not self.failures
 
     def __str__(self) -> str:
-        rule = "to the last bit" if self.exact else f"within {TOLERANCE} point and one image" if self.same_crops else "but for the crops"
+        rule = (
+            "to the last bit"
+            if self.exact
+            else f"within {TOLERANCE} point and one image"
+            if self.same_crops
+            else "but for the crops"
+        )
         deviation = f"largest deviation {self.largest:.2f} points at {self.where}" if self.where else "same accuracies"
-        return f"agree {rule}, {deviation}" if self.agree else f"do not agree {rule}, {deviation}: {'; '.join(self.failures)}"
+        return (
+            f"agree {rule}, {deviation}"
+            if self.agree
+            else f"do not agree {rule}, {deviation}: {'; '.join(self.failures)}"
+        )
 
 
 def compare(a: Record, b: Record) -> Comparison:
@@ -279,7 +305,9 @@ def compare(a: Record, b: Record) -> Comparison:
                     allowed = TOLERANCE + 100 / a.result["test_counts"][i]
                     # a billionth of a point for the rounding of the subtraction itself
                     if same_crops and not exact and abs(left - right) > allowed + 1e-9:
-                        failures.append(f"{key}[{t}][{i}] is {left} in one run and {right} in the other, {allowed:.2f} points are allowed")
+                        failures.append(
+                            f"{key}[{t}][{i}] is {left} in one run and {right} in the other, {allowed:.2f} points are allowed"
+                        )
     largest, where = max(deviations, key=lambda deviation: deviation[0], default=(0.0, None))
     return Comparison(exact, differing, largest, where if largest > 0 else None, tuple(failures), same_crops)
 

@@ -125,7 +125,9 @@ class RecordStore:
 
 def _not_writable(folder: Path, error: OSError) -> RecordError:
     reason = error.strerror or str(error)
-    return RecordError(f"cannot write into {folder} ({reason}): make it writable or choose another folder with --records")
+    return RecordError(
+        f"cannot write into {folder} ({reason}): make it writable or choose another folder with --records"
+    )
 
 
 def named_store(folder: Path | str) -> RecordStore:
@@ -145,7 +147,9 @@ def default_store() -> RecordStore:
     """
     folder = Path("leaderboards") / "records"
     if not folder.is_dir():
-        raise RecordError(f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with --records")
+        raise RecordError(
+            f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with --records"
+        )
     return RecordStore(folder)
 
 
@@ -153,6 +157,8 @@ def _text(document: Mapping[str, Mapping[str, Any]]) -> str:
     """JSON with one line per key of either part, so that a difference between two versions of a file shows which key changed."""
     parts = []
     for part, content in document.items():
-        lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(content[key], sort_keys=True, allow_nan=False)}" for key in content)
+        lines = ",\n".join(
+            f"    {json.dumps(key)}: {json.dumps(content[key], sort_keys=True, allow_nan=False)}" for key in content
+        )
         parts.append(f"  {json.dumps(part)}: {{\n{lines}\n  }}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

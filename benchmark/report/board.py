@@ -15,8 +15,21 @@ from ..records.record import Record, metric_of
 from ..stats.estimates import MeanInterval, mean_interval
 from ..stats.ranking import RankInterval, rank_intervals
 
-COLUMNS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "task_known_last_acc", "final_entropy")
-SHOWN = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc", "forgetting": "Forgetting", "task_known_last_acc": "Last-Acc, task known"}
+COLUMNS = (
+    "last_acc",
+    "inc_acc",
+    "task_avg_last_acc",
+    "task_avg_inc_acc",
+    "forgetting",
+    "task_known_last_acc",
+    "final_entropy",
+)
+SHOWN = {
+    "last_acc": "Last-Acc",
+    "inc_acc": "Inc-Acc",
+    "forgetting": "Forgetting",
+    "task_known_last_acc": "Last-Acc, task known",
+}
 METRICS = {
     **SHOWN,
     "task_avg_last_acc": "Last-Acc, averaged over tasks",
@@ -41,7 +54,9 @@ class Protocol:
     epochs: int
 
     def __str__(self) -> str:
-        trained = {0: "nothing trained", 1: "1 epoch on each experience"}.get(self.epochs, f"{self.epochs} epochs on each experience")
+        trained = {0: "nothing trained", 1: "1 epoch on each experience"}.get(
+            self.epochs, f"{self.epochs} epochs on each experience"
+        )
         return f"{trained}, {self.backbone}"
 
 
@@ -97,7 +112,9 @@ def rows(records: Sequence[Record]) -> list[Row]:
         protocols.setdefault(row.protocol, []).append(row)
     streams = list(STREAMS)
     found = []
-    for protocol in sorted(protocols, key=lambda p: (streams.index(p.stream), -len(protocols[p]), p.epochs, p.backbone)):
+    for protocol in sorted(
+        protocols, key=lambda p: (streams.index(p.stream), -len(protocols[p]), p.epochs, p.backbone)
+    ):
         members = sorted(protocols[protocol], key=lambda r: (-r.numbers["last_acc"].mean, r.recipe))
         rivals = {
             row.recipe: {record.seed: metric_of(record, "last_acc") for record in groups[row.stream, row.recipe]}
@@ -123,12 +140,18 @@ def label(row: Row, table: Sequence[Row]) -> str:
 
 def ends_of_grids(recipes: Iterable[str]) -> str:
     """A sentence on which of the choices that these recipes rest on lie at an end of their grid; empty where none was made."""
-    tuned = [RECIPES[name] for name in sorted({RECIPES[name].tuned_as or name for name in recipes}) if RECIPES[name].choice]
+    tuned = [
+        RECIPES[name] for name in sorted({RECIPES[name].tuned_as or name for name in recipes}) if RECIPES[name].choice
+    ]
     several = {r.name: {key: values for key, values in r.grid.items() if len(values) > 2} for r in tuned}
     settings = {r.name: r.choice["settings"] for r in tuned if r.choice}
     of_two = [name for name, grid in several.items() if not grid]
     inside = [name for name, grid in several.items() if grid]
-    at_end = [name for name in inside if any(settings[name][key] in (values[0], values[-1]) for key, values in several[name].items())]
+    at_end = [
+        name
+        for name in inside
+        if any(settings[name][key] in (values[0], values[-1]) for key, values in several[name].items())
+    ]
     parts = []
     if inside:
         named = f" ({_names(at_end)})" if at_end else ""
@@ -143,7 +166,10 @@ def _names(recipes: Iterable[str]) -> str:
 
 
 def by_protocol(table: Sequence[Row]) -> list[tuple[Protocol, list[Row]]]:
-    return [(protocol, [r for r in table if r.protocol == protocol]) for protocol in dict.fromkeys(row.protocol for row in table)]
+    return [
+        (protocol, [r for r in table if r.protocol == protocol])
+        for protocol in dict.fromkeys(row.protocol for row in table)
+    ]
 
 
 def _row(group: Sequence[Record]) -> Row:
@@ -157,7 +183,9 @@ def _row(group: Sequence[Record]) -> Row:
         recipe=recipe,
         stream=stream,
         seeds=tuple(record.seed for record in group),
-        numbers={column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))},
+        numbers={
+            column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))
+        },
         trained_parameters=result["trained_parameters"],
         bytes_kept=result["bytes_kept"],
         seconds=seconds,
@@ -167,9 +195,14 @@ def _row(group: Sequence[Record]) -> Row:
         pretraining_overlap=pretraining_overlap(STREAMS[stream], result["config"]["backbone"]),
         backbone=result["config"]["backbone"],
         config_hash=group[0].config_hash,
-        curves={key: tuple(mean_interval(values) for values in zip(*runs, strict=True)) for key, runs in curves.items()},
+        curves={
+            key: tuple(mean_interval(values) for values in zip(*runs, strict=True)) for key, runs in curves.items()
+        },
         matrices={
-            key: [[float(np.mean(seeds)) for seeds in zip(*at, strict=True)] for at in zip(*(r.result[key] for r in group), strict=True)]
+            key: [
+                [float(np.mean(seeds)) for seeds in zip(*at, strict=True)]
+                for at in zip(*(r.result[key] for r in group), strict=True)
+            ]
             for key in matrices
         },
     )

@@ -30,13 +30,21 @@ def coverage_page() -> str:
     reasons: dict[tuple[str, str, str], int] = {}
     for table in tables():
         found = [(cell, protocol_of(run_of(cell))) for cell in cells() if cell.table == table]
-        missing = [(table.id, cell.method, protocol.reason) for cell, protocol in found if isinstance(protocol, Uncovered)]
+        missing = [
+            (table.id, cell.method, protocol.reason) for cell, protocol in found if isinstance(protocol, Uncovered)
+        ]
         counts.append((table.id, len(found), len(found) - len(missing), len(missing)))
         reasons |= {reason: missing.count(reason) for reason in missing}
     counts.append(("all", *(sum(row[column] for row in counts) for column in (1, 2, 3))))
     others = [run for run in run_names() if run not in metrics and not run.startswith("olor/grid/")]
     grid = [
-        (title, *("-" if isinstance(protocol_of(f"olor/grid/{name}/{OLOR_STREAMS[0]}/{b}"), Uncovered) else "yes" for b in OLOR_BACKBONES))
+        (
+            title,
+            *(
+                "-" if isinstance(protocol_of(f"olor/grid/{name}/{OLOR_STREAMS[0]}/{b}"), Uncovered) else "yes"
+                for b in OLOR_BACKBONES
+            ),
+        )
         for name, (title, _) in OLOR_METHODS.items()
     ]
     return "\n".join(
@@ -44,10 +52,14 @@ def coverage_page() -> str:
             COVERAGE,
             _table(("table", "cells", "covered", "not covered"), counts),
             _table(
-                ("table", "method", "cells", "not covered, because it is"), [(*reason[:2], n, reason[2]) for reason, n in reasons.items()]
+                ("table", "method", "cells", "not covered, because it is"),
+                [(*reason[:2], n, reason[2]) for reason, n in reasons.items()],
             ),
             "## Runs with published numbers\n",
-            _table(("run", "cells", "method", "our reading"), [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()]),
+            _table(
+                ("run", "cells", "method", "our reading"),
+                [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()],
+            ),
             "## Runs without\n\nNo published number of these stands in `papers/*.toml`.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
             "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never "

@@ -117,7 +117,11 @@ def _measured(recipe: Recipe, switch: Switch, records: Sequence[Record]) -> str:
     interval = found.interval()
     spread = f" [{_signed(interval[0])}, {_signed(interval[1])}]" if interval else ""
     ratio = std_ratio(*_turned_and_default(recipe, records)) if switch.spread else None
-    stds = f", standard deviation over seeds {ratio[0]:.2f} [{ratio[1][0]:.2f}, {ratio[1][1]:.2f}] times the default's" if ratio else ""
+    stds = (
+        f", standard deviation over seeds {ratio[0]:.2f} [{ratio[1][0]:.2f}, {ratio[1][1]:.2f}] times the default's"
+        if ratio
+        else ""
+    )
     return f"{_signed(found.value)}{spread}, n = {found.n}{stds} {name}"
 
 
@@ -138,7 +142,10 @@ def _default_of(recipe: Recipe) -> Recipe:
 
 def _paragraph(note: Note) -> str:
     tests = f" Tests: {', '.join(f'`{test}`' for test in note.tests)}." if note.tests else ""
-    return textwrap.fill(f"**{note.id}** (note) {note.text}{tests}", 125, break_long_words=False, break_on_hyphens=False) + "\n"
+    return (
+        textwrap.fill(f"**{note.id}** (note) {note.text}{tests}", 125, break_long_words=False, break_on_hyphens=False)
+        + "\n"
+    )
 
 
 def _signed(points: float) -> str:

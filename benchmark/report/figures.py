@@ -50,7 +50,13 @@ def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     # the salt names what an SVG file refers to within itself; without it the names are random
-    style: Any = {"svg.hashsalt": "reclaim", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {
+        "svg.hashsalt": "reclaim",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with matplotlib.rc_context(style):
         for name, draw in drawings.items():
             figure = Figure(layout="constrained")
@@ -89,7 +95,9 @@ def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
     def draw(figure: Figure) -> None:
         groups = by_protocol(table)
         figure.set_size_inches(6, 1.2 + 0.2 * len(table) + 0.4 * len(groups))
-        parts = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups])[:, 0]
+        parts = figure.subplots(
+            len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups]
+        )[:, 0]
         for axes, (protocol, rows) in zip(parts, groups, strict=True):
             for y, row in enumerate(rows):
                 _dot(axes, row.numbers["last_acc"], y, STYLES[0][0])
@@ -110,7 +118,9 @@ def _dot(axes: Axes, summary: MeanInterval, y: float, colour: str) -> None:
     axes.plot(summary.mean, y, "o", color=colour, markersize=4)
 
 
-def _curves(stream: str, x: str, y: str, series: Sequence[tuple[str, Sequence[MeanInterval]]]) -> Callable[[Figure], None]:
+def _curves(
+    stream: str, x: str, y: str, series: Sequence[tuple[str, Sequence[MeanInterval]]]
+) -> Callable[[Figure], None]:
     from matplotlib.ticker import MaxNLocator
 
     def draw(figure: Figure) -> None:
@@ -145,7 +155,15 @@ def _matrices(row: Row) -> Callable[[Figure], None]:
             axes.imshow(square, cmap=HEAT, vmin=0, vmax=100)
             for t, line in enumerate(row.matrices[key]):
                 for i, value in enumerate(line):
-                    axes.text(i, t, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > LIGHT else "black")
+                    axes.text(
+                        i,
+                        t,
+                        f"{value:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if value > LIGHT else "black",
+                    )
             axes.set_xticks(range(size), range(1, size + 1), fontsize=6)
             axes.set_yticks(range(size), range(1, size + 1), fontsize=6)
             axes.set_xlabel("on task")
@@ -165,7 +183,9 @@ def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
         axes = figure.subplots()
         for y, check in enumerate(checks):
             published = check.cell.published
-            axes.fill_betweenx((y - 0.45, y + 0.45), published.mean - check.margin, published.mean + check.margin, color="#eceff1")
+            axes.fill_betweenx(
+                (y - 0.45, y + 0.45), published.mean - check.margin, published.mean + check.margin, color="#eceff1"
+            )
             if interval := published_interval(published):
                 axes.plot(interval, (y - 0.15, y - 0.15), color=PUBLISHED, linewidth=1.5)
             axes.plot(published.mean, y - 0.15, "s", color=PUBLISHED, markersize=3.5)
@@ -173,11 +193,15 @@ def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
                 axes.plot(again.value, y - 0.15, "D", color=RERUN, fillstyle="none", markersize=3.5)
             if check.judged and check.judged.ours:
                 _dot(axes, check.judged.ours, y + 0.2, STYLES[0][0])
-        names = [f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.verdict or 'not judged'}" for c in checks]
+        names = [
+            f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.verdict or 'not judged'}" for c in checks
+        ]
         axes.set_yticks(range(len(checks)), names, fontsize=5.5)
         axes.set_ylim(len(checks) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
-        axes.set_xlabel("percent\nsquare: published, with its 95% interval; diamond: others; dot: ours; band: margin", fontsize=7)
+        axes.set_xlabel(
+            "percent\nsquare: published, with its 95% interval; diamond: others; dot: ours; band: margin", fontsize=7
+        )
         axes.set_title(str(checks[0].cell.table), loc="left", fontsize=9)
 
     return draw

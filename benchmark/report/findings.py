@@ -42,7 +42,9 @@ Differences are paired by seed and stand with their 95% Student-t interval, in p
 comes about: [statistics.md](statistics.md). Every mean: [the leaderboard](../leaderboards/embedded.md).
 """
 
-EFFECT = "g is Hedges' g: the difference over the standard deviation of the paired differences, corrected for few seeds."
+EFFECT = (
+    "g is Hedges' g: the difference over the standard deviation of the paired differences, corrected for few seeds."
+)
 
 Runs = Mapping[tuple[str, str], Mapping[int, Record]]
 """(recipe, stream) -> seed -> record, all in order."""
@@ -98,7 +100,9 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
         parts = [f"{outcomes.count(outcome)} {word}" for outcome, word in words.items() if outcome in outcomes]
         counts.append(f"{_count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")
     failed = [*_of_outcome(verdicts, "contradicted"), *_of_outcome(verdicts, "undecided")]
-    return _section("What did not hold", " ".join(counts), f"{differences()} {EFFECT}", _by_itself(verdicts), claims_table(failed))
+    return _section(
+        "What did not hold", " ".join(counts), f"{differences()} {EFFECT}", _by_itself(verdicts), claims_table(failed)
+    )
 
 
 def _by_itself(verdicts: Sequence[ClaimVerdict]) -> str:
@@ -113,7 +117,11 @@ def _by_itself(verdicts: Sequence[ClaimVerdict]) -> str:
         and judge_claim(v.claim.kind, v.difference, v.claim.margin, alpha) == "contradicted"
     ]
     named = ", ".join(f"`{v.claim.id}`" for v in spared)
-    return f"Contradicted until Holm's correction was applied to the reverse side, too, after the runs: {named}." if spared else ""
+    return (
+        f"Contradicted until Holm's correction was applied to the reverse side, too, after the runs: {named}."
+        if spared
+        else ""
+    )
 
 
 def _what_held(verdicts: Sequence[ClaimVerdict]) -> str:
@@ -141,7 +149,9 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
         )
         for v in verdicts
     ]
-    return _table(rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)", "g"))
+    return _table(
+        rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)", "g")
+    )
 
 
 def _measured_on(claim: Claim) -> str:
@@ -168,7 +178,9 @@ def _what_else(runs: Runs) -> str:
         and (difference := _difference(runs, recipe.name, best.name))
     ]
     compared = [(recipe, difference) for recipe, difference in others if not recipe.config.joint]
-    as_good = sorted(((recipe, difference) for recipe, difference in compared if not _below_0(difference)), key=lambda c: -c[1].value)
+    as_good = sorted(
+        ((recipe, difference) for recipe, difference in compared if not _below_0(difference)), key=lambda c: -c[1].value
+    )
     better = sum(_above_0(difference) for _, difference in as_good)
     undecided, worse = len(as_good) - better, len(compared) - len(as_good)
     said = [
@@ -217,7 +229,11 @@ def _class_statistics(runs: Runs) -> str:
         f"Alignment draws features from a Gaussian for each class. What is kept of the covariances, on `{SPLIT}`, everything else as in "
         f"`slca`, which keeps {bytes_kept['slca']:,} bytes:"
     )
-    cheap = [name for _, name, difference in compared if (interval := difference.interval()) and interval[0] > -DEFAULT_MARGIN]
+    cheap = [
+        name
+        for _, name, difference in compared
+        if (interval := difference.interval()) and interval[0] > -DEFAULT_MARGIN
+    ]
     concluded = (
         f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the interval lies above it)."
         if cheap
@@ -242,18 +258,26 @@ def _combinations(runs: Runs) -> str:
     """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their name."""
     slow = RECIPES["seqft-slow"].config
     title = "Combinations of the three methods"
-    names = {recipe.config: recipe.name for recipe in recipes_of("embedded").values() if recipe.home == SPLIT and recipe.fact is None}
+    names = {
+        recipe.config: recipe.name
+        for recipe in recipes_of("embedded").values()
+        if recipe.home == SPLIT and recipe.fact is None
+    }
     cells, missing = {}, []
     for present in itertools.product((False, True), repeat=len(FACTORS)):
         factors = frozenset(itertools.compress(FACTORS, present))
         config = slow.set(f"{FACTORS[factor]}={{}}" for factor in factors)
         cells[factors] = _accuracies(runs, names.get(config, ""))
         if not cells[factors]:
-            missing.append(f"`{names[config]}`" if config in names else " + ".join(["the slow learner", *sorted(factors)]))
+            missing.append(
+                f"`{names[config]}`" if config in names else " + ".join(["the slow learner", *sorted(factors)])
+            )
     if len(missing) == len(cells):
         return ""
     if missing:
-        return _section(title, f"Not shown: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no runs on `{SPLIT}`.")
+        return _section(
+            title, f"Not shown: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no runs on `{SPLIT}`."
+        )
     effects = {factors: effect for factors, effect in factorial_effects(cells).items() if effect.interval()}
     if not effects:
         return _section(title, f"Not shown: the {len(cells)} recipes have fewer than two seeds in common.")
@@ -296,7 +320,9 @@ def _switches(runs: Runs) -> str:
         f"{len(measured) * ALPHA:.2f} of these."
     )
     rows = [(recipe.fact, f"`{recipe.name}`", f"`{recipe.home}`", _shown(difference)) for recipe, difference in apart]
-    return _section("Switches of the fidelity page", said, _table(rows, ("switch", "recipe", "measured on", "turned less default")))
+    return _section(
+        "Switches of the fidelity page", said, _table(rows, ("switch", "recipe", "measured on", "turned less default"))
+    )
 
 
 # --- limits ---
@@ -340,7 +366,9 @@ def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _recipes(runs: Runs) -> list[Recipe]:
     """The recipes of the stream that have runs on it, without the switches of the fidelity page."""
-    return [r for r in recipes_of("embedded").values() if r.home == SPLIT and r.fact is None and (r.name, SPLIT) in runs]
+    return [
+        r for r in recipes_of("embedded").values() if r.home == SPLIT and r.fact is None and (r.name, SPLIT) in runs
+    ]
 
 
 def _accuracies(runs: Runs, recipe: str, stream: str = SPLIT) -> dict[int, float]:

@@ -74,9 +74,7 @@ were swept twice, with the same choice.
 {ranks} {ties}
 """
 
-TIES = (
-    '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs of the protocol, cannot tell from this one.'
-)
+TIES = '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs of the protocol, cannot tell from this one.'
 
 # --- the files ---
 
@@ -94,7 +92,9 @@ def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1
     counted = _counted(store)
     ranked = _ranked(counted)
     table, verdicts = rows(ranked), judge_claims(ranked)
-    streams = {stream: [row for row in table if row.stream == stream] for stream in dict.fromkeys(row.stream for row in table)}
+    streams = {
+        stream: [row for row in table if row.stream == stream] for stream in dict.fromkeys(row.stream for row in table)
+    }
     texts = {}
     for kind in formats:
         if kind not in FORMATS:
@@ -116,7 +116,9 @@ def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1
         else:
             texts |= {f"{stream}.tex": as_latex(part) for stream, part in streams.items()}
     if not texts:
-        raise ValueError(f"{store.root} holds runs of published cells alone, and only the page shows these: ask for html")
+        raise ValueError(
+            f"{store.root} holds runs of published cells alone, and only the page shows these: ask for html"
+        )
     gone = [*(stream for stream in STREAMS if stream not in streams), *([] if table else ["embedded"])]
     for path in [folder / f"{name}.{end}" for name in gone for end in ("md", "csv", "json", "tex", "svg")]:
         if path.exists():
@@ -130,7 +132,11 @@ def write_docs(store: RecordStore, folder: Path) -> list[Path]:
     :raises ValueError: there is no record to show.
     """
     counted = [record for record in _counted(store) if record.recipe in RECIPES and record.stream in STREAMS]
-    pages = {"fidelity.md": fidelity.page(counted), "findings.md": findings.page(counted), "coverage.md": coverage_page()}
+    pages = {
+        "fidelity.md": fidelity.page(counted),
+        "findings.md": findings.page(counted),
+        "coverage.md": coverage_page(),
+    }
     return _write(folder, pages)
 
 
@@ -178,9 +184,13 @@ def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     """The whole tier: a table per stream and protocol, then the verdicts on the claims."""
     validated = {row.recipe for row in table if row.hyperparameters.startswith("validation")}
     binomial, overlap = 100 * (0.25 / 2000) ** 0.5, shared_classes() or "none"
-    parts = [INTRODUCTION.format(binomial=binomial, overlap=overlap, tuning=ends_of_grids(validated), ranks=RANKS, ties=TIES)]
+    parts = [
+        INTRODUCTION.format(binomial=binomial, overlap=overlap, tuning=ends_of_grids(validated), ranks=RANKS, ties=TIES)
+    ]
     for stream in dict.fromkeys(row.stream for row in table):
-        parts.append(f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables([row for row in table if row.stream == stream], 3)}")
+        parts.append(
+            f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables([row for row in table if row.stream == stream], 3)}"
+        )
     explained = f"{findings.differences()} {findings.EFFECT}"
     parts.append(f"## Claims\n\n{explained}\n\n{findings.claims_table(verdicts)}\n")
     return "\n".join(parts)
@@ -202,7 +212,14 @@ def as_latex(table: Sequence[Row]) -> str:
     parts = []
     for protocol, members in by_protocol(table):
         lines = [
-            (_rank(row), _ties(row, members), RECIPES[row.recipe].title, len(row.seeds), *_accuracies(row), f"{row.bytes_kept:,}")
+            (
+                _rank(row),
+                _ties(row, members),
+                RECIPES[row.recipe].title,
+                len(row.seeds),
+                *_accuracies(row),
+                f"{row.bytes_kept:,}",
+            )
             for row in members
         ]
         tabular = tabulate(lines, header, tablefmt="latex_booktabs", disable_numparse=True, colalign=align)
@@ -254,8 +271,12 @@ def _rank(row: Row) -> str:
 
 def _ties(row: Row, members: Sequence[Row]) -> str:
     """The ranks of those that the row is tied with, such as "1, 3-5"; a place that is shared stands there once."""
-    places = sorted({other.rank.rank for other in members if row.rank and other.rank and other.recipe in row.rank.tied_with})
-    spans = [[p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])]
+    places = sorted(
+        {other.rank.rank for other in members if row.rank and other.rank and other.recipe in row.rank.tied_with}
+    )
+    spans = [
+        [p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
+    ]
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "-"
 
 
@@ -277,13 +298,21 @@ def as_csv(table: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
-    writer.writerow(["stream", "tier", "recipe", "n", *statistics, *OTHERS, "rank", "rank_low", "rank_high", "ranked", "tied_with"])
+    writer.writerow(
+        ["stream", "tier", "recipe", "n", *statistics, *OTHERS, "rank", "rank_low", "rank_high", "ranked", "tied_with"]
+    )
     for row in table:
         summaries = [row.numbers.get(column) for column in COLUMNS]
         numbers = [v for m in summaries for v in ((m.mean, m.std, *(m.interval or (None, None))) if m else (None,) * 4)]
-        ranks = (row.rank.rank, row.rank.low, row.rank.high, row.ranked, " ".join(row.rank.tied_with)) if row.rank else (None,) * 5
+        ranks = (
+            (row.rank.rank, row.rank.low, row.rank.high, row.ranked, " ".join(row.rank.tied_with))
+            if row.rank
+            else (None,) * 5
+        )
         tier = STREAMS[row.stream].tier
-        writer.writerow([row.stream, tier, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS), *ranks])
+        writer.writerow(
+            [row.stream, tier, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS), *ranks]
+        )
     return buffer.getvalue()
 
 
@@ -302,12 +331,15 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "recipe": row.recipe,
         "title": RECIPES[row.recipe].title,
         "seeds": row.seeds,
-        "rank": rank and {"rank": rank.rank, "low": rank.low, "high": rank.high, "of": row.ranked, "tied_with": rank.tied_with},
+        "rank": rank
+        and {"rank": rank.rank, "low": rank.low, "high": rank.high, "of": row.ranked, "tied_with": rank.tied_with},
         "reference": row.joint,
         **{name: getattr(row, name) for name in OTHERS},
         "numbers": {column: _summary(summary) for column, summary in row.numbers.items()},
         "curves": {key: [_summary(summary) for summary in curve] for key, curve in row.curves.items()},
-        "matrices": {key: [[round(value, DECIMALS) for value in line] for line in matrix] for key, matrix in row.matrices.items()},
+        "matrices": {
+            key: [[round(value, DECIMALS) for value in line] for line in matrix] for key, matrix in row.matrices.items()
+        },
     }
 
 
@@ -324,7 +356,10 @@ def svg(table: Sequence[Row]) -> str:
     pictured = [row for row in table if not RECIPES[row.recipe].tuned_as] or list(table)
     stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
     pictured = [row for row in pictured if row.stream == stream]
-    groups = [(str(p), [(RECIPES[r.recipe].title, r.numbers["last_acc"]) for r in members]) for p, members in by_protocol(pictured)]
+    groups = [
+        (str(p), [(RECIPES[r.recipe].title, r.numbers["last_acc"]) for r in members])
+        for p, members in by_protocol(pictured)
+    ]
     n = sorted({len(row.seeds) for row in pictured})
     seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
     return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", groups)

@@ -22,7 +22,19 @@ from ..stats.equivalence import Column
 from ..stats.estimates import Estimate, MeanInterval, Published
 from ..verdicts.cells import CellCheck, judge_tables
 from ..verdicts.claims import ClaimVerdict
-from .board import COLUMNS, METRICS, NOT_COMPARABLE, RANKS, SHOWN, Protocol, Row, by_protocol, headline, label, time_in_words
+from .board import (
+    COLUMNS,
+    METRICS,
+    NOT_COMPARABLE,
+    RANKS,
+    SHOWN,
+    Protocol,
+    Row,
+    by_protocol,
+    headline,
+    label,
+    time_in_words,
+)
 from .findings import EFFECT, differences
 from .svg import Chart, Scale, chart, ends, templates
 
@@ -48,7 +60,9 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
         papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS],
         runs=sum(len(row.seeds) for row in table),
         recipes=len({row.recipe for row in table}),
-        of_cells=len({(run.recipe, run.stream, run.config_hash, run.seed) for check in checks.values() for run in check.runs}),
+        of_cells=len(
+            {(run.recipe, run.stream, run.config_hash, run.seed) for check in checks.values() for run in check.runs}
+        ),
         shown_rows={f"{row.recipe}@{row.stream}" for row in table},
         overlap=shared_classes() or "none",
         not_comparable=NOT_COMPARABLE,
@@ -132,14 +146,18 @@ class Section:
 
 def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
     slots = {row.recipe: slot for slot, row in enumerate(headline(table, CURVES - 2))}
-    protocols = [(protocol, [_entry(row, slots, verdicts) for row in members]) for protocol, members in by_protocol(table)]
+    protocols = [
+        (protocol, [_entry(row, slots, verdicts) for row in members]) for protocol, members in by_protocol(table)
+    ]
     drawn = [row for row in table if not row.joint]
     labels = {row.recipe: label(row, drawn) for row in drawn}
     accuracy = [(row.recipe, labels[row.recipe], row.curves["accuracy"]) for row in drawn]
     entropy = [(row.recipe, labels[row.recipe], row.curves["entropy"]) for row in drawn if row.curves["entropy"]]
     charts = (
         chart("Accuracy after each task", "tasks seen", "percent of their test images right", accuracy),
-        chart("Entropy of the training predictions", "epoch, over all experiences", "nats", entropy, limits=(0, math.inf)),
+        chart(
+            "Entropy of the training predictions", "epoch, over all experiences", "nats", entropy, limits=(0, math.inf)
+        ),
     )
     scale = Scale.around(ends(row.numbers["last_acc"] for row in table), *PLOT, steps=4, limits=(0, 100))
     return Section(STREAMS[table[0].stream], protocols, scale, [c for c in charts if c])
@@ -163,9 +181,18 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
         commands=[f"reclaim run {row.recipe} {row.stream} --seeds {seeds}" for seeds in seed_options(row.seeds)],
         config="\n".join(f"{key}={shown(value)}" for key, value in flatten(recipe.config.as_dict()).items()),
         claims=claims,
-        outcomes=[(outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]],
+        outcomes=[
+            (outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]
+        ],
         accuracy=chart(f"Accuracy of {recipe.title} after each task", "tasks seen", "percent right", curves, small),
-        entropy=chart(f"Entropy of {recipe.title} in training", "epoch, over all experiences", "nats", entropy, small, (0, math.inf)),
+        entropy=chart(
+            f"Entropy of {recipe.title} in training",
+            "epoch, over all experiences",
+            "nats",
+            entropy,
+            small,
+            (0, math.inf),
+        ),
     )
 
 
@@ -220,7 +247,9 @@ def _paper(paper: str, checks: Sequence[CellCheck]) -> dict[str, Any]:
 
 
 def _forest(checks: Sequence[CellCheck]) -> Scale:
-    shown = [end for check in checks for end in published_interval(check.cell.published) or (check.cell.published.mean,)]
+    shown = [
+        end for check in checks for end in published_interval(check.cell.published) or (check.cell.published.mean,)
+    ]
     shown += [again.value for check in checks for again in check.cell.reruns]
     shown += ends(check.judged.ours for check in checks if check.judged and check.judged.ours)
     return Scale.around(shown, *PLOT, steps=4)
@@ -260,7 +289,9 @@ def published_interval(published: Published) -> tuple[float, float] | None:
     if published.std is None:
         return None
     std, n = published.error
-    return Estimate(value=published.mean, standard_error=std / math.sqrt(n), df=n - 1, n=int(n), rounding=published.rounding).interval()
+    return Estimate(
+        value=published.mean, standard_error=std / math.sqrt(n), df=n - 1, n=int(n), rounding=published.rounding
+    ).interval()
 
 
 def spread(column: Column) -> str:

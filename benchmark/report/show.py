@@ -56,5 +56,14 @@ def _fact(fact: str, protocol: Protocol) -> list[str]:
     entry = next(entry for entry in FACTS if entry.id == fact)
     if not isinstance(entry, Switch):
         return [f"{fact}: {entry.text}"]
-    here = [f"{key}={shown(value)}" for key, (value, source) in protocol.settings.items() if re.search(rf"\b{fact}\b", source)]
-    return [f"{fact}, {entry.title}", f"  text: {entry.text}", f"  code: {entry.code}", f"  here: {', '.join(here) or 'see the notes'}"]
+    here = [
+        f"{key}={shown(value)}"
+        for key, (value, source) in protocol.settings.items()
+        if re.search(rf"\b{fact}\b", source)
+    ]
+    return [
+        f"{fact}, {entry.title}",
+        f"  text: {entry.text}",
+        f"  code: {entry.code}",
+        f"  here: {', '.join(here) or 'see the notes'}",
+    ]

@@ -42,7 +42,12 @@ class Scale:
 
     @classmethod
     def around(
-        cls, values: Iterable[float], start: float, end: float, steps: int = 6, limits: tuple[float, float] = (-math.inf, math.inf)
+        cls,
+        values: Iterable[float],
+        start: float,
+        end: float,
+        steps: int = 6,
+        limits: tuple[float, float] = (-math.inf, math.inf),
     ) -> Scale:
         """A scale that holds all values within the limits, in at most about ``steps`` steps of 1, 2 or 5 times a power of ten."""
         inside = [min(max(value, limits[0]), limits[1]) for value in values]
@@ -111,7 +116,9 @@ def chart(
         return None
     x = Scale(1, longest, math.ceil((longest - 1) / 10), 44, width - 12)
     y = Scale.around(ends(p for _, _, points in series for p in points), height - 40, 12, limits=limits)
-    curves = tuple(Curve(key, label, _line([p.mean for p in points], x, y), _band(points, x, y)) for key, label, points in series)
+    curves = tuple(
+        Curve(key, label, _line([p.mean for p in points], x, y), _band(points, x, y)) for key, label, points in series
+    )
     return Chart(title, x_label, y_label, x, y, curves, width, height)
 
 
@@ -143,10 +150,26 @@ def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[s
     for heading, entries in groups:
         if len(groups) > 1:
             y += HEADING
-        placed.append((heading, y - 12, [(label, summary, y + ROW * row + ROW // 2) for row, (label, summary) in enumerate(entries)]))
+        placed.append(
+            (
+                heading,
+                y - 12,
+                [(label, summary, y + ROW * row + ROW // 2) for row, (label, summary) in enumerate(entries)],
+            )
+        )
         y += ROW * len(entries)
     return (
         templates()
         .get_template("dot_plot.svg")
-        .render(title=title, axis=axis, groups=placed, headed=len(groups) > 1, x=x, width=WIDTH, labels=LABELS, top=TOP, bottom=y)
+        .render(
+            title=title,
+            axis=axis,
+            groups=placed,
+            headed=len(groups) > 1,
+            x=x,
+            width=WIDTH,
+            labels=LABELS,
+            top=TOP,
+            bottom=y,
+        )
     )

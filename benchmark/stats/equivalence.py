@@ -70,7 +70,9 @@ class CellVerdict:
         return "unknown: a single run has no std" if self.ours.n == 1 else f"none up to {MAX_SEEDS}"
 
 
-def judge_cell(values: Sequence[float], published: Published | None, margin: float, alpha: float = ALPHA) -> CellVerdict:
+def judge_cell(
+    values: Sequence[float], published: Published | None, margin: float, alpha: float = ALPHA
+) -> CellVerdict:
     """Verdict on a published cell from one value per seed of ours.
 
     ``reproduced``: TOST rejects at ``alpha``; ``above`` / ``below``: the (1 - alpha) interval of the difference lies beyond the margin;
@@ -91,7 +93,9 @@ def judge_cell(values: Sequence[float], published: Published | None, margin: flo
     if predicted is None:
         return CellVerdict(ours, Column("no reference"), constant)
     inside = predicted[0] <= ours.mean <= predicted[1]
-    return CellVerdict(ours, _column(ours, published, margin, alpha), constant, inside, published_leaves(published, alpha))
+    return CellVerdict(
+        ours, _column(ours, published, margin, alpha), constant, inside, published_leaves(published, alpha)
+    )
 
 
 def verdict(difference: Estimate, margin: float, alpha: float = ALPHA) -> Verdict:

@@ -47,7 +47,9 @@ class Estimate:
         require_probability("level", level)
         if self.standard_error is None or self.df is None:
             return None
-        half = self.rounding + (self.standard_error * float(stats.t.ppf((1 + level) / 2, self.df)) if self.standard_error > 0 else 0.0)
+        half = self.rounding + (
+            self.standard_error * float(stats.t.ppf((1 + level) / 2, self.df)) if self.standard_error > 0 else 0.0
+        )
         return self.value - half, self.value + half
 
     def p_above(self, bound: float) -> float:
@@ -94,11 +96,17 @@ class Published:
         if not math.isfinite(self.mean):
             raise ValueError(f"published mean is {self.mean}: a finite number is needed")
         if not 0 <= self.rounding < math.inf:
-            raise ValueError(f"published rounding is {self.rounding}: half a unit of the last printed digit is needed, 0 if unknown")
+            raise ValueError(
+                f"published rounding is {self.rounding}: half a unit of the last printed digit is needed, 0 if unknown"
+            )
         if self.std is not None and not 0 <= self.std < math.inf:
-            raise ValueError(f"published std is {self.std}: a finite number that is not negative is needed, None if not printed")
+            raise ValueError(
+                f"published std is {self.std}: a finite number that is not negative is needed, None if not printed"
+            )
         if self.std is not None and (self.n is None or self.n < 2):
-            raise ValueError(f"published std {self.std} over {self.n} runs: a std needs at least 2; pass std=None for a single run")
+            raise ValueError(
+                f"published std {self.std} over {self.n} runs: a std needs at least 2; pass std=None for a single run"
+            )
 
     def as_constant(self) -> Published:
         """The printed mean without its own error (its rounding stays)."""
@@ -152,14 +160,18 @@ def prediction_interval(published: Published, n: int, level: float = 1 - ALPHA) 
     return published.mean - half, published.mean + half
 
 
-def welch_error(std: ArrayLike, n: ArrayLike, std0: ArrayLike, n0: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def welch_error(
+    std: ArrayLike, n: ArrayLike, std0: ArrayLike, n0: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Standard error of the difference and its degrees of freedom (the smaller side's where there is no spread), elementwise."""
     n, n0 = np.asarray(n, dtype=float), np.asarray(n0, dtype=float)
     ours, theirs = np.square(std) / n, np.square(std0) / n0
     total = np.asarray(ours + theirs)
     spread = total > NO_SPREAD**2
     with np.errstate(invalid="ignore"):
-        df = np.where(spread, np.square(total) / (np.square(ours) / (n - 1) + np.square(theirs) / (n0 - 1)), np.minimum(n, n0) - 1)
+        df = np.where(
+            spread, np.square(total) / (np.square(ours) / (n - 1) + np.square(theirs) / (n0 - 1)), np.minimum(n, n0) - 1
+        )
     return np.where(spread, np.sqrt(total), 0.0), df
 
 

@@ -108,7 +108,9 @@ class Judgement:
     reverse_p: float
 
 
-def judge_claim(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA) -> Outcome:
+def judge_claim(
+    kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA
+) -> Outcome:
     """Outcome of one claim about a - b that stands alone.
 
     ``superior`` holds if its p-value is below ``alpha`` and is contradicted if the (1 - alpha) interval lies below 0. ``noninferior``
@@ -130,13 +132,17 @@ def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float 
         raise ValueError(f"claim kind is {kind!r}: choose 'superior' or 'noninferior'")
     require_margin(margin)
     if (kind == "noninferior") != (margin > 0):
-        raise ValueError(f"a claim of kind {kind!r} has margin {margin}: 'noninferior' needs a positive one, 'superior' has none (0)")
+        raise ValueError(
+            f"a claim of kind {kind!r} has margin {margin}: 'noninferior' needs a positive one, 'superior' has none (0)"
+        )
     if difference is None:
         return 1.0
     return difference.p_superior if kind == "superior" else difference.p_noninferior(margin)
 
 
-def judge_family(claims: Sequence[tuple[ClaimKind, PairedDifference | None, float]], alpha: float = ALPHA) -> list[Judgement]:
+def judge_family(
+    claims: Sequence[tuple[ClaimKind, PairedDifference | None, float]], alpha: float = ALPHA
+) -> list[Judgement]:
     """Judge every claim (kind, difference, margin) of one family; claims not run keep their place in it.
 
     Holm runs twice: over the p-values for the claims at ``alpha``, which is how likely any false ``holds`` is at most, and over those of
@@ -175,13 +181,18 @@ def factorial_effects(runs: Mapping[frozenset[str], Mapping[int, float]]) -> dic
     if not factors:
         raise ValueError("runs have no factor: give a cell for every combination of at least one")
     if missing := [" + ".join(sorted(cell)) or "none" for cell in cells if not runs.get(cell)]:
-        raise ValueError(f"no runs with these of the factors {', '.join(factors)}: {'; '.join(missing)}; all {len(cells)} cells are needed")
+        raise ValueError(
+            f"no runs with these of the factors {', '.join(factors)}: {'; '.join(missing)}; all {len(cells)} cells are needed"
+        )
     common = frozenset.intersection(*(frozenset(runs[cell]) for cell in cells))
     incomplete = frozenset().union(*(runs[cell] for cell in cells)) - common
     effects = {}
     for effect in cells[1:]:
         even, odd = (
-            {seed: float(np.mean([runs[cell][seed] for cell in cells if len(effect - cell) % 2 == parity])) for seed in common}
+            {
+                seed: float(np.mean([runs[cell][seed] for cell in cells if len(effect - cell) % 2 == parity]))
+                for seed in common
+            }
             for parity in (0, 1)
         )
         if difference := paired_difference(even, odd):

@@ -62,7 +62,10 @@ def verdict_probabilities(
     law = (difference, max(math.sqrt(variance), 1e-12))
     inside = np.maximum(within, 0.0)
     reproduced = float(np.sum(weight * (stats.norm.cdf(inside, *law) - stats.norm.cdf(-inside, *law))))
-    above, below = float(np.sum(weight * stats.norm.sf(beyond, *law))), float(np.sum(weight * stats.norm.cdf(-beyond, *law)))
+    above, below = (
+        float(np.sum(weight * stats.norm.sf(beyond, *law))),
+        float(np.sum(weight * stats.norm.cdf(-beyond, *law))),
+    )
     return {"reproduced": reproduced, "above": above, "below": below, "undecided": 1.0 - reproduced - above - below}
 
 
@@ -102,7 +105,9 @@ def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.polynomial.legendre.leggauss(80)
 
 
-def thresholds(std: Any, n: Any, published: Published, margin: float, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def thresholds(
+    std: Any, n: Any, published: Published, margin: float, alpha: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|difference| below the first means reproduced, above the second above or below; elementwise over our std and n."""
     error, df = welch_error(std, n, *published.error)
     return _thresholds_of(error, df, n, published.rounding, margin, alpha)

@@ -48,7 +48,9 @@ def rank_intervals(
     :raises ValueError: a method has no run, or one that is not finite; ``level`` or ``resamples`` is out of range.
     """
     if bad := [name for name, values in runs.items() if not values or not all(map(math.isfinite, values.values()))]:
-        raise ValueError(f"runs of {', '.join(bad)}: at least one value, and finite ones, are needed; leave a method without runs out")
+        raise ValueError(
+            f"runs of {', '.join(bad)}: at least one value, and finite ones, are needed; leave a method without runs out"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: a probability strictly between 0 and 1 is needed")
     if resamples < 1:
@@ -81,12 +83,18 @@ def rank_intervals(
 
 
 def _resampled_means(
-    runs: list[Mapping[int, float]], means: NDArray[np.float64], level: float, resamples: int, generator: np.random.Generator
+    runs: list[Mapping[int, float]],
+    means: NDArray[np.float64],
+    level: float,
+    resamples: int,
+    generator: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Means of the methods under weights drawn for the seeds; shape (resamples, methods)."""
     seeds = sorted(set[int]().union(*runs))
     has = np.array([[seed in values for values in runs] for seed in seeds], dtype=float)
-    deviations = np.array([[values.get(seed, mean) - mean for values, mean in zip(runs, means, strict=True)] for seed in seeds])
+    deviations = np.array(
+        [[values.get(seed, mean) - mean for values, mean in zip(runs, means, strict=True)] for seed in seeds]
+    )
     # Exponential weights, normalised over any set of seeds, are uniform on its simplex: variance s^2 (n - 1) / (n (n + 1)).
     weights = generator.standard_exponential((resamples, len(seeds)))
     n = has.sum(axis=0)

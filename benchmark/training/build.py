@@ -66,7 +66,9 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
     if random:
         return create_backbone(config.backbone)
     if weights and not tagged:
-        raise ValueError(f"{config.backbone!r} starts from random weights, for its name has no tag: leave out the weights {weights}")
+        raise ValueError(
+            f"{config.backbone!r} starts from random weights, for its name has no tag: leave out the weights {weights}"
+        )
     return create_backbone(config.backbone, weights or (PRETRAINED if tagged else None))
 
 
@@ -108,7 +110,9 @@ def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransfo
     train, test = protocol(images.protocol, dataset)
     if images.clipped:
         if not isinstance(train, OlorTransform):
-            raise ValueError(f"clipped=true is a switch of OLOR's transform (F15), not of protocol={images.protocol!r}: leave it out")
+            raise ValueError(
+                f"clipped=true is a switch of OLOR's transform (F15), not of protocol={images.protocol!r}: leave it out"
+            )
         train = replace(train, clipped=True)
     if images.smallest_crop is not None:
         if not isinstance(train, ImageTransform) or train.geometry != "random-resized-crop":
@@ -132,7 +136,9 @@ def make_strategy(
     :param plugins: further plugins, which run after those.
     :param validation: the experiences with held-out images by which ``keep="best"`` chooses.
     """
-    strategy: Callable[..., SupervisedTemplate] = partial(Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16")
+    strategy: Callable[..., SupervisedTemplate] = partial(
+        Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16"
+    )
     if config.memory and config.memory.method == "der++":
         strategy = partial(DERPlusPlus, mem_size=config.memory.size, alpha=config.memory.alpha, beta=config.memory.beta)
     return strategy(
@@ -230,7 +236,9 @@ def _optimizer(config: Config, model: ContinualModel) -> Optimizer:
     groups = _groups(config, model)
     if config.olor:
         depths = layer_depths(model, config.olor.counting, exclude=peft_parameters(model.backbone))
-        rollback: dict[str, Any] = {f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")}
+        rollback: dict[str, Any] = {
+            f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")
+        }
         if config.optimizer == "adam":
             return OLORAdam(groups, depths=depths, **rollback)
         switches: dict[str, Any] = {name: getattr(config.olor, name) for name in OLOR_SGD_ONLY}

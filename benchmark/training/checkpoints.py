@@ -52,7 +52,13 @@ class Checkpoint(SupervisedPlugin[Any]):
     """
 
     def __init__(
-        self, path: Path | None, run: Mapping[str, Any], benchmark: Any, device: str = "cpu", minutes: float = 5.0, held_out: Any = None
+        self,
+        path: Path | None,
+        run: Mapping[str, Any],
+        benchmark: Any,
+        device: str = "cpu",
+        minutes: float = 5.0,
+        held_out: Any = None,
     ) -> None:
         super().__init__()
         self.path, self.minutes = path, minutes
@@ -80,10 +86,15 @@ class Checkpoint(SupervisedPlugin[Any]):
         except (OSError, MemoryError, torch.OutOfMemoryError):
             raise  # which may pass; the checkpoint may be good
         except Exception as error:  # a pickle can fail in any way
-            reason = str(error) if isinstance(error, _UnusableError) else f"cannot be read ({type(error).__name__}: {error})"
+            reason = (
+                str(error) if isinstance(error, _UnusableError) else f"cannot be read ({type(error).__name__}: {error})"
+            )
             aside = set_aside(self.path)
             os.replace(self.path, aside)
-            warnings.warn(f"the checkpoint {self.path} {reason}: the run starts from the beginning; it is now {aside.name}", stacklevel=2)
+            warnings.warn(
+                f"the checkpoint {self.path} {reason}: the run starts from the beginning; it is now {aside.name}",
+                stacklevel=2,
+            )
             return None
         return strategy
 
@@ -97,17 +108,28 @@ class Checkpoint(SupervisedPlugin[Any]):
         stream = io.BytesIO()
         pickler = _Pickler(stream, self._landmarks)
         pickler.dump((strategy, _random_states(self._device)))
-        header = {"run": self._run, "pickle": stream.tell(), "tensors": [[s.nbytes(), str(s.device)] for s in pickler.storages]}
+        header = {
+            "run": self._run,
+            "pickle": stream.tell(),
+            "tensors": [[s.nbytes(), str(s.device)] for s in pickler.storages],
+        }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path, unfinished(self.path)) as file:
                 digest = hashlib.sha256()
-                for part in (MAGIC, json.dumps(header).encode() + b"\n", stream.getbuffer(), *map(_bytes_of, pickler.storages)):
+                for part in (
+                    MAGIC,
+                    json.dumps(header).encode() + b"\n",
+                    stream.getbuffer(),
+                    *map(_bytes_of, pickler.storages),
+                ):
                     file.write(part)
                     digest.update(part)
                 file.write(digest.digest())
         except OSError as error:
-            warnings.warn(f"cannot write the checkpoint {self.path} ({error}): the run goes on without it", stacklevel=2)
+            warnings.warn(
+                f"cannot write the checkpoint {self.path} ({error}): the run goes on without it", stacklevel=2
+            )
         self._written = time.monotonic()
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -120,9 +142,13 @@ class Checkpoint(SupervisedPlugin[Any]):
             if lines[0] != MAGIC:
                 raise _UnusableError("is none of this version of reclaim")
             header = json.loads(lines[1])
-            differing = [key for key in sorted({*self._run, *header["run"]}) if self._run.get(key) != header["run"].get(key)]
+            differing = [
+                key for key in sorted({*self._run, *header["run"]}) if self._run.get(key) != header["run"].get(key)
+            ]
             if differing:
-                was = ", ".join(f"{key} was {header['run'].get(key)!r} and is {self._run.get(key)!r}" for key in differing)
+                was = ", ".join(
+                    f"{key} was {header['run'].get(key)!r} and is {self._run.get(key)!r}" for key in differing
+                )
                 raise _UnusableError(f"is of another run ({was})")
             digest = hashlib.sha256(b"".join(lines))
             sizes = [header["pickle"], *(size for size, _ in header["tensors"])]
@@ -136,7 +162,9 @@ class Checkpoint(SupervisedPlugin[Any]):
                 digest.update(view)
             if file.read() != digest.digest():
                 raise _UnusableError("is damaged (its SHA-256 is wrong)")
-        storages = [part.to(device).untyped_storage() for part, (_, device) in zip(parts[1:], header["tensors"], strict=True)]
+        storages = [
+            part.to(device).untyped_storage() for part, (_, device) in zip(parts[1:], header["tensors"], strict=True)
+        ]
         return _Unpickler(io.BytesIO(views[0]), self._landmarks, storages).load()
 
 
@@ -185,7 +213,13 @@ class _Pickler(pickle.Pickler):
         return None
 
     def reducer_override(self, thing: Any) -> Any:
-        if type(thing) is not Tensor or thing.layout is not torch.strided or thing.is_complex() or thing.is_quantized or vars(thing):
+        if (
+            type(thing) is not Tensor
+            or thing.layout is not torch.strided
+            or thing.is_complex()
+            or thing.is_quantized
+            or vars(thing)
+        ):
             return NotImplemented  # pickled as torch does it
         layout = thing.storage_offset(), tuple(thing.shape), thing.stride()
         return _tensor, (thing.untyped_storage(), thing.dtype, layout, thing.requires_grad)
@@ -200,7 +234,9 @@ class _Unpickler(pickle.Unpickler):
         return self._known[number[0]][number[1]]
 
 
-def _tensor(storage: torch.UntypedStorage, dtype: torch.dtype, layout: tuple[Any, Any, Any], requires_grad: bool) -> Tensor:
+def _tensor(
+    storage: torch.UntypedStorage, dtype: torch.dtype, layout: tuple[Any, Any, Any], requires_grad: bool
+) -> Tensor:
     return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, *layout).requires_grad_(requires_grad)  # type: ignore[call-overload]
 
 

@@ -48,7 +48,9 @@ class Job:
         return f"{self.recipe} {self.stream.name} seed {self.seed}"
 
 
-def jobs_of(recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), setup: Setup = HERE) -> list[Job]:
+def jobs_of(
+    recipe: Recipe, stream: Stream, seeds: Sequence[int], settings: Sequence[str] = (), setup: Setup = HERE
+) -> list[Job]:
     """One job per seed; settings on top of the recipe's own make its hyper-parameters "given"."""
     config = recipe.config.set(settings)
     origin = recipe.origin_of(config)
@@ -123,7 +125,9 @@ def try_jobs(
             if isinstance(error, FloatingPointError):  # it would diverge again
                 discard_checkpoint(job)
 
-    with tqdm(total=sum(_units(job) for job in missing), unit="experience", disable=quiet or not missing, smoothing=0.05) as bar:
+    with tqdm(
+        total=sum(_units(job) for job in missing), unit="experience", disable=quiet or not missing, smoothing=0.05
+    ) as bar:
 
         def advance(label: str) -> None:
             left = sum(job not in known and job not in failures for job in missing)
@@ -154,7 +158,13 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
     starts: dict[Any, dict[str, str]] = {}
     for job, record in named.items():
-        surroundings = (job.stream.dataset, job.setup.root, job.config.backbone, job.setup.weights, job.setup.unverified)
+        surroundings = (
+            job.stream.dataset,
+            job.setup.root,
+            job.config.backbone,
+            job.setup.weights,
+            job.setup.unverified,
+        )
         if surroundings not in starts:
             from .run import start  # imported late, as below
 
@@ -178,7 +188,9 @@ def _let_go(error: Exception) -> None:
 
 
 def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:
-    if store is None or job.setup.checkpoints or job.setup.rehearsal:  # a rehearsal is shorter than writing its checkpoints
+    if (
+        store is None or job.setup.checkpoints or job.setup.rehearsal
+    ):  # a rehearsal is shorter than writing its checkpoints
         return job
     root = Path(os.path.abspath(store.root))
     return replace(job, setup=replace(job.setup, checkpoints=root.parent / f"{root.name}.checkpoints"))
@@ -203,7 +215,10 @@ def _make(job: Job, advance: Callable[[str], Any]) -> Record:
 
 
 def _in_processes(
-    jobs: Mapping[Job, Job], n_jobs: int, finish: Callable[[Job, Callable[[], Record]], None], advance: Callable[[str], None]
+    jobs: Mapping[Job, Job],
+    n_jobs: int,
+    finish: Callable[[Job, Callable[[], Record]], None],
+    advance: Callable[[str], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
     manager = SyncManager(ctx=context)
@@ -213,8 +228,12 @@ def _in_processes(
         messages = manager.Queue()
         pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
         try:
-            with _interrupts_wait():  # for the workers, too, which inherit it: until they ignore the signal, they have seconds of imports
-                pending: dict[Future[Record], Job] = {pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()}
+            with (
+                _interrupts_wait()
+            ):  # for the workers, too, which inherit it: until they ignore the signal, they have seconds of imports
+                pending: dict[Future[Record], Job] = {
+                    pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()
+                }
             while pending:
                 with contextlib.suppress(queue.Empty):
                     advance(messages.get(timeout=0.2))
@@ -251,7 +270,9 @@ def _interrupts_wait() -> Iterator[None]:
         yield
         return
     came = []
-    answer = signal.signal(signal.SIGINT, lambda *_: came.append(True))  # another thread, such as a progress bar's, lets it through
+    answer = signal.signal(
+        signal.SIGINT, lambda *_: came.append(True)
+    )  # another thread, such as a progress bar's, lets it through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -19,7 +19,9 @@ def arithmetic(threads: int = 1, device: str = "cpu") -> Iterator[None]:
     run is on an accelerator, where the switch would permit TF32.
     """
     # where torch cannot tell, and on other architectures, nothing is changed
-    has_amx = platform.machine() not in ("x86_64", "AMD64") or getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
+    has_amx = (
+        platform.machine() not in ("x86_64", "AMD64") or getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
+    )
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(threads)
     if device == "cpu" and not has_amx:

@@ -58,7 +58,9 @@ class Observer(SupervisedPlugin[Any]):
         self.correct, self.test_counts = [], []
 
     def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._eval_classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
+        self._eval_classes = torch.tensor(
+            sorted(strategy.experience.classes_in_this_experience), device=strategy.device
+        )
         self._hits: list[bool] = []
         self._hits_task_known: list[bool] = []
 
@@ -67,7 +69,9 @@ class Observer(SupervisedPlugin[Any]):
         # what the last step or the alignment broke shows here first; argmax would make an accuracy of it
         if not torch.isfinite(logits).all():
             seen = strategy.clock.train_exp_counter
-            raise FloatingPointError(f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate")
+            raise FloatingPointError(
+                f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate"
+            )
         self._hits += (logits.argmax(1) == targets).tolist()
         self._hits_task_known += (self._eval_classes[logits[:, self._eval_classes].argmax(1)] == targets).tolist()
 

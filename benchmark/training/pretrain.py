@@ -52,7 +52,9 @@ class Pretraining:
     warmup_epochs: float = 0.5
 
 
-def pretrain(config: Pretraining, folder: Path, device: str = "cpu", threads: int = 1, data: Drawings | None = None) -> dict[str, Any]:
+def pretrain(
+    config: Pretraining, folder: Path, device: str = "cpu", threads: int = 1, data: Drawings | None = None
+) -> dict[str, Any]:
     """Train, and write ``quickdraw_vit.safetensors``, its report (``.json``) and model card (``.md``) into ``folder``.
 
     A checkpoint is written after every epoch; the same call goes on from it, and ends with the weights that an undisturbed run gives.
@@ -62,7 +64,9 @@ def pretrain(config: Pretraining, folder: Path, device: str = "cpu", threads: in
     :raises RuntimeError: torch is too old for Muon (2.9 brings it), or the checkpoint is another configuration's.
     """
     if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"pretraining needs torch.optim.Muon, which torch {torch.__version__} lacks: install torch >= 2.9")
+        raise RuntimeError(
+            f"pretraining needs torch.optim.Muon, which torch {torch.__version__} lacks: install torch >= 2.9"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with arithmetic(threads):
         return _train(config, folder, device, data or upstream())
@@ -70,7 +74,10 @@ def pretrain(config: Pretraining, folder: Path, device: str = "cpu", threads: in
 
 def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> dict[str, Any]:
     n_classes, per_class = data.train.shape[:2]
-    images, labels = data.train.flatten(0, 1).to(device), torch.arange(n_classes, device=device).repeat_interleave(per_class)
+    images, labels = (
+        data.train.flatten(0, 1).to(device),
+        torch.arange(n_classes, device=device).repeat_interleave(per_class),
+    )
 
     torch.manual_seed(config.seed)
     model = quickdraw_vit(n_classes, config.drop_path_rate).to(device)
@@ -92,7 +99,9 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
         except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise RuntimeError(f"{checkpoint} is damaged ({type(error).__name__}): delete it to start anew") from error
         if saved["config"] != asdict(config):
-            raise RuntimeError(f"{checkpoint} belongs to another configuration, {saved['config']}: move it away or use another folder")
+            raise RuntimeError(
+                f"{checkpoint} belongs to another configuration, {saved['config']}: move it away or use another folder"
+            )
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -130,7 +139,10 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
     bar.close()
 
     model.reset_classifier(0)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / f"{QUICKDRAW_VIT}.safetensors")
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+        folder / f"{QUICKDRAW_VIT}.safetensors",
+    )
     report = {
         "config": asdict(config),
         "warp": asdict(WARP),
@@ -149,7 +161,9 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
 
 
 def _model_card(report: dict[str, Any]) -> str:
-    settings = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in {**report["config"], **report["warp"]}.items())
+    settings = "\n".join(
+        f"| {key.replace('_', ' ')} | {value} |" for key, value in {**report["config"], **report["warp"]}.items()
+    )
     return f"""\
 # Model card: {QUICKDRAW_VIT}
 

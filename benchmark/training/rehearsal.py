@@ -42,7 +42,9 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
     :raises ValueError: a folder of other images is in the way.
     """
     at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
-    config = replace(config, batch_size=min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time, micro_batch=None)
+    config = replace(
+        config, batch_size=min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time, micro_batch=None
+    )
     per_class = max(ALIGNED_IMAGES, -(-config.batch_size // min(stream.sizes)))
     if config.images and config.images.hold_out:  # a fold fewer to train on
         per_class = max(FOLDS, -(-per_class * FOLDS // (FOLDS - 1)) + 1)
@@ -92,7 +94,9 @@ class Stopwatch(SupervisedPlugin[Any]):
         parameters = list(strategy.model.parameters())
         states = [t for state in strategy.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        kept = sum(int(getattr(keeper, "bytes_kept", 0)) for keeper in (strategy, *strategy.plugins, strategy.optimizer))
+        kept = sum(
+            int(getattr(keeper, "bytes_kept", 0)) for keeper in (strategy, *strategy.plugins, strategy.optimizer)
+        )
         self.fixed_bytes = max(self.fixed_bytes, sum(t.nbytes for t in (*parameters, *gradients, *states)) + kept)
         if len(self.steps[-1]) == (2 if len(self.steps) == 1 else 1):
             strategy.stop_training()
@@ -166,8 +170,13 @@ def project(measured: Mapping[str, float], config: Config, stream: Stream, worke
         return max(loading / workers, seconds) if workers else loading + seconds
 
     first = train * sizes[0] / stream.n_classes
-    step, later = measured["step_seconds"] / measured["step_images"], measured["later_step_seconds"] / measured["step_images"]
-    frozen = min(config.epochs, config.peft.frozen_epochs) if config.peft else config.epochs  # epochs that cost as the later step did
+    step, later = (
+        measured["step_seconds"] / measured["step_images"],
+        measured["later_step_seconds"] / measured["step_images"],
+    )
+    frozen = (
+        min(config.epochs, config.peft.frozen_epochs) if config.peft else config.epochs
+    )  # epochs that cost as the later step did
     of_later = frozen * later + (config.epochs - frozen) * step
     trained = phase(config.epochs * train, first * config.epochs * step + (train - first) * of_later)
     evaluated = tested + (train if config.alignment else 0)  # alignment starts from the features of all training images

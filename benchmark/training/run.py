@@ -98,7 +98,9 @@ def run(
             if progress:
                 progress(t + 1, len(benchmark.train_stream))
         effort = observer.effort
-        where = provenance(effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds)
+        where = provenance(
+            effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds
+        )
 
     if setup.rehearsal:
         where["rehearsal"] = stopwatch.as_dict()
@@ -150,13 +152,19 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
     if config.images is None:
         return make_benchmark(stream, order, config.part), downstream(config.part).sha256, ()
     if setup.root is None:
-        raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root")
+        raise ValueError(
+            f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
+        )
     if setup.cache and config.memory and config.memory.method == "der++":
         raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
     if setup.cache and setup.workers and setup.device != "cpu":
-        raise ValueError(f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, or the cache")
+        raise ValueError(
+            f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, or the cache"
+        )
     verify = not (setup.unverified or setup.rehearsal)
     data = read_images(stream.dataset, setup.root, verify=verify)
     transforms = prepared(config.images, stream.dataset)
-    benchmark = make_image_benchmark(stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device)
+    benchmark = make_image_benchmark(
+        stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
+    )
     return benchmark, data.sha256, data.remarks if verify else (*data.remarks, UNVERIFIED)

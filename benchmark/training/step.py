@@ -41,7 +41,9 @@ class Stepwise(Naive):  # type: ignore[type-arg]
         if not self.is_training or not self.micro_batch or len(self.mb_x) <= self.micro_batch:
             return super().forward()
         model: Any = self.model
-        pieces = [checkpoint(model.features, images, use_reentrant=False) for images in self.mb_x.split(self.micro_batch)]
+        pieces = [
+            checkpoint(model.features, images, use_reentrant=False) for images in self.mb_x.split(self.micro_batch)
+        ]
         logits: Tensor = model.heads(torch.cat(pieces))
         return logits
 

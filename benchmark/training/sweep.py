@@ -16,7 +16,9 @@ from .jobs import Job, try_jobs
 METRIC = "last_acc"
 
 
-def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs: int | None = None) -> dict[str, dict[str, Any]]:
+def sweep(
+    recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs: int | None = None
+) -> dict[str, dict[str, Any]]:
     """Recipe -> the chosen settings, and the score of every candidate; no test drawing is touched.
 
     The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several; a run that diverges scores 0.
@@ -28,7 +30,13 @@ def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs
             own = f": it is tuned as {recipe.tuned_as!r}" if recipe.tuned_as else ""
             raise ValueError(f"recipe {recipe.name!r} has no grid to choose from{own}")
     jobs = [
-        Job(recipe.name, recipe.with_settings(candidate).set(["part=validation"]), find_stream(recipe.home), seed, "given")
+        Job(
+            recipe.name,
+            recipe.with_settings(candidate).set(["part=validation"]),
+            find_stream(recipe.home),
+            seed,
+            "given",
+        )
         for recipe in recipes
         for candidate in recipe.candidates()
         for seed in seeds
@@ -49,7 +57,9 @@ def sweep(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs
             "part": "validation",
             "metric": METRIC,
             "seeds": list(seeds),
-            "candidates": [{"settings": c, "score": score} for c, score in zip(recipe.candidates(), scores, strict=True)],
+            "candidates": [
+                {"settings": c, "score": score} for c, score in zip(recipe.candidates(), scores, strict=True)
+            ],
         }
     return chosen
 

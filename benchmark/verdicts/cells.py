@@ -67,14 +67,18 @@ class CellCheck:
         if isinstance(protocol, Uncovered):
             return []
         differences = [difference for run in self.runs for difference in protocol.deviations(run.result["config"])]
-        return list(dict.fromkeys([*differences, *(f"device={run.provenance['accelerator'] or 'cpu'}" for run in self.runs)]))
+        return list(
+            dict.fromkeys([*differences, *(f"device={run.provenance['accelerator'] or 'cpu'}" for run in self.runs)])
+        )
 
     @property
     def remarks(self) -> list[str]:
         """What has to be said beside the verdict: why there is none, what differs from the paper's runs, how the seeds relate (F2)."""
         if not self.runs or self.judged is None or self.column is None:
             return []
-        undecided = f"undecided, limited by: {self.column.limited_by}; seeds needed: {self.judged.seeds_in_words(self.column)}"
+        undecided = (
+            f"undecided, limited by: {self.column.limited_by}; seeds needed: {self.judged.seeds_in_words(self.column)}"
+        )
         notes = [undecided] if self.verdict == "undecided" else []
         notes += [f"made with {', '.join(self.deviations)}"] if self.deviations else []
         notes += [self.choice] if self.choice else []
@@ -89,13 +93,17 @@ class CellCheck:
         published, ours = self.cell.published, self.judged.ours if self.judged else None
         reruns = ", ".join(f"{again.value:g}" for again in self.cell.reruns) or "-"
         margin = f"{self.margin:g}{' (--margin)' if self.overridden else ''}"
-        reference = f"{published.mean:g}" + ("" if published.std is None else f" +- {published.std:g} (n = {published.n})")
+        reference = f"{published.mean:g}" + (
+            "" if published.std is None else f" +- {published.std:g} (n = {published.n})"
+        )
         if self.judged is None or ours is None or self.column is None:
             return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-"
         interval = " [{:.2f}, {:.2f}]".format(*ours.interval) if ours.interval else ""
         predicted = self.prediction_interval
         inside = (
-            "-" if predicted is None else "{} {:.2f} to {:.2f}".format("in" if self.judged.in_prediction_interval else "not in", *predicted)
+            "-"
+            if predicted is None
+            else "{} {:.2f} to {:.2f}".format("in" if self.judged.in_prediction_interval else "not in", *predicted)
         )
         return (
             *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
@@ -118,7 +126,12 @@ class CellCheck:
             "alpha": self.alpha,
             "ours": ours and {"mean": ours.mean, "std": ours.std, "n": ours.n, "interval": ours.interval},
             "seeds": sorted(record.seed for record in self.runs),
-            "published": {"mean": published.mean, "std": published.std, "n": published.n, "rounding": published.rounding},
+            "published": {
+                "mean": published.mean,
+                "std": published.std,
+                "n": published.n,
+                "rounding": published.rounding,
+            },
             "sampled": judged and _column_as_dict(judged.sampled),
             "constant": judged and _column_as_dict(judged.constant),
             "published_leaves": judged and judged.published_leaves,
@@ -140,7 +153,10 @@ def _column_as_dict(column: Column) -> dict[str, Any]:
 
 
 def check_cells(
-    records: Sequence[Record], papers: Sequence[str] | None = None, margin: float | None = None, alpha: float | None = None
+    records: Sequence[Record],
+    papers: Sequence[str] | None = None,
+    margin: float | None = None,
+    alpha: float | None = None,
 ) -> dict[str, CellCheck]:
     """Id -> what the records (those that count, :func:`current`) say of it, for every cell of these papers (None: all).
 
@@ -159,7 +175,11 @@ def check_cells(
 def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
     runs, choice = _best_of_grid(cell, runs)
     problem = judged = None
-    for what, key in (("configurations", "config_hash"), ("backbones", "weights_sha256"), ("sets of images", "data_sha256")):
+    for what, key in (
+        ("configurations", "config_hash"),
+        ("backbones", "weights_sha256"),
+        ("sets of images", "data_sha256"),
+    ):
         # weights that are drawn at random differ from seed to seed
         found = sorted({record.result[key] for record in runs}) if key != "weights_sha256" or _same_start(cell) else []
         if len(found) > 1:
@@ -169,7 +189,9 @@ def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha:
             )
             break
     else:
-        judged = judge_cell([metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha)
+        judged = judge_cell(
+            [metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha
+        )
     return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs), choice)
 
 
@@ -190,10 +212,19 @@ def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record],
     found: dict[str, list[Record]] = {}
     for record in runs:
         made_with = protocol.made_with(record.result["config"])
-        values = next((v for v, config in zip(protocol.recipe.candidates(), protocol.configs, strict=True) if config == made_with), {})
+        values = next(
+            (
+                v
+                for v, config in zip(protocol.recipe.candidates(), protocol.configs, strict=True)
+                if config == made_with
+            ),
+            {},
+        )
         found.setdefault(", ".join(f"{key}={value:g}" for key, value in values.items()), []).append(record)
     best = max(found, key=lambda name: fmean(metric_of(record, METRIC[cell.paper]) for record in found[name]))
-    return found[best], f"{best}: the best of {len(found)} on record, of {len(protocol.configs)} in the paper's grid (F23)"
+    return found[
+        best
+    ], f"{best}: the best of {len(found)} on record, of {len(protocol.configs)} in the paper's grid (F23)"
 
 
 def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
@@ -204,11 +235,16 @@ def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
     judged = []
     for table, family in families.items():
         alpha = family[0].alpha
-        p_values = [check.column.p_equivalence if check.column and check.column.p_equivalence is not None else 1.0 for check in family]
+        p_values = [
+            check.column.p_equivalence if check.column and check.column.p_equivalence is not None else 1.0
+            for check in family
+        ]
         reproduced = sum(p < alpha for p in holm(p_values))
         verdicts = Counter(check.verdict or "not judged" for check in family)
         counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
-        sentence = f"{reproduced} of {len(family)} reproduced, family error {100 * alpha:g}% (Holm); one by one: {counts}"
+        sentence = (
+            f"{reproduced} of {len(family)} reproduced, family error {100 * alpha:g}% (Holm); one by one: {counts}"
+        )
         judged.append(
             {
                 "table": table.id,

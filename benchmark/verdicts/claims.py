@@ -66,7 +66,10 @@ class ClaimVerdict:
             "id": claim.id,
             "verdict": self.outcome,
             "expected": claim.expected,
-            **{key: getattr(claim, key) for key in ("family", "kind", "better", "worse", "stream", "metric", "margin", "margin_reason")},
+            **{
+                key: getattr(claim, key)
+                for key in ("family", "kind", "better", "worse", "stream", "metric", "margin", "margin_reason")
+            },
             "difference": difference and difference.value,
             "interval": difference and difference.interval(),
             "std": difference and difference.std,
@@ -111,7 +114,11 @@ def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
 def _difference(claim: Claim, values: Mapping[tuple[str, str], Mapping[int, Record]]) -> PairedDifference | None:
     sign, planned = -1.0 if claim.metric in LESS_IS_BETTER else 1.0, planned_seeds(claim)
     better, worse = (
-        {seed: sign * metric_of(record, claim.metric) for seed, record in values.get((recipe, claim.stream), {}).items() if seed < planned}
+        {
+            seed: sign * metric_of(record, claim.metric)
+            for seed, record in values.get((recipe, claim.stream), {}).items()
+            if seed < planned
+        }
         for recipe in (claim.better, claim.worse)
     )
     return paired_difference(better, worse)

@@ -40,7 +40,9 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
             if not comparison.agree:
                 conflicts.append(f"{there} and {path} {comparison}")
             else:
-                notes.append(f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} {there}")
+                notes.append(
+                    f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} {there}"
+                )
     if conflicts:
         raise RecordError(
             "records of the same configuration and seed contradict each other; find out which is right and move the other away:\n"
@@ -61,7 +63,9 @@ def current(records: list[Record]) -> list[Record]:
     (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
     embedded = recipes_of("embedded")
-    made_with = {name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in embedded.items()}
+    made_with = {
+        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in embedded.items()
+    }
     runs = _runs_of_cells()
     counted = []
     for record in records:

@@ -74,7 +74,9 @@ def detectable_effect(n: int, alpha: float) -> float:
 
 def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None) -> str:
     """The true differences that :data:`SEEDS` find with 80% power, and what they cost."""
-    family = [other for other in claims() if other.family == claim.family] if claim.family == "confirmatory" else [claim]
+    family = (
+        [other for other in claims() if other.family == claim.family] if claim.family == "confirmatory" else [claim]
+    )
     _, alpha = confirmatory_plan()
     unit, digits = _unit(claim), 2 if _unit(claim) == "points" else 4
     differences = {verdict.claim.id: verdict.difference for verdict in judge_claims(records)}
@@ -96,9 +98,22 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
     for n in SEEDS:
         effect = detectable_effect(n, alpha / len(family))
         points = "-" if std is None else f"{effect * std - claim.margin:+.{digits}f}"
-        rows.append((f"{n}{' (planned)' * (n == planned_seeds(claim))}", f"{effect:.2f}", points, _time([(n, cost) for cost in costs])))
-    step = f"Holm's first step of {len(family)} claims at {100 * alpha:g}%" if len(family) > 1 else f"alone at {100 * alpha:g}%"
-    bound = f"holds if the difference lies above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""
+        rows.append(
+            (
+                f"{n}{' (planned)' * (n == planned_seeds(claim))}",
+                f"{effect:.2f}",
+                points,
+                _time([(n, cost) for cost in costs]),
+            )
+        )
+    step = (
+        f"Holm's first step of {len(family)} claims at {100 * alpha:g}%"
+        if len(family) > 1
+        else f"alone at {100 * alpha:g}%"
+    )
+    bound = (
+        f"holds if the difference lies above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""
+    )
     header = ("seeds", "effect (std) found with 80% power", f"true difference ({unit})", "processor time")
     effect_of = "\nThe effect is counted from the margin: (true difference + margin) / std." if claim.margin else ""
     return (
@@ -126,12 +141,18 @@ def plan_cell(cell: Cell, records: Sequence[Record], std: float | None = None) -
     """Probability of "reproduced" by number of seeds, the seeds needed, and what they cost."""
     check = check_cells(records)[cell.id]
     spread, published, margin = _spread(check, std), _printed(cell.published), cell.table.margin
-    printed = f"{cell.published.mean:g}" + ("" if published.std is None else f" +- {published.std:g} over {published.n} runs")
+    printed = f"{cell.published.mean:g}" + (
+        "" if published.std is None else f" +- {published.std:g} over {published.n} runs"
+    )
     head = f"{cell.id}: {printed}; margin {margin:g} points ({cell.table.margin_reason})\nour std: {spread.source}"
     if spread.std is None:
         return head
     cost = _cost_of(records, cell)
-    needed = [n for n in (_seeds_needed(way, spread.std, margin) for way in (published, published.as_constant())) if n is not None]
+    needed = [
+        n
+        for n in (_seeds_needed(way, spread.std, margin) for way in (published, published.as_constant()))
+        if n is not None
+    ]
     rows = []
     for n in (*SEEDS, math.inf):
         ways = ((published, True), (published, False)) if published.std is not None else ()
@@ -139,7 +160,13 @@ def plan_cell(cell: Cell, records: Sequence[Record], std: float | None = None) -
         label, time = ("no limit", "-") if math.isinf(n) else (str(n), _time([(int(n), cost)]))
         rows.append((label, *["-"] * (3 - len(powers)), *powers, time))
     welch = "- (no published std)" if published.std is None else _needed(published, spread.std, margin)
-    header = ("seeds", "ours = printed mean", "ours = the paper's true mean", "printed mean as a constant", "processor time")
+    header = (
+        "seeds",
+        "ours = printed mean",
+        "ours = the paper's true mean",
+        "printed mean as a constant",
+        "processor time",
+    )
     return (
         f"{head}\n\nP(reproduced) if\n{tabulate(rows, headers=header, disable_numparse=True)}\n\n"
         f"seeds needed for 80% power, if our true mean is the printed one: {welch}\n"
@@ -170,7 +197,13 @@ def plan_table(table: Table, records: Sequence[Record], std: float | None = None
             runs[place] = max(runs.get(place, 0), needed)
             costs[place] = _cost_of(records, cell)
         rows.append(
-            (cell.id, printed, f"{spread.std:.2f}", *(f"{p:.2f}" for p in powers), _needed(published, spread.std, table.margin, short=True))
+            (
+                cell.id,
+                printed,
+                f"{spread.std:.2f}",
+                *(f"{p:.2f}" for p in powers),
+                _needed(published, spread.std, table.margin, short=True),
+            )
         )
     header = ("cell", "published", "our std", *(f"n = {n}" for n in SEEDS), "seeds needed")
     time = _time([(n, costs[place]) for place, n in runs.items()])
@@ -194,7 +227,10 @@ def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
     beyond = [
         cell
         for cell, needed in planned
-        if needed is not None and cell.seeds and needed > len(cell.seeds) and PUBLISHED_VARIED.get(cell.paper) == "class_order"
+        if needed is not None
+        and cell.seeds
+        and needed > len(cell.seeds)
+        and PUBLISHED_VARIED.get(cell.paper) == "class_order"
     ]
     if not beyond:
         return ""
@@ -212,7 +248,9 @@ def _spread(check: CellCheck, std: float | None) -> _Spread:
     if ours is not None and ours.std is not None:
         return _Spread(ours.std, f"{ours.std:.2f} points over {ours.n} seeds on record")
     if check.cell.published.std is not None:
-        return _Spread(check.cell.published.error[0], "taken to be the published one, rounded up: no runs on record; --std sets it")
+        return _Spread(
+            check.cell.published.error[0], "taken to be the published one, rounded up: no runs on record; --std sets it"
+        )
     return _Spread(None, "not known: none is published, and no runs are on record; give --std")
 
 
@@ -267,7 +305,11 @@ def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | Non
     found: dict[str, list[float]] = {}
     for record in records:
         seconds = record.provenance.get("cpu_seconds") or record.provenance.get("wall_seconds")
-        if record.stream == stream and seconds and (record.recipe == recipe or record.result["config"].get("epochs") == epochs):
+        if (
+            record.stream == stream
+            and seconds
+            and (record.recipe == recipe or record.result["config"].get("epochs") == epochs)
+        ):
             found.setdefault(record.recipe, []).append(float(seconds))
     if recipe in found:
         return _Cost(median(found[recipe]))

@@ -41,7 +41,9 @@ class Submission:
     def __str__(self) -> str:
         if self.problems:
             return "\n".join([f"{self.path}: not a record to merge", *(f"  {problem}" for problem in self.problems)])
-        todo = f"already on record, {self.place}: they {self.on_record}" if self.on_record else f"copy it to {self.place}"
+        todo = (
+            f"already on record, {self.place}: they {self.on_record}" if self.on_record else f"copy it to {self.place}"
+        )
         shown = "not shown on the leaderboard" if self.notes else "shown on the leaderboard"
         return "\n".join([f"{self.path}: sound; {todo}; {shown}", *(f"  {note}" for note in (*self.notes, BACKED))])
 
@@ -87,7 +89,11 @@ def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[
     """What runs of one configuration on one stream have alike, whatever their seed."""
     config = record.result["config"]
     # how many photographs a memory holds may depend on the order of classes of unequal sizes, their bytes on how they were loaded
-    alike = ["trained_parameters"] if config.get("memory") and config.get("images") else ["trained_parameters", "bytes_kept"]
+    alike = (
+        ["trained_parameters"]
+        if config.get("memory") and config.get("images")
+        else ["trained_parameters", "bytes_kept"]
+    )
     for path in sorted(store.root.glob(f"*/{record.stream}/{record.config_hash}/*.json")):
         try:
             other = _Inbox(path).read().result
@@ -95,7 +101,10 @@ def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[
             continue
         differing = [key for key in alike if path != place and other[key] != record.result[key]]
         if differing:
-            yield from (f"result.{key} is {record.result[key]}: {path}, of the same configuration, has {other[key]}" for key in differing)
+            yield from (
+                f"result.{key} is {record.result[key]}: {path}, of the same configuration, has {other[key]}"
+                for key in differing
+            )
             return
 
 
@@ -144,7 +153,9 @@ def _recipe(record: Record) -> Recipe | None:
     if recipe := RECIPES.get(record.recipe):
         return recipe
     place = record.recipe, record.stream
-    return next((recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None)
+    return next(
+        (recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None
+    )
 
 
 def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
