@@ -17,7 +17,8 @@ import pytest
 from reclaim import strategies
 from reclaim.benchmark import config as config_module
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.papers.facts import FACTS, SECTIONS, FactError, Note, Switch, read_facts
+from reclaim.benchmark.papers.facts import FACTS, FactError, Note, Switch, read_facts
+from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.report.fidelity import effect, page, std_ratio, turned_by
@@ -48,7 +49,7 @@ def test_every_number_stands_there_once() -> None:
     ids = [fact.id for fact in FACTS]
     assert len(set(ids)) == len(ids)
     assert sorted(int(i[1:]) for i in ids if re.fullmatch(r"F\d+", i)) == list(range(1, 27))
-    assert {fact.paper for fact in FACTS} == set(SECTIONS)
+    assert {fact.paper for fact in FACTS} == set(papers())
 
 
 @pytest.mark.parametrize("call", [call for switch in SWITCHES.values() for call in switch.arguments])
@@ -258,7 +259,7 @@ def test_the_same_records_give_the_same_page() -> None:
 def test_the_tables_are_whole() -> None:
     text = page([])
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 * len(SECTIONS) + len(SWITCHES)
+    assert len(rows) == 2 * len(papers()) + len(SWITCHES)
     assert {row.count("|") for row in rows} == {8}
     assert all(f"(`{recipe.name}`" in text for recipe in TURNED)
     assert all(f"**{fact.id}** (note)" in text for fact in FACTS if fact.id not in SWITCHES)

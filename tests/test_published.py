@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from reclaim.benchmark.data.streams import STREAMS
-from reclaim.benchmark.papers import published
+from reclaim.benchmark.papers import headers, published
+from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.papers.published import Claim, PublishedError, Rerun, Table, cells, claims, tables
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.metrics import METRICS
@@ -116,7 +117,14 @@ def test_every_claim_can_be_checked() -> None:
 
 # --- files as they must not be ---
 
-PAPER: dict[str, Any] = {"key": "slca", "title": "a paper"}
+PAPER: dict[str, Any] = {
+    "key": "slca",
+    "name": "SLCA",
+    "title": "a paper",
+    "venue": "ICCV",
+    "arxiv": "1",
+    "metric": "last_acc",
+}
 CELL: dict[str, Any] = {
     **{
         "id": "slca/main/slca/stream/last_acc",
@@ -198,7 +206,7 @@ def test_a_bad_cell_is_named(
     ("content", "complaint"),
     [
         ({"tables": []}, r": unknown entries tables: known are paper, table, cell"),
-        ({"paper": {"key": "slca"}}, "paper 'slca': title missing"),
+        ({"paper": {"key": "slca"}}, "paper 'slca': name, title, venue, arxiv, metric missing"),
         ({"paper": {**PAPER, "key": "olor"}}, "paper: key is 'olor': write 'slca', the name of the file"),
         ({"cell": CELL}, r": cell is .*: write it as \[\[cell\]\]"),
         ({"paper": [PAPER]}, r": paper is .*: write it as \[paper\]"),
@@ -540,3 +548,19 @@ def test_holm_runs_over_the_confirmatory_family_alone(
     assert str(first).endswith(f", p = {first.judged.p:.2g}, reverse p = {first.judged.reverse_p:.2g}")
     (by_itself,) = judge(monkeypatch, [claim(id="slca/y", **asked)], records)
     assert explored == by_itself
+
+
+def test_one_header_a_paper() -> None:
+    found = papers()
+    assert list(found) == ["slca", "olor", "aepg"]  # in the order in which they appeared
+    assert found["slca"].label == "SLCA (ICCV 2023, arXiv 2303.05118)"
+    assert found["aepg"].label == "aEPG (arXiv 2602.14078)"
+    assert {paper.metric for paper in found.values()} <= set(METRICS)
+    assert (found["slca"].varied, found["slca"].seeds) == ("class_order", (1993, 1996, 1997))
+
+
+def test_a_header_without_what_it_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "new.toml").write_text('[paper]\nkey = "new"\ntitle = "A paper"\n\n[[cell]]\n')
+    monkeypatch.setattr(headers, "FOLDER", tmp_path)
+    with pytest.raises(PublishedError, match=r"papers/new\.toml, paper: name, venue, arxiv, metric missing: add it"):
+        headers.papers.__wrapped__()

@@ -76,12 +76,12 @@ def _alpha(text: str) -> float:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    from ..papers.published import PAPERS
+    from ..papers.headers import papers
 
     keys = tuple(key.strip() for key in text.split(","))
-    if unknown := [key for key in keys if key not in PAPERS]:
+    if unknown := [key for key in keys if key not in papers()]:
         raise argparse.ArgumentTypeError(
-            f"unknown paper {unknown[0]!r}: choose of {', '.join(PAPERS)}, separated by commas"
+            f"unknown paper {unknown[0]!r}: choose of {', '.join(papers())}, separated by commas"
         )
     return keys
 

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..toml_files import FLAG, TEXT, TEXTS, Kind, check_entry, one_of, read_tables
-
-SECTIONS = {
-    "slca": "SLCA (ICCV 2023, arXiv 2303.05118)",
-    "olor": "OLOR (AAAI 2024, arXiv 2401.10962)",
-    "aepg": "aEPG (arXiv 2602.14078)",
-}
-METRIC = {"slca": "last_acc", "olor": "last_acc", "aepg": "task_avg_last_acc"}
-"""The metric of each paper in which effects are shown, a name of :data:`reclaim.benchmark.records.metrics.METRICS`."""
+from .headers import papers
 
 
 class FactError(ValueError):
@@ -28,7 +21,7 @@ class Switch:
     """A place where text and code disagree or leave a hole, and the argument that chooses.
 
     :ivar id: "F1" to "F26", or the name of a switch without a number; recipes that turn it have it as their ``fact``.
-    :ivar paper: a key of :data:`SECTIONS`.
+    :ivar paper: a key of :func:`~reclaim.benchmark.papers.headers.papers`.
     :ivar text: what the paper's text says; ``code`` what its public code does; ``default`` what Reclaim does unless told, and why.
     :ivar arguments: calls with the default values, such as ``OLORPlugin(anchor="pretrained")``; none for a part of a protocol that is
         not run.
@@ -61,7 +54,7 @@ class Note:
     tests: tuple[str, ...] = ()
 
 
-_PAPER = one_of(SECTIONS)
+_PAPER = one_of(papers())
 _SWITCH: dict[str, Kind] = {"paper": _PAPER, "title": TEXT, "text": TEXT, "code": TEXT, "default": TEXT, "tests": TEXTS}
 _OF_SWITCHES: dict[str, Kind] = {"arguments": TEXTS, "settings": TEXTS, "cannot_act": TEXT, "spread": FLAG}
 _NOTE: dict[str, Kind] = {"paper": _PAPER, "note": TEXT}

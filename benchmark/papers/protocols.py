@@ -21,6 +21,7 @@ from ..data.streams import Stream, find_stream
 from ..recipes import Recipe
 from .aepg import from_scratch, modules_and_loss
 from .facts import FACTS
+from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
 from .slca import SLCA_STREAMS, slca
@@ -80,7 +81,6 @@ class Uncovered:
 
 # --- runs by name ---
 
-_SEEDS = {"slca": (1993, 1996, 1997), "olor": (2023,), "aepg": ()}
 _OF_OTHERS = "a baseline of another paper, whose settings in these experiments were not found"
 _UNCOVERED = {
     **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, mended, runs on the embedded tier"),
@@ -171,7 +171,7 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         from_paper=True,
         tier="paper",
     )
-    return Protocol(recipe, settings, remarks, _SEEDS[paper])
+    return Protocol(recipe, settings, remarks, papers()[paper].seeds)
 
 
 def find_run(name: str) -> str:

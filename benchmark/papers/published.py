@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..data.streams import find_stream
 from ..recipes import find_recipe, recipes_of
 from ..stats.estimates import Published
 from ..stats.paired import ClaimKind, Outcome
+from .headers import FOLDER, PublishedError, papers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,18 +22,10 @@ else:
     import tomli as tomllib
 from ..records.metrics import METRICS
 
-FOLDER = Path(__file__).parent
-"""Of the papers' files."""
-
-PAPERS = ("slca", "olor", "aepg")
 DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; those of the confirmatory family stand in claims.toml."""
 EVIDENCE = ("primary", "secondary")
-
-
-class PublishedError(ValueError):
-    """A file in papers/ says something that cannot be; the message names file, entry and remedy."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ def cells() -> tuple[Cell, ...]:
 
     :raises PublishedError: any entry of a paper's file, cell or not, is not what it should be.
     """
-    found = tuple(cell for paper in PAPERS for cell in _cells_of(paper))
+    found = tuple(cell for paper in papers() for cell in _cells_of(paper))
     _require_distinct("papers/*.toml", [cell.id for cell in found])
     return found
 
@@ -175,7 +167,10 @@ _is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*").fullmatch
 
 # section: (entries that must be there, entries that may be there)
 _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-    "paper": (("key", "title"), ("venue", "arxiv", "doi", "runs", "decimals", "seeds", "backbone")),
+    "paper": (
+        ("key", "name", "title", "venue", "arxiv", "metric"),
+        ("doi", "runs", "decimals", "seeds", "varied", "backbone"),
+    ),
     "table": (("id", "margin", "margin_reason", "family_reason"), ()),
     # loss, peft and alpha are what tells the methods of aEPG's tables apart
     "cell": (

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# --- what the seeds of the two sides vary ---
-
-PUBLISHED_VARIED = {"slca": "class_order"}
-"""What the seeds of a paper vary, in the words of a record's ``varied``, where that is known (F2)."""
+from .headers import papers
 
 
 def comparable(varied: str, paper: str) -> bool | None:
-    """Whether a std over seeds that vary ``varied`` (of a record) is of the kind that the paper prints; None where it does not say."""
-    return varied == PUBLISHED_VARIED[paper] if paper in PUBLISHED_VARIED else None
+    """Whether a std over seeds that vary ``varied`` is of the kind that the paper prints; None where it does not say.
+
+    :param varied: of a record.
+    :param paper: a key of :func:`~reclaim.benchmark.papers.headers.papers`.
+    """
+    published = _published(paper)
+    return varied == published if published else None
 
 
 def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Collection[int], paper: str) -> list[str]:
@@ -23,7 +25,7 @@ def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Co
     :param published_seeds: the paper's own; empty if it does not name them.
     """
     kinds = {kind: kind.replace("_", " ").replace("+", " and ") for kind in sorted(set(varied))}
-    notes = []
+    published, notes = _published(paper), []
     if len(kinds) > 1:
         notes.append(
             f"the seeds of some runs vary {', of others '.join(kinds.values())}: their std is of no one kind, keep one"
@@ -34,12 +36,12 @@ def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Co
                 f"the paper does not say what its seeds vary, ours vary {words}: the two stds may be of different kinds"
             )
         elif not comparable(kind, paper):
-            theirs = PUBLISHED_VARIED[paper].replace("_", " ")
+            theirs = str(published).replace("_", " ")
             notes.append(
                 f"the published std covers {theirs} only (F2), ours {words}: the two stds are not comparable, "
-                f"run with seeding={PUBLISHED_VARIED[paper]}"
+                f"run with seeding={published}"
             )
-    if PUBLISHED_VARIED.get(paper) == "class_order" and kinds and published_seeds:
+    if published == "class_order" and kinds and published_seeds:
         if shared := sorted(set(seeds) & set(published_seeds)):
             notes.append(
                 f"of the class orders {len(shared)} are the paper's own (seeds {', '.join(map(str, shared))}): both means share their "
@@ -48,3 +50,7 @@ def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Co
         if new := set(seeds) - set(published_seeds):
             notes.append(f"of the class orders {len(new)} are new ones, which the paper did not run")
     return notes
+
+
+def _published(paper: str) -> str | None:
+    return papers()[paper].varied if paper in papers() else None

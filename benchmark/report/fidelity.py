@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from ..papers.facts import FACTS, METRIC, SECTIONS, Note, Switch
+from ..papers.facts import FACTS, Note, Switch
+from ..papers.headers import papers
 from ..recipes import RECIPES, Recipe, recipes_of
 from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA
@@ -59,11 +60,11 @@ def page(records: Sequence[Record]) -> str:
     :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`).
     """
     parts = [INTRODUCTION]
-    for paper, title in SECTIONS.items():
+    for paper, header in papers().items():
         switches = [fact for fact in FACTS if isinstance(fact, Switch) and fact.paper == paper]
         notes = [fact for fact in FACTS if isinstance(fact, Note) and fact.paper == paper]
         table = [HEADER, ("---",) * len(HEADER), *(_row(switch, records) for switch in switches)]
-        parts.append(f"## {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in table))
+        parts.append(f"## {header.label}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in table))
         parts += [_paragraph(note) for note in notes]
     return "\n".join([*parts, TIER])
 
@@ -76,7 +77,7 @@ def turned_by(switch: Switch) -> list[Recipe]:
 def effect(recipe: Recipe, records: Sequence[Record]) -> PairedDifference | None:
     """What turning a switch did: a recipe with a ``fact`` less the recipe that it is named after, paired by seed, on its home stream.
 
-    In points of the paper's metric (:data:`METRIC`); None when there is no seed that both were run on.
+    In points of the paper's metric ; None when there is no seed that both were run on.
     """
     return paired_difference(*_turned_and_default(recipe, records))
 
@@ -127,7 +128,7 @@ def _measured(recipe: Recipe, switch: Switch, records: Sequence[Record]) -> str:
 
 def _turned_and_default(recipe: Recipe, records: Sequence[Record]) -> tuple[dict[int, float], dict[int, float]]:
     """Seed -> the paper's metric on the recipe's home stream, of the recipe and of the one in which it turns a switch."""
-    metric = METRIC[next(fact.paper for fact in FACTS if fact.id == recipe.fact)]
+    metric = papers()[next(fact.paper for fact in FACTS if fact.id == recipe.fact)].metric
     turned, default = (
         {r.seed: metric_of(r, metric) for r in records if (r.recipe, r.stream) == (name, recipe.home)}
         for name in (recipe.name, _default_of(recipe).name)

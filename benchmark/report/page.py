@@ -15,8 +15,9 @@ from typing import Any
 from ..config import flatten, shown
 from ..data.drawings import shared_classes
 from ..data.streams import STREAMS, Stream
+from ..papers.headers import papers
 from ..papers.protocols import Uncovered, commands, protocol_of, run_of
-from ..papers.published import PAPERS, planned_seeds
+from ..papers.published import planned_seeds
 from ..recipes import RECIPES, Recipe
 from ..stats.equivalence import Column
 from ..stats.estimates import Estimate, MeanInterval, Published
@@ -57,7 +58,7 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
     return template.render(
         sections=[_section([row for row in table if row.stream == stream], verdicts) for stream in streams],
         claims=_claims(verdicts),
-        papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS],
+        papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in papers()],
         runs=sum(len(row.seeds) for row in table),
         recipes=len({row.recipe for row in table}),
         of_cells=len(

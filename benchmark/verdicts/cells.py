@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..papers.facts import METRIC
+from ..papers.headers import papers
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
 from ..papers.seed_scope import caveats
@@ -221,7 +221,7 @@ def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record],
             {},
         )
         found.setdefault(", ".join(f"{key}={value:g}" for key, value in values.items()), []).append(record)
-    best = max(found, key=lambda name: fmean(metric_of(record, METRIC[cell.paper]) for record in found[name]))
+    best = max(found, key=lambda name: fmean(metric_of(record, papers()[cell.paper].metric) for record in found[name]))
     return found[
         best
     ], f"{best}: the best of {len(found)} on record, of {len(protocol.configs)} in the paper's grid (F23)"

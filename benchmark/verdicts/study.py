@@ -12,9 +12,9 @@ from statistics import median
 from scipy import optimize, stats
 from tabulate import tabulate
 
+from ..papers.headers import papers
 from ..papers.protocols import Uncovered, find_cell, protocol_of, run_of
 from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
-from ..papers.seed_scope import PUBLISHED_VARIED
 from ..recipes import RECIPES
 from ..records.record import Record
 from ..stats.estimates import ALPHA, Published
@@ -230,7 +230,7 @@ def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
         if needed is not None
         and cell.seeds
         and needed > len(cell.seeds)
-        and PUBLISHED_VARIED.get(cell.paper) == "class_order"
+        and papers()[cell.paper].varied == "class_order"
     ]
     if not beyond:
         return ""
