@@ -53,7 +53,7 @@ def check(pytester: pytest.Pytester, store: RecordStore, monkeypatch: pytest.Mon
     monkeypatch.setattr(session, "run_jobs", refuse)
 
     def run(*arguments: str, part: str | None = None, records: bool = True) -> pytest.RunResult:
-        place = ["--records", str(store.root)] if records else []
+        place = ["--paper-records", str(store.root)] if records else []
         parts = [str(BENCHMARK / name) for name in ([part] if part else PARTS)]
         return pytester.runpytest_inprocess("-p", "no:cacheprovider", *parts, *place, *arguments)
 
@@ -93,11 +93,11 @@ def test_without_its_option_everything_is_skipped(check: Any) -> None:
 
 
 def test_without_records_everything_is_not_run(check: Any) -> None:
-    result = check("--paper-check", "--records-only", "-rs")
+    result = check("--paper-check", "--paper-records-only", "-rs")
     assert result.parseoutcomes()["skipped"] == len(claims()) + len(HEADLINE) + len(cells())
     assert result.ret == 0
     text = result.stdout.str()
-    assert "--records-only trains nothing" in text
+    assert "--paper-records-only trains nothing" in text
     assert f"not run: no record of {CELL.recipe} on {CELL.stream}" in text
     assert f"no runs on record of {claims()[0].better} and {claims()[0].worse} on {claims()[0].stream}" in text
     table = text[text.index("paper check =") :]
@@ -132,7 +132,7 @@ def test_a_change_of_verdict_fails(
 ) -> None:
     claim = one_claim(expected)
     write_runs(store, claim, *runs)
-    result = check("--paper-check", "--records-only", part="test_claims.py")
+    result = check("--paper-check", "--paper-records-only", part="test_claims.py")
     result.assert_outcomes(passed=int(passes), failed=int(not passes))
     result.stdout.fnmatch_lines(
         [f"*{claim.id}: {claim.better} > {claim.worse} *n = {len(runs[0])}* > 0 points, exploratory *"]
@@ -159,7 +159,7 @@ def test_outdated_and_damaged_records_are_not_judged(check: Any, one_claim: Any,
     store.write(other_weights)
     store.write(synthetic_record(claim.worse, claim.stream, 5, last_acc=99))
     (store.root / "notes.txt").write_text("mine")
-    result = check("--paper-check", "--records-only", part="test_claims.py")
+    result = check("--paper-check", "--paper-records-only", part="test_claims.py")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([f"skipped {store.root / 'notes.txt'}: not a record*"])
 
@@ -209,7 +209,7 @@ def verdicts_of(path: Path) -> dict[str, Any]:
 
 def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: Path) -> None:
     verdicts, xml = tmp_path / "verdicts.json", tmp_path / "junit.xml"
-    command = ("--paper-check", "--records-only", "--verdicts", str(verdicts), "--junitxml", str(xml))
+    command = ("--paper-check", "--paper-records-only", "--paper-verdicts", str(verdicts), "--junitxml", str(xml))
     result = check(*command, part="test_cells.py")
     # records of two configurations fail their own cell alone
     result.assert_outcomes(passed=3, failed=2, skipped=1)
@@ -230,7 +230,7 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
     assert "and 2 more: of the class orders 5 are new ones" in text
     assert "(F2)" not in text  # the seeds vary what the paper's do
     assert f"the records of {ALL[MIXED].recipe} on split-cub200-10 are of 2 configurations" in text
-    assert "(--margin)" not in text
+    assert "(--paper-margin)" not in text
     assert "OVERRIDDEN" not in text
 
     document = verdicts_of(verdicts)
@@ -267,7 +267,9 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
     (shared,) = second.glob(f"{place}/*/0.json")
     for path in shared.parent.glob("[1-9].json"):
         path.unlink()
-    result = check(*command, "--records", str(first), "--records", str(second), part="test_cells.py", records=False)
+    result = check(
+        *command, "--paper-records", str(first), "--paper-records", str(second), part="test_cells.py", records=False
+    )
     result.assert_outcomes(passed=3, failed=2, skipped=1)
     result.stdout.fnmatch_lines([f"counted once: {shared} is equal to {first}*0.json"])
     again = verdicts_of(verdicts)
@@ -275,21 +277,21 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
 
 
 def test_strict_and_overrides(check: Any, judged: RecordStore, tmp_path: Path) -> None:
-    result = check("--paper-check", "--records-only", "--strict", part="test_cells.py")
+    result = check("--paper-check", "--paper-records-only", "--paper-strict", part="test_cells.py")
     result.assert_outcomes(passed=1, failed=4, skipped=1)
     verdicts = tmp_path / "verdicts.json"
-    options = ("--margin", "20", "--alpha", "0.2", "--verdicts", str(verdicts))
-    result = check("--paper-check", "--records-only", "--strict", *options, part="test_cells.py")
+    options = ("--paper-margin", "20", "--paper-alpha", "0.2", "--paper-verdicts", str(verdicts))
+    result = check("--paper-check", "--paper-records-only", "--paper-strict", *options, part="test_cells.py")
     result.assert_outcomes(passed=4, failed=1, skipped=1)
     result.stdout.fnmatch_lines(
         [
-            "OVERRIDDEN for cells and tables: --margin 20, --alpha 0.2",
-            f"{BELOW} * 20 (--margin) *reproduced*",
+            "OVERRIDDEN for cells and tables: --paper-margin 20, --paper-alpha 0.2",
+            f"{BELOW} * 20 (--paper-margin) *reproduced*",
             "*family error 20% (Holm)*",
         ]
     )
     document = verdicts_of(verdicts)
-    assert {entry["margin_reason"] for entry in document["cells"]} == {"--margin"}
+    assert {entry["margin_reason"] for entry in document["cells"]} == {"--paper-margin"}
     assert document["options"]["strict"] is True
     assert document["options"]["alpha"] == 0.2
 
@@ -423,7 +425,7 @@ def test_stores_that_contradict_each_other_end_the_check(
     write_runs(store, claim, *HOLDS)
     other = RecordStore(tmp_path / "other")
     write_runs(other, claim, [1.0], [1.0])
-    result = check("--paper-check", "--records-only", "--records", str(other.root), part="test_claims.py")
+    result = check("--paper-check", "--paper-records-only", "--paper-records", str(other.root), part="test_claims.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         ["ERROR: records of the same configuration and seed contradict each other*", f"*{store.root}*{other.root}*"]
@@ -437,12 +439,12 @@ def test_a_store_that_pytest_takes_for_tests_is_named(
     write_runs(store, claim, *HOLDS)
     second = RecordStore(tmp_path / "second")
     write_runs(second, claim, *HOLDS)
-    result = check(str(second.root), "--paper-check", "--records-only", part="test_claims.py")
+    result = check(str(second.root), "--paper-check", "--paper-records-only", part="test_claims.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {second.root} looks like a record store: repeat --records before each"])
+    result.stderr.fnmatch_lines([f"ERROR: {second.root} looks like a record store: repeat --paper-records before each"])
 
     (second.root / "test_mine.py").write_text("def test_it(): pass\n")  # it is both
-    check(str(second.root), "--paper-check", "--records-only", part="test_claims.py").assert_outcomes(passed=2)
+    check(str(second.root), "--paper-check", "--paper-records-only", part="test_claims.py").assert_outcomes(passed=2)
 
 
 # --- missing runs ---
@@ -481,8 +483,8 @@ def test_missing_runs_are_made_into_the_first_store(
         return [synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=50) for job in jobs]
 
     monkeypatch.setattr(session, "run_jobs", run_jobs)
-    stores = ("--records", str(first.root), "--records", str(second.root))
-    result = check("--paper-check", "--run-missing", *stores, part="test_claims.py", records=False)
+    stores = ("--paper-records", str(first.root), "--paper-records", str(second.root))
+    result = check("--paper-check", "--paper-run-missing", *stores, part="test_claims.py", records=False)
     result.assert_outcomes(passed=1)
     assert asked == [(claim.worse, seed) for seed in range(n)]
 
@@ -562,7 +564,7 @@ def test_fresh_makes_every_run_anew(
         ]
 
     monkeypatch.setattr(session, "run_jobs", run_jobs)
-    result = check("--paper-check", "--fresh", "--paper-jobs", "1", part="test_claims.py")
+    result = check("--paper-check", "--paper-fresh", "--paper-jobs", "1", part="test_claims.py")
     result.assert_outcomes(passed=1)
     assert sorted(asked) == sorted((recipe, seed) for recipe in (claim.better, claim.worse) for seed in range(5))
 
@@ -573,18 +575,24 @@ def test_fresh_makes_every_run_anew(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--fresh", "--records-only"), "--fresh trains every run, --records-only none: pass one of them"),
-        (("--fresh", "--run-missing"), "--run-missing trains what is not on record, --fresh every run"),
-        (("--margin", "-1"), "'-1': give a number of points above 0"),
-        (("--margin", "wide"), "'wide': give a number of points above 0"),
-        (("--alpha", "5"), "'5': give a probability strictly between 0 and 1"),
-        (("--paper", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
         (
-            ("--verdicts", "nowhere/verdicts.json"),
-            "--verdicts nowhere/verdicts.json: name a file in a folder that is there",
+            ("--paper-fresh", "--paper-records-only"),
+            "--paper-fresh trains every run, --paper-records-only none: pass one of them",
         ),
-        (("--records", "nowhere"), "there is no folder nowhere: name a record store with --records"),
-        (("--records", __file__), "is a file: name a folder with --records"),
+        (
+            ("--paper-fresh", "--paper-run-missing"),
+            "--paper-run-missing trains what is not on record, --paper-fresh every run",
+        ),
+        (("--paper-margin", "-1"), "'-1': give a number of points above 0"),
+        (("--paper-margin", "wide"), "'wide': give a number of points above 0"),
+        (("--paper-alpha", "5"), "'5': give a probability strictly between 0 and 1"),
+        (("--paper-only", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
+        (
+            ("--paper-verdicts", "nowhere/verdicts.json"),
+            "--paper-verdicts nowhere/verdicts.json: name a file in a folder that is there",
+        ),
+        (("--paper-records", "nowhere"), "there is no folder nowhere: name a record store with --paper-records"),
+        (("--paper-records", __file__), "is a file: name a folder instead"),
     ],
 )
 def test_bad_options_are_named(options: tuple[str, ...], complaint: str, check: Any) -> None:
@@ -594,13 +602,13 @@ def test_bad_options_are_named(options: tuple[str, ...], complaint: str, check: 
 
 
 def test_without_a_folder_of_records_it_says_which_is_missing(check: Any) -> None:
-    result = check("--paper-check", "--records-only", part="test_claims.py", records=False)
+    result = check("--paper-check", "--paper-records-only", part="test_claims.py", records=False)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*there is no folder leaderboards?records in *--records*"])
+    result.stderr.fnmatch_lines(["*there is no folder leaderboards?records in *--paper-records*"])
 
 
 def test_only_the_papers_asked_for_are_checked(check: Any) -> None:
-    result = check("--paper-check", "--paper", "olor", "--collect-only", "-q")
+    result = check("--paper-check", "--paper-only", "olor", "--collect-only", "-q")
     lines = [line for line in result.stdout.str().splitlines() if "::" in line]
     assert [line.split("[")[1].rstrip("]") for line in lines if "test_claims" in line] == [
         c.id for c in claims() if c.paper == "olor"
@@ -620,12 +628,12 @@ def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path
         "--pyargs",
         "reclaim.benchmark",
         "--paper-check",
-        "--records-only",
-        "--paper",
+        "--paper-records-only",
+        "--paper-only",
         "olor",
     )
     done = subprocess.run(
-        [sys.executable, *command, "--records", str(store.root)],
+        [sys.executable, *command, "--paper-records", str(store.root)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -638,7 +646,7 @@ def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path
 
 
 def test_speed_tests_run_when_asked_for(pytester: pytest.Pytester) -> None:
-    path = pytester.makepyfile(test_fast="import pytest\n@pytest.mark.speed\ndef test_it(): pass\n")
+    path = pytester.makepyfile(test_fast="import pytest\n@pytest.mark.paper_speed\ndef test_it(): pass\n")
     pytester.runpytest_inprocess(str(path.parent)).assert_outcomes(skipped=1)
     pytester.runpytest_inprocess(str(path)).assert_outcomes(passed=1)
 
@@ -647,12 +655,45 @@ def test_the_options_are_explained(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_inprocess("--help").stdout.str()
     for option in (
         "--paper-check",
-        "--fresh",
-        "--records-only",
-        "--records=DIR",
+        "--paper-fresh",
+        "--paper-records-only",
+        "--paper-records=DIR",
         "--paper-jobs=N",
-        "--run-missing",
-        "--margin=POINTS",
-        "--verdicts=FILE",
+        "--paper-run-missing",
+        "--paper-margin=POINTS",
+        "--paper-verdicts=FILE",
     ):
         assert option in text
+
+
+def test_a_foreign_plugin_may_have_any_option_and_marker(pytester: pytest.Pytester) -> None:
+    """This plugin is in every pytest of its environment; ``--strict`` is left out, which is pytest's own."""
+    names = ("records", "records-only", "run-missing", "fresh", "verdicts", "paper", "margin", "alpha", "only", "jobs")
+    pytester.makeconftest(f"""
+        def pytest_addoption(parser):
+            for name in {names}:
+                parser.addoption("--" + name, action="store_true")
+
+        def pytest_configure(config):
+            for marker in ("speed", "papers"):
+                config.addinivalue_line("markers", marker + ": of somebody else")
+    """)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.speed
+        @pytest.mark.papers("theirs")
+        def test_theirs(pytestconfig):
+            assert pytestconfig.getoption("records") and not pytestconfig.getoption("--paper-records")
+    """)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--records", "--fresh", "--strict-markers")
+    result.assert_outcomes(passed=1)
+
+
+def test_every_option_and_marker_begins_with_paper(pytestconfig: pytest.Config) -> None:
+    (group,) = (group for group in pytestconfig._parser._groups if group.name == "reclaim")
+    options = [name for option in group.options for name in option.names()]
+    assert len(options) == 11
+    assert all(name.startswith("--paper-") for name in options)
+    ours = [line for line in pytestconfig.getini("markers") if line.startswith("paper")]
+    assert len(ours) == 3

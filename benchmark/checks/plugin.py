@@ -1,7 +1,7 @@
 """The options of `pytest benchmark/`, the summary at its end and its report.
 
-A plugin of every pytest of whoever installs this: free of torch and scipy. ``--strict`` is pytest's own option; here an undecided cell
-fails with it.
+Every pytest of the environment loads this plugin: it needs neither torch nor scipy, its options and markers begin with
+"paper", and it does nothing without ``--paper-check``.
 """
 
 from __future__ import annotations
@@ -17,44 +17,36 @@ import pytest
 from tabulate import tabulate
 
 from ..files import write_text
-from .stash import RECORDS, REPORT, Report, strict
+from .stash import RECORDS, REPORT, Report
 
 SCHEMA = 1
-"""Of the report that --verdicts writes."""
+"""Of the report that --paper-verdicts writes."""
 
 CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
 CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option begins with --paper-: this plugin is loaded in every pytest of its environment."""
     group = parser.getgroup("reclaim", "checks of published numbers (reclaim)")
-    checks = "check the papers' claims and cells: live runs, records, verdicts; with pytest's --strict an undecided cell fails"
-    group.addoption("--paper-check", action="store_true", help=checks)
-    group.addoption(
-        "--paper", type=_keys, metavar="KEYS", help="only these papers, such as slca,olor (default: slca,olor,aepg)"
-    )
+
+    def option(name: str, help: str, **kwargs: Any) -> None:
+        group.addoption(f"--paper-{name}", help=help, **kwargs)
+
+    option("check", "check the papers' claims and cells: live runs, records, verdicts", action="store_true")
+    option("only", "only these papers, such as slca,olor (default: all)", type=_keys, metavar="KEYS")
     stores = "a record store; repeat the option for each, they are merged (default: ./leaderboards/records)"
-    group.addoption("--records", action="append", metavar="DIR", help=stores)
-    group.addoption("--records-only", action="store_true", help="train nothing: judge the runs on record")
-    group.addoption(
-        "--run-missing",
-        action="store_true",
-        help="train what the claims need and no record has, into the first store (hours)",
-    )
-    group.addoption(
-        "--fresh", action="store_true", help="train every recipe and seed on record anew before judging (hours)"
-    )
-    group.addoption("--paper-jobs", type=int, default=None, metavar="N", help="runs at a time (default: one per core)")
-    group.addoption(
-        "--margin", type=_margin, metavar="POINTS", help="of every cell, instead of its table's (papers/*.toml)"
-    )
-    group.addoption(
-        "--alpha",
-        type=_alpha,
-        metavar="LEVEL",
-        help="of the cells' verdicts and their tables' sentences (default: 0.05)",
-    )
-    group.addoption("--verdicts", metavar="FILE", help="write all verdicts, unrounded, as JSON")
+    option("records", stores, action="append", metavar="DIR")
+    option("records-only", "train nothing: judge the runs on record", action="store_true")
+    missing = "train what the claims need and no record has, into the first store (hours)"
+    option("run-missing", missing, action="store_true")
+    option("fresh", "train every recipe and seed on record again before judging (hours)", action="store_true")
+    option("jobs", "runs at a time (default: one per core)", type=int, metavar="N")
+    option("margin", "of every cell, instead of its table's (papers/*.toml)", type=_margin, metavar="POINTS")
+    level = "of the cells' verdicts and their tables' sentences (default: 0.05)"
+    option("alpha", level, type=_alpha, metavar="LEVEL")
+    option("strict", "an undecided cell fails", action="store_true")
+    option("verdicts", "write all verdicts, unrounded, as JSON", metavar="FILE")
 
 
 def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
@@ -89,27 +81,29 @@ def _keys(text: str) -> tuple[str, ...]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
     config.addinivalue_line("markers", "paper_check: a check of published numbers or claims; runs with --paper-check")
-    config.addinivalue_line("markers", "papers(*keys): the papers that a check is about, for --paper")
+    config.addinivalue_line("markers", "paper_keys(*keys): the papers that a check is about, for --paper-only")
     config.addinivalue_line(
-        "markers", "speed: a side-by-side measurement; runs with --benchmark-only, or when its file is named"
+        "markers", "paper_speed: a side-by-side measurement; runs with --benchmark-only, or when its file is named"
     )
-    if config.getoption("--fresh") and config.getoption("--records-only"):
-        raise pytest.UsageError("--fresh trains every run, --records-only none: pass one of them")
-    if config.getoption("--run-missing") and (config.getoption("--fresh") or config.getoption("--records-only")):
+    if config.getoption("--paper-fresh") and config.getoption("--paper-records-only"):
+        raise pytest.UsageError("--paper-fresh trains every run, --paper-records-only none: pass one of them")
+    if config.getoption("--paper-run-missing") and (
+        config.getoption("--paper-fresh") or config.getoption("--paper-records-only")
+    ):
         raise pytest.UsageError(
-            "--run-missing trains what is not on record, --fresh every run, --records-only none: pass one of them"
+            "--paper-run-missing trains what is not on record, --paper-fresh every run, --paper-records-only none: pass one of them"
         )
-    if verdicts := config.getoption("--verdicts"):
+    if verdicts := config.getoption("--paper-verdicts"):
         if not config.getoption("--paper-check"):
-            raise pytest.UsageError("--verdicts writes what --paper-check finds: pass that, too")
+            raise pytest.UsageError("--paper-verdicts writes what --paper-check finds: pass that, too")
         if not Path(verdicts).absolute().parent.is_dir() or Path(verdicts).is_dir():
-            raise pytest.UsageError(f"--verdicts {verdicts}: name a file in a folder that is there")
+            raise pytest.UsageError(f"--paper-verdicts {verdicts}: name a file in a folder that is there")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if (chosen := config.getoption("--paper")) is not None:
+    if (chosen := config.getoption("--paper-only")) is not None:
         dropped = [
-            item for item in items if (mark := item.get_closest_marker("papers")) and not {*mark.args} & {*chosen}
+            item for item in items if (mark := item.get_closest_marker("paper_keys")) and not {*mark.args} & {*chosen}
         ]
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
@@ -118,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("paper_check") and not config.getoption("--paper-check"):
             item.add_marker(pytest.mark.skip(reason="pass --paper-check"))
         if (
-            item.get_closest_marker("speed")
+            item.get_closest_marker("paper_speed")
             and not config.getoption("--benchmark-only", default=False)
             and item.path.name not in named
         ):
@@ -132,10 +126,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for argument in config.args:
         folder = (config.invocation_params.dir / argument).resolve()
-        # what follows the one folder of --records is a test path to pytest
+        # what follows the one folder of --paper-records is a test path to pytest
         records = any(folder.glob(f"*/*/{'[0-9a-f]' * 12}/*.json"))
         if records and not any(folder in item.path.resolve().parents for item in session.items):
-            raise pytest.UsageError(f"{argument} looks like a record store: repeat --records before each")
+            raise pytest.UsageError(f"{argument} looks like a record store: repeat --paper-records before each")
     if any(item.get_closest_marker("paper_check") for item in session.items):
         from .session import load
 
@@ -152,7 +146,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("paper check")
     changed = [
-        f"{option} {value:g}" for option in ("--margin", "--alpha") if (value := config.getoption(option)) is not None
+        f"{option} {value:g}"
+        for option in ("--paper-margin", "--paper-alpha")
+        if (value := config.getoption(option)) is not None
     ]
     blocks = [f"OVERRIDDEN for cells and tables: {', '.join(changed)}"] if changed else []
     for rows, header in ((report.claim_rows, CLAIM_HEADER), (report.cell_rows, CELL_HEADER)):
@@ -175,14 +171,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
-    path = config.getoption("--verdicts")
+    path = config.getoption("--paper-verdicts")
     if not path or config.getoption("--collect-only"):
         return
     report = config.stash[REPORT]
-    options = ("paper", "records", "records_only", "run_missing", "fresh", "margin", "alpha")
+    options = ("only", "records", "records_only", "run_missing", "fresh", "margin", "alpha", "strict")
     document = {
         "schema": SCHEMA,
-        "options": {**{option: config.getoption(option) for option in options}, "strict": strict(config)},
+        "options": {option: config.getoption(f"paper_{option}") for option in options},
         **{part: sorted(entries, key=lambda entry: str(entry["id"])) for part, entries in report.verdicts.items()},
         "tables": report.tables,
         "notes": report.notes,

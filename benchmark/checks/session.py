@@ -11,21 +11,26 @@ from ..recipes import RECIPES
 from ..records.record import Record
 from ..records.store import RecordStore, default_store, named_store
 from ..training.jobs import Job, jobs_of, run_jobs
-
-if TYPE_CHECKING:
-    import pytest
 from ..verdicts.counting import current, merge, not_counted
 from .stash import JUDGED, RECORDS
 
+if TYPE_CHECKING:
+    import pytest
+
+
+OPTION = "--paper-records"
+"""That names stores here."""
+
 
 def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
-    """The records of the stores that --records names, or of the working directory's, and notes on what is not counted.
+    """The records of the stores that --paper-records names, or of the working directory's, and notes on what is not counted.
 
     :raises RecordError: a store is missing, or two contradict each other.
     """
-    folders = config.getoption("--records") or []
-    made = folders[:1] if config.getoption("--run-missing") else []
-    records, notes = merge([RecordStore(f) if f in made else named_store(f) for f in folders] or [default_store()])
+    folders = config.getoption("--paper-records") or []
+    made = folders[:1] if config.getoption("--paper-run-missing") else []
+    stores = [RecordStore(f) if f in made else named_store(f, OPTION) for f in folders] or [default_store(OPTION)]
+    records, notes = merge(stores)
     return records, notes + not_counted(records)
 
 
@@ -46,19 +51,19 @@ def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> 
 
 
 def records_on_record(config: pytest.Config) -> list[Record]:
-    """Every record of the stores; --run-missing makes what is missing, and those are among them."""
+    """Every record of the stores; --paper-run-missing makes what is missing, and those are among them."""
     records = config.stash[RECORDS]
-    if config.getoption("--run-missing") and (jobs := missing_jobs(records, config.getoption("--paper"))):
-        folders = config.getoption("--records")
-        records += train(config, jobs, RecordStore(folders[0]) if folders else default_store())
+    if config.getoption("--paper-run-missing") and (jobs := missing_jobs(records, config.getoption("--paper-only"))):
+        folders = config.getoption("--paper-records")
+        records += train(config, jobs, RecordStore(folders[0]) if folders else default_store(OPTION))
     return records
 
 
 def records_to_judge(config: pytest.Config) -> list[Record]:
-    """The records of the recipes' present configurations; with --fresh their runs made anew, which are not written."""
+    """The records of the recipes' present configurations; with --paper-fresh their runs made anew, which are not written."""
     if JUDGED not in config.stash:
         records = current(records_on_record(config))
-        if config.getoption("--fresh"):
+        if config.getoption("--paper-fresh"):
             jobs = [
                 Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
                 for r in records

@@ -11,7 +11,7 @@ import pytest
 
 @dataclass
 class Report:
-    """What one session's checks found: the rows of the summary's two tables, and all of it again for --verdicts.
+    """What one session's checks found: the rows of the summary's two tables, and all of it again for --paper-verdicts.
 
     :ivar verdicts: "claims", "cells" or "live" -> one dict of JSON values per test.
     :ivar tables: one dict per table of a paper; its ``sentence`` is for the summary.
@@ -33,13 +33,8 @@ JUDGED = pytest.StashKey[list[Any]]()
 """Those of them that verdicts rest on, or the runs made in their place."""
 
 
-def strict(config: pytest.Config) -> bool:
-    """Whether pytest's own --strict was given."""
-    return bool(config.getoption("--strict", default=False))
-
-
 def enter(request: pytest.FixtureRequest, part: str, entry: dict[str, Any]) -> None:
-    """Put a verdict into --verdicts, and into the properties of its test, which --junitxml writes."""
+    """Put a verdict into --paper-verdicts, and into the properties of its test, which --junitxml writes."""
     request.config.stash[REPORT].verdicts[part].append(entry)
     # not the fixture record_property, which warns of every JUnit schema but the oldest
     request.node.user_properties += [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from reclaim.benchmark.checks.session import records_to_judge
-from reclaim.benchmark.checks.stash import REPORT, enter, strict
+from reclaim.benchmark.checks.stash import REPORT, enter
 from reclaim.benchmark.papers.published import Cell, cells
 from reclaim.benchmark.verdicts.cells import CellCheck, check_cells, judge_tables
 
@@ -16,14 +16,16 @@ pytestmark = pytest.mark.paper_check
 @pytest.fixture(scope="module")
 def checks(pytestconfig: pytest.Config) -> Mapping[str, CellCheck]:
     """Cell -> what the records say of it; of all cells of the papers asked for, since a table's sentence is about all of its cells."""
-    papers, margin, alpha = (pytestconfig.getoption(option) for option in ("--paper", "--margin", "--alpha"))
+    papers, margin, alpha = (
+        pytestconfig.getoption(option) for option in ("--paper-only", "--paper-margin", "--paper-alpha")
+    )
     found = check_cells(records_to_judge(pytestconfig), papers, margin, alpha)
     pytestconfig.stash[REPORT].tables += judge_tables(found)
     return found
 
 
 @pytest.mark.parametrize(
-    "cell", [pytest.param(cell, id=cell.id, marks=pytest.mark.papers(cell.paper)) for cell in cells()]
+    "cell", [pytest.param(cell, id=cell.id, marks=pytest.mark.paper_keys(cell.paper)) for cell in cells()]
 )
 def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: pytest.FixtureRequest) -> None:
     check = checks[cell.id]
@@ -38,5 +40,7 @@ def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: py
     request.config.stash[REPORT].cell_rows.append(row)
     if check.problem:
         pytest.fail(check.problem)
-    if check.verdict in ("above", "below") or (check.verdict == "undecided" and strict(request.config)):
+    if check.verdict in ("above", "below") or (
+        check.verdict == "undecided" and request.config.getoption("--paper-strict")
+    ):
         pytest.fail("; ".join([f"{check.verdict}: ours {row[1]}, published {row[2]}, margin {row[4]}", *check.remarks]))

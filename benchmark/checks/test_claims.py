@@ -19,7 +19,7 @@ def verdicts(pytestconfig: pytest.Config) -> Mapping[str, ClaimVerdict]:
 
 
 @pytest.mark.parametrize(
-    "claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.papers(claim.paper)) for claim in claims()]
+    "claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.paper_keys(claim.paper)) for claim in claims()]
 )
 def test_verdict_is_the_expected_one(
     claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest

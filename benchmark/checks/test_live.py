@@ -20,14 +20,14 @@ HEADLINE = {name: recipe for name, recipe in recipes_of("embedded").items() if r
 
 
 def papers_about(recipe: str) -> pytest.MarkDecorator:
-    return pytest.mark.papers(*{claim.paper for claim in claims() if recipe in (claim.better, claim.worse)})
+    return pytest.mark.paper_keys(*{claim.paper for claim in claims() if recipe in (claim.better, claim.worse)})
 
 
 @pytest.fixture(scope="module")
 def live(request: pytest.FixtureRequest) -> Mapping[str, tuple[Job, Record]]:
     """Recipe -> its job and the run just made; all of them at once, one per core."""
-    if request.config.getoption("--records-only"):
-        pytest.skip("--records-only trains nothing")
+    if request.config.getoption("--paper-records-only"):
+        pytest.skip("--paper-records-only trains nothing")
     chosen = {item.callspec.params.get("recipe") for item in request.session.items if hasattr(item, "callspec")}
     jobs = [jobs_of(recipe, find_stream(recipe.home), [SEED])[0] for name, recipe in HEADLINE.items() if name in chosen]
     return {job.recipe: (job, record) for job, record in zip(jobs, train(request.config, jobs, None), strict=True)}

@@ -40,7 +40,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import default_collate
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-pytestmark = pytest.mark.speed
+pytestmark = pytest.mark.paper_speed
 
 WIDTH = 128  # of the embedded tier's features
 HEADS, CLASSES_PER_HEAD = 10, 10

@@ -38,7 +38,7 @@ class RecordStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
-            raise RecordError(f"the records folder {self.root} is a file: name a folder with --records")
+            raise RecordError(f"the records folder {self.root} is a file: name a folder instead")
 
     def path_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path:
         """Where the record of this run lies, present or not.
@@ -130,17 +130,17 @@ def _not_writable(folder: Path, error: OSError) -> RecordError:
     )
 
 
-def named_store(folder: Path | str) -> RecordStore:
+def named_store(folder: Path | str, option: str = "--records") -> RecordStore:
     """The store in a folder that is named to be read.
 
     :raises RecordError: when there is no such folder.
     """
     if not Path(folder).exists():
-        raise RecordError(f"there is no folder {folder}: name a record store with --records")
+        raise RecordError(f"there is no folder {folder}: name a record store with {option}")
     return RecordStore(folder)
 
 
-def default_store() -> RecordStore:
+def default_store(option: str = "--records") -> RecordStore:
     """The store in ``leaderboards/records`` of the working directory.
 
     :raises RecordError: when there is no such folder.
@@ -148,7 +148,7 @@ def default_store() -> RecordStore:
     folder = Path("leaderboards") / "records"
     if not folder.is_dir():
         raise RecordError(
-            f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with --records"
+            f"there is no folder {folder} in {Path.cwd()}: go to a checkout of reclaim, or name a folder with {option}"
         )
     return RecordStore(folder)
 

@@ -92,7 +92,7 @@ class CellCheck:
         """The cell's line in the summary; for a cell with runs."""
         published, ours = self.cell.published, self.judged.ours if self.judged else None
         reruns = ", ".join(f"{again.value:g}" for again in self.cell.reruns) or "-"
-        margin = f"{self.margin:g}{' (--margin)' if self.overridden else ''}"
+        margin = f"{self.margin:g}{' (--paper-margin)' if self.overridden else ''}"
         reference = f"{published.mean:g}" + (
             "" if published.std is None else f" +- {published.std:g} (n = {published.n})"
         )
@@ -122,7 +122,7 @@ class CellCheck:
             "deviations": self.deviations,
             "table": self.cell.table.id,
             "margin": self.margin,
-            "margin_reason": "--margin" if self.overridden else self.cell.table.margin_reason,
+            "margin_reason": "--paper-margin" if self.overridden else self.cell.table.margin_reason,
             "alpha": self.alpha,
             "ours": ours and {"mean": ours.mean, "std": ours.std, "n": ours.n, "interval": ours.interval},
             "seeds": sorted(record.seed for record in self.runs),
