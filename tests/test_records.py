@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reclaim.benchmark.config import config_hash
+from reclaim.benchmark.config import ConfigError, config_hash
 from reclaim.benchmark.records.metrics import metrics, pack_bits
 from reclaim.benchmark.records.provenance import provenance, same_kind_of_machine
 from reclaim.benchmark.records.record import RESULT_KEYS, Record, RecordError, compare, validate
@@ -224,7 +224,7 @@ def test_a_killed_process_leaves_the_old_record(store: RecordStore, tmp_path: Pa
     new.result["train_loss"] = [9.0, 9.0, 9.0]
     (tmp_path / "new.json").write_text(json.dumps([new.result, new.provenance]))
     script = (
-        "import json, os, sys; from reclaim.benchmark.records import Record, RecordStore\n"
+        "import json, os, sys; from reclaim.benchmark.records.record import Record; from reclaim.benchmark.records.store import RecordStore\n"
         "os.replace = lambda source, target: os._exit(9)\n"
         "RecordStore(sys.argv[1]).write(Record(*json.load(open(sys.argv[2]))))"
     )
@@ -412,8 +412,19 @@ def test_the_hash_knows_values_and_not_order() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, Path("x")])
 def test_a_config_that_is_not_json(value: Any) -> None:
-    with pytest.raises(RecordError, match="not JSON"):
+    with pytest.raises(ConfigError, match="not JSON"):
         config_hash({"a": value})
+    record = make_record()
+    record.result["config"]["a"] = value
+    with pytest.raises(RecordError, match=r"result\.config is .*, wanted a dict of JSON values"):
+        validate({"result": record.result, "provenance": record.provenance})
+
+
+def test_a_hash_that_is_not_the_configurations() -> None:
+    record = make_record()
+    record.result["config_hash"] = "0" * 12
+    with pytest.raises(RecordError, match=r"result\.config_hash is '0{12}', wanted .*the hash of result\.config"):
+        validate({"result": record.result, "provenance": record.provenance})
 
 
 # --- provenance and comparison ---
