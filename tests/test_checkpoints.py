@@ -183,7 +183,7 @@ from pathlib import Path
 import pytest
 from reclaim.benchmark.training import checkpoints
 from reclaim.benchmark.training.run import run
-from reclaim.benchmark.setup import HERE, Setup
+from reclaim.benchmark.training.runtime import HERE, Setup
 from small_runs import SMALL, shrink, small_config
 
 shrink(pytest.MonkeyPatch())

@@ -297,7 +297,7 @@ def test_what_is_no_record_is_named_as_a_store_does(content: str | None, message
             partial(from_elsewhere, "slca.main.slca"),
             "no recipe is called 'slca.main.slca' here, and no published cell on split-quick",
         ),
-        (partial(from_elsewhere, settings=["lr=0.77"]), "lr is 0.77 instead of"),
+        (partial(from_elsewhere, settings=["lr=0.77"]), "lr=0.77 instead of"),
         (partial(from_elsewhere, seed=1000), "seed 1000 is one of those that choose hyper-parameters"),
         (partial(from_elsewhere, "slca.f3"), "turns the switch F3"),
         (
