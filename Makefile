@@ -13,13 +13,14 @@ paper-check: $(VENV)/installed-test
 test: $(VENV)/installed-test
 	$(BIN)/pytest tests/
 
-# mypy does not see packages that an editable installation maps into a namespace, so it gets them unpacked.
+# mypy and import-linter do not see packages that an editable installation maps into a namespace: they get them unpacked.
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	rm -rf build $(VENV)/typed
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target $(VENV)/typed .
 	MYPYPATH=$(VENV)/typed $(BIN)/mypy -p reclaim.strategies -p reclaim.benchmark
+	PYTHONPATH=$(VENV)/typed $(BIN)/lint-imports
 	$(BIN)/cffconvert --validate
 
 # One stamp per extra; a changed pyproject.toml installs anew.

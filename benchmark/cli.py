@@ -15,9 +15,9 @@ import click
 from click.core import ParameterSource
 from tabulate import tabulate
 
-from .assets import asset
 from .config import QUICKDRAW_VIT
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
+from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of

@@ -1,4 +1,4 @@
-"""Writing files whole: a crash leaves the old file or the new one, never half of one."""
+"""Files: those that ship with the package, and writing one whole, so that a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import IO
+
+
+def asset(name: str) -> Path:
+    """Path of a file that ships in ``reclaim.benchmark``'s assets."""
+    return Path(str(resources.files("reclaim.benchmark") / "assets" / name))
 
 
 @contextmanager

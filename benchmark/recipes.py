@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .assets import asset
 from .config import EXECUTION, QUICKDRAW_VIT, Config, config_hash
+from .files import asset
 from .toml_files import FLAG, TABLE, TEXT, check_entry, did_you_mean, one_of, read_tables
 
 SPLIT = "split-quickdraw-10"

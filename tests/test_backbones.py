@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from reclaim.benchmark.assets import asset
+from reclaim.benchmark.files import asset
 from reclaim.strategies.backbones import QUICKDRAW_VIT, ConvStem, create_backbone, fingerprint, quickdraw_vit
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reclaim.benchmark.assets import asset
 from reclaim.benchmark.data.catalogue import CATALOGUE
 from reclaim.benchmark.data.experiences import make_benchmark, make_image_benchmark
 from reclaim.benchmark.data.images import ImageData, ImageList
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS, Stream, class_order, find_stream
+from reclaim.benchmark.files import asset
 
 SIZES = {
     "split-cifar100-10": [10] * 10,

@@ -95,7 +95,9 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
     assert "slca/alignment" in listed
 
 
-@pytest.mark.parametrize("module", [
+@pytest.mark.parametrize(
+    "module",
+    [
         "checks.plugin",
         "cli",
         "papers.protocols",
@@ -103,7 +105,8 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
         "report.leaderboard",
         "verdicts.counting",
         "verdicts.submission",
-    ])
+    ],
+)
 def test_reading_records_options_and_commands_needs_no_torch(module: str, tmp_path: Path) -> None:
     # checks.plugin is loaded by every pytest of whoever installs this
     code = f"import sys, reclaim.benchmark.{module}; print(sorted({{'torch', 'avalanche', 'timm'}} & set(sys.modules)))"

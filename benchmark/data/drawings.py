@@ -13,7 +13,7 @@ from ..config import Part
 
 if TYPE_CHECKING:  # seconds that names and records should not cost
     from torch import Tensor
-from ..assets import asset
+from ..files import asset
 
 UPSTREAM_CLASSES = 245
 DRAWINGS_PER_CLASS = 100

@@ -43,11 +43,11 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..assets import asset
 from ..config import OLOR_SGD_ONLY, Alignment, Config, Images
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, protocol
+from ..files import asset
 from .step import Stepwise, compile_backbone
 
 EVAL_BATCH = 500
