@@ -20,9 +20,14 @@ def test_a_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
 def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("old")
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"half of it")
-        raise KeyError
+
+    def break_off() -> None:
+        with replacing(path) as file:
+            file.write(b"half of it")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

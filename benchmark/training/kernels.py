@@ -15,7 +15,7 @@ def arithmetic(threads: int = 1, device: str = "cpu") -> Iterator[None]:
 
     On processors that are not Intel's, MKL's float32 kernels leave half of the speed unused. The one switch that leads past them,
     ``set_float32_matmul_precision("medium")``, permits bfloat16 inside a product, but oneDNN makes use of that on AMX alone: elsewhere the
-    products stay float32 to the last bits (tests/test_arithmetic.py). Where there is AMX, everything is left as it is. So it is when the
+    products stay float32 to the last bits (tests/training/test_kernels.py). Where there is AMX, everything is left as it is. So it is when the
     run is on an accelerator, where the switch would permit TF32.
     """
     # where torch cannot tell, and on other architectures, nothing is changed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reclaim.benchmark.checks.conform import Arrays, Deviation, check
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("*.npz"))
 
 

@@ -27,7 +27,7 @@ from reclaim.benchmark.training.jobs import Job, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.training.runtime import Setup
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 STREAM = STREAMS["split-quickdraw-5"]
 
 

@@ -26,7 +26,7 @@ from reclaim.benchmark.stats.estimates import mean_interval
 from scipy.stats import pearsonr
 from small_runs import synthetic_record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWITCHES = {fact.id: fact for fact in FACTS if isinstance(fact, Switch)}
 TURNED = [recipe for recipe in recipes_of("embedded").values() if recipe.fact]
 
@@ -65,7 +65,8 @@ def test_the_default_on_the_page_is_the_arguments(call: str) -> None:
 @functools.cache
 def functions_in(file: str) -> set[str]:
     """The names of all functions in a file of tests."""
-    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    (path,) = (ROOT / "tests").rglob(file)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 

@@ -34,7 +34,7 @@ from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import HERE, Setup, set_aside, unfinished
 from small_runs import SMALL, drawings, shrink, small_config, synthetic_record
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 class Interrupted(Exception):
@@ -172,6 +172,16 @@ def test_a_checkpoint_is_as_large_as_what_it_keeps(setup: Setup) -> None:
     record = run("lda", config, SMALL, 0, setup=setup)
     model = sum(p.nbytes for p in build.make_backbone(config).parameters()) + 4 * 6 * 129
     assert 0 < file_of(setup).stat().st_size - model - record.result["bytes_kept"] < 100_000
+
+
+def test_the_digest_of_the_code_sees_every_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "room").mkdir()
+    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path)
+    digests = []
+    for path in (tmp_path / "top.py", tmp_path / "room" / "module.py"):
+        path.write_text("a = 1")
+        digests.append(checkpoints._code.__wrapped__())
+    assert len(set(digests)) == 2
 
 
 # --- kill -9 ---

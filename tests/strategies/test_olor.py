@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 pytestmark = pytest.mark.trains
 
 torch.set_num_threads(1)
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("olor_*.npz"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("olor_*.npz"))
 OPTIMIZERS = [OLORSGD, OLORAdam]
 MAKERS: list[Callable[..., Any]] = [OLORSGD, partial(OLORSGD, momentum=0.9, weight_decay=0.01), OLORAdam]
 

@@ -31,7 +31,7 @@ from reclaim.benchmark.report.show import in_full
 from reclaim.benchmark.training.build import prepared
 from reclaim.strategies.backbones import KNOWN_BACKBONES, RESNET50_CIFAR
 
-COVERAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 IN21K = "vit_base_patch16_224.augreg_in21k"
 CONVNEXT = "convnext_base.clip_laion2b_augreg_ft_in12k_in1k"
 PROTOCOLS = {run: found for run in run_names() if isinstance(found := protocol_of(run), Protocol)}

@@ -392,7 +392,7 @@ def test_the_table_agrees_with_timm(name: str) -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
     for name, known in KNOWN_BACKBONES.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` "))
         assert known.used_by in row

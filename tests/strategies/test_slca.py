@@ -43,7 +43,7 @@ pytestmark = pytest.mark.trains
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FEW: dict[str, Any] = {"samples_per_class": 8}
 
 

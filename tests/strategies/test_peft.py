@@ -40,7 +40,7 @@ from torch.utils.data import TensorDataset
 
 pytestmark = pytest.mark.trains
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 

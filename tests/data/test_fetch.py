@@ -354,7 +354,7 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
 def test_the_commands_of_the_page_are_understood() -> None:
     lines = [
         line
-        for line in (Path(__file__).parents[1] / "docs" / "data.md").read_text().splitlines()
+        for line in (Path(__file__).parents[2] / "docs" / "data.md").read_text().splitlines()
         if line.startswith("reclaim data ")
     ]
     assert len(lines) == 5
@@ -366,6 +366,6 @@ def test_the_commands_of_the_page_are_understood() -> None:
 
 
 def test_the_page_shows_the_layouts_that_are_expected() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     for entry in CATALOGUE.values():
         assert f"| `{entry.name}` | `{entry.folder}/` | {entry.layout} |\n" in page
