@@ -24,6 +24,7 @@ from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.stats.paired import Outcome, holm
 from reclaim.benchmark.training.jobs import Job
 from reclaim.benchmark.verdicts import cells as cell_checks
+from reclaim.benchmark.verdicts import claims as verdicts_of_claims
 from reclaim.benchmark.verdicts.cells import check_cells, judge_tables
 from reclaim.benchmark.verdicts.counting import current, merge, not_counted
 from small_runs import synthetic_record
@@ -66,7 +67,8 @@ def one_claim(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome | None], Cla
 
     def put(expected: Outcome | None) -> Claim:
         claim = dataclasses.replace(claims()[0], family="exploratory", expected=expected)
-        monkeypatch.setattr(published, "claims", lambda: (claim,))
+        for module in (published, verdicts_of_claims):
+            monkeypatch.setattr(module, "claims", lambda: (claim,))
         return claim
 
     return put
