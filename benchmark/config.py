@@ -392,14 +392,14 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Setting, named as for :meth:`Config.set` -> value.
+    """Setting, named as for :meth:`Config.set` -> value; an empty dict stays: it is a part at its defaults.
 
     :param values: :meth:`Config.as_dict`, or a record's ``config``: parts are dicts.
     """
     return {
         f"{name}.{inner}" if inner else name: setting
         for name, value in values.items()
-        for inner, setting in (value.items() if isinstance(value, Mapping) else [("", value)])
+        for inner, setting in (value.items() if isinstance(value, Mapping) and value else [("", value)])
     }
 
 

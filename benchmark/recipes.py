@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import EXECUTION, QUICKDRAW_VIT, Config, config_hash
+from .config import EXECUTION, QUICKDRAW_VIT, Config, config_hash, flatten
 from .files import asset
 from .toml_files import FLAG, TABLE, TEXT, check_entry, did_you_mean, one_of, read_tables
 
@@ -165,7 +165,7 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
             entry["description"],
             entry["home"],
             _base(path, name, tables, bases),
-            _flat(entry.get("grid", {})),
+            flatten(entry.get("grid", {})),
             headline=entry.get("headline", False),
             tuned_as=entry.get("tuned_as"),
             fact=entry.get("fact"),
@@ -181,7 +181,7 @@ def _where(path: Path, name: str) -> str:
 
 def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None:
     """A recipe has a grid of its own, or the choice of one that has, or nothing to choose."""
-    tuned_as, grid = entry.get("tuned_as"), _flat(entry.get("grid", {}))
+    tuned_as, grid = entry.get("tuned_as"), flatten(entry.get("grid", {}))
     if tuned_as is not None and "grid" not in tables[tuned_as]:
         raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, which has no grid: name a recipe that has one")
     if "grid" not in entry:
@@ -208,7 +208,7 @@ def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heir
             raise RecipeError(f"{where}: extends is {parent!r}, a circle, {line}: let one of them extend nothing")
         if parent is not None:
             start = _base(path, parent, tables, bases, (*heirs, name))
-        settings, grid = _flat(entry.get("settings", {})), _flat(entry.get("grid", {}))
+        settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))
         bases[name] = _set(f"{where}, settings", start, settings)
         if grid:
             _set(f"{where}, grid", bases[name], {key: values[0] for key, values in grid.items()})
@@ -220,17 +220,6 @@ def _set(where: str, config: Config, settings: Mapping[str, Any]) -> Config:
         return config.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
     except (TypeError, ValueError) as problem:  # a TypeError: TOML has dates, settings have none
         raise RecipeError(f"{where}: {problem}") from None
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a table and the tables in it, under the names of ``reclaim run --set``.
-
-    An empty table stays: it is a part at its defaults.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 RECIPES: dict[str, Recipe] = read_recipes(Path(__file__).with_name("recipes.toml"))

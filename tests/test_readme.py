@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 import pytest
+from reclaim.benchmark import recipes
 from reclaim.benchmark.cli import main
+from reclaim.benchmark.papers import published
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -35,6 +37,33 @@ def test_python_blocks_run_one_after_another(page: Path, tmp_path: Path, monkeyp
             exec(compile(code, str(page), "exec"), names)
         if block[2] is not None:
             assert printed.getvalue() == block[2]
+
+
+TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", with_a(TOML))
+def test_toml_blocks_are_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block is what a reader adds to one of our files: with it, the file must be read, and hold what it says."""
+    for block in TOML.findall(page.read_text(encoding="utf-8")):
+        (name,) = published.tomllib.loads(block)
+        if name in ("cell", "claim"):
+            (entry,) = published.tomllib.loads(block)[name]
+            file = "claims.toml" if name == "claim" else f"{entry['id'].split('/')[0]}.toml"
+            document = published.tomllib.loads((published.FOLDER / file).read_text(encoding="utf-8"))
+            document[name] = [other for other in document[name] if other["id"] != entry["id"]] + [entry]
+            read = published._document
+            monkeypatch.setattr(published, "_document", lambda asked: document if asked == file else read(asked))  # noqa: B023
+            added = [one for one in getattr(published, f"{name}s").__wrapped__() if one.id == entry["id"]]
+            monkeypatch.undo()
+        else:
+            path = tmp_path / "recipes.toml"
+            shipped = Path(recipes.__file__).with_name("recipes.toml").read_text(encoding="utf-8")
+            path.write_text(f"{shipped}\n{block}", encoding="utf-8")
+            recipe = recipes.read_recipes(path)[name]
+            assert len(recipe.candidates()) == 4
+            added = [recipe]
+        assert len(added) == 1, block
 
 
 def shell_lines(text: str) -> list[str]:
