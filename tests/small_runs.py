@@ -16,7 +16,7 @@ from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records.metrics import pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
-from reclaim.benchmark.training.jobs import Job
+from reclaim.benchmark.training.jobs import Job, Tick
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
 SETTINGS = ("epochs=2", "batch_size=16")
@@ -40,7 +40,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(STREAMS, SMALL.name, SMALL)
 
 
-def make_small(job: Job, advance: Callable[[str], Any]) -> Record:
+def make_small(job: Job, advance: Callable[[Tick], Any]) -> Record:
     """A run on the small drawings, also in another process: stands in for ``engines._make``."""
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)

@@ -32,13 +32,13 @@ _AEPG: Settings = {
     "schedule": ("constant", LAE),
     "head_init_std": (0.001, LAE),
 }
-_MODULES: dict[str, tuple[str, Settings]] = {
+MODULES: dict[str, tuple[str, Settings]] = {
     "lora": ("LoRA", {"lora.rank": (4, "paper (F18)")}),
     "adapter": ("Adapter", {"adapter.hidden": (5, LAE)}),
     "prefix": ("Prefix", {"prefix.tokens": (10, LAE)}),
     "lae": ("LAE with LoRA", {"lora.rank": (4, "paper (F18)"), "lae.decay": (0.999, "paper (F18)")}),
 }
-_LOSSES: dict[str, tuple[str, Settings]] = {
+LOSSES: dict[str, tuple[str, Settings]] = {
     "ce": ("cross-entropy", {"loss": (None, PAPER)}),
     "focal": (
         "focal loss",
@@ -87,9 +87,13 @@ _SCRATCH: Settings = {
 }
 
 
+ALPHAS = ("0", "0.1", "0.2", "0.5", "0.7", "1")
+"""Constant weights of cross-entropy in Table 3 and its ablation."""
+
+
 def modules_and_loss(module: str, loss: str) -> tuple[str, Settings, tuple[str, ...], Mapping[str, Sequence[float]]]:
     """Title, settings, remarks and grid of a row of Tables 1 and 2."""
-    (kind, modules), (title, of_loss) = _MODULES[module], _LOSSES[loss]
+    (kind, modules), (title, of_loss) = MODULES[module], LOSSES[loss]
     name = "lora" if module == "lae" else module
     schedule = {
         f"{name}.blocks": (5, LAE),

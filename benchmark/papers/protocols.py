@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,12 +19,12 @@ from typing import Any
 from ..config import EXECUTION, Config, differences
 from ..data.streams import Stream, find_stream
 from ..recipes import Recipe
-from .aepg import from_scratch, modules_and_loss
+from .aepg import ALPHAS, LOSSES, MODULES, from_scratch, modules_and_loss
 from .facts import FACTS
 from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
-from .slca import SLCA_STREAMS, slca
+from .slca import SLCA_METHODS, SLCA_STREAMS, slca
 from .sources import IN21K, MOCO_V3, Settings
 
 
@@ -109,6 +109,10 @@ _OF_DATASETS_IN = {
 }
 
 
+# of OLOR none could be read
+_TABLES = {"slca": ("main", "mocov3", "slca++"), "aepg": ("table-1", "table-2", "table-3")}
+
+
 def run_of(cell: Cell) -> str:
     """The name of the run that a cell's number comes of: its id without the metric."""
     return cell.id.rpartition("/")[0]
@@ -127,21 +131,32 @@ def run_names() -> list[str]:
 
 @functools.cache
 def protocol_of(run: str) -> Protocol | Uncovered:
-    """The protocol of a run of :func:`run_names`, or why there is none."""
-    paper, table, method, home, *backbones = run.split("/")
+    """The protocol of a run, or why there is none.
+
+    :param run: paper/table/method/stream, in OLOR's grid with the backbone as a fifth part; see :func:`run_names`.
+    :raises ValueError: a part of the name is unknown; the message names it and what is known.
+    """
+    parts = run.split("/")
+    if len(parts) not in (4, 5):
+        raise ValueError(f"{run!r} is no run: write paper/table/method/stream, such as {run_of(cells()[0])}")
+    paper, table, method, home, *backbones = parts
+    _require_known(run, "paper", paper, papers())
     stream = find_stream(home)
+    if paper in _TABLES:
+        _require_known(run, "table", table, _TABLES[paper])
+    if paper != "olor" and backbones:
+        raise ValueError(f"{run!r}: only runs of OLOR name a backbone, leave out {backbones[0]!r}")
     grid: Mapping[str, Sequence[float]] = {}
     remarks: tuple[str, ...]
     if method in _UNCOVERED:
         return Uncovered(_UNCOVERED[method])
     if paper == "slca":
+        _require_known(run, "method", method, SLCA_METHODS)
         title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K
-        if method not in OLOR_METHODS:
-            return Uncovered(
-                f"no method of OLOR's experiments is called {method!r}: they are {', '.join(OLOR_METHODS)}"
-            )
+        _require_known(run, "method", method, OLOR_METHODS)
+        _require_known(run, "backbone", backbone, OLOR_BACKBONES)
         if (method, backbone) == ("vpt", CONVNEXT):
             return Uncovered(
                 "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
@@ -151,9 +166,14 @@ def protocol_of(run: str) -> Protocol | Uncovered:
             () if backbones else ("The cell does not name its backbone: the ViT of ImageNet-21k is our reading.",)
         )
     elif table == "table-3":
-        title, settings, remarks = from_scratch(method.rpartition("-")[2])
+        alpha = method.removeprefix("resnet50-alpha-")
+        _require_known(run, "method", method, [f"resnet50-alpha-{known}" for known in ALPHAS])
+        title, settings, remarks = from_scratch(alpha)
     else:
-        title, settings, remarks, grid = modules_and_loss(*method.split("-"))
+        module, _, loss = method.partition("-")
+        _require_known(run, "module", module, MODULES)
+        _require_known(run, "loss", loss, LOSSES)
+        title, settings, remarks, grid = modules_and_loss(module, loss)
         if home == "split-imagenet-r-10" and method in ("lora-ce", "lora-aepg"):
             remarks += ("Tables 1 and 2 print different numbers for it (F26).",)
     remarks += tuple(
@@ -172,6 +192,11 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         tier="paper",
     )
     return Protocol(recipe, settings, remarks, papers()[paper].seeds)
+
+
+def _require_known(run: str, what: str, value: str, known: Iterable[str]) -> None:
+    if value not in (names := list(known)):
+        raise ValueError(f"{run!r}: unknown {what} {value!r}, choose one of {', '.join(names)}")
 
 
 def find_run(name: str) -> str:

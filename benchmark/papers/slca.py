@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .sources import CODE, IN21K, MOCO_V3, PAPER, Settings
 
+SLCA_METHODS = ("slca", "seqft+sl", "joint", "slca++")
 SLCA_STREAMS = ("split-cifar100-10", "split-imagenet-r-10", "split-cub200-10", "split-cars196-10")
 
 _SLCA: Settings = {

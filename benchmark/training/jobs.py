@@ -27,6 +27,9 @@ from ..records.record import UNVERIFIED, Record, RecordError
 from ..records.store import RecordStore
 from .runtime import HERE, Setup
 
+Tick = tuple[str, int]
+"""A run by name, and how many of its epochs were finished since its last tick."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -126,13 +129,14 @@ def try_jobs(
                 discard_checkpoint(job)
 
     with tqdm(
-        total=sum(_units(job) for job in missing), unit="experience", disable=quiet or not missing, smoothing=0.05
+        total=sum(_epochs(job) for job in missing), unit="epoch", disable=quiet or not missing, smoothing=0.05
     ) as bar:
 
-        def advance(label: str) -> None:
+        def advance(tick: Tick) -> None:
+            label, epochs = tick
             left = sum(job not in known and job not in failures for job in missing)
             bar.set_description_str(f"{label}, {left} of {len(missing)} runs to go")
-            bar.update()
+            bar.update(epochs)
 
         if n_jobs == 1:
             for job in missing:
@@ -196,12 +200,19 @@ def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:
     return replace(job, setup=replace(job.setup, checkpoints=root.parent / f"{root.name}.checkpoints"))
 
 
-def _units(job: Job) -> int:
-    return 1 if job.config.joint else len(job.stream.sizes)
+def _epochs(job: Job) -> int:
+    return max(1, job.config.epochs) * (1 if job.config.joint else len(job.stream.sizes))
 
 
-def _make(job: Job, advance: Callable[[str], Any]) -> Record:
+def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
     from .run import run  # imported late: reading records needs neither torch nor Avalanche
+
+    before = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal before
+        advance((str(job), done - before))
+        before = done
 
     return run(
         job.recipe,
@@ -210,7 +221,7 @@ def _make(job: Job, advance: Callable[[str], Any]) -> Record:
         job.seed,
         hyperparameters_from=job.hyperparameters_from,
         setup=job.setup,
-        progress=lambda t, n: advance(str(job)),
+        progress=progress,
     )
 
 
@@ -218,7 +229,7 @@ def _in_processes(
     jobs: Mapping[Job, Job],
     n_jobs: int,
     finish: Callable[[Job, Callable[[], Record]], None],
-    advance: Callable[[str], None],
+    advance: Callable[[Tick], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
     manager = SyncManager(ctx=context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -80,6 +81,29 @@ class Observer(SupervisedPlugin[Any]):
         self.test_counts.append(len(self._hits))
         self.accuracy[-1].append(100 * float(np.mean(self._hits)))
         self.accuracy_task_known[-1].append(100 * float(np.mean(self._hits_task_known)))
+
+
+class Ticker(SupervisedPlugin[Any]):
+    """Tells how many epochs of a run are finished. It is no part of a checkpoint's state: a loaded one is replaced.
+
+    :param progress: called with the epochs finished and their total.
+    """
+
+    def __init__(self, progress: Callable[[int, int], object], total: int, done: int = 0) -> None:
+        super().__init__()
+        self._progress, self._total, self._done = progress, total, done
+
+    def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.reach(self._done + 1)
+
+    def reach(self, done: int) -> None:
+        """At least so many epochs are finished: also those of a checkpoint, and of an experience that trains nothing."""
+        if done > self._done:
+            self._done = done
+            self._progress(min(done, self._total), self._total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class Effort:

@@ -21,13 +21,13 @@ from ..records.record import SCHEMA, UNVERIFIED, Record
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
 from .kernels import arithmetic
-from .observer import Observer
+from .observer import Observer, Ticker
 from .rehearsal import Stopwatch
 from .runtime import HERE, Setup
 from .step import compile_backbone
 
 Progress = Callable[[int, int], None]
-"""Called with the number of experiences finished and their total."""
+"""Called with the number of epochs finished and their total; an experience without epochs counts as one."""
 
 
 def run(
@@ -90,13 +90,18 @@ def run(
                 compile_backbone(strategy.model)  # what is compiled is not pickled
         # what was transformed on the device is there already, and cannot be pinned
         loading = {"num_workers": setup.workers, "pin_memory": False if setup.cache else None}
+        epochs = max(1, config.epochs)  # of an experience
+        strategy.plugins[:] = [plugin for plugin in strategy.plugins if not isinstance(plugin, Ticker)]
+        ticker = Ticker(progress or (lambda done, total: None), epochs * len(benchmark.train_stream))
+        within = 0 if strategy.experience is None else strategy.clock.train_exp_epochs  # of one that was begun
+        ticker.reach(epochs * strategy.clock.train_exp_counter + within)
+        strategy.plugins.append(ticker)
         for t, experience in enumerate(benchmark.train_stream):
             if t == strategy.clock.train_exp_counter:
                 train(strategy, experience, drop_last=config.drop_last, **loading)
                 strategy.eval(benchmark.test_stream[: t + 1], **loading)
                 checkpoint.save(strategy)
-            if progress:
-                progress(t + 1, len(benchmark.train_stream))
+            ticker.reach(epochs * (t + 1))
         effort = observer.effort
         where = provenance(
             effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds

@@ -333,7 +333,35 @@ def test_the_grid_of_olor_is_that_of_its_file() -> None:
     assert isinstance(added, Protocol)
     assert (added.recipe.name, added.recipe.config.backbone) == ("olor.table-2.olor", IN21K)
     assert any("does not name its backbone" in remark for remark in added.remarks)
-    assert isinstance(protocol_of("olor/table-2/lora/cifar100-1"), Uncovered)
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        ("slca/main/ewc/split-cifar100-10", r"unknown method 'ewc', choose one of slca, seqft\+sl, joint, slca\+\+"),
+        ("slca/other/slca/split-cifar100-10", "unknown table 'other'"),
+        ("slca/main/slca/split-cifar100-10/resnet50", "only runs of OLOR name a backbone, leave out 'resnet50'"),
+        ("slca/main/slca/nowhere", "unknown stream 'nowhere'"),
+        ("slca/main", "is no run: write paper/table/method/stream"),
+        ("", "is no run"),
+        ("slca/main/slca/split-cifar100-10/a/b", "is no run"),
+        ("slka/main/slca/split-cifar100-10", "unknown paper 'slka', choose one of slca, olor, aepg"),
+        ("olor/table-2/lora/cifar100-1", "unknown method 'lora', choose one of linear, full"),
+        ("olor/grid/olor/cifar100-1/resnet50", "unknown backbone 'resnet50', choose one of vit"),
+        ("aepg/table-1/foo-bar/split-imagenet-r-10", "unknown module 'foo', choose one of lora, adapter, prefix, lae"),
+        ("aepg/table-1/lora-bar/split-imagenet-r-10", "unknown loss 'bar', choose one of ce, focal"),
+        ("aepg/table-1/lora/split-imagenet-r-10", "unknown loss ''"),
+        ("aepg/table-1/lora-ce-ce/split-imagenet-r-10", "unknown loss 'ce-ce'"),
+        ("aepg/table-9/lora-ce/split-imagenet-r-10", "unknown table 'table-9'"),
+        (
+            "aepg/table-3/resnet50-alpha-x/cifar10-1",
+            "unknown method 'resnet50-alpha-x', choose one of resnet50-alpha-0",
+        ),
+    ],
+)
+def test_what_is_unknown_in_a_run_is_named(run: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        protocol_of(run)
 
 
 def test_what_is_our_reading_is_said() -> None:

@@ -453,12 +453,15 @@ def test_a_full_disk_is_a_warning_and_is_not_filled(setup: Setup, monkeypatch: p
 
 def test_progress_and_time_count_what_was_done_before(setup: Setup, interrupt: Callable[[int], None]) -> None:
     config = small_config("linear", "epochs=1")
+    calls: list[tuple[int, int]] = []
     interrupt(4)
     with pytest.raises(Interrupted):
-        run("linear", config, SMALL, 0, setup=setup)
-    calls: list[tuple[int, int]] = []
-    run("linear", config, SMALL, 0, setup=setup, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+        run("linear", config, SMALL, 0, setup=setup, progress=lambda *call: calls.append(call))
+    before = len(calls)
+    assert calls == [(done, 3) for done in range(1, before + 1)]
+    run("linear", config, SMALL, 0, setup=setup, progress=lambda *call: calls.append(call))
+    assert 0 < before < 3
+    assert calls[before:] == [(done, 3) for done in range(before, 4)]  # what was done before is told at once
 
     effort = Effort()
     effort._zero = effort._zero[0] - 100, effort._zero[1] - 50
@@ -544,7 +547,7 @@ def test_checkpoints_lie_beside_the_records_until_these_are_written(
     seen: list[Path] = []
     error: list[BaseException] = []
 
-    def make(job: Job, advance: Callable[[str], Any]) -> Record:
+    def make(job: Job, advance: Callable[[jobs.Tick], Any]) -> Record:
         path = job.setup.checkpoint_of(*job.place)
         assert path
         assert path.parent == job.setup.checkpoints
@@ -588,7 +591,7 @@ def test_checkpoints_lie_beside_the_records_until_these_are_written(
 
 
 def test_without_a_store_there_are_no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(job: Job, advance: Callable[[str], Any]) -> Record:
+    def make(job: Job, advance: Callable[[jobs.Tick], Any]) -> Record:
         assert job.setup.checkpoints is None
         return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 

@@ -23,7 +23,7 @@ from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, co
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import run as runner
-from reclaim.benchmark.training.jobs import Job, jobs_of, run_jobs, try_jobs
+from reclaim.benchmark.training.jobs import Job, Tick, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.training.runtime import Setup
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
@@ -47,10 +47,10 @@ class Maker:
         self.made: list[int] = []
         self.instead: dict[int, Callable[[Job], Record]] = {}
 
-    def __call__(self, job: Job, advance: Callable[[str], Any]) -> Record:
+    def __call__(self, job: Job, advance: Callable[[Tick], Any]) -> Record:
         self.made.append(job.seed)
         for _ in job.stream.sizes:
-            advance(str(job))
+            advance((str(job), job.config.epochs))
         if job.seed in self.instead:
             return self.instead[job.seed](job)
         return synthetic_record(job.recipe, job.stream.name, job.seed, last_acc=10 + job.seed, config=job.config)
@@ -298,7 +298,8 @@ def test_progress_names_the_run_and_what_is_left(
     run_jobs(jobs(2), store, 1)
     shown = capsys.readouterr().err
     assert "linear split-quickdraw-5 seed 1, 1 of 2 runs to go" in shown
-    assert "10/10" in shown  # experiences
+    total = sum(job.config.epochs * len(job.stream.sizes) for job in jobs(2))
+    assert f"{total}/{total}" in shown  # epochs
     run_jobs(jobs(2), store, 1)
     run_jobs(jobs(3), None, 1, quiet=True)
     assert capsys.readouterr().err == ""

@@ -193,10 +193,15 @@ def test_joint_training_is_one_experience() -> None:
         assert joint.result[key] == whole.result[key]
 
 
-def test_progress_counts_experiences() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "settings", "total"),
+    [("linear", [], 6), ("linear", ["joint=true"], 2), ("gdumb", [], 6), ("bic", [], 6), ("lda", [], 3)],
+)
+def test_progress_counts_epochs(recipe: str, settings: list[str], total: int) -> None:
+    """Six of them; two of a run of one experience, which is not at 0% until it ends; without epochs, experiences."""
     calls: list[tuple[int, int]] = []
-    run("linear", small_config("linear"), SMALL, 0, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    run(recipe, small_config(recipe, *settings), SMALL, 0, progress=lambda *call: calls.append(call))
+    assert calls == [(done, total) for done in range(1, total + 1)]
 
 
 @pytest.mark.trains
