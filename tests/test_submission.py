@@ -38,7 +38,9 @@ def from_elsewhere(
 
 
 def of_a_cell(seed: int = 1993, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each, as the drawings' in ``split-quickdraw-10``."""
+    """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each, as the drawings' in
+    ``split-quickdraw-10``.
+    """
     recipe, stream, _ = find_cell(SLCA_CELL)
     record = synthetic_record(recipe.name, "split-quickdraw-10", seed, config=(config := recipe.config.set(settings)))
     record.result["hyperparameters_from"] = recipe.origin_of(config)
