@@ -856,7 +856,7 @@ def test_a_seed_that_one_cell_lacks_counts_nowhere() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda runs: runs.pop(cell("bc")), r"no runs with these of the factors a, b, c: b \+ c; all 8 cells"),
+        (lambda runs: runs.pop(cell("bc")), r"no runs for these combinations of a, b, c: b \+ c; all 8 cells"),
         (lambda runs: runs.update({cell(""): {}}), "a, b, c: none; all 8 cells"),
         (lambda runs: [runs.pop(c) for c in list(runs) if c], "no factor"),
         (lambda runs: runs[cell("a")].update({0: math.nan}), "finite numbers"),

@@ -1,6 +1,6 @@
-"""What there is to know of each data set of the papers before a byte of it is here: origin, licence, layout, expected counts.
+"""The papers' data sets: origin, licence, layout and expected counts, known before anything is downloaded.
 
-They stand in catalogue.toml.
+The entries are in catalogue.toml.
 """
 
 from __future__ import annotations
