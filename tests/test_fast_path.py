@@ -165,7 +165,7 @@ def test_a_mixed_batch_is_refused(tmp_path: Path) -> None:
     assert batch.shape == (2, 3, 28, 28)
     assert (labels.tolist(), tasks.tolist()) == ([0, 1], [0, 0])
     with pytest.raises(
-        ValueError, match="a batch of decoded images is transformed as a whole, and this one mixes training and test"
+        ValueError, match="this batch of decoded images mixes training and test"
     ):
         images.collate_fn(samples)
 
