@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def asset(name: str) -> Path:
-    """Path of a file that ships in ``reclaim.benchmark``'s assets."""
+    """Path of a file in ``reclaim.benchmark``'s assets."""
     return Path(str(resources.files("reclaim.benchmark") / "assets" / name))

@@ -50,7 +50,7 @@ def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ("vit_base_patch16_224.mae", Path("file.pth")),
         ("vit_tiny_patch16_224", None),
     ]
-    with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, for its name has no tag"):
+    with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, because its name has no tag"):
         make_backbone(Config(backbone="resnet50_cifar"), Path("file.pth"))
 
 

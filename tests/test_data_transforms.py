@@ -267,5 +267,5 @@ def test_a_cache_that_is_unfinished_damaged_or_of_other_images_is_refused(
         make_cache(other, cache)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 100))
-    with pytest.raises(ValueError, match=r"GiB, and 0\.0 are free"):
+    with pytest.raises(ValueError, match=r"GiB, but 0\.0 GiB are free"):
         make_cache(data, tmp_path / "elsewhere")

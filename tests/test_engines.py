@@ -144,7 +144,7 @@ def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
     there = record.result[what][:12]
     with pytest.raises(
         RecordError,
-        match=rf"{job} is on record from other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces",
+        match=rf"{job} is already recorded with other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces",
     ):
         run_jobs([job], store, 1)
     assert maker.made == [0]

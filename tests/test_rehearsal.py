@@ -200,7 +200,7 @@ def test_a_rehearsal_stands_for_no_run_and_replaces_none(tmp_path: Path, asked: 
     RecordStore(tmp_path / "records").write(real)
     result = CliRunner().invoke(main, ["run", "--rehearse", CELL, *arguments, "--jobs", "1"])
     assert result.exit_code != 0
-    assert "is on record: a rehearsal would replace it" in result.output
+    assert "is already recorded: a rehearsal would replace it" in result.output
     assert RecordStore(tmp_path / "records").load()[0][0].result == real.result
 
 

@@ -53,7 +53,8 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
     remark = (
         "the official split: the papers may train on its test part (F7)"
         if official
-        else f"rows whose column `test` is 1 are trained on, as in the papers' code (F7): {len(train):,} train, {len(test):,} test"
+        else f"rows whose column `test` is 1 are trained on, as in the papers' code (F7): "
+        f"{len(train):,} train, {len(test):,} test"
     )
     return ImageData("cars196", names, train, test, remarks=(remark,))
 
@@ -125,7 +126,10 @@ def _imagenet_r(folder: Path, verify: bool) -> ImageData:
             )
         names = _classes(folder / "train")
         train, test = (_labelled(folder, _images(folder, part.name), names) for part in (folder / "train", tests[0]))
-        remark = f"the split is that of the folders train/ and {tests[0].name}/: the papers' (DualPrompt's) if they were made from it"
+        remark = (
+            f"the split is that of the folders train/ and {tests[0].name}/: "
+            "the papers' (DualPrompt's) if they were made from it"
+        )
     elif lists[0].is_file() or lists[1].is_file():
         names = _classes(folder)
         train, test = (_labelled(folder, lines_of(path), names) for path in lists)
@@ -139,7 +143,10 @@ def _imagenet_r(folder: Path, verify: bool) -> ImageData:
     else:
         names = _classes(folder)
         train, test = seeded_split(_labelled(folder, _images(folder), names))
-        remark = f"NOT the papers' split: 0.8 / 0.2 by seed {SPLIT_SEED}, for there is neither a train.txt nor a train/ in {folder}"
+        remark = (
+            f"NOT the papers' split: 0.8 / 0.2 by seed {SPLIT_SEED}, "
+            f"for there is neither a train.txt nor a train/ in {folder}"
+        )
     return ImageData("imagenet-r", names, train, test, remarks=(remark,))
 
 

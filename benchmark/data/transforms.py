@@ -223,8 +223,8 @@ class OlorTransform:
         return self
 
     def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
-        """The same of a batch, on the device. Random numbers are drawn as for one image after the other: seeded alike,
-        views are the same.
+        """The same transform of a batch, on the device. Random numbers are drawn image by image, so the same seed gives
+        the same views.
 
         :param images: (height, width, 3) uint8 each, of any sizes.
         :return: (n, 3, size, size) on ``device``.
@@ -243,8 +243,8 @@ class OlorTransform:
         return F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
 
     def _augment(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """Change (n, 3, size, size) by what was drawn for each (n, 9): three numbers in [0, 1) that say what to do, six
-        in +-1 how.
+        """Augment (n, 3, size, size) with the random numbers ``drawn`` (n, 9): three in [0, 1) select the changes, six
+        in +-1 set their size.
         """
         flip, change, move = (drawn[:, :3] < 0.5).unbind(1)
         contrast, brightness, shift_x, shift_y, zoom, angle = drawn[:, 3:].unbind(1)
@@ -263,17 +263,17 @@ class OlorTransform:
 
 
 Transform = ImageTransform | OlorTransform
-"""Either: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` many arrays at once."""
+"""A transform: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` a batch of arrays."""
 
 
 def protocol(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
-    """A paper's transforms for training and for testing, or those of the middle tier.
+    """The transforms of a paper, or of the middle tier, for training and for testing.
 
-    aEPG: crops of 0.05 to 1 of the area, as the paper says; LAE's code has torchvision's 0.08 (F21):
-    ``dataclasses.replace(train, scale=(0.08, 1.0))``. Its CIFAR experiments are those from scratch, on 32 x 32; that
-    they do not normalise either is our reading.
+    aEPG: crops of 0.05 to 1 of the area, as the paper says. LAE's code has torchvision's default of 0.08, see F21
+    (docs/fidelity.md): ``dataclasses.replace(train, scale=(0.08, 1.0))``. aEPG's CIFAR experiments train from scratch,
+    on 32 x 32. That they do not normalise either is our reading.
 
-    "lite" is no paper's: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
+    "lite" is not from a paper: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
     pretraining.
 
     :raises ValueError: the paper does not use the data set.
