@@ -305,18 +305,18 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
     ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text(""), r"lists no image"),
     ("ip102", lambda r: (r / "ip102_v1.1/classes.txt").write_text("1 a\n"), r"label 1 is outside the 1 classes"),
     ("svhn", lambda r: (r / "svhn/test_32x32.mat").unlink(), r"test_32x32.mat is missing"),
-    ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not hold SVHN's .mat files"),
+    ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not contain SVHN's .mat files"),
     ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").unlink(), r"data_batch_3 is missing"),
     (
         "cifar10",
         lambda r: (r / "cifar-10-batches-py/data_batch_3").write_bytes(b"x"),
-        r"does not hold CIFAR-10 .*fresh copy",
+        r"does not contain CIFAR-10 .*fresh copy",
     ),
-    ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty holds no image"),
+    ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty contains no image"),
     (
         "pacs",
         lambda r: (r / "PACS" / "photo" / "horse").mkdir(),
-        r"photo and cartoon/ do not hold the same classes: horse",
+        r"photo and cartoon/ do not contain the same classes: horse",
     ),
     ("pacs", lambda r: (r / "PACS" / "sketch").rename(r / "PACS" / "Sketch2"), r"sketch is missing"),
 ]
@@ -465,7 +465,7 @@ def test_lists_that_are_there_are_held_against_the_images_without_the_others(tmp
     assert stock.missing == (str(folder / "test.txt"), str(folder / "images" / "b" / "2.jpg"))
     assert stock.extra == (str(folder / "more.csv"),)
     assert stock.problems == (f"{folder / 'val.txt'}, line 1, is not an image and a label: put a fresh copy there",)
-    assert stock.notes == ("which images are extra cannot be said without test.txt, val.txt",)
+    assert stock.notes == ("cannot tell which images are extra without test.txt, val.txt",)
 
 
 def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
     assert stock.missing[0] == f"{folder / 'test'}/"
     assert len(stock.missing) == 1 + 198
     assert stock.problems == tuple(
-        f"{folder / 'train' / name} holds no image: an unfinished download or unpacking?" for name in names[:2]
+        f"{folder / 'train' / name} contains no image: unfinished download or unpacking?" for name in names[:2]
     )
 
 

@@ -164,9 +164,7 @@ def test_a_mixed_batch_is_refused(tmp_path: Path) -> None:
     batch, labels, tasks = images.collate_fn(samples[:2])
     assert batch.shape == (2, 3, 28, 28)
     assert (labels.tolist(), tasks.tolist()) == ([0, 1], [0, 0])
-    with pytest.raises(
-        ValueError, match="this batch of decoded images mixes training and test"
-    ):
+    with pytest.raises(ValueError, match="this batch of decoded images mixes training and test"):
         images.collate_fn(samples)
 
 

@@ -274,7 +274,7 @@ def test_the_order_of_a_data_set_is_one_for_all_seeds(tmp_path: Path) -> None:
         ("{\n", "is not JSON"),
         ("[1]\n", "the record is"),
         ("NaN\n", "the record is"),
-        ("{}", "is cut short, its last line has no end"),
+        ("{}", "is cut short, its last line is incomplete"),
         (None, "cannot be read"),
     ],
 )

@@ -145,7 +145,7 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                     raise ValueError(f"{archive}: {member.name!r} is a link or a device: nothing was unpacked")
             if len(members) > FILE_LIMIT or sum(member.size for member in members) > limit:
                 raise ValueError(
-                    f"{archive} holds more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing was unpacked"
+                    f"{archive} has more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing was unpacked"
                 )
             for member in members:
                 if member.isfile():
@@ -161,7 +161,9 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     if target.is_file() and target.stat().st_size == member.size:
         return
     if target.exists() or target.is_symlink():
-        raise ValueError(f"{target} is in the way of a file of {member.size:,} bytes: move it away")
+        raise ValueError(
+            f"{target} exists with another size than the {member.size:,} bytes in the archive: move it away"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     content = tar.extractfile(member)
     assert content is not None  # it is a regular file

@@ -92,7 +92,7 @@ def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
         read = [kind(str(folder.parent), train=part) for part in (True, False)]
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{folder} does not hold {find_dataset(name).title} ({error}): put a fresh copy there"
+            f"{folder} does not contain {find_dataset(name).title} ({error}): put a fresh copy there"
         ) from error
     train, test = (ImageList(folder, r.data, tuple(int(c) for c in r.targets)) for r in read)
     return ImageData(name, tuple(read[0].classes), train, test)
@@ -111,7 +111,7 @@ def _svhn(folder: Path, verify: bool) -> ImageData:
     try:
         read = [kind(str(folder), split=part) for part in ("train", "test")]
     except (ValueError, KeyError, EOFError, zlib.error) as error:
-        raise ValueError(f"{folder} does not hold SVHN's .mat files ({error}): put fresh copies there") from error
+        raise ValueError(f"{folder} does not contain SVHN's .mat files ({error}): put fresh copies there") from error
     train, test = (ImageList(folder, r.data.transpose(0, 2, 3, 1), tuple(int(c) for c in r.labels)) for r in read)
     return ImageData("svhn", tuple("0123456789"), train, test)
 
@@ -237,7 +237,7 @@ def _domains(name: str, training: Sequence[str], testing: str, folder: Path, ver
         if other != names:
             differing = sorted(set(names) ^ set(other))
             raise ValueError(
-                f"{folder / domain} and {training[0]}/ do not hold the same classes: {', '.join(differing[:5])}"
+                f"{folder / domain} and {training[0]}/ do not contain the same classes: {', '.join(differing[:5])}"
             )
     train, test = (
         _labelled(folder, [image for domain in domains for image in _images(folder, domain)], names)
@@ -327,7 +327,7 @@ def _images(folder: Path, below: str = "") -> list[str]:
 
 
 def no_image(folder: Path) -> str:
-    return f"{folder} holds no image: an unfinished download or unpacking?"
+    return f"{folder} contains no image: unfinished download or unpacking?"
 
 
 def _labelled(folder: Path, images: Sequence[str], names: Sequence[str]) -> ImageList:

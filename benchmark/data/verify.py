@@ -126,12 +126,12 @@ def take_stock(name: str, root: Path | str) -> Stock:
         problems += [f"{folder / place}: {n:,} images instead of {right:,}" for place, n, right in wrong if n != right]
     extra = _beside(entry, folder, listed)
     if unread:
-        notes.append(f"which images are extra cannot be said without {', '.join(sorted(unread))}")
+        notes.append(f"cannot tell which images are extra without {', '.join(sorted(unread))}")
         extra = [file for file in extra if not is_image(Path(file))]
     elif above and not lists:
         notes.append(
-            "no list says which images the folders of the classes should hold: of those missing or extra there, "
-            "only numbers are known"
+            "no list names the images of the class folders: "
+            "only their numbers can be checked, not which ones are missing or extra"
         )
     return Stock(
         missing=tuple([*(f"{folder / path}/" for path in absent), *(str(folder / path) for path in (*files, *images))]),

@@ -106,7 +106,9 @@ class RecordStore:
 
     def _read(self, path: Path) -> Record:
         if path.suffix == ".tmp":
-            raise RecordError("left by a write that is under way or was interrupted: delete it when nothing is running")
+            raise RecordError(
+                "left over from a write that is running or was interrupted: delete it when nothing is running"
+            )
         if path.suffix != ".json":
             raise RecordError("not a record (.json): move it elsewhere")
         try:
@@ -115,7 +117,7 @@ class RecordStore:
             raise RecordError(f"cannot be read ({error}): run it again, or delete the file") from None
         # a file truncated by a single byte lacks the final newline
         if not text.endswith("\n"):
-            raise RecordError("is cut short, its last line has no end: run it again, or delete the file")
+            raise RecordError("is cut short, its last line is incomplete: run it again, or delete the file")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -123,7 +125,7 @@ class RecordStore:
         validate(document)
         record = Record(document["result"], document["provenance"])
         if path != (place := self.path_of(record.recipe, record.stream, record.config_hash, record.seed)):
-            raise RecordError(f"lies in the wrong place, its content belongs at {place}: move it there, or delete it")
+            raise RecordError(f"is in the wrong place, its content belongs at {place}: move it there, or delete it")
         return record
 
 

@@ -267,7 +267,7 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
         milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
         return FreshOptimizer(partial(_steps, milestones=milestones))
     if config.schedule == "cosine":
-        longer = 1 + config.horizon_beyond / config.epochs  # F13
+        longer = 1 + config.horizon_beyond / config.epochs  # F13 (docs/fidelity.md)
         return FreshOptimizer(partial(_cosine, longer=longer), every="iteration")
     return FreshOptimizer()
 
