@@ -33,8 +33,8 @@ class ConfigError(ValueError):
 
 
 def _later(default: Any) -> Any:
-    """A field added after the first records. It is left out of ``as_dict`` at its default, so that old hashes stay
-    valid.
+    """A field added after the first records. It is left out of ``as_dict`` at its default,
+    so that old hashes stay valid.
     """
     return field(default=default, metadata={"later": True})
 
@@ -65,8 +65,8 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Olor:
-    """Weight rollback in the optimizer (OLOR). For the switches see F8-F12 (docs/fidelity.md); the last three are for
-    SGD only.
+    """Weight rollback in the optimizer (OLOR). For the switches see F8-F12 (docs/fidelity.md);
+    the last three are for SGD only.
     """
 
     rollback_input: float = 0.01
@@ -417,8 +417,8 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, Any], config: Config) -> dict[str, str]:
-    """Setting -> "setting=theirs instead of ours", for each setting where a recorded configuration differs from this
-    one.
+    """Setting -> "setting=theirs instead of ours", for each setting where a recorded configuration
+    differs from this one.
     """
     try:
         theirs, ours = flatten(asdict(from_dict(dict(recorded)))), flatten(asdict(config))

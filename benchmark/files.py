@@ -12,8 +12,8 @@ from typing import IO
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file to write into. At the end of the block it is synced to disk and replaces ``path``. After an error it is
-    deleted.
+    """A file to write into. At the end of the block it is synced to disk and replaces ``path``.
+    After an error it is deleted.
 
     :param temporary: its name until then; by default a hidden name next to ``path``, unique to each writer.
     :raises OSError: it cannot be written; ``path`` is unchanged.

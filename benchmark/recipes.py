@@ -84,8 +84,8 @@ class Recipe:
 
     @property
     def made_for(self) -> dict[str, Any]:
-        """What a choice depends on besides the grid: the hash of the configuration without the choice, and the initial
-        weights.
+        """What a choice depends on besides the grid: the hash of the configuration without the choice,
+        and the initial weights.
         """
         return {"base": config_hash(self.base.as_dict()), "weights_sha256": weights_sha256(self.base)}
 

@@ -33,8 +33,8 @@ class EPGLoss(TaskLoss):
 
 
 class AnnealedEPGLoss(TaskLoss):
-    """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to (nearly) 0 over T
-    optimizer steps.
+    """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to
+    (nearly) 0 over T optimizer steps.
 
     As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call
     :meth:`step` after every optimizer step, and call :meth:`restart` at the start of every later task::

@@ -423,8 +423,8 @@ _LITE0_OTHER = {
 
 
 def _lite0_name(name: str) -> str:
-    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``: the file numbers all blocks in sequence, timm within each
-    stage.
+    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``:
+    the file numbers all blocks in sequence, timm within each stage.
     """
     try:
         match name.split("."):

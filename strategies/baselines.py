@@ -31,8 +31,8 @@ class FrozenBackbone(SupervisedPlugin[Any]):
 
 
 class L2SP(SupervisedPlugin[Any]):
-    """Adds a pull towards the pretrained weights to the loss: weight x 1/2 x the sum over tensors of mean((theta -
-    theta_0)^2).
+    """Adds a pull towards the pretrained weights to the loss:
+    weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
 
     OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum
     instead. theta_0 is the backbone at the start of the first experience. Heads are not pulled.

@@ -14,8 +14,8 @@ from .heads import require_continual_model
 
 
 class BestEpoch(SupervisedPlugin[Any]):
-    """After each experience, restores the weights of its best epoch on held-out images, which OLOR's code saves first
-    (F14).
+    """After each experience, restores the weights of its best epoch on held-out images,
+    which OLOR's code saves first (F14).
 
     After each epoch it measures the accuracy of the online model in eval mode, over all classes seen, on the held-out
     images of the experience. Ties go to the earlier epoch. It restores ``model.state_dict()``, in place. State kept

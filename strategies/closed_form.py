@@ -1,5 +1,5 @@
-"""Heads in closed form, from class statistics alone: nearest class mean, and linear discriminant analysis as in Deep
-SLDA.
+"""Heads in closed form, from class statistics alone:
+nearest class mean, and linear discriminant analysis as in Deep SLDA.
 
 Nothing is trained by gradient. The usual way to run them is ``Naive(..., train_epochs=0,
 plugins=[LinearDiscriminant()])`` on a frozen pretrained backbone. They show how much of a method's accuracy comes from
@@ -52,8 +52,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
         self.write(model.heads)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64. Order and grouping do not
-        matter.
+        """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64.
+        Order and grouping do not matter.
 
         :raises ValueError: features contain NaN or infinity. The statistics do not change then.
         """
@@ -110,8 +110,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
 
 class LinearDiscriminant(NearestClassMean):
-    """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA: Hayes and Kanan
-    2020).
+    """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA:
+    Hayes and Kanan 2020).
 
     The nearest class mean in the metric of Lambda = ((1 - s) Sigma + s I)^-1: w_c = Lambda mu_c, b_c = -mu_c Lambda
     mu_c / 2. Sigma is the within-class scatter of all N samples seen, divided by N; each sample is centred on the mean

@@ -95,8 +95,8 @@ def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
 
 
 def _own_layer_for_the_rest(spec: Any) -> Any:
-    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999), as one of a layer after
-    that block.
+    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999),
+    as one of a layer after that block.
     """
     if not isinstance(spec, (list, tuple)):
         return spec

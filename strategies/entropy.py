@@ -42,8 +42,8 @@ class FocalLoss(TaskLoss):
 
 
 class LabelSmoothingLoss(TaskLoss):
-    """Label smoothing (Szegedy et al., 2016): the mean of (1 - smoothing) CE + smoothing KL(uniform || p). More entropy
-    than cross-entropy.
+    """Label smoothing (Szegedy et al., 2016): the mean of (1 - smoothing) CE + smoothing KL(uniform || p).
+    More entropy than cross-entropy.
 
     Equal to torch's cross-entropy with ``label_smoothing``, minus the constant smoothing x log C.
 

@@ -22,8 +22,8 @@ class FullCovariance:
 
     @cached_property
     def factor(self) -> Tensor:
-        """F (d, d), float32, with F F^T = matrix: the Cholesky factor. If there is none, negative eigenvalues count as
-        0.
+        """F (d, d), float32, with F F^T = matrix: the Cholesky factor.
+        If there is none, negative eigenvalues count as 0.
         """
         matrix = self.matrix.double()
         factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -64,8 +64,8 @@ class LowRankCovariance:
         return self.factor.nbytes + self.variances.nbytes
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Samples (n, d) with mean (d,), from standard normal noise (n, d) and (n, r) more numbers from
-        the generator.
+        """Samples (n, d) with mean (d,), from standard normal noise (n, d) and (n,
+        r) more numbers from the generator.
         """
         of_factor = torch.randn(len(noise), self.factor.shape[1], generator=generator)
         return torch.addmm(mean + self.variances.sqrt() * noise, of_factor, self.factor.T)
@@ -88,8 +88,8 @@ class Gaussian:
 
 
 def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank: int | None = None) -> Gaussian:
-    """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d), plus ``ridge`` times
-    the identity.
+    """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d),
+    plus ``ridge`` times the identity.
 
     A single sample has no covariance: it counts as zero (plus the ridge), so that sampling returns the mean.
 

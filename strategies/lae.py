@@ -1,5 +1,5 @@
-"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070): the framework in which aEPG's paper
-compares losses.
+"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070):
+the framework in which aEPG's paper compares losses.
 
 The PEFT modules of a model are the online expert. From the second experience on, the offline expert is a slow copy of
 them. Both share backbone and heads. Both predict, and the larger of a class's two probabilities counts
@@ -22,8 +22,8 @@ from .peft_module import peft_modules, peft_parameters
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
-    """Logits (N, C) of the two experts to scores (N, C): the elementwise maximum of their log-softmaxes over all C
-    classes.
+    """Logits (N, C) of the two experts to scores (N, C):
+    the elementwise maximum of their log-softmaxes over all C classes.
 
     The logarithm is monotone, so the argmax is that of the maximum of the two softmaxes, which is LAE's prediction. The
     scores are unnormalised log-probabilities, at least float32, and finite even where a logit marks a class as unseen.

@@ -1,5 +1,5 @@
-"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): each step pulls a parameter back to its
-pretrained value.
+"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962):
+each step pulls a parameter back to its pretrained value.
 
 theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
 lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, and none for a
@@ -214,8 +214,8 @@ class OLOROptimizer(Optimizer, ABC):
         return anchor.value
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored parameter by its
-        number.
+        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored
+        parameter by its number.
         """
         state_dict = super().state_dict()
         numbered = self._numbered(state_dict)

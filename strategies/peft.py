@@ -1,5 +1,5 @@
-"""LAE's small trainable modules inside a frozen backbone (LAE is the framework that aEPG builds on), and when they
-train.
+"""LAE's small trainable modules inside a frozen backbone (LAE is the framework that aEPG builds on),
+and when they train.
 
 :func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place. :func:`detach_peft`
 and :func:`detach_lora` change it back. :class:`PEFTSchedule` decides which parameters of a continual model train in
@@ -76,8 +76,8 @@ class LoRALinear(nn.Linear):
 
 
 class Adapter(PEFTModule):
-    """LAE's bottleneck in parallel to the attention sub-layer, with the same input h (norm1's output): attn(h) + s
-    up(GELU(down(h))).
+    """LAE's bottleneck in parallel to the attention sub-layer, with the same input h (norm1's output):
+    attn(h) + s up(GELU(down(h))).
 
     ``down`` and ``up`` are linear layers with bias, ``scale`` s () is learnable. down's weight starts Kaiming-uniform
     with a = sqrt 5 (uniform within +-1/sqrt(width)), up's and both biases at 0 and s at 1, so that a new module changes
@@ -213,8 +213,8 @@ def attach_lora(
 def attach_adapter(
     model: nn.Module, blocks: Iterable[int] = range(5), hidden: int = 5, generator: torch.Generator | None = None
 ) -> list[Adapter]:
-    """Put a new :class:`Adapter` into chosen blocks of a timm ViT, in place, and return them in the order of
-    ``blocks``.
+    """Put a new :class:`Adapter` into chosen blocks of a timm ViT, in place,
+    and return them in the order of ``blocks``.
 
     As :func:`attach_lora`; the parameters are added as
     ``blocks.<j>.attn.adapter.<scale|down.weight|down.bias|up.weight|up.bias>``.
@@ -306,8 +306,8 @@ def _attach(
     name: str,
     make: Callable[[nn.Module], ModuleT],
 ) -> list[ModuleT]:
-    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``, and add the module that ``make`` returns
-    as ``name``.
+    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``,
+    and add the module that ``make`` returns as ``name``.
     """
     vit = require_vision_transformer(model)
     chosen = list(blocks)

@@ -82,8 +82,8 @@ class Prompts(PEFTModule):
 def attach_prompts(
     model: nn.Module, tokens: int = 10, deep: bool = True, generator: torch.Generator | None = None
 ) -> list[Prompts]:
-    """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it, and return them in the order of the
-    blocks.
+    """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it,
+    and return them in the order of the blocks.
 
     Names and identity of all parameters stay; those of block j's prompts are added as ``blocks.<j>.prompts.tokens``.
     The blocks see ``tokens`` more tokens, the rest of the model as many as before. Heads of a
@@ -115,8 +115,8 @@ def attach_prompts(
 
 
 def detach_prompts(model: nn.Module) -> list[Prompts]:
-    """Remove all prompts from a model, in place, and return them in the order of the blocks. Frozen parameters stay
-    frozen.
+    """Remove all prompts from a model, in place, and return them in the order of the blocks.
+    Frozen parameters stay frozen.
 
     :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: there are none.

@@ -43,8 +43,8 @@ class Memory(ClassBalancedBuffer):
 
 
 class Replay(ReplayPlugin):
-    """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem`` images from the
-    memory.
+    """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem``
+    images from the memory.
 
     :param mem_size: number of images in the memory, equally many of each class.
     :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
@@ -201,8 +201,8 @@ class BiC(BiCPlugin):
 
 
 class DERPlusPlus(DER):
-    """DER++ (Buzzega et al., 2020), a strategy: used like ``Naive``, with ``mem_size``, ``batch_size_mem``, ``alpha``
-    and ``beta``.
+    """DER++ (Buzzega et al., 2020), a strategy: used like ``Naive``, with ``mem_size``, ``batch_size_mem``,
+    ``alpha`` and ``beta``.
 
     The loss on new images is cross-entropy over all classes. The loss on images from the memory is alpha x the mean
     squared difference between the logits and the stored ones + beta x cross-entropy. The stored logits are those of the
@@ -255,8 +255,8 @@ class DERPlusPlus(DER):
 
 
 class Endless:
-    """The batches of a data loader, pass after pass. After unpickling in the middle of a pass it continues with the
-    same batches.
+    """The batches of a data loader, pass after pass.
+    After unpickling in the middle of a pass it continues with the same batches.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
@@ -293,8 +293,8 @@ def _require_open_heads(model: nn.Module, who: str) -> None:
 
 
 def _bytes_of_images(dataset: Any) -> int:
-    """Bytes of all samples of an Avalanche dataset, counted as if copied. The dataset itself has indices into the
-    experiences' data.
+    """Bytes of all samples of an Avalanche dataset, counted as if copied.
+    The dataset itself has indices into the experiences' data.
     """
     if len(dataset) == 0:
         return 0

@@ -185,8 +185,8 @@ def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tenso
 
 
 def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
-    """A factor for each class's mean, in the order of ``heads.classes``: 0.9 + 0.1 (t + 1) / (T + 1), with T the newest
-    task (F4).
+    """A factor for each class's mean, in the order of ``heads.classes``:
+    0.9 + 0.1 (t + 1) / (T + 1), with T the newest task (F4).
 
     :param task_index: ``"true"``: t is the index of the experience of the class's statistics. ``"reference"``: the
         class's position in the order of the heads, divided by the size of the newest head, which is wrong when tasks
@@ -204,8 +204,8 @@ def feature_scales(
     generator: torch.Generator,
     task_index: TaskIndex = "true",
 ) -> Tensor:
-    """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``: 1 / (1 + mu (T
-    - t)).
+    """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``:
+    1 / (1 + mu (T - t)).
 
     T is the newest task. mu is drawn for each vector (SLCA++, arXiv 2408.08295).
 

@@ -1,5 +1,5 @@
-"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates instead of training most of the backbone's
-weights.
+"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates instead of training most of the
+backbone's weights.
 
 It differs from :mod:`.slca` in four ways. In the backbone only LoRA, norms, biases and the class token train
 (:func:`attach_svd_lora`, :func:`train_low_rank_and_norms`), at their own rates (:func:`slca_pp_groups`,
@@ -69,8 +69,8 @@ class SVDLoRA(PEFTModule):
 
 
 class SVDLoRALinear(nn.Linear):
-    """The class of a linear layer while it has :class:`SVDLoRA`. The layer changes its class in place and keeps its
-    parameters.
+    """The class of a linear layer while it has :class:`SVDLoRA`.
+    The layer changes its class in place and keeps its parameters.
     """
 
     lora: SVDLoRA
@@ -81,8 +81,8 @@ class SVDLoRALinear(nn.Linear):
 
 
 def attach_svd_lora(model: nn.Module, rank: int = 4, scale: float = 0.8) -> list[SVDLoRA]:
-    """Put a new :class:`SVDLoRA` on qkv, fc1 and fc2 of every block of a timm ViT, in place, and return them in this
-    order.
+    """Put a new :class:`SVDLoRA` on qkv, fc1 and fc2 of every block of a timm ViT, in place,
+    and return them in this order.
 
     Names and identity of all parameters stay; new ones are added, for example ``blocks.<j>.mlp.fc1.lora.<A|B>``.
     This function freezes nothing: :func:`train_low_rank_and_norms` does. A ViT-B takes half a minute on one core.
@@ -160,8 +160,8 @@ def slca_pp_groups(
     lora_factors: tuple[float, float] = (0.5, 0.1),
     weight_decay: float | None = 5e-4,
 ) -> list[dict[str, Any]]:
-    """Three parameter groups for an optimizer: the backbone without LoRA at ``lr * slow_factor``, LoRA, and the heads
-    at ``lr``.
+    """Three parameter groups for an optimizer: the backbone without LoRA at ``lr * slow_factor``, LoRA,
+    and the heads at ``lr``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with LoRA, or other PEFT modules, attached.
     :param lora_factors: LoRA's rate divided by ``lr``, in the first experience and in later ones. The group keeps the
@@ -216,8 +216,8 @@ class SlowLearnerRates(FreshOptimizer):
 
 
 class SymmetricCrossEntropy(TaskLoss):
-    """Symmetric cross-entropy (Wang et al., 2019): the mean of alpha CE + beta RCE over the current experience's
-    classes.
+    """Symmetric cross-entropy (Wang et al., 2019):
+    the mean of alpha CE + beta RCE over the current experience's classes.
 
     RCE, the reverse cross-entropy, is -sum_c p_c log q_c, with p the softmax, at least 1e-7, and q the one-hot target,
     at least 1e-4. Half-precision logits are converted to float32, and the loss is float32.

@@ -250,8 +250,8 @@ def benchmark() -> Any:
 
 
 class Recorder(SupervisedPlugin[Any]):
-    """What the loss was at each training iteration: (experience, t, T, alpha), and the classes of its
-    logits' gradient.
+    """What the loss was at each training iteration:
+    (experience, t, T, alpha), and the classes of its logits' gradient.
     """
 
     def __init__(self) -> None:

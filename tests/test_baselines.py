@@ -1,5 +1,5 @@
-"""The frozen backbone, L2-SP, EWC and LwF: what they add to the loss against its formula, and what training leaves
-alone.
+"""The frozen backbone, L2-SP, EWC and LwF: what they add to the loss against its formula,
+and what training leaves alone.
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ class Added(SupervisedPlugin[Any]):
 
 
 class Consolidation(Added):
-    """EWC's penalty, for one epsilon of each weight at a time: lambda x sum over experiences t of F_t (theta -
-    theta_t)^2.
+    """EWC's penalty, for one epsilon of each weight at a time:
+    lambda x sum over experiences t of F_t (theta - theta_t)^2.
     """
 
     def __init__(self, weight: float, batch_size: int, decay: float | None) -> None:

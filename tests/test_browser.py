@@ -77,8 +77,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def browser(started: Any, url: str) -> Iterator[Any]:
-    """The page, opened anew from disk; whatever a test did, the console stayed empty and nothing but the page was asked
-    for.
+    """The page, opened anew from disk; whatever a test did, the console stayed empty and nothing but the
+    page was asked for.
     """
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     started.get("about:blank")
@@ -136,8 +136,8 @@ def test_sorting_stays_within_protocols(browser: Any) -> None:
 
 
 def with_joint_in_the_middle() -> list[Record]:
-    """Eleven recipes of one protocol, each best in another column, and joint training, whose Last-Acc is between
-    theirs.
+    """Eleven recipes of one protocol, each best in another column, and joint training,
+    whose Last-Acc is between theirs.
     """
     joint = RECIPES["joint"].config
     protocol = joint.backbone, joint.epochs

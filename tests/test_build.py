@@ -1,5 +1,5 @@
-"""From a configuration to what trains, on photographs: transforms, backbones and the schedule of the
-papers' protocols.
+"""From a configuration to what trains, on photographs:
+transforms, backbones and the schedule of the papers' protocols.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Heads in closed form: against brute force, against Avalanche's Deep SLDA, on streams of all shapes, and beside
-training.
+"""Heads in closed form: against brute force, against Avalanche's Deep SLDA, on streams of all shapes,
+and beside training.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def test_one_image_is_its_classs_mean() -> None:
 
 
 def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None:
-    """Avalanche adds t / (t + 1) d d^T for sample t, d being taken from the mean of the class's samples before it, at
-    first zero.
+    """Avalanche adds t / (t + 1) d d^T for sample t, d being taken from the mean of the class's samples
+    before it, at first zero.
 
     The scatter about the final mean is the same sum with c / (c + 1), c being the number of the class's samples before:
     with the difference taken out of its covariance, Avalanche gives the same scores. As it is, it differs where two

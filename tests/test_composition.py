@@ -79,8 +79,8 @@ def new_classes(
     shape: tuple[int, int, int] = (1, 8, 8),
     from_zero: bool = False,
 ) -> Any:
-    """Avalanche's ``nc_benchmark``; unless ``from_zero``, the ids of an experience's classes are in no order, with
-    gaps.
+    """Avalanche's ``nc_benchmark``; unless ``from_zero``, the ids of an experience's classes are in no
+    order, with gaps.
     """
     return nc_benchmark(
         dataset(len(order), per_class, 1, shape),
@@ -382,8 +382,8 @@ def test_a_copy_in_the_middle_of_the_stream_goes_on_like_the_original() -> None:
 @pytest.mark.parametrize(("cls", "base"), [(OLORSGD, torch.optim.SGD), (OLORAdam, torch.optim.Adam)])
 @pytest.mark.parametrize("anchor", ["pretrained", "previous"])
 def test_the_anchor_pulls(cls: Any, base: Any, anchor: Any) -> None:
-    """Same seed, same batches: with rollback the backbone ends nearer to theta_0, and the nearer the stronger the
-    rollback.
+    """Same seed, same batches: with rollback the backbone ends nearer to theta_0,
+    and the nearer the stronger the rollback.
     """
     stream = new_classes()
 

@@ -1,5 +1,5 @@
-"""Many runs: each on record as soon as it ends, none made twice, and nothing finished is lost, whatever happens to the
-others.
+"""Many runs: each on record as soon as it ends, none made twice, and nothing finished is lost,
+whatever happens to the others.
 """
 
 from __future__ import annotations
@@ -359,8 +359,8 @@ Interrupted = Callable[[int, Callable[[int], bool]], str]
 
 @pytest.fixture
 def interrupted(store: RecordStore, tmp_path: Path) -> Interrupted:
-    """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds, and returns what it
-    showed.
+    """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds,
+    and returns what it showed.
     """
 
     def run(n_jobs: int, due: Callable[[int], bool]) -> str:

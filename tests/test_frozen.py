@@ -26,8 +26,8 @@ def recipe_hashes() -> dict[str, str]:
 
 
 def protocol_digests() -> dict[str, str]:
-    """Run -> digest of name, stream, configurations, seeds and the source of every setting; of an uncovered run, its
-    reason.
+    """Run -> digest of name, stream, configurations, seeds and the source of every setting;
+    of an uncovered run, its reason.
     """
     digests = {}
     for run in run_names():

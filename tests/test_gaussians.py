@@ -130,8 +130,8 @@ def test_low_rank_with_all_eigenvectors_is_the_full_covariance(count: int, rank:
 
 
 def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
-    """One fit after another, one sample in a class, and a class that comes back: the earlier samples stay, about their
-    own mean.
+    """One fit after another, one sample in a class, and a class that comes back:
+    the earlier samples stay, about their own mean.
     """
     x = features_of(40, 5).numpy().astype(np.float64)
     groups = [(0, 0, x[:9]), (0, 1, x[9:23]), (1, 2, x[23:24]), (2, 0, x[24:40])]  # experience, class, samples

@@ -1,5 +1,5 @@
-"""What an import loads: torch alone for the optimizers and the plain losses. And the lazy names of
-reclaim.strategies.
+"""What an import loads: torch alone for the optimizers and the plain losses.
+And the lazy names of reclaim.strategies.
 """
 
 from __future__ import annotations

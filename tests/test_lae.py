@@ -118,8 +118,8 @@ def shifted(lae: LAE) -> ContinualModel:
 
 
 class ByHand(SupervisedPlugin[Any]):
-    """All online experts, in float64: at the start of the second experience and after each step since; and whether they
-    trained.
+    """All online experts, in float64: at the start of the second experience and after each step since;
+    and whether they trained.
     """
 
     def __init__(self, decay: float) -> None:

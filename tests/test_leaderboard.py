@@ -1,5 +1,5 @@
-"""Leaderboards: the same records, the same bytes; every number with its interval; nothing damaged, foreign or outdated
-on them.
+"""Leaderboards: the same records, the same bytes; every number with its interval;
+nothing damaged, foreign or outdated on them.
 """
 
 from __future__ import annotations

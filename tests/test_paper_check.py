@@ -1,5 +1,5 @@
-"""`pytest benchmark/ --paper-check`: on records with known verdicts it passes, fails and skips as it says, and prints
-its table.
+"""`pytest benchmark/ --paper-check`: on records with known verdicts it passes, fails and skips as it says,
+and prints its table.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ TRAIN, TEST = 20, 6  # patches of each class
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A local copy of CIFAR-10 in its own format: patches of scikit-learn's two photographs, whose ten parts are the
-    classes.
+    """A local copy of CIFAR-10 in its own format:
+    patches of scikit-learn's two photographs, whose ten parts are the classes.
     """
     datasets = pytest.importorskip("sklearn.datasets")
     parts = [

@@ -723,8 +723,8 @@ def test_a_family_keeps_its_size_when_a_claim_was_not_run() -> None:
 
 
 def test_family_errors_of_both_outcomes_by_simulation() -> None:
-    """Eleven claims, each exactly where it neither holds nor is contradicted: superior at 0, non-inferior at its
-    margin.
+    """Eleven claims, each exactly where it neither holds nor is contradicted:
+    superior at 0, non-inferior at its margin.
     """
     rng, studies = np.random.default_rng(5), 600
     kinds: list[tuple[ClaimKind, float]] = [("superior", 0.0)] * 9 + [("noninferior", 1.0)] * 2

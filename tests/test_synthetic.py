@@ -1,5 +1,5 @@
-"""Synthetic copies of the papers' data sets: read back at the real shapes, refused as the real thing, never written
-over anything.
+"""Synthetic copies of the papers' data sets: read back at the real shapes, refused as the real thing,
+never written over anything.
 """
 
 from __future__ import annotations

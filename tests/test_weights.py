@@ -432,8 +432,8 @@ def photographs() -> Tensor:
 
 @torch.no_grad()
 def test_lite0_names_photographs(lite0_file: Path, photographs: Tensor) -> None:
-    """The right class first; and less surely under another normalisation, padding or epsilon than those it was trained
-    with.
+    """The right class first; and less surely under another normalisation,
+    padding or epsilon than those it was trained with.
     """
 
     def network(name: str = "tf_efficientnet_lite0", eps: float = 1e-3) -> Any:

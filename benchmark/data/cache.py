@@ -56,8 +56,8 @@ class ImageCache:
 
 
 class BatchTransform(Protocol):
-    """Interface of the transforms in :mod:`reclaim.benchmark.data.transforms`: one for a PIL image, and the same for
-    whole batches.
+    """Interface of the transforms in :mod:`reclaim.benchmark.data.transforms`:
+    one for a PIL image, and the same for whole batches.
     """
 
     def reference(self) -> Callable[[Any], Tensor]: ...

@@ -101,8 +101,8 @@ def _class_incremental(stream: Stream, order: Sequence[int], train: Any, test: A
 
 
 def _tensor_dataset(images: torch.Tensor) -> TensorDataset:
-    """Images (classes, n, ...) as a dataset of (image, class id), with the ``targets`` that Avalanche uses for
-    splitting.
+    """Images (classes, n, ...) as a dataset of (image, class id),
+    with the ``targets`` that Avalanche uses for splitting.
     """
     labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
     dataset = TensorDataset(images.flatten(0, 1), labels)

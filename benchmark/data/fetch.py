@@ -47,8 +47,8 @@ def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = N
 
 
 def download(url: str, target: Path, md5: str, progress: Progress | None = None) -> Path:
-    """Download ``url`` to ``target`` and check it. Until it is complete the file is ``target.part``; a later call
-    resumes it.
+    """Download ``url`` to ``target`` and check it. Until it is complete the file is ``target.part``;
+    a later call resumes it.
 
     :raises ValueError: the checksum is wrong, or the server sent another range than requested. The file is left in
         place.
@@ -126,8 +126,8 @@ def _check_md5(path: Path, md5: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, limit: int) -> None:
-    """Unpack a tar archive into ``folder``: only regular files and folders, no links, nothing outside it, nothing
-    overwritten.
+    """Unpack a tar archive into ``folder``: only regular files and folders, no links, nothing outside it,
+    nothing overwritten.
 
     Existing files of the right length are kept. A file gets its final name only when it is complete.
 

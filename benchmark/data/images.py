@@ -95,8 +95,8 @@ class ImageData:
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
-    """An :class:`ImageList` as a torch dataset of (PIL image, label), with the ``targets`` that Avalanche uses for
-    splitting.
+    """An :class:`ImageList` as a torch dataset of (PIL image, label),
+    with the ``targets`` that Avalanche uses for splitting.
     """
 
     def __init__(self, images: ImageList) -> None:

@@ -125,8 +125,8 @@ def pretraining_overlap(stream: Stream, backbone: str) -> str:
 
 
 def class_order(n_classes: int, seed: int | None) -> list[int]:
-    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``. Without a seed, LAE's first
-    order: sequential.
+    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``.
+    Without a seed, LAE's first order: sequential.
     """
     if seed is None:
         return list(range(n_classes))

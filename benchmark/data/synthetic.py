@@ -102,8 +102,8 @@ def _made_so(folder: Path, marker: str) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to write, and where. An image is identified by its label and a number within the class; parts do not share
-    numbers.
+    """What to write, and where. An image is identified by its label and a number within the class;
+    parts do not share numbers.
     """
 
     entry: CatalogueEntry
@@ -190,8 +190,8 @@ def _clrs25(plan: _Plan) -> None:
 
 
 def _enough_to_split(classes: int, train: int, test: int) -> int:
-    """Number of images per class for which the reader's unstratified split leaves each class enough images in both
-    parts.
+    """Number of images per class for which the reader's unstratified split leaves each class enough
+    images in both parts.
     """
     n = max(train * 5 // 4, test * 5)
     while True:

@@ -124,8 +124,8 @@ class ImageTransform:
         return _View(box, resized, offset, flipped, brightness)
 
     def _resample(self, images: Sequence[np.ndarray], views: Sequence[_View], device: torch.device) -> Tensor:
-        """Crop and resize as Pillow does: rows first, rounded to whole levels each time; (n, 3, size, size) in 0 to
-        255.
+        """Crop and resize as Pillow does: rows first, rounded to whole levels each time;
+        (n, 3, size, size) in 0 to 255.
         """
         boxes = torch.tensor([view.box for view in views], dtype=torch.float32, device=device)
         resized = torch.tensor([view.resized for view in views], dtype=torch.float32, device=device)
@@ -146,8 +146,8 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class _View:
-    """View of an image: ``box`` (top, left, height, width), resized to ``resized`` (rows, columns), cropped from
-    ``offset``.
+    """View of an image: ``box`` (top, left, height, width), resized to ``resized`` (rows, columns),
+    cropped from ``offset``.
     """
 
     box: tuple[int, int, int, int]
@@ -174,8 +174,8 @@ def _chunks(views: Sequence[_View]) -> list[slice]:
 
 
 def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: int, interpolation: str) -> Tensor:
-    """Weights of the input pixels in each output pixel along one axis: Pillow's resampling, whose kernel widens when
-    shrinking.
+    """Weights of the input pixels in each output pixel along one axis:
+    Pillow's resampling, whose kernel widens when shrinking.
 
     :param length: (n,) number of input pixels. They are resized to ``resized`` (n,), of which ``out`` are kept,
         starting at ``offset`` (n,).
@@ -199,8 +199,8 @@ def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: in
 
 @dataclass(frozen=True)
 class OlorTransform:
-    """OLOR's transform of one PIL image: resized directly to (3, 224, 224), normalised with ImageNet's mean and
-    standard deviation.
+    """OLOR's transform of one PIL image: resized directly to (3, 224, 224),
+    normalised with ImageNet's mean and standard deviation.
 
     In training it draws from torch's global generator: a flip; with probability 0.5 contrast and brightness, each
     uniform in +-0.1; with probability 0.5 a shift of +-0.01 of the side, a scale of 1 +- 0.2 and a rotation of +-10

@@ -64,8 +64,8 @@ def extra_files(data: ImageData) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stock:
-    """A data set's folder compared with its lists and the catalogue. Paths include the folder; paths of folders end in
-    "/".
+    """A data set's folder compared with its lists and the catalogue. Paths include the folder;
+    paths of folders end in "/".
 
     :ivar missing: what the reader needs or a list names, but does not exist; folders first.
     :ivar extra: what neither the reader, a list nor the catalogue names. Hidden files are ignored.
@@ -82,8 +82,8 @@ class Stock:
 
 
 def take_stock(name: str, root: Path | str) -> Stock:
-    """List everything that is missing or extra in a data set's folder below ``root``. Continues where the reader would
-    stop.
+    """List everything that is missing or extra in a data set's folder below ``root``.
+    Continues where the reader would stop.
 
     :raises ValueError: there is no such folder.
     """
@@ -143,8 +143,8 @@ def take_stock(name: str, root: Path | str) -> Stock:
 
 
 def _beside(entry: CatalogueEntry, folder: Path, listed: set[str]) -> list[str]:
-    """Files that are neither listed nor in the catalogue, nor partial downloads of such files, which `fetch` can
-    resume.
+    """Files that are neither listed nor in the catalogue, nor partial downloads of such files,
+    which `fetch` can resume.
     """
     known = listed | set(entry.files) | {OF_A_COPY}
 
@@ -176,8 +176,8 @@ def _lists(name: str, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
 
 
 def _folders_of_classes(entry: CatalogueEntry, folder: Path) -> list[str]:
-    """Folders that contain one folder per class, relative to ``folder``, with a slash at the end unless it is
-    ``folder`` itself.
+    """Folders that contain one folder per class, relative to ``folder``,
+    with a slash at the end unless it is ``folder`` itself.
     """
     if entry.name == "imagenet-r" and (folder / "train").is_dir():
         return ["train/", "val/" if (folder / "val").is_dir() and not (folder / "test").is_dir() else "test/"]
@@ -190,8 +190,8 @@ def _plain(name: str) -> str:
 
 
 def undecodable_files(data: ImageData) -> list[str]:
-    """Error message of :meth:`ImageList.load` for each image that cannot be decoded. Decodes everything, which takes
-    minutes.
+    """Error message of :meth:`ImageList.load` for each image that cannot be decoded.
+    Decodes everything, which takes minutes.
     """
     errors = []
     for part in data.parts.values():

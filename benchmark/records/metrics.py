@@ -29,8 +29,8 @@ def last_acc(matrix: Matrix, counts: Sequence[int]) -> float:
 
 
 def inc_acc(matrix: Matrix, counts: Sequence[int]) -> float:
-    """Inc-Acc of SLCA: accuracy over all test images of the tasks seen so far, averaged over the times after each task;
-    percent.
+    """Inc-Acc of SLCA: accuracy over all test images of the tasks seen so far,
+    averaged over the times after each task; percent.
     """
     lower, images = _checked(matrix, counts)
     return float(np.mean([np.average(lower[t, : t + 1], weights=images[: t + 1]) for t in range(len(images))]))

@@ -68,8 +68,8 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the working directory, and whether tracked or new files differ from it; (None, None) outside a
-    checkout.
+    """Commit of the working directory, and whether tracked or new files differ from it;
+    (None, None) outside a checkout.
 
     Records are ignored: otherwise a sweep, which writes them, would mark itself dirty after its first run.
     """
@@ -111,7 +111,7 @@ def _peak_memory() -> int | None:
 
 
 def same_kind_of_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two provenances have the same torch, instruction set, processor, threads and accelerator. All keys must
-    be present.
+    """Whether two provenances have the same torch, instruction set, processor, threads and accelerator.
+    All keys must be present.
     """
     return all(key in a and key in b and a[key] == b[key] for key in MACHINE)

@@ -32,8 +32,8 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One run. ``result`` has the keys of ``RESULT_KEYS``. ``provenance`` has no fixed schema, see
-    :func:`provenance`.
+    """One run. ``result`` has the keys of ``RESULT_KEYS``.
+    ``provenance`` has no fixed schema, see :func:`provenance`.
     """
 
     result: dict[str, Any]
@@ -64,8 +64,8 @@ class Record:
         return metrics(self.result["accuracy_task_known"], self.result["test_counts"])
 
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each test image is classified correctly after the last task, in task order; shape (sum of the test
-        counts,).
+        """Whether each test image is classified correctly after the last task, in task order;
+        shape (sum of the test counts,).
         """
         return unpack_bits(self.result["correct"], sum(self.result["test_counts"]))
 

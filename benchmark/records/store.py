@@ -63,8 +63,8 @@ class RecordStore:
             raise _not_writable(self.root, error) from error
 
     def write(self, record: Record) -> Path:
-        """Check a record and write it, replacing an older one. A crash leaves the old or the new file, never part of
-        one.
+        """Check a record and write it, replacing an older one.
+        A crash leaves the old or the new file, never part of one.
 
         :raises RecordError: the record is invalid, or its folder is not writable.
         """
@@ -93,8 +93,8 @@ class RecordStore:
             raise RecordError(f"{path}: {error}") from None
 
     def load(self) -> tuple[list[Record], list[Problem]]:
-        """All records, sorted by (recipe, stream, config hash, seed), and every file that is not a valid record, sorted
-        by path.
+        """All records, sorted by (recipe, stream, config hash, seed),
+        and every file that is not a valid record, sorted by path.
         """
         records, problems = [], []
         for path in sorted(path for path in self.root.rglob("*") if not path.is_dir()):

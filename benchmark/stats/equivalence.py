@@ -59,8 +59,8 @@ class CellVerdict:
     published_leaves: float | None = None
 
     def seeds_in_words(self, column: Column) -> str:
-        """Number of seeds of ours that would decide an ``undecided`` column of this cell; empty for any
-        other verdict.
+        """Number of seeds of ours that would decide an ``undecided`` column of this cell;
+        empty for any other verdict.
         """
         if self.ours is None or column.difference is None or column.verdict != "undecided":
             return ""

@@ -84,8 +84,8 @@ class MeanInterval:
 
 @dataclass(frozen=True)
 class Published:
-    """A printed result: mean, standard deviation (n - 1) over ``n`` runs, and half a unit of the last printed digit, in
-    points.
+    """A printed result: mean, standard deviation (n - 1) over ``n`` runs,
+    and half a unit of the last printed digit, in points.
 
     Without ``std`` the mean can only be treated as a constant.
 

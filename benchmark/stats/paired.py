@@ -18,8 +18,8 @@ Outcome = Literal["holds", "contradicted", "undecided", "not run"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference(Estimate):
-    """Mean over seeds of a - b, and the seeds used. ``unmatched`` seeds have only one of the two values and are left
-    out.
+    """Mean over seeds of a - b, and the seeds used.
+    ``unmatched`` seeds have only one of the two values and are left out.
     """
 
     std: float | None
@@ -169,8 +169,8 @@ def judge_family(
 
 
 def factorial_effects(runs: Mapping[frozenset[str], Mapping[int, float]]) -> dict[frozenset[str], PairedDifference]:
-    """Main and interaction effects in a full factorial of k factors at two levels, paired by seed; by size, then by
-    name.
+    """Main and interaction effects in a full factorial of k factors at two levels, paired by seed;
+    by size, then by name.
 
     The effect of a set of factors is its contrast divided by 2^(k - 1): the mean of the cells that lack an even number
     of these factors (0 counts) minus the mean of the other cells. For one factor that is the mean with it minus the

@@ -31,8 +31,8 @@ def verdict_probabilities(
     alpha: float = ALPHA,
     given_published: bool = True,
 ) -> dict[str, float]:
-    """Probabilities of ``reproduced``, ``above``, ``below`` and ``undecided``, by quadrature over the sample standard
-    deviations.
+    """Probabilities of ``reproduced``, ``above``, ``below`` and ``undecided``,
+    by quadrature over the sample standard deviations.
 
     With margin 0 ``reproduced`` is impossible, and ``undecided`` is the coverage of Welch's interval.
 
@@ -81,8 +81,8 @@ def seeds_needed(
     max_seeds: int = MAX_SEEDS,
     more_than: int = 1,
 ) -> int | None:
-    """Smallest number of our seeds that decides (reproduced, above, below) with probability ``power``; None if there is
-    none.
+    """Smallest number of our seeds that decides (reproduced, above, below) with probability ``power``;
+    None if there is none.
 
     Tries every number from ``more_than + 1`` (``more_than``: the seeds already run) to ``max_seeds``, because power is
     not monotone. The printed mean and std are fixed; our true mean minus the printed one is ``difference``.
@@ -96,8 +96,8 @@ def seeds_needed(
 
 
 def _sample_stds(std: float, n: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes (k,) and weights (k,) for the sample standard deviation of ``n`` normal values: Gauss-Legendre in
-    probability.
+    """Nodes (k,) and weights (k,) for the sample standard deviation of ``n`` normal values:
+    Gauss-Legendre in probability.
     """
     if math.isinf(n) or std == 0:
         return np.array([std]), np.array([1.0])

@@ -1,5 +1,5 @@
-"""From a configuration to its training objects: the backbone, the model with its heads, and the Avalanche strategy with
-its plugins.
+"""From a configuration to its training objects:
+the backbone, the model with its heads, and the Avalanche strategy with its plugins.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
 def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
-    """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), otherwise
-    random.
+    """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
+    otherwise random.
 
     :param weights: load the weights from this file instead of timm's hub.
     :param random: use random weights even if the name has a tag.
@@ -284,8 +284,8 @@ def _cosine(optimizer: Optimizer, steps: int, longer: float) -> CosineAnnealingL
 
 
 class Reseeding(SupervisedPlugin[Any]):
-    """Reseeds torch before each experience and epoch, so that evaluation in between, which draws random numbers, has no
-    effect.
+    """Reseeds torch before each experience and epoch, so that evaluation in between,
+    which draws random numbers, has no effect.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,5 +1,5 @@
-"""Checkpoints: a killed run resumes from its last checkpoint and, on the CPU, gives the same bits as an uninterrupted
-one.
+"""Checkpoints: a killed run resumes from its last checkpoint and, on the CPU,
+gives the same bits as an uninterrupted one.
 
 A checkpoint contains the whole strategy between two epochs or experiences (model, optimizer, all state of plugins,
 Avalanche's clock) and the states of the random number generators. It is a single pickle, so that shared objects stay
@@ -42,8 +42,8 @@ MAGIC = b"reclaim checkpoint 1\n"
 
 
 class Checkpoint(SupervisedPlugin[Any]):
-    """The checkpoint of one run. Append it to the strategy's ``plugins``, so that it runs last, after Avalanche's
-    clock.
+    """The checkpoint of one run. Append it to the strategy's ``plugins``, so that it runs last,
+    after Avalanche's clock.
 
     It writes after an epoch if the last checkpoint is old enough. The caller calls :meth:`save` after each experience.
     A new file is written next to the old one and replaces it when complete. If writing fails, it warns and the run
@@ -177,8 +177,8 @@ class Checkpoint(SupervisedPlugin[Any]):
 
 
 def train(strategy: Any, experience: Any, **kwargs: Any) -> None:
-    """Train on an experience without evaluation. A strategy from a checkpoint within an experience trains its remaining
-    epochs.
+    """Train on an experience without evaluation. A strategy from a checkpoint within an experience trains
+    its remaining epochs.
 
     :param kwargs: arguments of ``strategy.train``. They must be the same when resuming.
     """
@@ -278,8 +278,8 @@ def _surroundings(device: str) -> dict[str, Any]:
 
 @functools.cache
 def _code() -> str:
-    """SHA-256 of the sources of both packages. A pickle contains objects of their classes, which other code may
-    interpret differently.
+    """SHA-256 of the sources of both packages. A pickle contains objects of their classes,
+    which other code may interpret differently.
     """
     digest = hashlib.sha256()
     for package in ("reclaim.benchmark", "reclaim.strategies"):

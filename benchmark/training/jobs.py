@@ -238,7 +238,7 @@ def _in_processes(
         messages = manager.Queue()
         pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
         try:
-            # Workers inherit the blocked signal: their imports take seconds, and only then do they ignore it.
+            # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
             with _interrupts_wait():
                 pending: dict[Future[Record], Job] = {
                     pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()

@@ -1,5 +1,5 @@
-"""Rehearsals: shortened runs of the paper tier on synthetic images, and estimates of the time and memory of the real
-runs.
+"""Rehearsals: shortened runs of the paper tier on synthetic images,
+and estimates of the time and memory of the real runs.
 
 Backbone, modules, heads, numbers of experiences and classes, image sizes, file formats, optimizer and schedule are the
 real ones. The weights are random. Each experience is trained for one step of a few images (the first experience for two
@@ -31,8 +31,8 @@ from ..data.synthetic import write_dataset
 from .runtime import Setup
 
 STEP_IMAGES = 2
-"""Images per step on the CPU. An accelerator is only busy with a whole batch (or micro-batch), so there the real size
-is used.
+"""Images per step on the CPU. An accelerator is only busy with a whole batch (or micro-batch),
+so there the real size is used.
 """
 
 ALIGNED_IMAGES = 2  # per class: the smallest number that has a covariance
@@ -147,8 +147,8 @@ class Stopwatch(SupervisedPlugin[Any]):
 
 @contextmanager
 def _storages_saved() -> Iterator[dict[int, int]]:
-    """Address and size in bytes of the memory kept for backward passes. The backward pass of what is computed inside is
-    impossible.
+    """Address and size in bytes of the memory kept for backward passes.
+    The backward pass of what is computed inside is impossible.
     """
     found: dict[int, int] = {}
     alive = []  # keeps the memory allocated, otherwise an address could be reused

@@ -136,8 +136,8 @@ def run(
 
 
 def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
-    """The ``data_sha256`` and ``weights_sha256`` that a run would record, for the ``root`` and ``weights`` that the
-    setup names.
+    """The ``data_sha256`` and ``weights_sha256`` that a run would record,
+    for the ``root`` and ``weights`` that the setup names.
     """
     known = {}
     if setup.root:
@@ -148,8 +148,8 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
 
 
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
-    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index, and remarks on
-    them.
+    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index,
+    and remarks on them.
     """
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):

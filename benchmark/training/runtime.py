@@ -1,5 +1,5 @@
-"""The environment of a run: device, files, processes. It does not distinguish runs and is not part of a configuration's
-hash.
+"""The environment of a run: device, files, processes.
+It does not distinguish runs and is not part of a configuration's hash.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Setup:
         return self.checkpoints and self.checkpoints / f"{recipe}.{stream}.{config_hash}.{seed}.checkpoint"
 
     def discard_checkpoint(self, recipe: str, stream: str, config_hash: str, seed: int) -> None:
-        """Delete this run's checkpoint, including unfinished and unusable ones. Call it when the record is safely
-        stored.
+        """Delete this run's checkpoint, including unfinished and unusable ones.
+        Call it when the record is safely stored.
         """
         path = self.checkpoint_of(recipe, stream, config_hash, seed)
         if path:

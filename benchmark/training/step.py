@@ -57,8 +57,8 @@ class Stepwise(Naive):  # type: ignore[type-arg]
 
 
 def compile_backbone(model: nn.Module, **options: Any) -> None:
-    """``torch.compile`` in place, so that parameters keep their names. Copies of the model (GDumb's, LwF's old one) are
-    not compiled.
+    """``torch.compile`` in place, so that parameters keep their names.
+    Copies of the model (GDumb's, LwF's old one) are not compiled.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
     :param options: arguments of ``torch.compile``.

@@ -1,5 +1,5 @@
-"""Hyper-parameter sweeps: every candidate of a recipe's grid on the validation part, with seeds that no leaderboard
-uses.
+"""Hyper-parameter sweeps: every candidate of a recipe's grid on the validation part,
+with seeds that no leaderboard uses.
 """
 
 from __future__ import annotations
