@@ -1,6 +1,9 @@
-"""Reclaim's harness: streams, recipes, runs, records, statistics, and the check of published numbers. Free of torch at import."""
+"""Reclaim's benchmark: data streams, recipes, runs, records, statistics, and the check of published numbers.
+
+Importing this package does not import torch.
+"""
 
 import warnings
 
-# qpsolvers, which Avalanche imports, warns that no solver is installed; nothing here solves a quadratic program.
+# Avalanche imports qpsolvers, which warns that no solver is installed. Nothing here solves a quadratic program.
 warnings.filterwarnings("ignore", message="no QP solver found")

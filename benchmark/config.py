@@ -1,4 +1,4 @@
-"""The configuration of a run: every number that shapes its result, in parts that are absent when unused."""
+"""The configuration of a run: every setting that affects its result. Parts that are not used are absent."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 QUICKDRAW_VIT = "quickdraw_vit"
-"""The embedded backbone: also the name of its files in assets/."""
+"""Name of the embedded backbone and of its files in assets/."""
 
 LITE0 = "tf_efficientnet_lite0.pypi"
-"""The middle tier's backbone."""
+"""Name of the middle tier's backbone."""
 
 EXECUTION = ("precision", "compile", "micro_batch")
-"""Settings of how the arithmetic is done: a run counts for a cell whatever they are, and the verdict names those that differ."""
+"""Settings of the arithmetic. A run counts for a cell whatever their values; the verdict lists those that differ."""
 
 Part = Literal["test", "validation"]
-"""Which drawings, or images, are evaluated on."""
+"""Which drawings or images are used for evaluation."""
 
 Seeding = Literal["class_order", "class_order+initialisation", "initialisation"]
 
 
 class ConfigError(ValueError):
-    """A configuration, or a setting of one, that cannot be; the message names it, its value and the remedy."""
+    """An invalid configuration or setting; the message names it, its value and the remedy."""
 
 
 def _later(default: Any) -> Any:
-    """A field that came after the first records: left out while it has its default, so that their hashes stand."""
+    """A field added after the first records. It is left out of ``as_dict`` at its default,
+    so that old hashes stay valid.
+    """
     return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Classifier alignment after each experience (SLCA, stage 2); the switches are F3-F6 of docs/fidelity.md.
+    """Classifier alignment after each experience (SLCA, stage 2). For the switches see F3-F6 (docs/fidelity.md).
 
-    :ivar lr: the heads' rate of stage 1 when absent, as in the code.
+    :ivar lr: learning rate; None: the heads' rate of stage 1, as in the code.
     :ivar rank: of the low-rank covariance.
-    :ivar feature_decay: SLCA++'s mu, on average; ``feature_decay_spread`` to either side; 0 is off.
+    :ivar feature_decay: mean of SLCA++'s mu; ``feature_decay_spread`` is its half-width. 0 switches it off.
     """
 
     epochs: int = 5
@@ -63,7 +65,9 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Olor:
-    """Weight rollback in the optimizer (OLOR); the switches are F8-F12 of docs/fidelity.md, the last three those of SGD alone."""
+    """Weight rollback in the optimizer (OLOR). For the switches see F8-F12 (docs/fidelity.md);
+    the last three are for SGD only.
+    """
 
     rollback_input: float = 0.01
     rollback_output: float = 0.0
@@ -81,7 +85,9 @@ OLOR_SGD_ONLY = ("gradient_damping", "lr_factor", "momentum_average")
 
 @dataclass(frozen=True)
 class Annealing:
-    """EPG mixed with cross-entropy (aEPG): the schedule's name, or the constant weight of cross-entropy (0 is pure EPG); F22."""
+    """EPG mixed with cross-entropy (aEPG): the name of a schedule, or a constant weight of cross-entropy (0: EPG only);
+    see F22 (docs/fidelity.md).
+    """
 
     schedule: str | float = "sigmoid"
     tau: float = 6.0
@@ -90,7 +96,9 @@ class Annealing:
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA on keys and values of the first blocks, frozen for the first epochs of each experience but the first (F17, F18)."""
+    """LoRA on keys and values of the first blocks. Frozen for the first epochs of each experience except the first:
+    F17, F18 (docs/fidelity.md).
+    """
 
     blocks: int = 3
     rank: int = 4
@@ -100,7 +108,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """LAE's adapters beside the attention of the first blocks, frozen as LoRA is."""
+    """LAE's adapters, parallel to the attention of the first blocks; frozen as LoRA is."""
 
     blocks: int = 3
     hidden: int = 5
@@ -110,7 +118,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Prefix:
-    """LAE's prefix tokens in the attention of the first blocks, frozen as LoRA is."""
+    """LAE's prefix tokens in the attention of the first blocks; frozen as LoRA is."""
 
     blocks: int = 3
     tokens: int = 10
@@ -120,7 +128,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Prompts:
-    """VPT's prompt tokens, in every block or before the first alone."""
+    """VPT's prompt tokens: in every block (deep), or only before the first."""
 
     tokens: int = 10
     deep: bool = True
@@ -128,12 +136,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Images:
-    """How photographs are prepared, by a paper's protocol.
+    """How photographs are transformed, following a paper's protocol.
 
     :ivar protocol: the transforms of a paper's experiments, or of the middle tier ("lite").
-    :ivar clipped: OLOR's brightness and contrast as its code has them (F15).
-    :ivar smallest_crop: share of the area, instead of the protocol's (F21).
-    :ivar hold_out: do not train on the validation part when testing, either, as OLOR.
+    :ivar clipped: OLOR's brightness and contrast as in its code: F15 (docs/fidelity.md).
+    :ivar smallest_crop: smallest crop as a fraction of the area, instead of the protocol's: F21 (docs/fidelity.md).
+    :ivar hold_out: do not train on the validation part, even when testing, as OLOR does.
     """
 
     protocol: Literal["slca", "olor", "aepg", "lite"] = "slca"
@@ -144,7 +152,7 @@ class Images:
 
 @dataclass(frozen=True)
 class LowRank:
-    """SLCA++'s LoRA in every block and the rates of what trains, in multiples of the heads' ``lr``; all fall along a cosine."""
+    """SLCA++'s LoRA in every block, and learning rates as multiples of the heads' ``lr``. All rates follow a cosine."""
 
     rank: int = 4
     scale: float = 0.8
@@ -157,7 +165,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Lae:
-    """LAE's second, slow expert of the PEFT modules (F18)."""
+    """LAE's second, slow expert of the PEFT modules: F18 (docs/fidelity.md)."""
 
     decay: float = 0.999
 
@@ -166,7 +174,7 @@ class Lae:
 class Loss:
     """A loss of aEPG's Table 2, or SLCA++'s symmetric one, in place of cross-entropy.
 
-    :ivar coefficient: Focal's and LS's g, CP's b, the weight of the reverse cross-entropy; EP has none.
+    :ivar coefficient: g of Focal and LS, b of CP, the weight of the reverse cross-entropy; EP has none.
     :ivar weight: of the cross-entropy in the symmetric loss.
     """
 
@@ -177,10 +185,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory of training images, as many of each class, and the method that trains with it; earlier heads stay open.
+    """A class-balanced memory of training images, and the method that trains with it. Earlier heads stay trainable.
 
-    :ivar alpha: weight of the stored logits in DER++; ``beta`` that of the stored class ids.
-    :ivar held_out: part of ``size`` that BiC keeps on top, to fit its correction.
+    :ivar alpha: weight of the stored logits in DER++; ``beta`` is the weight of the stored labels.
+    :ivar held_out: size of BiC's validation set, which fits its correction, as a fraction of ``size`` and in addition
+        to it.
     """
 
     method: Literal["replay", "gdumb", "bic", "der++"] = "replay"
@@ -192,7 +201,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Heads written from class statistics instead of trained."""
+    """Heads computed in closed form from class statistics, not trained."""
 
     kind: Literal["nearest-class-mean", "linear-discriminant"] = "nearest-class-mean"
     shrinkage: float = 1e-4
@@ -200,27 +209,30 @@ class ClosedForm:
 
 @dataclass(frozen=True)
 class Config:
-    """A run, but for its stream and seed.
+    """Everything that defines a run, except its stream and seed.
 
-    :ivar numerics: raised by whoever changes a recipe's numbers: its runs are then made again.
-    :ivar seeding: what the seed varies (F2); "initialisation" leaves the classes in the data set's order, as LAE's first seed.
-    :ivar images: of a paper's data set; absent: drawings.
-    :ivar drop_last: leave out an epoch's last batch when it is not full (F19).
-    :ivar keep: the weights after the last epoch, or after the one that is best on the validation part (F14).
-    :ivar precision: of the backbone's arithmetic in training and testing, by autocast; heads, losses and optimizer stay at float32.
-    :ivar compile: the backbone by ``torch.compile``.
-    :ivar micro_batch: images that pass the backbone at a time in training: less memory, one more forward pass, the same gradient.
+    :ivar numerics: bump when a code change alters results; the runs are then repeated.
+    :ivar seeding: what the seed varies: F2 (docs/fidelity.md). "initialisation" keeps the classes in the data set's
+        order, as LAE does for its first seed.
+    :ivar images: how the photographs of a paper's data set are transformed; None: the data are drawings.
+    :ivar drop_last: drop the last batch of an epoch if it is not full: F19 (docs/fidelity.md).
+    :ivar keep: the weights after the last epoch, or after the best one on the validation part: F14 (docs/fidelity.md).
+    :ivar precision: of the backbone in training and testing, by autocast. Heads, losses and optimizer stay at float32.
+    :ivar compile: compile the backbone with ``torch.compile``.
+    :ivar micro_batch: number of images per pass through the backbone in training: less memory, one more forward pass,
+        the same gradient.
     :ivar joint: train on all experiences as one.
-    :ivar epochs: 0 trains nothing: only with heads in closed form.
+    :ivar epochs: 0 (no training) only with heads in closed form.
     :ivar lr: learning rate of the heads; the backbone's is ``lr * slow_factor``.
-    :ivar schedule: of the learning rate in one experience: "step" (a tenth after each of ``milestones``), "cosine" (OLOR: to 0,
-        iteration by iteration).
-    :ivar milestones: epochs; none: four fifths of all, rounded (SLCA's 40 of 50).
-    :ivar horizon_beyond: epochs beyond the last one in which the cosine would reach 0: 1 after 50 in OLOR's code (F13).
-    :ivar ewc: factor of EWC's penalty.
-    :ivar lwf: factor of LwF's distillation, which keeps the earlier heads open.
-    :ivar loss: in place of cross-entropy; ``annealing`` is another.
-    :ivar final_norm: "fresh" replaces the pretrained final LayerNorm (F1).
+    :ivar schedule: of the learning rate within an experience: "step" (times 0.1 after each of ``milestones``), "cosine"
+        (OLOR: to 0, updated every iteration).
+    :ivar milestones: epochs; empty: four fifths of all epochs, rounded (SLCA: 40 of 50).
+    :ivar horizon_beyond: number of epochs after the last one at which the cosine would reach 0: 1 after 50 in OLOR's
+        code, F13 (docs/fidelity.md).
+    :ivar ewc: weight of EWC's penalty.
+    :ivar lwf: weight of LwF's distillation; earlier heads then stay trainable.
+    :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
+    :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
     """
 
     numerics: int = 1
@@ -266,17 +278,17 @@ class Config:
 
     @property
     def peft(self) -> Lora | Adapter | Prefix | None:
-        """LAE's modules, of whichever kind."""
+        """LAE's PEFT modules, of whichever kind is set."""
         return self.lora or self.adapter or self.prefix
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values, without parts that are absent: adding a part to this class changes no hash."""
+        """The fields as JSON values, without absent parts, so that adding a part to this class changes no hash."""
         return _as_dict(self)
 
     def set(self, assignments: Iterable[str]) -> Config:
         """A copy with ``key=value`` applied, such as ``lr=0.1``, ``alignment.tau=0.05``, ``olor=null`` or ``olor={}``.
 
-        :raises ConfigError: no such key, a value of the wrong kind, or a combination that means nothing.
+        :raises ConfigError: the key is unknown, the value has the wrong type, or the combination is invalid.
         """
         values = dict(vars(self))
         for assignment in assignments:
@@ -294,25 +306,24 @@ class Config:
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
-            raise ConfigError(f"micro_batch must be a number of images, 1 or more, got {self.micro_batch}")
+            raise ConfigError(f"micro_batch must be a number of images, at least 1, got {self.micro_batch}")
         if self.milestones and self.schedule != "step":
             raise ConfigError(
-                f"milestones={list(self.milestones)} are of the step schedule alone: set schedule to step, or milestones to []"
+                f"milestones={list(self.milestones)} need the step schedule: set schedule to step, or milestones to []"
             )
         if sorted(set(self.milestones)) != list(self.milestones) or any(
             not 0 < epoch < self.epochs for epoch in self.milestones
         ):
             raise ConfigError(
-                f"milestones must be rising epochs between 0 and {self.epochs}, got {list(self.milestones)}"
+                f"milestones must be increasing epochs between 0 and {self.epochs}, got {list(self.milestones)}"
             )
         if self.keep == "best" and not (self.images and self.images.hold_out):
-            raise ConfigError(
-                "keep='best' chooses an epoch on images that are not trained on: set images.hold_out to true"
-            )
+            raise ConfigError("keep='best' chooses an epoch on held-out images: set images.hold_out to true")
         modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]
         if len(modules) > 1:
             raise ConfigError(
-                f"{' and '.join(modules)} are trained on schedules of their own: set all but one of them to null"
+                f"{' and '.join(modules)} cannot be combined, each has its own training schedule: "
+                f"set all but one of them to null"
             )
         useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
         if self.trainable == "heads" and useless:
@@ -320,10 +331,10 @@ class Config:
                 f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null"
             )
         if self.lae and not modules:
-            raise ConfigError("lae is a second expert of PEFT modules, and there are none: set lora, adapter or prefix")
+            raise ConfigError("lae is a second expert of PEFT modules, but there are none: set lora, adapter or prefix")
         if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):
             raise ConfigError(
-                "low_rank has rates and a schedule of its own: leave schedule at constant and slow_factor at 1"
+                "low_rank has its own learning rates and schedule: leave schedule at constant and slow_factor at 1"
             )
         fixed = (
             self.closed_form.kind
@@ -334,21 +345,23 @@ class Config:
         )
         if self.alignment and fixed:
             raise ConfigError(
-                f"alignment retrains heads that {fixed} makes or corrects in its own way: set one of them to null"
+                f"alignment would retrain the heads that {fixed} computes or corrects: set one of them to null"
             )
         if self.memory and self.memory.method == "der++" and (self.loss or self.annealing):
-            raise ConfigError("DER++ has a loss of its own: set loss and annealing to null")
+            raise ConfigError("DER++ has its own loss: set loss and annealing to null")
         if self.memory and self.memory.method == "der++" and (self.micro_batch or self.precision == "fp16"):
-            raise ConfigError("DER++ makes steps of its own: set micro_batch to null, and precision to fp32 or bf16")
+            raise ConfigError("DER++ has its own training step: set micro_batch to null, and precision to fp32 or bf16")
         if self.loss and self.annealing:
             raise ConfigError("loss and annealing both replace cross-entropy: set one of them to null")
         if self.olor and self.optimizer != "sgd" and any(getattr(self.olor, name) != "paper" for name in OLOR_SGD_ONLY):
             raise ConfigError(
-                f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, or leave them at 'paper'"
+                f"{', '.join(OLOR_SGD_ONLY)} are switches of OLOR with SGD: set optimizer to sgd, "
+                f"or leave them at 'paper'"
             )
         if self.horizon_beyond and self.schedule != "cosine":
             raise ConfigError(
-                f"horizon_beyond={self.horizon_beyond} is of the cosine schedule alone: set schedule to cosine, or horizon_beyond to 0"
+                f"horizon_beyond={self.horizon_beyond} needs the cosine schedule: set schedule to cosine, "
+                f"or horizon_beyond to 0"
             )
         if self.olor and self.l2_sp is not None:
             raise ConfigError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
@@ -368,17 +381,17 @@ def _as_dict(part: Any) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The configuration that :meth:`Config.as_dict` wrote."""
+    """The configuration that :meth:`Config.as_dict` returned as ``values``."""
     return Config().set(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of a configuration as canonical JSON (sorted keys, no spaces).
 
-    What does not change the numbers (device, jobs, paths) is left out by the caller. 1 and 1.0 are different values.
+    The caller leaves out settings that do not change the numbers (device, jobs, paths). 1 and 1.0 are different values.
 
     :param config: :meth:`Config.as_dict`, or a record's ``config``.
-    :raises ConfigError: a value is not JSON, NaN and infinities included.
+    :raises ConfigError: a value is not JSON; NaN and infinities are not.
     """
     try:
         canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -392,9 +405,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Setting, named as for :meth:`Config.set` -> value; an empty dict stays: it is a part at its defaults.
+    """Setting (named as for :meth:`Config.set`) -> value; an empty dict is kept: it is a part at its defaults.
 
-    :param values: :meth:`Config.as_dict`, or a record's ``config``: parts are dicts.
+    :param values: :meth:`Config.as_dict`, or a record's ``config``, whose parts are dicts.
     """
     return {
         f"{name}.{inner}" if inner else name: setting
@@ -404,7 +417,9 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, Any], config: Config) -> dict[str, str]:
-    """Setting -> "setting=theirs instead of ours", wherever a recorded configuration is not this one."""
+    """Setting -> "setting=theirs instead of ours", for each setting where a recorded configuration
+    differs from this one.
+    """
     try:
         theirs, ours = flatten(asdict(from_dict(dict(recorded)))), flatten(asdict(config))
     except (ValueError, TypeError) as error:
@@ -417,7 +432,7 @@ def differences(recorded: Mapping[str, Any], config: Config) -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A setting's value as :meth:`Config.set` reads it."""
+    """A setting's value in the form that :meth:`Config.set` reads."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -432,7 +447,9 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value: Any) -> None:
-    """Put one value among the fields of a configuration or part, which is built when all are in: their order must not matter."""
+    """Store one value in the fields of a configuration or part. The caller builds it after all values, so their order
+    does not matter.
+    """
     name, *rest = path
     hints = _hints(kind)
     if name not in hints:
@@ -456,7 +473,7 @@ def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
-    """The value if it is of the kind that the field's type hint says; an integer passes for a float, NaN and infinity do not."""
+    """The value if it matches the field's type hint. An integer is accepted for a float; NaN and infinity are not."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
         if typing.get_origin(option) is tuple:

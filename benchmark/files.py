@@ -1,4 +1,4 @@
-"""Files: those that ship with the package, and writing one whole, so that a crash leaves the old file or the new one."""
+"""Files: those that ship, and atomic writes: a crash leaves either the old or the new file, never part of one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def asset(name: str) -> Path:
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file to write into. At the end of the block it is on the disk and takes the place of ``path``; after an error it is gone.
+    """A file to write into. At the end of the block it is synced to disk and replaces ``path``.
+    After an error it is deleted.
 
-    :param temporary: its name until then; by default a hidden one next to ``path``, of its own for each writer.
-    :raises OSError: it cannot be written; ``path`` is as it was.
+    :param temporary: its name until then; by default a hidden name next to ``path``, unique to each writer.
+    :raises OSError: it cannot be written; ``path`` is unchanged.
     """
     temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -37,13 +38,13 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text, as UTF-8, in the place of ``path``."""
+    """Replace ``path`` with a text in UTF-8."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a power cut, where the system can."""
+    """Make a rename in this folder survive a power cut, where the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,9 +1,9 @@
-"""Recipes: what a name on a leaderboard stands for, and how its hyper-parameters were chosen.
+"""Recipes: what a name on a leaderboard means, and how its hyper-parameters were chosen.
 
-They stand in recipes.toml. A recipe is a configuration and, unless it is tuned as another, a grid of four candidates for
-what the paper's protocol cannot tell about drawings of 28 x 28 pixels. `reclaim sweep` runs the grid on the validation part
-and writes the choice to assets/chosen.json, which is read here; a choice made for another grid, base or backbone does not
-count.
+They are defined in recipes.toml. A recipe is a configuration and, unless it is tuned as another one, a grid of four
+candidates for settings that the paper's protocol cannot tell us for drawings of 28 x 28 pixels. `reclaim sweep` runs
+the grid on the validation part and writes the choice to assets/chosen.json, which is read here. A choice made for
+another grid, base configuration or backbone is ignored.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .files import asset
 from .toml_files import FLAG, TABLE, TEXT, check_entry, did_you_mean, one_of, read_tables
 
 SPLIT = "split-quickdraw-10"
-"""Where the recipes of the embedded tier have their hyper-parameters chosen, but for those of one experience."""
+"""Stream on which hyper-parameters of the embedded tier are chosen, except for recipes with a single experience."""
 
 CHOSEN = "chosen.json"
 CHOICE_SEEDS = (1000,)
-"""Seeds of the choice; leaderboards use 0, 1, 2, ..."""
+"""Seeds of the hyper-parameter choice. Leaderboards use 0, 1, 2, ..."""
 
 Tier = Literal["embedded", "middle", "paper"]
 
@@ -38,12 +38,13 @@ class Recipe:
 
     :ivar home: the stream on which the hyper-parameters are chosen.
     :ivar base: the configuration without the choice.
-    :ivar grid: setting -> candidates; their product has four members in every recipe that has a choice at all.
+    :ivar grid: setting -> candidates. Their product has four members in every recipe that has a grid.
     :ivar headline: trained live by every paper check.
-    :ivar tuned_as: take the choice of another recipe, for ablations that must differ in one thing only.
-    :ivar fact: the entry of docs/fidelity.md whose switch this recipe turns in the recipe that it is named after (the name up to the last
-        dot): its effect stands on that page, not on a leaderboard.
-    :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.protocols`); a grid is then the paper's, too, of any size.
+    :ivar tuned_as: use the choice of another recipe, for ablations that must differ in a single setting.
+    :ivar fact: the entry of docs/fidelity.md whose switch this recipe changes, relative to the recipe in its name (up
+        to the last dot). Its effect is shown on that page, not on a leaderboard.
+    :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.protocols`). A grid is then the
+        paper's, too, and may have any size.
     :ivar tier: "embedded": on drawings that ship with the package; "middle": a CNN on photographs; "paper": a paper's.
     """
 
@@ -70,7 +71,7 @@ class Recipe:
     def choice(self) -> dict[str, Any] | None:
         """What `reclaim sweep` recorded for this recipe, or for the one that it is tuned as.
 
-        Nothing if that was made for another grid, other settings beside it or other weights.
+        None if that was made for another grid, with other fixed settings or with other weights.
         """
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
         recorded = chosen().get(tuned.name)
@@ -83,12 +84,14 @@ class Recipe:
 
     @property
     def made_for(self) -> dict[str, Any]:
-        """What a choice depends on beside the grid: the hash of the configuration without the choice, and the starting weights."""
+        """What a choice depends on besides the grid: the hash of the configuration without the choice,
+        and the initial weights.
+        """
         return {"base": config_hash(self.base.as_dict()), "weights_sha256": weights_sha256(self.base)}
 
     @property
     def config(self) -> Config:
-        """The configuration with the recorded choice, or with the grid's first candidate where none is recorded."""
+        """The configuration with the recorded choice, or with the grid's first candidate if none is recorded."""
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
         return self.with_settings(self.choice["settings"] if self.choice else (tuned.candidates() or [{}])[0])
 
@@ -97,8 +100,10 @@ class Recipe:
         return "paper" if self.from_paper else "validation" if self.choice else "given"
 
     def origin_of(self, config: Config) -> str:
-        """Where the hyper-parameters of a run with a changed configuration come from: how the arithmetic is done is none of them, and a
-        paper's grid is the paper's."""
+        """Where the hyper-parameters of a run with a changed configuration come from.
+
+        Settings of the arithmetic are not hyper-parameters. A paper's grid is the paper's.
+        """
         known = map(self.with_settings, self.candidates()) if self.from_paper else [self.config]
         as_this = {key: getattr(config, key) for key in EXECUTION}
         return self.hyperparameters_from if any(config == replace(own, **as_this) for own in known) else "given"
@@ -112,18 +117,18 @@ def chosen() -> dict[str, Any]:
 
 
 def weights_sha256(config: Config) -> str | None:
-    """Fingerprint of the weights that a run of this configuration starts from; None when they are drawn at random."""
+    """Fingerprint of the initial weights of a run with this configuration; None if they are random."""
     if config.backbone != QUICKDRAW_VIT:
         return None
     return str(json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())["fingerprint"])
 
 
 class RecipeError(ValueError):
-    """recipes.toml says something that cannot be; the message names file, recipe, key, value and remedy."""
+    """An invalid entry in recipes.toml; the message names file, recipe, key, value and remedy."""
 
 
 CANDIDATES = 4
-"""Members of a grid: no method is chosen from more than another."""
+"""Number of candidates in a grid: the same for every method, so that none is tuned more than another."""
 
 _Tables = Mapping[str, Mapping[str, Any]]
 _REQUIRED = {"title": TEXT, "description": TEXT, "home": TEXT}
@@ -139,9 +144,9 @@ _OPTIONAL = {
 
 
 def read_recipes(path: Path) -> dict[str, Recipe]:
-    """Name -> recipe, in the order of the file, whose head explains its keys.
+    """Name -> recipe, in the order of the file. The comment at its top explains the keys.
 
-    :raises RecipeError: the file is not TOML, or a recipe is not what it should be.
+    :raises RecipeError: the file is not TOML, or a recipe is invalid.
     """
     tables = read_tables(path, RecipeError)
     for name, entry in tables.items():
@@ -150,12 +155,13 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
         for key in ("extends", "tuned_as"):
             if key in entry and entry[key] not in tables:
                 meant = did_you_mean(entry[key], tables)
-                raise RecipeError(f"{where}: {key} is {entry[key]!r}, and no recipe is called so: {meant}")
+                raise RecipeError(f"{where}: {key} is {entry[key]!r}, but no recipe has this name: {meant}")
         _check_choice(where, entry, tables)
         if "fact" in entry and name != f"{entry.get('extends')}.{entry['fact'].lower()}":
             raise RecipeError(
-                f"{where}: fact is {entry['fact']!r}, and extends {entry.get('extends')!r}: the recipe is named after both, "
-                f"such as slca.f3 that extends slca and turns F3; change one of the three"
+                f"{where}: fact is {entry['fact']!r} and extends is {entry.get('extends')!r}: "
+                f"the name must combine both, "
+                f"such as slca.f3, which extends slca and changes F3; change one of the three"
             )
     bases: dict[str, Config] = {}
     return {
@@ -180,14 +186,14 @@ def _where(path: Path, name: str) -> str:
 
 
 def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None:
-    """A recipe has a grid of its own, or the choice of one that has, or nothing to choose."""
+    """Check that a recipe has its own grid, or the choice of a recipe with a grid, or neither."""
     tuned_as, grid = entry.get("tuned_as"), flatten(entry.get("grid", {}))
     if tuned_as is not None and "grid" not in tables[tuned_as]:
         raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, which has no grid: name a recipe that has one")
     if "grid" not in entry:
         return
     if tuned_as is not None:
-        raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, and there is a grid, too: delete one of them")
+        raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, but the recipe also has a grid: delete one of them")
     for key, values in grid.items():
         if not isinstance(values, list) or any(values.count(value) > 1 for value in values):
             raise RecipeError(f"{where}: grid.{key} is {values!r}: write a list of different values")
@@ -199,13 +205,15 @@ def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None
 
 
 def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heirs: tuple[str, ...] = ()) -> Config:
-    """The configuration of a recipe without its choice, which is kept in ``bases``: other recipes extend it."""
+    """The configuration of a recipe without its choice. Cached in ``bases``, because other recipes extend it."""
     if name not in bases:
         where, entry = _where(path, name), tables[name]
         parent, start = entry.get("extends"), Config()
         if parent in (*heirs, name):
             line = " -> ".join((*heirs, name, parent))
-            raise RecipeError(f"{where}: extends is {parent!r}, a circle, {line}: let one of them extend nothing")
+            raise RecipeError(
+                f"{where}: extends is {parent!r}, a circular reference ({line}): let one of them extend nothing"
+            )
         if parent is not None:
             start = _base(path, parent, tables, bases, (*heirs, name))
         settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))
@@ -218,16 +226,16 @@ def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heir
 def _set(where: str, config: Config, settings: Mapping[str, Any]) -> Config:
     try:
         return config.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
-    except (TypeError, ValueError) as problem:  # a TypeError: TOML has dates, settings have none
+    except (TypeError, ValueError) as problem:  # TypeError: TOML has dates, settings do not
         raise RecipeError(f"{where}: {problem}") from None
 
 
 RECIPES: dict[str, Recipe] = read_recipes(Path(__file__).with_name("recipes.toml"))
-"""The recipes of all tiers; :func:`recipes_of` has those of one."""
+"""The recipes of all tiers; :func:`recipes_of` returns those of one."""
 
 
 def recipes_of(tier: Tier) -> dict[str, Recipe]:
-    """Name -> recipe, for those of one tier: boards, paper check and sweeps are of the embedded tier alone."""
+    """Name -> recipe for one tier. Leaderboards, paper check and sweeps use the embedded tier only."""
     return {name: recipe for name, recipe in RECIPES.items() if recipe.tier == tier}
 
 

@@ -1,4 +1,4 @@
-"""Reading the TOML tables that ship with this package: what is wrong with one is said by file, entry, key, value and remedy."""
+"""Reads the TOML tables that ship with this package. Error messages name the file, entry, key, value and remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 Kind = tuple[Callable[[Any], bool], str]
-"""Whether a value is of this kind, and what to write if it is not."""
+"""A check of a value, and a description of valid values."""
 
 
 def _is_text(value: Any) -> bool:
@@ -32,15 +32,16 @@ TABLE: Kind = (lambda value: isinstance(value, dict), "a table")
 
 
 def one_of(choices: Iterable[str]) -> Kind:
-    """One of these texts."""
+    """One of the given texts."""
     known = tuple(choices)
     return lambda value: value in known, f"one of {', '.join(known)}"
 
 
 def read_tables(path: Path, error: type[ValueError]) -> dict[str, dict[str, Any]]:
-    """Name -> table, for every table at the top of a file, in its order.
+    """Name -> table, for every top-level table of a file, in its order.
 
-    :raises ValueError: the file is not TOML, such as one with a name twice, or holds anything but tables; of the type ``error``.
+    :raises ValueError: the file is not TOML (for example, a name occurs twice), or contains anything but tables; of
+        type ``error``.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -59,10 +60,10 @@ def check_entry(
     optional: Mapping[str, Kind],
     error: type[ValueError],
 ) -> None:
-    """Hold an entry against the keys that it must and may have.
+    """Check an entry's keys and values against the required and optional keys.
 
-    :param where: file and entry, with which a message starts.
-    :raises ValueError: a key is unknown or missing, or its value of another kind; of the type ``error``.
+    :param where: file and entry; messages start with it.
+    :raises ValueError: a key is unknown or missing, or a value is invalid; of type ``error``.
     """
     kinds = {**required, **optional}
     for key, value in entry.items():
@@ -78,6 +79,6 @@ def check_entry(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Such as "did you mean title?", or all that is known where nothing is similar."""
+    """Such as "did you mean title?"; lists all known names if none is similar."""
     names = list(known)
     return f"did you mean {', '.join(difflib.get_close_matches(name, names, n=3) or names)}?"

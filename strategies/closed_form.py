@@ -1,7 +1,9 @@
-"""Heads in closed form, from class statistics alone: nearest class mean, and linear discriminant analysis as in Deep SLDA.
+"""Heads in closed form, from class statistics alone:
+nearest class mean, and linear discriminant analysis as in Deep SLDA.
 
-Nothing is trained by gradient. The usual way to run them is ``Naive(..., train_epochs=0, plugins=[LinearDiscriminant()])`` on a frozen
-pretrained backbone. They show how much of a method's accuracy comes from the pretrained features alone.
+Nothing is trained by gradient. The usual way to run them is ``Naive(..., train_epochs=0,
+plugins=[LinearDiscriminant()])`` on a frozen pretrained backbone. They show how much of a method's accuracy comes from
+the pretrained features alone.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from .heads import TaskHeads, require_continual_model
 class NearestClassMean(SupervisedPlugin[Any]):
     """Sets the heads so that the largest logit belongs to the class with the nearest mean feature.
 
-    After each experience it adds the features of the experience's own images (training images, test transform, eval mode) to one running
-    mean per class. Then it sets all heads, including frozen ones: w_c = 2 mu_c, b_c = -|mu_c|^2, up to a term that all classes share
-    (see :meth:`write`). The mean of a class that occurs again still includes its earlier images. If the backbone is trained, the means of
-    earlier classes are still those of the earlier backbone. A head that is trained later starts from the weights set here.
+    After each experience it adds the features of the experience's own images (training images, test transform, eval
+    mode) to one running mean per class. Then it sets all heads, including frozen ones: w_c = 2 mu_c, b_c = -|mu_c|^2,
+    up to a term that all classes share (see :meth:`write`). The mean of a class that occurs again still includes its
+    earlier images. If the backbone is trained, the means of earlier classes are still those of the earlier backbone. A
+    head that is trained later starts from the weights set here.
 
     Trainable flags, the modes of all modules and torch's global generator do not change.
 
@@ -49,7 +52,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
         self.write(model.heads)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
-        """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64. Order and grouping do not matter.
+        """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64.
+        Order and grouping do not matter.
 
         :raises ValueError: features contain NaN or infinity. The statistics do not change then.
         """
@@ -74,16 +78,17 @@ class NearestClassMean(SupervisedPlugin[Any]):
     def write(self, heads: TaskHeads) -> None:
         """Write weights and biases into heads over exactly the classes seen, in place.
 
-        The same affine function of the features is added to every logit, so that the weights sum to zero over the classes and the
-        smallest bias is zero. This changes neither the softmax nor the order of the logits. The largest logit is then never negative,
-        so it cannot fall below :data:`~reclaim.strategies.heads.UNSEEN`, the logit of a class without a head.
+        The same affine function of the features is added to every logit, so that the weights sum to zero over the
+        classes and the smallest bias is zero. This changes neither the softmax nor the order of the logits. The largest
+        logit is then never negative, so it cannot fall below :data:`~reclaim.strategies.heads.UNSEEN`, the logit of a
+        class without a head.
 
         :raises ValueError: some classes have a head but no statistics, or the other way round.
         """
         if set(heads.classes) != set(self._means):
             raise ValueError(
-                f"classes with a head {sorted(heads.classes)} and classes with statistics {sorted(self._means)} differ: "
-                f"{type(self).__name__} has to see every experience, from the first on"
+                f"classes with a head {sorted(heads.classes)} and classes with statistics {sorted(self._means)} "
+                f"differ: {type(self).__name__} has to see every experience, from the first on"
             )
         means = torch.stack([self._means[c] for c in heads.classes])
         centre = means.mean(dim=0)
@@ -105,12 +110,13 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
 
 class LinearDiscriminant(NearestClassMean):
-    """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA: Hayes and Kanan 2020).
+    """Linear discriminant analysis with one covariance for all classes and equal priors (Deep SLDA:
+    Hayes and Kanan 2020).
 
-    The nearest class mean in the metric of Lambda = ((1 - s) Sigma + s I)^-1: w_c = Lambda mu_c, b_c = -mu_c Lambda mu_c / 2. Sigma is the
-    within-class scatter of all N samples seen, divided by N; each sample is centred on the mean of its class. Deep SLDA centres each
-    sample on the mean of the samples before it, and the first sample of a class on zero. That adds a term that vanishes as N grows.
-    Everything else is as in :class:`NearestClassMean`.
+    The nearest class mean in the metric of Lambda = ((1 - s) Sigma + s I)^-1: w_c = Lambda mu_c, b_c = -mu_c Lambda
+    mu_c / 2. Sigma is the within-class scatter of all N samples seen, divided by N; each sample is centred on the mean
+    of its class. Deep SLDA centres each sample on the mean of the samples before it, and the first sample of a class on
+    zero. That adds a term that vanishes as N grows. Everything else is as in :class:`NearestClassMean`.
 
     :param shrinkage: s, above 0 and at most 1; 1e-4 in Deep SLDA. 1 predicts as :class:`NearestClassMean` does.
     :raises ValueError: shrinkage is out of this range.

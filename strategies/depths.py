@@ -1,4 +1,6 @@
-"""The relative depth i/n of each parameter in a model, which the rollback of OLOR (arXiv 2401.10962) depends on (F8)."""
+"""The relative depth i/n of each parameter in a model, which the rollback of OLOR (arXiv 2401.10962)
+depends on (F8).
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ def layer_depths(
 ) -> dict[nn.Parameter, float]:
     """Relative depth i/n of each pretrained parameter of a model: 0 at the input, 1 at the output.
 
-    Of a :class:`~reclaim.strategies.heads.ContinualModel` only the backbone counts. A timm model's classifier and all PEFT modules are left
-    out. Exclude everything else that is not pretrained: every parameter with a depth is rolled back.
+    Of a :class:`~reclaim.strategies.heads.ContinualModel` only the backbone counts. A timm model's classifier and all
+    PEFT modules are left out. Exclude everything else that is not pretrained: every parameter with a depth is rolled
+    back.
 
-    :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are 0, block j is
-        j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of timm's ``group_matcher``; in a
-        model without one each submodule is a layer, in order of registration, and so is each item of a ``Sequential`` or ``ModuleList``.
-        ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
-    :param exclude: parameters that are not pretrained, such as the head of a model that is not timm's. They get no depth and do not count.
+    :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are
+        0, block j is j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of
+        timm's ``group_matcher``; in a model without one each submodule is a layer, in order of registration, and so is
+        each item of a ``Sequential`` or ``ModuleList``. ``"tensors"`` (the code): each parameter tensor counts, in the
+        order of ``model.parameters()``.
+    :param exclude: parameters that are not pretrained, such as the head of a model that is not timm's. They get no
+        depth and do not count.
     :raises ValueError: unknown ``counting``, or no parameter left.
     """
     if counting not in ("layers", "tensors"):
@@ -40,7 +45,8 @@ def layer_depths(
         raise ValueError(
             f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained"
         )
-    # With a single layer n would be 0; its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts in the first.
+    # With a single layer n would be 0; its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts
+    # in the first.
     n = max(len(layers) - 1, 1)
     return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
 
@@ -82,13 +88,16 @@ def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
     for name, parameter in model.named_parameters():
         layer = layer_of[name]
         before_blocks = before_blocks and not 0 < layer < last
-        # timm puts tensors that match no pattern last, even a token or norm of the input. Those are registered before the blocks.
+        # timm puts tensors that match no pattern last, even a token or norm of the input. Those are registered before
+        # the blocks.
         layers[0 if before_blocks and last > 1 else layer].append(parameter)
     return [layers[i] for i in sorted(layers)]
 
 
 def _own_layer_for_the_rest(spec: Any) -> Any:
-    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999), as one of a layer after that block."""
+    """A pattern of timm's matcher that adds the final norm to the last block (suffix 99999),
+    as one of a layer after that block.
+    """
     if not isinstance(spec, (list, tuple)):
         return spec
     return [(pattern, (math.inf,) if suffix == (99999,) else suffix) for pattern, suffix in spec]

@@ -1,10 +1,12 @@
 """The other losses of aEPG's tables (arXiv 2602.14078): cross-entropy with more, or less, entropy in the predictions.
 
-p is the softmax of the logits, y the label, CE = -log p_y, and H(p) the entropy. Focal loss, label smoothing and the confidence penalty
-keep predictions less certain than cross-entropy does. The entropy penalty makes them more certain, as EPG does. For the first three the
-paper chose the best coefficient from a grid, but does not say which one (F23). Each class has that grid as ``grid``.
+p is the softmax of the logits, y the label, CE = -log p_y, and H(p) the entropy. Focal loss, label smoothing and the
+confidence penalty keep predictions less certain than cross-entropy does. The entropy penalty makes them more certain,
+as EPG does. For the first three the paper chose the best coefficient from a grid, but does not say which one (F23).
+Each class has that grid as ``grid``.
 
-The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria for Avalanche.
+The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria
+for Avalanche.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ class FocalLoss(TaskLoss):
 
 
 class LabelSmoothingLoss(TaskLoss):
-    """Label smoothing (Szegedy et al., 2016): the mean of (1 - smoothing) CE + smoothing KL(uniform || p). More entropy than cross-entropy.
+    """Label smoothing (Szegedy et al., 2016): the mean of (1 - smoothing) CE + smoothing KL(uniform || p).
+    More entropy than cross-entropy.
 
     Equal to torch's cross-entropy with ``label_smoothing``, minus the constant smoothing x log C.
 
     :param smoothing: the paper's gamma, in [0, 1]; 0 is cross-entropy.
-    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`. The uniform distribution covers the classes that the loss sees.
+    :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`. The uniform distribution covers the classes
+        that the loss sees.
     :raises ValueError: smoothing is outside [0, 1].
     """
 

@@ -1,4 +1,6 @@
-"""Features of a whole dataset, for what is fitted to them: class statistics, heads in closed form, the choice of an epoch."""
+"""Features of a whole dataset, for what is fitted to them:
+class statistics, heads in closed form, the choice of an epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from .heads import require_continual_model
 def extract_features(
     model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, d), float32, and targets (N,) of a dataset, in its order, on the CPU, computed with the model in eval mode.
+    """Features (N, d), float32, and targets (N,) of a dataset, in its order, on the CPU,
+    computed with the model in eval mode.
 
     The modes of all modules are restored afterwards. torch's global generator is not used.
 

@@ -36,7 +36,8 @@ class FreshOptimizer(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         optimizer = strategy.optimizer
         optimizer.state = defaultdict(dict)
-        # Groups are matched by position. For a group added since the last experience, its present rate is its first one.
+        # Groups are matched by position. For a group added since the last experience, its present rate is its first
+        # one.
         self._first_lrs += [group["lr"] for group in optimizer.param_groups[len(self._first_lrs) :]]
         for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
             group["lr"] = lr

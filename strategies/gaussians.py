@@ -22,7 +22,9 @@ class FullCovariance:
 
     @cached_property
     def factor(self) -> Tensor:
-        """F (d, d), float32, with F F^T = matrix: the Cholesky factor. If there is none, negative eigenvalues count as 0."""
+        """F (d, d), float32, with F F^T = matrix: the Cholesky factor.
+        If there is none, negative eigenvalues count as 0.
+        """
         matrix = self.matrix.double()
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
@@ -62,14 +64,18 @@ class LowRankCovariance:
         return self.factor.nbytes + self.variances.nbytes
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Samples (n, d) with mean (d,), from standard normal noise (n, d) and (n, r) more numbers from the generator."""
+        """Samples (n, d) with mean (d,), from standard normal noise (n, d) and (n,
+        r) more numbers from the generator.
+        """
         of_factor = torch.randn(len(noise), self.factor.shape[1], generator=generator)
         return torch.addmm(mean + self.variances.sqrt() * noise, of_factor, self.factor.T)
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Mean (d,) of one class, float32 on the CPU, its covariance as kept, and the index of the experience after which both were fitted."""
+    """Mean (d,) of one class, float32 on the CPU, its covariance as kept, and the index of the experience after which
+    both were fitted.
+    """
 
     mean: Tensor
     kept: FullCovariance | LowRankCovariance
@@ -82,12 +88,14 @@ class Gaussian:
 
 
 def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank: int | None = None) -> Gaussian:
-    """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d), plus ``ridge`` times the identity.
+    """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d),
+    plus ``ridge`` times the identity.
 
     A single sample has no covariance: it counts as zero (plus the ridge), so that sampling returns the mean.
 
-    :param rank: keep of the covariance this many leading eigenvectors, or all N - 1 or d of them if they are fewer, each times the root
-        of its eigenvalue, and the d variances of what is left, the ridge among them; ``None`` keeps the whole matrix.
+    :param rank: keep of the covariance this many leading eigenvectors, or all N - 1 or d of them if they are fewer,
+        each times the root of its eigenvalue, and the d variances of what is left, the ridge among them; ``None`` keeps
+        the whole matrix.
     :raises ValueError: features are not a matrix with at least one row, or contain NaN or infinity.
     """
     if features.ndim != 2 or len(features) == 0:
@@ -96,7 +104,8 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(dim=1).sum())
         raise ValueError(
-            f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, lower its rate"
+            f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, "
+            f"lower its rate"
         )
     mean = features.mean(dim=0)
     if rank is None:
@@ -120,13 +129,14 @@ class ClassGaussians:
 
     They are kept and sampled on the CPU, so that the same generator state gives the same features on every device.
 
-    :param ridge: multiple of the identity that is added to each covariance when it is fitted: 1e-4 in SLCA's code, nothing in the
-        paper's text (code fact F3).
-    :param covariance: what is kept of the covariances. ``"full"``: a matrix (d, d) for each class, as in SLCA. ``"diagonal"``: d variances
-        for each class. ``"low-rank"``: leading eigenvectors and the variances of what is left for each class, see :func:`fit_gaussian`.
-        ``"shared"``: one matrix (d, d) for all classes, pooled within classes over everything fitted so far with weights n - 1. A class
-        that is fitted again gets a new mean. Its earlier samples stay in the pool, centred on their own mean: removing them would need
-        a matrix for each class. The same samples fitted twice count twice.
+    :param ridge: multiple of the identity that is added to each covariance when it is fitted: 1e-4 in SLCA's code,
+        nothing in the paper's text (code fact F3).
+    :param covariance: what is kept of the covariances. ``"full"``: a matrix (d, d) for each class, as in SLCA.
+        ``"diagonal"``: d variances for each class. ``"low-rank"``: leading eigenvectors and the variances of what is
+        left for each class, see :func:`fit_gaussian`. ``"shared"``: one matrix (d, d) for all classes, pooled within
+        classes over everything fitted so far with weights n - 1. A class that is fitted again gets a new mean. Its
+        earlier samples stay in the pool, centred on their own mean: removing them would need a matrix for each class.
+        The same samples fitted twice count twice.
     :param rank: number of eigenvectors of ``"low-rank"``.
     """
 
@@ -169,7 +179,8 @@ class ClassGaussians:
     def fit(self, features: Tensor, targets: Tensor, experience: int = 0) -> None:
         """Fit every class in ``targets`` (N,) to its rows of ``features`` (N, d), replacing its earlier statistics.
 
-        :raises ValueError: lengths or feature widths differ, or features contain NaN or infinity. Nothing is stored then.
+        :raises ValueError: lengths or feature widths differ, or features contain NaN or infinity. Nothing is stored
+            then.
         """
         if targets.shape != features.shape[:1]:
             raise ValueError(
@@ -185,7 +196,8 @@ class ClassGaussians:
         widths = {len(g.mean) for g in [*self._gaussians.values(), *fitted.values()]}
         if len(widths) > 1:
             raise ValueError(
-                f"all classes need features of one width, got {sorted(widths)}: the backbone must not change its output's"
+                f"all classes need features of one width, got {sorted(widths)}: "
+                f"the backbone must not change its output's"
             )
         if fitted and self.covariance == "shared":
             self._pool(fitted, targets)

@@ -1,7 +1,7 @@
 """One linear head per experience, and the model that all strategies here use: a backbone with such heads.
 
-SLCA, and the LAE code that aEPG builds on, give each task its own linear layer and train it on the logits of that task's classes only.
-At test time they concatenate the logits of all heads so far. No task identity is used.
+SLCA, and the LAE code that aEPG builds on, give each task its own linear layer and train it on the logits of that
+task's classes only. At test time they concatenate the logits of all heads so far. No task identity is used.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ UNSEEN = -1000.0
 class TaskHeads(DynamicModule):
     """Linear heads, one per experience, with each logit in the column of its class id.
 
-    It grows by Avalanche's model adaptation, in training only: classes without a head get a new one. Earlier heads are frozen unless
-    one of their classes occurs in the experience again. Evaluating unseen classes adds no head. It only widens the output with
-    :data:`UNSEEN` logits, so that the criterion is defined.
+    It grows by Avalanche's model adaptation, in training only: classes without a head get a new one. Earlier heads are
+    frozen unless one of their classes occurs in the experience again. Evaluating unseen classes adds no head. It only
+    widens the output with :data:`UNSEEN` logits, so that the criterion is defined.
 
     :param in_features: width d of the features.
-    :param init_std: standard deviation of a new head's weights (truncated normal, cut at +-2 absolute); the bias starts at 0. 0.02 in
-        SLCA's code, 0.001 in aEPG's protocol.
+    :param init_std: standard deviation of a new head's weights (truncated normal, cut at +-2 absolute); the bias starts
+        at 0. 0.02 in SLCA's code, 0.001 in aEPG's protocol.
     :param freeze_earlier: stop gradients to the heads of earlier experiences.
     """
 
@@ -43,8 +43,8 @@ class TaskHeads(DynamicModule):
         self.freeze_earlier = freeze_earlier
         self.heads = nn.ModuleList()
         self.head_classes: list[list[int]] = []
-        # An optimizer made before the first experience has this empty tensor in its group for heads. Avalanche then adds every new
-        # head to the group of its sibling, not to the backbone's.
+        # An optimizer made before the first experience has this empty tensor in its group for heads. Avalanche then
+        # adds every new head to the group of its sibling, not to the backbone's.
         self.group_anchor = nn.Parameter(torch.empty(0))
         self._eval_width = 0
 
@@ -70,7 +70,8 @@ class TaskHeads(DynamicModule):
         known = set(classes) & set(self.classes)
         if known or len(set(classes)) != len(classes) or min(classes, default=-1) < 0:
             raise ValueError(
-                f"a new head needs distinct, non-negative ids of unseen classes, got {list(classes)} (already known: {sorted(known)})"
+                f"a new head needs distinct, non-negative ids of unseen classes, got {list(classes)} (already known: "
+                f"{sorted(known)})"
             )
         head = nn.Linear(self.in_features, len(classes), device=self.group_anchor.device, dtype=self.group_anchor.dtype)
         nn.init.trunc_normal_(head.weight, std=self.init_std) if self.init_std else nn.init.zeros_(head.weight)
@@ -89,7 +90,8 @@ class TaskHeads(DynamicModule):
         """One (N, c_t) tensor of logits per head to logits (N, largest class id + 1), each in its class's column."""
         if not self.heads:
             raise RuntimeError(
-                "the model has no head yet: train it on an experience, or call heads.add_head(classes), before the forward pass"
+                "the model has no head yet: train it on an experience, or call heads.add_head(classes), "
+                "before the forward pass"
             )
         classes = self.classes
         joined = torch.cat(list(logits), dim=1)
@@ -130,7 +132,8 @@ class ContinualModel(nn.Module):
         (``reset_classifier(0)``).
     :param in_features: d; by default a timm model's ``num_features``.
     :param init_std: see :class:`TaskHeads`.
-    :param autocast: bfloat16 or float16 for the backbone's matrix products. Heads, and everything computed from features, stay in float32.
+    :param autocast: bfloat16 or float16 for the backbone's matrix products. Heads, and everything computed from
+        features, stay in float32.
     """
 
     def __init__(
@@ -149,7 +152,8 @@ class ContinualModel(nn.Module):
             in_features = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
             if in_features is None:
                 raise ValueError(
-                    f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; pass in_features"
+                    f"cannot tell the feature width of {type(backbone).__name__}: it has no num_features; "
+                    f"pass in_features"
                 )
         self.backbone = backbone
         self.autocast = autocast
@@ -164,7 +168,8 @@ class ContinualModel(nn.Module):
             features = self.backbone(images)
         if features.ndim != 2 or features.shape[1] != self.heads.in_features:
             raise ValueError(
-                f"the backbone returned features of shape {tuple(features.shape)}, expected (N, {self.heads.in_features}): "
+                f"the backbone returned features of shape {tuple(features.shape)}, expected (N, "
+                f"{self.heads.in_features}): "
                 "pass in_features, or a backbone that pools its output"
             )
         return features
@@ -183,6 +188,7 @@ def require_continual_model(model: nn.Module, who: str) -> ContinualModel:
     """
     if not isinstance(model, ContinualModel):
         raise TypeError(
-            f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, ContinualModel(backbone)"
+            f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, "
+            f"ContinualModel(backbone)"
         )
     return model

@@ -1,7 +1,9 @@
-"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070): the framework in which aEPG's paper compares losses.
+"""LAE, Learning-Accumulation-Ensemble (Gao et al., ICCV 2023, arXiv 2303.10070):
+the framework in which aEPG's paper compares losses.
 
-The PEFT modules of a model are the online expert. From the second experience on, the offline expert is a slow copy of them.
-Both share backbone and heads. Both predict, and the larger of a class's two probabilities counts (:func:`combine`).
+The PEFT modules of a model are the online expert. From the second experience on, the offline expert is a slow copy of
+them. Both share backbone and heads. Both predict, and the larger of a class's two probabilities counts
+(:func:`combine`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from .peft_module import peft_modules, peft_parameters
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
-    """Logits (N, C) of the two experts to scores (N, C): the elementwise maximum of their log-softmaxes over all C classes.
+    """Logits (N, C) of the two experts to scores (N, C):
+    the elementwise maximum of their log-softmaxes over all C classes.
 
-    The logarithm is monotone, so the argmax is that of the maximum of the two softmaxes, which is LAE's prediction. The scores are
-    unnormalised log-probabilities, at least float32, and finite even where a logit marks a class as unseen.
+    The logarithm is monotone, so the argmax is that of the maximum of the two softmaxes, which is LAE's prediction. The
+    scores are unnormalised log-probabilities, at least float32, and finite even where a logit marks a class as unseen.
 
     :raises ValueError: the shapes are others.
     """
@@ -46,18 +49,19 @@ class LAE(SupervisedPlugin[Any]):
         attach_lora(model)
         Naive(model=model, ..., criterion=TaskCrossEntropy(), plugins=[PEFTSchedule(30), LAE()])
 
-    The copy is made when training first starts on an experience other than experience 0 of its stream, and never again. After every
-    optimizer step from then on, including steps with frozen modules, offline <- decay * offline + (1 - decay) * online.
+    The copy is made when training first starts on an experience other than experience 0 of its stream, and never again.
+    After every optimizer step from then on, including steps with frozen modules, offline <- decay * offline + (1 -
+    decay) * online.
 
-    In evaluation, once there is a copy, a second forward pass follows, and ``strategy.mb_output`` becomes the result of :func:`combine`.
-    These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do, sees the maximum of the two
-    softmaxes divided by its sum. Training uses only the online expert, and so does classifier alignment: its aligned heads fit the
-    online features, and the offline expert uses them, too.
+    In evaluation, once there is a copy, a second forward pass follows, and ``strategy.mb_output`` becomes the result of
+    :func:`combine`. These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do,
+    sees the maximum of the two softmaxes divided by its sum. Training uses only the online expert, and so does
+    classifier alignment: its aligned heads fit the online features, and the offline expert uses them, too.
 
-    :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration (F18). 1 never
-        changes the copy, 0 is the online expert only.
-    :raises ValueError: ``decay`` is out of its range; while training, the model has no PEFT modules; while training or evaluating, they
-        are not those that were copied.
+    :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration
+        (F18). 1 never changes the copy, 0 is the online expert only.
+    :raises ValueError: ``decay`` is out of its range; while training, the model has no PEFT modules; while training or
+        evaluating, they are not those that were copied.
     :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
@@ -129,7 +133,8 @@ class LAE(SupervisedPlugin[Any]):
         parameters = list(peft_parameters(model))
         if [p.shape for p in parameters] != [copy.shape for copy in self._offline]:
             raise ValueError(
-                f"the model's PEFT modules have changed since LAE copied them: {len(self._offline)} tensors then, {len(parameters)} now, "
+                f"the model's PEFT modules have changed since LAE copied them: {len(self._offline)} tensors then, "
+                f"{len(parameters)} now, "
                 "or of other shapes: attach all modules before the second experience, and leave them in the model"
             )
         return parameters

@@ -1,13 +1,14 @@
 """The losses of aEPG's and SLCA++'s papers as plain functions of logits and targets. Needs torch only.
 
-Notation: p is the softmax of the logits, y the label of a sample, CE = -log p_y its cross-entropy, H(p) the entropy of p. All logs are
-natural, so losses and entropies are in nats. Every loss is the mean over the batch.
+Notation: p is the softmax of the logits, y the label of a sample, CE = -log p_y its cross-entropy, H(p) the entropy of
+p. All logs are natural, so losses and entropies are in nats. Every loss is the mean over the batch.
 
-Half-precision logits are converted to float32 once at the start of a loss, so their gradient is rounded only once. The loss is then
-float32.
+Half-precision logits are converted to float32 once at the start of a loss, so their gradient is rounded only once. The
+loss is then float32.
 
 The Avalanche criteria of the same losses are in :mod:`~reclaim.strategies.aepg`, :mod:`~reclaim.strategies.entropy` and
-:mod:`~reclaim.strategies.slca_pp`. While training, they pass only the logits of the current experience's classes to these functions.
+:mod:`~reclaim.strategies.slca_pp`. While training, they pass only the logits of the current experience's classes to
+these functions.
 """
 
 from __future__ import annotations
@@ -89,15 +90,16 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "linear": lambda progress, tau: 1 - progress,
     "cosine": lambda progress, tau: 0.5 + 0.5 * math.cos(math.pi * progress),
 }
-"""alpha by schedule, as a function of the progress t / T in [0, 1] and the steepness tau, which only the sigmoid uses."""
+"""alpha by schedule, as a function of the progress t / T in [0, 1] and the steepness tau, which only the sigmoid uses.
+"""
 
 
 def annealing_weight(progress: float, schedule: str = "sigmoid", tau: float = 6.0) -> float:
     """Weight alpha of cross-entropy in :func:`annealed_epg_loss` after t of T optimizer steps.
 
     :param progress: t / T, in [0, 1].
-    :param schedule: ``"sigmoid"``, the paper's: alpha = sigmoid(tau (T - 2t) / T). From its ablation ``"linear"``: (T - t) / T, and
-        ``"cosine"``: 1/2 + 1/2 cos(pi t / T).
+    :param schedule: ``"sigmoid"``, the paper's: alpha = sigmoid(tau (T - 2t) / T). From its ablation ``"linear"``: (T -
+        t) / T, and ``"cosine"``: 1/2 + 1/2 cos(pi t / T).
     :param tau: steepness of the sigmoid; 6 in the paper.
     :return: alpha, in [0, 1].
     :raises ValueError: the schedule is unknown, or progress is outside [0, 1].
@@ -179,8 +181,8 @@ def entropy_penalty_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def symmetric_cross_entropy(logits: Tensor, targets: Tensor, alpha: float = 1.0, beta: float = 0.1) -> Tensor:
     """Symmetric cross-entropy: the mean of alpha CE + beta RCE (Wang et al., 2019).
 
-    The reverse cross-entropy RCE is -sum_c p_c log q_c. p is the softmax, clamped to at least 1e-7; q is the one-hot target, clamped
-    to at least 1e-4.
+    The reverse cross-entropy RCE is -sum_c p_c log q_c. p is the softmax, clamped to at least 1e-7; q is the one-hot
+    target, clamped to at least 1e-4.
 
     :param logits: (N, C).
     :param targets: class indices (N,).

@@ -1,15 +1,17 @@
-"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962): each step pulls a parameter back to its pretrained value.
+"""OLOR, "One step Learning, One step Review" (AAAI 2024, arXiv 2401.10962):
+each step pulls a parameter back to its pretrained value.
 
 theta_t = (1 - lambda_i) (theta_{t-1} - eta g) + lambda_i theta_0 for layer i of n, with
-lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, and none for a head.
+lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2): most rollback at the input, least at the output, and none for a
+head.
 
-:class:`OLORSGD` and :class:`OLORAdam` need torch only, and work in Avalanche as well. They are given the relative depth i/n of each
-parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it from the model::
+:class:`OLORSGD` and :class:`OLORAdam` need torch only, and work in Avalanche as well. They are given the relative depth
+i/n of each parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it from the model::
 
     optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
 
-Without that function, which needs Avalanche and timm, pass a dict from parameter to i/n, or a ``"depth"`` in a parameter group.
-:class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
+Without that function, which needs Avalanche and timm, pass a dict from parameter to i/n, or a ``"depth"`` in a
+parameter group. :class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
 """
@@ -34,8 +36,8 @@ Mode = Literal["paper", "reference"]
 def rollback_rate(depth: float, rollback_input: float, rollback_output: float, rollback_power: float) -> float:
     """lambda_i = iota_2 + (1 - i/n)^gamma (iota_1 - iota_2).
 
-    :param depth: i/n, 0 at the input and 1 at the output. Above 1 it counts as 1. In the published code the base falls just below zero
-        there, and its fractional power is complex (F11).
+    :param depth: i/n, 0 at the input and 1 at the output. Above 1 it counts as 1. In the published code the base falls
+        just below zero there, and its fractional power is complex (F11).
     """
     return rollback_output + max(0.0, 1.0 - depth) ** rollback_power * (rollback_input - rollback_output)
 
@@ -69,10 +71,10 @@ class Anchor(NamedTuple):
 class OLOROptimizer(Optimizer, ABC):
     """Base class of :class:`OLORSGD` and :class:`OLORAdam`: the anchors, and the rate of the rollback at each step.
 
-    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds later) takes the
-    plain step. The anchors are separate from ``state``, which Avalanche empties at its first ``train()``. ``state_dict()``, copies and
-    pickles include both. theta_0 is a parameter's value when it was added to the optimizer: load pretrained weights before, or call
-    :meth:`reset_anchors` afterwards.
+    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds
+    later) takes the plain step. The anchors are separate from ``state``, which Avalanche empties at its first
+    ``train()``. ``state_dict()``, copies and pickles include both. theta_0 is a parameter's value when it was added to
+    the optimizer: load pretrained weights before, or call :meth:`reset_anchors` afterwards.
     """
 
     anchors: dict[Tensor, Anchor]
@@ -93,7 +95,8 @@ class OLOROptimizer(Optimizer, ABC):
         self.add_anchors({p: depth for p, depth in (depths or {}).items() if p in held})
         if not self.anchors:
             raise ValueError(
-                f"{type(self).__name__} has nothing to roll back: pass depths=layer_depths(model) of the model whose parameters it gets, "
+                f"{type(self).__name__} has nothing to roll back: "
+                f"pass depths=layer_depths(model) of the model whose parameters it gets, "
                 "or a parameter group with a 'depth'"
             )
         for group in self.param_groups:
@@ -152,8 +155,10 @@ class OLOROptimizer(Optimizer, ABC):
         rates = [0.0 if depth is None else scale * rollback_rate(depth, *options) for depth in depths]
         if max(rates) > 2:
             raise ValueError(
-                f"a rollback of {max(rates):.4g} diverges, it must not exceed 2: lower rollback_input ({options[0]:g}) and rollback_output "
-                f"({options[1]:g}), or the factor {scale:.4g} that comes of lr {float(group['lr']):g} and base_lr {group['base_lr']:g}"
+                f"a rollback of {max(rates):.4g} diverges, it must not exceed 2: "
+                f"lower rollback_input ({options[0]:g}) and rollback_output "
+                f"({options[1]:g}), or the factor {scale:.4g} that comes of lr {float(group['lr']):g} and base_lr "
+                f"{group['base_lr']:g}"
             )
         return rates
 
@@ -165,7 +170,8 @@ class OLOROptimizer(Optimizer, ABC):
     def _positive_base_lr(group: dict[str, Any]) -> float:
         if group["base_lr"] == 0:
             raise ValueError(
-                "the rollback is relative to the initial learning rate, which is 0: pass base_lr, or rollback_decay='paper'"
+                "the rollback is relative to the initial learning rate, which is 0: pass base_lr, "
+                "or rollback_decay='paper'"
             )
         return float(group["base_lr"])
 
@@ -208,7 +214,9 @@ class OLOROptimizer(Optimizer, ABC):
         return anchor.value
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored parameter by its number."""
+        """torch's dictionary, plus ``anchors``: the ``depth`` and ``value`` (theta_0) of each anchored
+        parameter by its number.
+        """
         state_dict = super().state_dict()
         numbered = self._numbered(state_dict)
         return {
@@ -219,7 +227,8 @@ class OLOROptimizer(Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned. Its anchors replace the present ones.
 
-        :raises ValueError: the state is that of another kind of optimizer, or of other parameters. Nothing is loaded then.
+        :raises ValueError: the state is that of another kind of optimizer, or of other parameters. Nothing is loaded
+            then.
         """
         if "anchors" not in state_dict:
             raise ValueError(
@@ -231,7 +240,8 @@ class OLOROptimizer(Optimizer, ABC):
             if have != tuple(anchor["value"].shape):
                 raise ValueError(
                     f"the anchor of parameter {number} has shape {tuple(anchor['value'].shape)}, the parameter "
-                    f"{'is missing' if have is None else f'has {have}'}: build the optimizer with the groups that the state was made with"
+                    f"{'is missing' if have is None else f'has {have}'}: "
+                    f"build the optimizer with the groups that the state was made with"
                 )
         super().load_state_dict(state_dict)
         self.anchors = {
@@ -259,21 +269,22 @@ class OLORSGD(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta.
-    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
-        a group is the depth of all its parameters.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An
+        entry ``depth`` of a group is the depth of all its parameters.
     :param momentum: beta of the momentum.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it
+        diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
     :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
         ``"paper"``: lambda is constant.
     :param gradient_damping: F9. ``"paper"``: 1 - lambda also damps the gradient step; ``"reference"``: it does not,
         theta_t = (1 - lambda) theta_{t-1} + lambda theta_0 - eta g.
-    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script passes it to their SGD, divided by the
-        initial learning rate, and constant for either ``rollback_decay``.
-    :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's running mean,
-        m = beta m + (1 - beta) g.
+    :param lr_factor: F10. ``"paper"``: lambda as with Adam; ``"reference"``: as the authors' script passes it to their
+        SGD, divided by the initial learning rate, and constant for either ``rollback_decay``.
+    :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's
+        running mean, m = beta m + (1 - beta) g.
     :param base_lr: the initial learning rate; ``lr`` by default.
     :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
     :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
@@ -356,12 +367,13 @@ class OLORAdam(OLOROptimizer):
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta; the paper's is 1e-4 for a ViT.
-    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An entry ``depth`` of
-        a group is the depth of all its parameters.
+    :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An
+        entry ``depth`` of a group is the depth of all its parameters.
     :param betas: factors of the running means of the gradient and of its square.
     :param eps: added to the root of the latter.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
-    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it diverges.
+    :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it
+        diverges.
     :param rollback_output: iota_2, lambda at the output.
     :param rollback_power: gamma.
     :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;

@@ -12,12 +12,12 @@ from .olor import OLOROptimizer
 class OLORPlugin(SupervisedPlugin[Any]):
     """Chooses what theta_0 is in a stream of experiences.
 
-    The strategy's optimizer must be an :class:`~reclaim.strategies.olor.OLORSGD` or an :class:`~reclaim.strategies.olor.OLORAdam`. The
-    paper has a single task, so both choices are Reclaim's own. To start each experience with empty momentum as well, add
-    :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`.
+    The strategy's optimizer must be an :class:`~reclaim.strategies.olor.OLORSGD` or an
+    :class:`~reclaim.strategies.olor.OLORAdam`. The paper has a single task, so both choices are Reclaim's own. To start
+    each experience with empty momentum as well, add :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`.
 
-    :param anchor: ``"pretrained"``: theta_0 stays what the optimizer was built with, as it does without this plugin. ``"previous"``:
-        theta_0 becomes the weights at the start of each experience.
+    :param anchor: ``"pretrained"``: theta_0 stays what the optimizer was built with, as it does without this plugin.
+        ``"previous"``: theta_0 becomes the weights at the start of each experience.
     :raises ValueError: ``anchor`` is neither of them.
     :raises TypeError: when training starts with another optimizer.
     """

@@ -1,10 +1,12 @@
-"""LAE's small trainable modules inside a frozen backbone (LAE is the framework that aEPG builds on), and when they train.
+"""LAE's small trainable modules inside a frozen backbone (LAE is the framework that aEPG builds on),
+and when they train.
 
-:func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place. :func:`detach_peft` and
-:func:`detach_lora` change it back. :class:`PEFTSchedule` decides which parameters of a continual model train in which epoch.
+:func:`attach_lora`, :func:`attach_adapter` and :func:`attach_prefix` change a timm ViT in place. :func:`detach_peft`
+and :func:`detach_lora` change it back. :class:`PEFTSchedule` decides which parameters of a continual model train in
+which epoch.
 
-While a layer has such a module, its class is a subclass that uses the module. Afterwards it has its own class again. The backbone's
-own modules and parameters, and their names, never change.
+While a layer has such a module, its class is a subclass that uses the module. Afterwards it has its own class again.
+The backbone's own modules and parameters, and their names, never change.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from .peft_module import PEFTModule, peft_modules, peft_parameters, require_visi
 class LoRA(PEFTModule):
     """LAE's low-rank update of the keys' and values' part of a qkv layer: W_k + s_k B_k A_k and W_v + s_v B_v A_v.
 
-    ``A`` (2, rank, in_features), ``B`` (2, width, rank) and the learnable ``scale`` s (2,) hold k at index 0 and v at index 1. A starts
-    Kaiming-uniform with a = sqrt 5 (uniform within +-1/sqrt(in_features)), B at 0 and s at 1, so that a new module changes nothing.
+    ``A`` (2, rank, in_features), ``B`` (2, width, rank) and the learnable ``scale`` s (2,) hold k at index 0 and v at
+    index 1. A starts Kaiming-uniform with a = sqrt 5 (uniform within +-1/sqrt(in_features)), B at 0 and s at 1, so that
+    a new module changes nothing.
 
     :param in_features: width of the tokens.
     :param width: width of the keys, and of the values.
@@ -46,7 +49,9 @@ class LoRA(PEFTModule):
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=generator)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Right (2 rank, in_features) and left (2 width, 2 rank) factor of the update of the stacked [W_k; W_v]; s is in the left."""
+        """Right (2 rank, in_features) and left (2 width, 2 rank) factor of the update of the stacked [W_k; W_v]; s is
+        in the left.
+        """
         return self.A.flatten(0, 1), torch.block_diag(*(self.scale[:, None, None] * self.B))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -71,10 +76,12 @@ class LoRALinear(nn.Linear):
 
 
 class Adapter(PEFTModule):
-    """LAE's bottleneck in parallel to the attention sub-layer, with the same input h (norm1's output): attn(h) + s up(GELU(down(h))).
+    """LAE's bottleneck in parallel to the attention sub-layer, with the same input h (norm1's output):
+    attn(h) + s up(GELU(down(h))).
 
-    ``down`` and ``up`` are linear layers with bias, ``scale`` s () is learnable. down's weight starts Kaiming-uniform with a = sqrt 5
-    (uniform within +-1/sqrt(width)), up's and both biases at 0 and s at 1, so that a new module changes nothing.
+    ``down`` and ``up`` are linear layers with bias, ``scale`` s () is learnable. down's weight starts Kaiming-uniform
+    with a = sqrt 5 (uniform within +-1/sqrt(width)), up's and both biases at 0 and s at 1, so that a new module changes
+    nothing.
 
     :param width: width of the tokens.
     :param hidden: units between down and up; 5 in LAE's configuration.
@@ -111,11 +118,12 @@ class AdapterAttention(Attention):
 class Prefix(PEFTModule):
     """LAE's prefix: learned keys and values that every token attends to, in addition to those of the tokens.
 
-    ``tokens`` (2, tokens, width) and the learnable ``scale`` s (2,) hold k at index 0 and v at index 1; the keys are s_k tokens_k, the
-    values s_v tokens_v, split over the heads. The tokens start uniform in [0, 0.01], s at 1. A new module does change the outputs.
+    ``tokens`` (2, tokens, width) and the learnable ``scale`` s (2,) hold k at index 0 and v at index 1; the keys are
+    s_k tokens_k, the values s_v tokens_v, split over the heads. The tokens start uniform in [0, 0.01], s at 1. A new
+    module does change the outputs.
 
-    LAE's code puts them after the class token's key and value. Attention does not depend on the order of the keys, so here they come
-    first. A ViT without a class token can have a prefix, too.
+    LAE's code puts them after the class token's key and value. Attention does not depend on the order of the keys, so
+    here they come first. A ViT without a class token can have a prefix, too.
 
     :param width: width of the keys, and of the values, of all heads together.
     :param tokens: how many keys, and values; 10 in LAE's configuration.
@@ -140,7 +148,9 @@ class Prefix(PEFTModule):
         return torch.cat([own_keys, keys], dim=2), torch.cat([own_values, values], dim=2)
 
     def compensate(self, weights: Tensor) -> Tensor:
-        """Attention weights (..., tokens + L) with those of the prefix divided by their sum. The others do not change."""
+        """Attention weights (..., tokens + L) with those of the prefix divided by their sum. The others
+        do not change.
+        """
         own, others = weights.tensor_split([self.tokens.shape[1]], dim=-1)
         # 1e-12 is 0 in float16
         total = own.sum(dim=-1, keepdim=True).clamp(min=max(1e-12, torch.finfo(own.dtype).tiny))
@@ -148,7 +158,9 @@ class Prefix(PEFTModule):
 
 
 class PrefixAttention(Attention):
-    """An attention sub-layer with :class:`Prefix`. Never fused, because the weights change between softmax and values."""
+    """An attention sub-layer with :class:`Prefix`. Never fused, because the weights change between
+    softmax and values.
+    """
 
     prefix: Prefix
 
@@ -179,15 +191,16 @@ def attach_lora(
 ) -> list[LoRA]:
     """Put a new :class:`LoRA` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
 
-    Names and identity of all parameters stay; those of block j's module are added as ``blocks.<j>.attn.qkv.lora.<A|B|scale>``.
-    This function freezes nothing: use :class:`PEFTSchedule`, or call ``model.requires_grad_(False)`` before. A block can have LoRA
-    together with an adapter or a prefix.
+    Names and identity of all parameters stay; those of block j's module are added as
+    ``blocks.<j>.attn.qkv.lora.<A|B|scale>``. This function freezes nothing: use :class:`PEFTSchedule`, or call
+    ``model.requires_grad_(False)`` before. A block can have LoRA together with an adapter or a prefix.
 
     :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param blocks: indices of blocks, from 0; 0-4 in aEPG's protocol.
     :param rank: see :class:`LoRA`.
     :param generator: see :class:`LoRA`; on the CPU.
-    :raises TypeError: the model is not such a ViT, or a chosen block has no plain qkv layer (perhaps it has LoRA already).
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain qkv layer (perhaps it has LoRA
+        already).
     :raises ValueError: a block does not exist or is named twice, no block is named, or the rank is below 1.
     """
 
@@ -200,14 +213,16 @@ def attach_lora(
 def attach_adapter(
     model: nn.Module, blocks: Iterable[int] = range(5), hidden: int = 5, generator: torch.Generator | None = None
 ) -> list[Adapter]:
-    """Put a new :class:`Adapter` into chosen blocks of a timm ViT, in place, and return them in the order of ``blocks``.
+    """Put a new :class:`Adapter` into chosen blocks of a timm ViT, in place,
+    and return them in the order of ``blocks``.
 
-    As :func:`attach_lora`; the parameters are added as ``blocks.<j>.attn.adapter.<scale|down.weight|down.bias|up.weight|up.bias>``.
+    As :func:`attach_lora`; the parameters are added as
+    ``blocks.<j>.attn.adapter.<scale|down.weight|down.bias|up.weight|up.bias>``.
 
     :param hidden: see :class:`Adapter`.
     :param generator: see :class:`Adapter`; on the CPU.
-    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an adapter or a
-        prefix already).
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an
+        adapter or a prefix already).
     :raises ValueError: a block does not exist or is named twice, no block is named, or ``hidden`` is below 1.
     """
 
@@ -226,8 +241,8 @@ def attach_prefix(
 
     :param tokens: see :class:`Prefix`.
     :param generator: see :class:`Prefix`; on the CPU.
-    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an adapter or a
-        prefix already).
+    :raises TypeError: the model is not such a ViT, or a chosen block has no plain timm ``Attention`` (perhaps it has an
+        adapter or a prefix already).
     :raises ValueError: a block does not exist or is named twice, no block is named, or ``tokens`` is below 1.
     """
 
@@ -291,7 +306,9 @@ def _attach(
     name: str,
     make: Callable[[nn.Module], ModuleT],
 ) -> list[ModuleT]:
-    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``, and add the module that ``make`` returns as ``name``."""
+    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``,
+    and add the module that ``make`` returns as ``name``.
+    """
     vit = require_vision_transformer(model)
     chosen = list(blocks)
     if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
@@ -325,10 +342,11 @@ class PEFTSchedule(SupervisedPlugin[Any]):
 
     Parameters that are frozen when the first training starts stay frozen in either mode.
 
-    :param frozen_epochs: number of first epochs of an experience in which only the head trains; 30 of 50 in aEPG's protocol.
-    :param freeze: "peft", LAE's code: the backbone never trains, the modules in it (:func:`peft_modules`) wait for ``frozen_epochs``
-        in every experience but the first. "backbone", the paper's text: the whole backbone, modules included, waits for
-        ``frozen_epochs`` in every experience and then trains in full.
+    :param frozen_epochs: number of first epochs of an experience in which only the head trains; 30 of 50 in aEPG's
+        protocol.
+    :param freeze: "peft", LAE's code: the backbone never trains, the modules in it (:func:`peft_modules`) wait for
+        ``frozen_epochs`` in every experience but the first. "backbone", the paper's text: the whole backbone, modules
+        included, waits for ``frozen_epochs`` in every experience and then trains in full.
     """
 
     def __init__(self, frozen_epochs: int = 30, freeze: Literal["peft", "backbone"] = "peft") -> None:
@@ -345,7 +363,8 @@ class PEFTSchedule(SupervisedPlugin[Any]):
         """Freeze what must not train in the first epoch.
 
         :raises TypeError: the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
-        :raises ValueError: only the heads would ever train: there are fewer epochs than frozen ones, or no PEFT modules.
+        :raises ValueError: only the heads would ever train: there are fewer epochs than frozen ones, or no PEFT
+            modules.
         """
         backbone = require_continual_model(strategy.model, "PEFTSchedule").backbone
         if self.frozen_epochs > strategy.train_epochs:

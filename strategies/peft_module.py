@@ -29,7 +29,8 @@ def peft_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def require_vision_transformer(model: nn.Module) -> VisionTransformer:
-    """The model, or the backbone of a :class:`~reclaim.strategies.heads.ContinualModel`, as a timm ``VisionTransformer``.
+    """The model, or the backbone of a :class:`~reclaim.strategies.heads.ContinualModel`,
+    as a timm ``VisionTransformer``.
 
     :raises TypeError: it is another kind of model.
     """

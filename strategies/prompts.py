@@ -1,4 +1,5 @@
-"""Visual prompt tuning (VPT; Jia et al., ECCV 2022), a baseline of OLOR: learned tokens next to those of the image, in a frozen ViT.
+"""Visual prompt tuning (VPT; Jia et al., ECCV 2022), a baseline of OLOR: learned tokens next to those of the image, in
+a frozen ViT.
 
 :func:`attach_prompts` adds them to a timm ViT in place, :func:`detach_prompts` removes them. They are PEFT modules
 (:mod:`~reclaim.strategies.peft_module`): code that counts, schedules or skips such modules treats prompts alike.
@@ -18,9 +19,9 @@ from .peft_module import PEFTModule, require_vision_transformer
 class Prompts(PEFTModule):
     """Learned ``tokens`` (tokens, width) between a ViT's own tokens (such as the class token) and those of the image.
 
-    They start uniform within +-sqrt(6 / (3 patch_area + width)), as in VPT's code: Xavier's bound for a patch embedding of three channels.
-    The actual number of channels does not matter. A new module does change the outputs. Two options of the code are missing here: dropout
-    on prompts, and a projection of them.
+    They start uniform within +-sqrt(6 / (3 patch_area + width)), as in VPT's code: Xavier's bound for a patch embedding
+    of three channels. The actual number of channels does not matter. A new module does change the outputs. Two options
+    of the code are missing here: dropout on prompts, and a projection of them.
 
     :param width: width of the tokens.
     :param tokens: how many; 10 in OLOR.
@@ -57,7 +58,9 @@ class Prompts(PEFTModule):
         return torch.cat([own, image], dim=1)
 
     def enter(self, first: nn.Module, last: nn.Module) -> None:
-        """Insert the prompts at the input of block ``first``, as its child ``prompts``, and remove them at the output of block ``last``."""
+        """Insert the prompts at the input of block ``first``, as its child ``prompts``, and remove them at the output
+        of block ``last``.
+        """
         first.add_module("prompts", self)
         self._hooks = [first.register_forward_pre_hook(self._before), last.register_forward_hook(self._after)]
 
@@ -79,19 +82,21 @@ class Prompts(PEFTModule):
 def attach_prompts(
     model: nn.Module, tokens: int = 10, deep: bool = True, generator: torch.Generator | None = None
 ) -> list[Prompts]:
-    """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it, and return them in the order of the blocks.
+    """Put new :class:`Prompts` into a timm ViT, in place, freeze the rest of it,
+    and return them in the order of the blocks.
 
-    Names and identity of all parameters stay; those of block j's prompts are added as ``blocks.<j>.prompts.tokens``. The blocks see
-    ``tokens`` more tokens, the rest of the model as many as before. Heads of a :class:`~reclaim.strategies.heads.ContinualModel` train as
-    always. No attention mask may be used.
+    Names and identity of all parameters stay; those of block j's prompts are added as ``blocks.<j>.prompts.tokens``.
+    The blocks see ``tokens`` more tokens, the rest of the model as many as before. Heads of a
+    :class:`~reclaim.strategies.heads.ContinualModel` train as always. No attention mask may be used.
 
-    OLOR gives VPT 10 prompts. Its code does not say whether they are shallow or deep: the line that would pass the number to a ViT is
-    commented out, so that this mode would train only the head. The default is deep, as in the main results of VPT's authors.
+    OLOR gives VPT 10 prompts. Its code does not say whether they are shallow or deep: the line that would pass the
+    number to a ViT is commented out, so that this mode would train only the head. The default is deep, as in the main
+    results of VPT's authors.
 
     :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param tokens: how many in each block.
-    :param deep: ``True``: each block has its own prompts, which replace those of the block before. ``False``: the prompts of the first
-        block pass through all blocks.
+    :param deep: ``True``: each block has its own prompts, which replace those of the block before. ``False``: the
+        prompts of the first block pass through all blocks.
     :param generator: see :class:`Prompts`; on the CPU.
     :raises TypeError: the model is not such a ViT (a ConvNet has no tokens).
     :raises ValueError: the model has prompts already, or ``tokens`` is below 1.
@@ -110,7 +115,8 @@ def attach_prompts(
 
 
 def detach_prompts(model: nn.Module) -> list[Prompts]:
-    """Remove all prompts from a model, in place, and return them in the order of the blocks. Frozen parameters stay frozen.
+    """Remove all prompts from a model, in place, and return them in the order of the blocks.
+    Frozen parameters stay frozen.
 
     :raises TypeError: the model is not a timm ViT or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :raises ValueError: there are none.

@@ -1,8 +1,8 @@
 """Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ train with a loss over all classes seen
-(``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads (``ContinualModel(freeze_earlier=False)``). DER++ needs one head
-over all classes, made before the optimizer.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ train with a loss over all
+classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads
+(``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Memory(ClassBalancedBuffer):
 
 
 class Replay(ReplayPlugin):
-    """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem`` images from the memory.
+    """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem``
+    images from the memory.
 
     :param mem_size: number of images in the memory, equally many of each class.
     :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
@@ -66,13 +67,14 @@ class Replay(ReplayPlugin):
 class GDumb(GDumbPlugin):
     """GDumb (Prabhu et al., 2020): in each experience, trains again from the initial model, on the memory only.
 
-    ``strategy.model`` is a new object in each experience. Avalanche replaces the old model's parameters by its parameters in the
-    optimizer. One epoch is one pass over the memory.
+    ``strategy.model`` is a new object in each experience. Avalanche replaces the old model's parameters by its
+    parameters in the optimizer. One epoch is one pass over the memory.
 
-    Fixes upstream: evaluating classes before training on them gave the initial model heads for them, and so all later models.
+    Fixes upstream: evaluating classes before training on them gave the initial model heads for them, and so all later
+    models.
 
-    :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are drawn before
-        training.
+    :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are
+        drawn before training.
     :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
     """
 
@@ -94,26 +96,29 @@ class GDumb(GDumbPlugin):
 
 
 class BiC(BiCPlugin):
-    """Bias correction (Wu et al., 2019): replay and distillation, then a scale and a shift of the newest classes' logits in evaluation.
+    """Bias correction (Wu et al., 2019): replay and distillation, then a scale and a shift of the newest classes'
+    logits in evaluation.
 
-    Scale and shift are fitted to images held out from every class, with the evaluation transform. These images come on top of
-    ``mem_size``.
+    Scale and shift are fitted to images held out from every class, with the evaluation transform. These images come on
+    top of ``mem_size``.
 
     Fixes upstream (Avalanche 0.6):
 
     - It passes ``MultiStepLR`` an argument that torch no longer has.
     - Its distillation normalises the old model's logits over the batch instead of over the classes.
     - It runs the frozen model again in each of the 200 epochs of the second stage.
-    - It removes the held-out images from the caller's experience. Streams whose experiences do not allow the copy that avoids this
-      raise a ``TypeError``.
+    - It removes the held-out images from the caller's experience. Streams whose experiences do not allow the copy that
+      avoids this raise a ``TypeError``.
 
     :param mem_size: number of images in the memory, equally many of each class.
     :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
-    :param val_percentage: number of held-out images as a fraction of ``mem_size`` (0.1 is a tenth); at least one per class is needed.
+    :param val_percentage: number of held-out images as a fraction of ``mem_size`` (0.1 is a tenth); at least one per
+        class is needed.
     :param T: temperature of the distillation.
     :param stage_2_epochs: epochs of the fit. Its learning rate falls to a tenth after 50, 100 and 150 of them.
     :param lr: learning rate of the fit.
-    :raises ValueError: ``mem_size`` is below 1; while training, too few or too many held-out images, or frozen earlier heads.
+    :raises ValueError: ``mem_size`` is below 1; while training, too few or too many held-out images, or frozen earlier
+        heads.
     """
 
     def __init__(
@@ -150,7 +155,8 @@ class BiC(BiCPlugin):
         )
         if not 1 <= held_out / seen <= fewest - 1:
             raise ValueError(
-                f"BiC holds out val_percentage x mem_size = {held_out} images of {seen} classes: this must be at least one per class, "
+                f"BiC holds out val_percentage x mem_size = {held_out} images of {seen} classes: "
+                f"this must be at least one per class, "
                 f"and leave one of the {fewest} to train on; change one of the two"
             )
         # Avalanche removes the held-out images: let it do so from a copy, not from the caller's experience
@@ -160,7 +166,8 @@ class BiC(BiCPlugin):
         except AttributeError as error:
             kind = type(strategy.experience).__name__
             raise TypeError(
-                f"BiC replaces the dataset of an experience, which {kind} does not allow: make the stream with nc_benchmark"
+                f"BiC replaces the dataset of an experience, which {kind} does not allow: "
+                f"make the stream with nc_benchmark"
             ) from error
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
@@ -194,18 +201,19 @@ class BiC(BiCPlugin):
 
 
 class DERPlusPlus(DER):
-    """DER++ (Buzzega et al., 2020), a strategy: used like ``Naive``, with ``mem_size``, ``batch_size_mem``, ``alpha`` and ``beta``.
+    """DER++ (Buzzega et al., 2020), a strategy: used like ``Naive``, with ``mem_size``, ``batch_size_mem``,
+    ``alpha`` and ``beta``.
 
-    The loss on new images is cross-entropy over all classes. The loss on images from the memory is alpha x the mean squared difference
-    between the logits and the stored ones + beta x cross-entropy. The stored logits are those of the model in eval mode after the
-    experience, without augmentation. The same batch from the memory is used for both terms. The memory is used once it holds a whole
-    batch.
+    The loss on new images is cross-entropy over all classes. The loss on images from the memory is alpha x the mean
+    squared difference between the logits and the stored ones + beta x cross-entropy. The stored logits are those of the
+    model in eval mode after the experience, without augmentation. The same batch from the memory is used for both
+    terms. The memory is used once it holds a whole batch.
 
-    Once there is a memory, the loss does not use the criterion: leave the criterion at its default. The head must cover all classes of
-    the stream: call ``model.heads.add_head(range(n_classes))`` before you make the optimizer.
+    Once there is a memory, the loss does not use the criterion: leave the criterion at its default. The head must cover
+    all classes of the stream: call ``model.heads.add_head(range(n_classes))`` before you make the optimizer.
 
-    Fixes upstream: ``before_forward`` of plugins (augmentation) also sees the images from the memory, not only the new ones. Between two
-    epochs the strategy can be pickled.
+    Fixes upstream: ``before_forward`` of plugins (augmentation) also sees the images from the memory, not only the new
+    ones. Between two epochs the strategy can be pickled.
     """
 
     plugins: list[Any]
@@ -222,7 +230,8 @@ class DERPlusPlus(DER):
         )
         if missing:
             raise ValueError(
-                f"DER++ stores logits and needs a head that does not grow, but there is no head for the classes {sorted(missing)}: "
+                f"DER++ stores logits and needs a head that does not grow, "
+                f"but there is no head for the classes {sorted(missing)}: "
                 "call model.heads.add_head(range(n_classes)) before you make the optimizer"
             )
         if isinstance(self._criterion, TaskLoss) and self._criterion.restrict:
@@ -246,7 +255,9 @@ class DERPlusPlus(DER):
 
 
 class Endless:
-    """The batches of a data loader, pass after pass. After unpickling in the middle of a pass it continues with the same batches."""
+    """The batches of a data loader, pass after pass.
+    After unpickling in the middle of a pass it continues with the same batches.
+    """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
@@ -276,12 +287,15 @@ class Endless:
 def _require_open_heads(model: nn.Module, who: str) -> None:
     if require_continual_model(model, who).heads.freeze_earlier:
         raise ValueError(
-            f"{who} trains the heads of earlier experiences too: make the model with ContinualModel(freeze_earlier=False)"
+            f"{who} trains the heads of earlier experiences too: "
+            f"make the model with ContinualModel(freeze_earlier=False)"
         )
 
 
 def _bytes_of_images(dataset: Any) -> int:
-    """Bytes of all samples of an Avalanche dataset, counted as if copied. The dataset itself has indices into the experiences' data."""
+    """Bytes of all samples of an Avalanche dataset, counted as if copied.
+    The dataset itself has indices into the experiences' data.
+    """
     if len(dataset) == 0:
         return 0
     return len(dataset) * sum(t.nbytes for t in dataset.collate_fn([dataset.eval()[0]]))

@@ -1,7 +1,8 @@
 """SLCA, Slow Learner with Classifier Alignment (Zhang et al., ICCV 2023, arXiv 2303.05118).
 
-Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2 runs after each
-experience except the first. It retrains all heads on features drawn from one Gaussian per class seen (:class:`ClassifierAlignment`).
+Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2 runs after
+each experience except the first. It retrains all heads on features drawn from one Gaussian per class seen
+(:class:`ClassifierAlignment`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ TaskIndex = Literal["true", "reference"]
 def slow_learner_groups(
     model: nn.Module, lr: float = 0.01, slow_factor: float = 0.01, weight_decay: float | None = 5e-4
 ) -> list[dict[str, Any]]:
-    """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, and the heads, including future ones, at ``lr``.
+    """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, and the heads, including future
+    ones, at ``lr``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
     :param slow_factor: 0.01 in the paper; 1 is plain fine-tuning, 0 does not train the backbone.
@@ -97,17 +99,20 @@ def align_heads(
 ) -> None:
     """Retrain all heads, including frozen ones, in place, on features drawn from the Gaussians of all classes.
 
-    Each epoch draws ``samples_per_class`` features of every class and shuffles them together. The optimizer is SGD with momentum. The
-    learning rate follows a cosine to 0 and changes once per epoch. The ``requires_grad`` flags of the heads are ignored and kept.
+    Each epoch draws ``samples_per_class`` features of every class and shuffles them together. The optimizer is SGD with
+    momentum. The learning rate follows a cosine to 0 and changes once per epoch. The ``requires_grad`` flags of the
+    heads are ignored and kept.
 
     :param heads: heads for exactly the classes in ``gaussians``.
     :param epochs: 0 does not change the heads.
     :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 does not normalise the logits.
     :param mean_decay: whether to scale the means by :func:`mean_scales` (F4).
-    :param feature_decay: mean and half width of mu, to scale each drawn vector by :func:`feature_scales`; (0.02, 0.01) in SLCA++.
+    :param feature_decay: mean and half width of mu, to scale each drawn vector by :func:`feature_scales`; (0.02, 0.01)
+        in SLCA++.
     :param task_index: which index of a class's task the two decays use (F5).
     :param generator: a CPU generator, the only source of random numbers here.
-    :raises ValueError: a number is out of its range, or some classes have a head but no statistics, or the other way round.
+    :raises ValueError: a number is out of its range, or some classes have a head but no statistics, or the other way
+        round.
     :raises FloatingPointError: the weights became NaN or infinite. The heads do not change then.
     """
     _check_alignment(
@@ -180,10 +185,12 @@ def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tenso
 
 
 def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
-    """A factor for each class's mean, in the order of ``heads.classes``: 0.9 + 0.1 (t + 1) / (T + 1), with T the newest task (F4).
+    """A factor for each class's mean, in the order of ``heads.classes``:
+    0.9 + 0.1 (t + 1) / (T + 1), with T the newest task (F4).
 
-    :param task_index: ``"true"``: t is the index of the experience of the class's statistics. ``"reference"``: the class's position in
-        the order of the heads, divided by the size of the newest head, which is wrong when tasks differ in size (F5).
+    :param task_index: ``"true"``: t is the index of the experience of the class's statistics. ``"reference"``: the
+        class's position in the order of the heads, divided by the size of the newest head, which is wrong when tasks
+        differ in size (F5).
     """
     tasks, newest = _task_indices(heads, gaussians, task_index)
     return [0.9 + 0.1 * (t + 1) / (newest + 1) for t in tasks]
@@ -197,7 +204,8 @@ def feature_scales(
     generator: torch.Generator,
     task_index: TaskIndex = "true",
 ) -> Tensor:
-    """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``: 1 / (1 + mu (T - t)).
+    """Factors (C, count) for ``count`` feature vectors of each class, in the order of ``heads.classes``:
+    1 / (1 + mu (T - t)).
 
     T is the newest task. mu is drawn for each vector (SLCA++, arXiv 2408.08295).
 
@@ -210,7 +218,8 @@ def feature_scales(
     ages = newest - torch.tensor(tasks)
     if 1 + (mean + half_width) * int(ages.min()) <= 0:
         raise ValueError(
-            f"feature_decay {decay} is too large for task_index={task_index!r}, which makes T - t {int(ages.min())}: lower it"
+            f"feature_decay {decay} is too large for task_index={task_index!r}, which makes T - t {int(ages.min())}: "
+            f"lower it"
         )
     mu = mean + half_width * (2 * torch.rand(len(tasks), count, generator=generator) - 1)
     return 1 / (1 + mu * ages.unsqueeze(1))
@@ -237,7 +246,9 @@ def _check_alignment(
     feature_decay: tuple[float, float] | None,
     task_index: str,
 ) -> None:
-    """Raise a :class:`ValueError` that names the first hyper-parameter of :func:`align_heads` that is out of its range."""
+    """Raise a :class:`ValueError` that names the first hyper-parameter of :func:`align_heads` that is
+    out of its range.
+    """
     for name, value, least in (
         ("epochs", epochs, 0),
         ("samples_per_class", samples_per_class, 1),
@@ -249,33 +260,40 @@ def _check_alignment(
     mean, half_width = feature_decay or (0.0, 0.0)
     if not 0 <= half_width <= mean < math.inf:
         raise ValueError(
-            f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: None switches it off"
+            f"feature_decay must be (mean, half width), 0 <= half width <= mean, got {feature_decay}: "
+            f"None switches it off"
         )
     if task_index not in ("true", "reference"):
         raise ValueError(f"task_index must be 'true' or 'reference', got {task_index!r}")
 
 
 class ClassifierAlignment(SupervisedPlugin[Any]):
-    """Stage 2 of SLCA as a plugin for any Avalanche strategy whose model is a :class:`~reclaim.strategies.heads.ContinualModel`.
+    """Stage 2 of SLCA as a plugin for any Avalanche strategy whose model is a
+    :class:`~reclaim.strategies.heads.ContinualModel`.
 
-    After training on an experience it fits one Gaussian to the features of each of its classes (training images, test transform, eval
-    mode). A class that occurs again is fitted again, only to its new images, and counts as a class of the newest experience. Then, from
-    the second experience on, it runs :func:`align_heads`. Every call of ``train`` on an experience counts as one experience.
+    After training on an experience it fits one Gaussian to the features of each of its classes (training images, test
+    transform, eval mode). A class that occurs again is fitted again, only to its new images, and counts as a class of
+    the newest experience. Then, from the second experience on, it runs :func:`align_heads`. Every call of ``train`` on
+    an experience counts as one experience.
 
-    It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags of the heads as
-    they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins after it the aligned ones.
+    It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags
+    of the heads as they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins
+    after it the aligned ones.
 
     :param epochs: passes over the drawn features; 0 switches alignment off.
     :param samples_per_class: features drawn per class and epoch.
     :param lr: at the start of its cosine; the paper's is the heads' rate in stage 1.
-    :param tau: temperature of the logit normalisation, 0.1 (0.05 for Cars-196); ``None`` or 0 switches the normalisation off.
+    :param tau: temperature of the logit normalisation, 0.1 (0.05 for Cars-196); ``None`` or 0 switches the
+        normalisation off.
     :param covariance_ridge: multiple of the identity added to each covariance: 1e-4 in the code, 0 in the text (F3).
     :param covariance, rank: what is kept of each covariance, the whole matrix in the paper: see
         :class:`~reclaim.strategies.gaussians.ClassGaussians`.
-    :param mean_decay: scale the means of earlier experiences' classes, as in the code; the text does not, that is ``False`` (F4).
-    :param feature_decay: mean and half width of the random decay of the drawn features, which SLCA++ has in place of ``mean_decay``:
-        (0.02, 0.01) there; ``None`` is off.
-    :param task_index: ``"true"``, or ``"reference"`` for the code's index, which is wrong when tasks differ in size (F5).
+    :param mean_decay: scale the means of earlier experiences' classes, as in the code; the text does not, that is
+        ``False`` (F4).
+    :param feature_decay: mean and half width of the random decay of the drawn features, which SLCA++ has in place of
+        ``mean_decay``: (0.02, 0.01) there; ``None`` is off.
+    :param task_index: ``"true"``, or ``"reference"`` for the code's index, which is wrong when tasks differ in size
+        (F5).
     :param restore: go on training from the unaligned heads: they are put back before the next experience, so that
         evaluation in between sees the aligned ones (F6).
     :param seed: of the drawn features, together with the index of the experience.
@@ -363,16 +381,20 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 class SLCA(SupervisedTemplate):
     """SLCA as a complete strategy: used like Avalanche's ``Naive``, but it makes its optimizer and criterion itself.
 
-    Stage 1: SGD over :func:`slow_learner_groups`, new for each experience, cross-entropy over the experience's classes; stage 2:
-    :class:`ClassifierAlignment`, with the rate, momentum and weight decay of stage 1, as in the code. The defaults are those
-    of CIFAR-100 with supervised pretraining; the paper's other data sets take 50 epochs with milestone 40, MoCo v3 90 with 80.
+    Stage 1: SGD over :func:`slow_learner_groups`, new for each experience, cross-entropy over the experience's classes;
+    stage 2: :class:`ClassifierAlignment`, with the rate, momentum and weight decay of stage 1, as in the code. The
+    defaults are those of CIFAR-100 with supervised pretraining; the paper's other data sets take 50 epochs with
+    milestone 40, MoCo v3 90 with 80.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with heads of ``init_std=0.02``.
     :param lr: of the heads, in both stages; the backbone's is ``lr * slow_factor``.
-    :param milestones: epochs of each experience after which both rates are multiplied by ``lr_decay``; none beyond ``train_epochs``.
-    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
+    :param milestones: epochs of each experience after which both rates are multiplied by ``lr_decay``; none beyond
+        ``train_epochs``.
+    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained
+        one (F1).
     :param alignment_epochs: 0 skips stage 2.
-    :param tau, samples_per_class, covariance_ridge, mean_decay, task_index, restore, seed: see :class:`ClassifierAlignment` (F3-F6).
+    :param tau, samples_per_class, covariance_ridge, mean_decay, task_index, restore, seed: see
+        :class:`ClassifierAlignment` (F3-F6).
     :param plugins: further plugins. They run before the alignment, so they see the heads before it.
     :param base_kwargs: other arguments of ``SupervisedTemplate``.
     :raises ValueError: a number is out of its range, or there is no LayerNorm to reset.

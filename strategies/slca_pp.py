@@ -1,10 +1,11 @@
-"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates instead of training most of the backbone's weights.
+"""SLCA++ (Zhang et al., arXiv 2408.08295): SLCA with low-rank updates instead of training most of the
+backbone's weights.
 
-It differs from :mod:`.slca` in four ways. In the backbone only LoRA, norms, biases and the class token train (:func:`attach_svd_lora`,
-:func:`train_low_rank_and_norms`), at their own rates (:func:`slca_pp_groups`, :class:`SlowLearnerRates`). The loss is a
-:class:`SymmetricCrossEntropy`. Alignment shrinks the drawn features of earlier experiences by random factors, instead of their means
-(``ClassifierAlignment(mean_decay=False, feature_decay=(0.02, 0.01))``). At test time
-earlier heads have slightly larger weights (:class:`HeadScaling`).
+It differs from :mod:`.slca` in four ways. In the backbone only LoRA, norms, biases and the class token train
+(:func:`attach_svd_lora`, :func:`train_low_rank_and_norms`), at their own rates (:func:`slca_pp_groups`,
+:class:`SlowLearnerRates`). The loss is a :class:`SymmetricCrossEntropy`. Alignment shrinks the drawn features of
+earlier experiences by random factors, instead of their means (``ClassifierAlignment(mean_decay=False,
+feature_decay=(0.02, 0.01))``). At test time earlier heads have slightly larger weights (:class:`HeadScaling`).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from .task_loss import TaskLoss
 class SVDLoRA(PEFTModule):
     """The low-rank update scale x B A of a linear layer's weight W (out, in).
 
-    ``A`` (rank, in) starts as the first right singular vectors of W (their signs, which are arbitrary, change no output), ``B`` (out, rank)
-    at 0, so that a new module changes nothing.
+    ``A`` (rank, in) starts as the first right singular vectors of W (their signs, which are arbitrary, change no
+    output), ``B`` (out, rank) at 0, so that a new module changes nothing.
 
     :param weight: W.
     :param rank: from 1 to the smaller side of W; 4 in SLCA++.
@@ -68,7 +69,9 @@ class SVDLoRA(PEFTModule):
 
 
 class SVDLoRALinear(nn.Linear):
-    """The class of a linear layer while it has :class:`SVDLoRA`. The layer changes its class in place and keeps its parameters."""
+    """The class of a linear layer while it has :class:`SVDLoRA`.
+    The layer changes its class in place and keeps its parameters.
+    """
 
     lora: SVDLoRA
 
@@ -78,15 +81,18 @@ class SVDLoRALinear(nn.Linear):
 
 
 def attach_svd_lora(model: nn.Module, rank: int = 4, scale: float = 0.8) -> list[SVDLoRA]:
-    """Put a new :class:`SVDLoRA` on qkv, fc1 and fc2 of every block of a timm ViT, in place, and return them in this order.
+    """Put a new :class:`SVDLoRA` on qkv, fc1 and fc2 of every block of a timm ViT, in place,
+    and return them in this order.
 
     Names and identity of all parameters stay; new ones are added, for example ``blocks.<j>.mlp.fc1.lora.<A|B>``.
     This function freezes nothing: :func:`train_low_rank_and_norms` does. A ViT-B takes half a minute on one core.
 
     :param model: a timm ``VisionTransformer``, or a :class:`~reclaim.strategies.heads.ContinualModel` on one.
     :param rank, scale: see :class:`SVDLoRA`.
-    :raises TypeError: the model is not such a ViT, or one of these layers is not a plain ``Linear`` (perhaps it has LoRA already).
-    :raises ValueError: the rank is below 1 or above the layers' width, or the scale is negative. The model does not change then.
+    :raises TypeError: the model is not such a ViT, or one of these layers is not a plain ``Linear`` (perhaps it has
+        LoRA already).
+    :raises ValueError: the rank is below 1 or above the layers' width, or the scale is negative. The model does not
+        change then.
     """
     layers = _layers(model)
     for name, layer in layers.items():
@@ -154,11 +160,12 @@ def slca_pp_groups(
     lora_factors: tuple[float, float] = (0.5, 0.1),
     weight_decay: float | None = 5e-4,
 ) -> list[dict[str, Any]]:
-    """Three parameter groups for an optimizer: the backbone without LoRA at ``lr * slow_factor``, LoRA, and the heads at ``lr``.
+    """Three parameter groups for an optimizer: the backbone without LoRA at ``lr * slow_factor``, LoRA,
+    and the heads at ``lr``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with LoRA, or other PEFT modules, attached.
-    :param lora_factors: LoRA's rate divided by ``lr``, in the first experience and in later ones. The group keeps the later rate as
-        ``"later_lr"``, for :class:`SlowLearnerRates`.
+    :param lora_factors: LoRA's rate divided by ``lr``, in the first experience and in later ones. The group keeps the
+        later rate as ``"later_lr"``, for :class:`SlowLearnerRates`.
     :param weight_decay: of all groups; ``None`` uses the optimizer's.
     :raises ValueError: a rate is NaN, infinite or negative, or the model has no LoRA.
     :raises TypeError: the model has no heads of its own.
@@ -179,11 +186,11 @@ def slca_pp_groups(
 class SlowLearnerRates(FreshOptimizer):
     """A new optimizer for each experience, whose rates follow a cosine per epoch to one absolute floor.
 
-    It replaces :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`. From the second experience on, a group starts at its
-    ``"later_lr"``, if it has one (:func:`slca_pp_groups`).
+    It replaces :class:`~reclaim.strategies.fresh_optimizer.FreshOptimizer`. From the second experience on, a group
+    starts at its ``"later_lr"``, if it has one (:func:`slca_pp_groups`).
 
-    :param floor: the value that all rates would reach after the last epoch; in the code 0.01 x 0.1 x 0.1^(number of milestones), 1e-4
-        for supervised pretraining (one milestone), 1e-5 for MoCo v3 (two).
+    :param floor: the value that all rates would reach after the last epoch; in the code 0.01 x 0.1 x 0.1^(number of
+        milestones), 1e-4 for supervised pretraining (one milestone), 1e-5 for MoCo v3 (two).
     :raises ValueError: the floor is negative; while training, a group starts below it and would rise.
     """
 
@@ -200,7 +207,8 @@ class SlowLearnerRates(FreshOptimizer):
         lowest = min(self._first_lrs)
         if lowest < self.floor and not math.isclose(lowest, self.floor):
             raise ValueError(
-                f"floor={self.floor} is above a parameter group's learning rate {lowest}, which would rise to it: lower the floor"
+                f"floor={self.floor} is above a parameter group's learning rate {lowest}, which would rise to it: "
+                f"lower the floor"
             )
 
 
@@ -208,10 +216,11 @@ class SlowLearnerRates(FreshOptimizer):
 
 
 class SymmetricCrossEntropy(TaskLoss):
-    """Symmetric cross-entropy (Wang et al., 2019): the mean of alpha CE + beta RCE over the current experience's classes.
+    """Symmetric cross-entropy (Wang et al., 2019):
+    the mean of alpha CE + beta RCE over the current experience's classes.
 
-    RCE, the reverse cross-entropy, is -sum_c p_c log q_c, with p the softmax, at least 1e-7, and q the one-hot target, at least 1e-4.
-    Half-precision logits are converted to float32, and the loss is float32.
+    RCE, the reverse cross-entropy, is -sum_c p_c log q_c, with p the softmax, at least 1e-7, and q the one-hot target,
+    at least 1e-4. Half-precision logits are converted to float32, and the loss is float32.
 
     :param alpha, beta: at least 0; (1, 0.1) for CIFAR-100 and CUB-200, (0.5, 0.5) for ImageNet-R and Cars-196.
     :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
@@ -233,9 +242,9 @@ class SymmetricCrossEntropy(TaskLoss):
 class HeadScaling(SupervisedPlugin[Any]):
     """In evaluation only, head t of heads 0 to T gets its features times 1 + factor (T - t). Biases are not scaled.
 
-    The weights are scaled in ``before_eval`` and restored bit for bit in ``after_eval``, also for an evaluation in the middle of training.
-    List it before :class:`~reclaim.strategies.slca.ClassifierAlignment`: after an interrupted evaluation, the aligned heads are restored
-    first, and then the unaligned ones.
+    The weights are scaled in ``before_eval`` and restored bit for bit in ``after_eval``, also for an evaluation in the
+    middle of training. List it before :class:`~reclaim.strategies.slca.ClassifierAlignment`: after an interrupted
+    evaluation, the aligned heads are restored first, and then the unaligned ones.
 
     :param factor: at least 0; 0.02 in SLCA++, 0 switches it off.
     """
@@ -273,11 +282,11 @@ class HeadScaling(SupervisedPlugin[Any]):
 class SLCAPlusPlus(SupervisedTemplate):
     """SLCA++ as a complete strategy: used like Avalanche's ``Naive``, but it makes its optimizer and criterion itself.
 
-    It changes the model: it attaches LoRA, resets the final LayerNorm and freezes what does not train. Stage 1: SGD over
-    :func:`slca_pp_groups`, with :class:`SlowLearnerRates` and :class:`SymmetricCrossEntropy`; stage 2:
-    :class:`~reclaim.strategies.slca.ClassifierAlignment` with the heads' rate, momentum and weight decay of stage 1. The defaults are
-    those of CIFAR-100 with supervised pretraining. CUB-200 takes 50 epochs; ImageNet-R and Cars-196 50 epochs, alpha = beta = 0.5
-    and no weight decay, Cars-196 also tau = 0.05; MoCo v3 90 epochs and ``floor=1e-5``.
+    It changes the model: it attaches LoRA, resets the final LayerNorm and freezes what does not train. Stage 1: SGD
+    over :func:`slca_pp_groups`, with :class:`SlowLearnerRates` and :class:`SymmetricCrossEntropy`; stage 2:
+    :class:`~reclaim.strategies.slca.ClassifierAlignment` with the heads' rate, momentum and weight decay of stage 1.
+    The defaults are those of CIFAR-100 with supervised pretraining. CUB-200 takes 50 epochs; ImageNet-R and Cars-196 50
+    epochs, alpha = beta = 0.5 and no weight decay, Cars-196 also tau = 0.05; MoCo v3 90 epochs and ``floor=1e-5``.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel` on a timm ViT, with heads of ``init_std=0.02``.
     :param lr: of the heads, in both stages.
@@ -285,7 +294,8 @@ class SLCAPlusPlus(SupervisedTemplate):
     :param floor: see :class:`SlowLearnerRates`.
     :param rank, scale: see :func:`attach_svd_lora`.
     :param alpha, beta: see :class:`SymmetricCrossEntropy`.
-    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained one (F1).
+    :param final_norm: ``"fresh"`` resets the final LayerNorm, as the code does; ``"pretrained"`` keeps the pretrained
+        one (F1).
     :param alignment_epochs: 0 skips stage 2.
     :param tau, samples_per_class, covariance_ridge, feature_decay, task_index, restore, seed: see
         :class:`~reclaim.strategies.slca.ClassifierAlignment` (F3, F5, F6; F4 is off).

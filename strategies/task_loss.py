@@ -14,8 +14,8 @@ from torch.nn import functional as F
 class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
     """A criterion and Avalanche plugin: while training, it sees only the logits of the current experience's classes.
 
-    Pass it to a strategy as its criterion. Avalanche then registers it as a plugin, too. In evaluation, and outside Avalanche, it uses
-    all logits.
+    Pass it to a strategy as its criterion. Avalanche then registers it as a plugin, too. In evaluation, and outside
+    Avalanche, it uses all logits.
 
     :param restrict: ``False`` uses all logits in training as well. A replay buffer needs that.
     """
@@ -42,7 +42,8 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
             foreign = classes[position] != targets
             if foreign.any():
                 raise ValueError(
-                    f"target {int(targets[foreign][0])} is not among the classes of the current experience {classes.tolist()}: "
+                    f"target {int(targets[foreign][0])} is not among the classes of the current experience "
+                    f"{classes.tolist()}: "
                     f"with a replay buffer, or joint training, use {type(self).__name__}(restrict=False) "
                     "and ContinualModel(freeze_earlier=False)"
                 )

@@ -1,4 +1,6 @@
-"""What tests of the harness share: runs of a quarter of a second on a few real drawings, and records that nobody had to run."""
+"""What tests of the harness share: runs of a quarter of a second on a few real drawings,
+and records that nobody had to run.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def synthetic_record(
     entropy: float = 1.0,
     config: Config | None = None,
 ) -> Record:
-    """A sound record of a recipe's present configuration, with the accuracy (percent) and final entropy (nats) that are asked for."""
+    """A sound record of a recipe's present configuration, with the accuracy (percent) and final entropy
+    (nats) that are asked for.
+    """
     config = config or (RECIPES[recipe].config if recipe in RECIPES else Config())
     sizes = STREAMS[stream].sizes if stream in STREAMS else (50, 50)
     if config.joint:

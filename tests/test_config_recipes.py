@@ -120,18 +120,18 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        (["lora={}", "prefix={}"], "lora and prefix are trained on schedules of their own"),
-        (["low_rank={}", "adapter={}"], "adapter and low_rank are trained on schedules"),
-        (["lae={}"], "lae is a second expert of PEFT modules, and there are none"),
+        (["lora={}", "prefix={}"], "lora and prefix cannot be combined"),
+        (["low_rank={}", "adapter={}"], "adapter and low_rank cannot be combined"),
+        (["lae={}"], "lae is a second expert of PEFT modules, but there are none"),
         (["loss={}", "annealing={}"], "loss and annealing both replace cross-entropy"),
-        (["memory.method=der++", "annealing={}"], r"DER\+\+ has a loss of its own"),
+        (["memory.method=der++", "annealing={}"], r"DER\+\+ has its own loss"),
         (["epochs=0"], "epochs must be positive"),
         (
             ["alignment={}", "closed_form={}"],
-            "alignment retrains heads that nearest-class-mean makes or corrects in its own way",
+            "alignment would retrain the heads that nearest-class-mean computes or corrects",
         ),
-        (["alignment={}", "memory.method=gdumb"], "alignment retrains heads that gdumb makes"),
-        (["low_rank={}", "slow_factor=0.5"], "low_rank has rates and a schedule of its own"),
+        (["alignment={}", "memory.method=gdumb"], "alignment would retrain the heads that gdumb computes"),
+        (["low_rank={}", "slow_factor=0.5"], "low_rank has its own learning rates and schedule"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:
@@ -225,7 +225,7 @@ def test_switches_of_olor_with_sgd_are_refused_elsewhere(name: str) -> None:
 
 
 def test_the_horizon_is_of_the_cosine_schedule() -> None:
-    with pytest.raises(ValueError, match=r"horizon_beyond=1\.0 is of the cosine schedule alone"):
+    with pytest.raises(ValueError, match=r"horizon_beyond=1\.0 needs the cosine schedule"):
         Config().set(["horizon_beyond=1"])
     config = Config(schedule="cosine", epochs=2, horizon_beyond=1)
     strategy = make_strategy(config, make_model(config, make_backbone(config)), 0, [])
@@ -451,12 +451,12 @@ def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
         (
             'extends = "slow"',
             'extends = "slo"',
-            "recipe 'slca': extends is 'slo', and no recipe is called so: did you mean slow",
+            "recipe 'slca': extends is 'slo', but no recipe has this name: did you mean slow",
         ),
         (
             'tuned_as = "slow"',
             'tuned_as = "slo"',
-            "recipe 'slca': tuned_as is 'slo', and no recipe is called so: did you mean slow",
+            "recipe 'slca': tuned_as is 'slo', but no recipe has this name: did you mean slow",
         ),
         (
             'tuned_as = "slow"',
@@ -466,17 +466,17 @@ def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
         (
             'tuned_as = "slow"',
             'tuned_as = "slow"\ngrid.lr = [1, 2, 3, 4]',
-            "tuned_as is 'slow', and there is a grid, too: delete one",
+            "tuned_as is 'slow', but the recipe also has a grid: delete one",
         ),
         (
             "settings.slow_factor = 0.1",
             'extends = "slca"',
-            "extends is 'slow', a circle, slow -> slca -> slow: let one of them",
+            r"extends is 'slow', a circular reference \(slow -> slca -> slow\): let one of them",
         ),
         (
             "settings.slow_factor = 0.1",
             'extends = "slow"',
-            "extends is 'slow', a circle, slow -> slow: let one of them",
+            r"extends is 'slow', a circular reference \(slow -> slow\): let one of them",
         ),
         (
             "grid.lr = [0.1, 0.2]",
@@ -508,7 +508,7 @@ def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
         (
             "settings.olor = {}",
             'fact = "F3"',
-            "recipe 'slca': fact is 'F3', and extends 'slow': the recipe is named after both",
+            "recipe 'slca': fact is 'F3' and extends is 'slow': the name must combine both",
         ),
     ],
 )

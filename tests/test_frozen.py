@@ -1,4 +1,6 @@
-"""Hashes that records on file are found by: they move only when a recipe's or a protocol's numbers are meant to change."""
+"""Hashes that records on file are found by: they move only when a recipe's or a protocol's numbers are
+meant to change.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def recipe_hashes() -> dict[str, str]:
 
 
 def protocol_digests() -> dict[str, str]:
-    """Run -> digest of name, stream, configurations, seeds and the source of every setting; of an uncovered run, its reason."""
+    """Run -> digest of name, stream, configurations, seeds and the source of every setting;
+    of an uncovered run, its reason.
+    """
     digests = {}
     for run in run_names():
         protocol = protocol_of(run)

@@ -88,7 +88,10 @@ def test_the_metadata(unpacked: Path) -> None:
 
 
 def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
-    code = "import reclaim.strategies as s, reclaim.benchmark as b, reclaim.benchmark.cli; print(s.__file__); print(b.__file__)"
+    code = (
+        "import reclaim.strategies as s, reclaim.benchmark as b, reclaim.benchmark.cli; "
+        "print(s.__file__); print(b.__file__)"
+    )
     found = [Path(line) for line in python("-c", code, cwd=tmp_path, path=unpacked).splitlines()]
     assert found == [unpacked / "reclaim" / name / "__init__.py" for name in ("strategies", "benchmark")]
     listed = python("-m", "reclaim.benchmark.cli", "list", "claims", cwd=tmp_path, path=unpacked)

@@ -30,7 +30,8 @@ def cross_entropy(
 
     :param heads: a snapshot of weights and biases to take in place of the model's own.
     :param classes: those whose logits count; all that have a head by default.
-    :param tau: with it the logits are normalised as in alignment, whose loss this is, on images in place of drawn features.
+    :param tau: with it the logits are normalised as in alignment, whose loss this is, on images in place of drawn
+        features.
     """
     images = torch.stack([x for experience in experiences for x, *_ in experience.dataset])
     targets = [int(y) for experience in experiences for _, y, *_ in experience.dataset]

@@ -1,1 +1,1 @@
-"""The images: what ships, what a user brings, and the streams made of them."""
+"""Data: the drawings that ship with the package, data sets that the user provides, and the streams made from them."""

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of tensors, on the device they are on: one warp instead of a loop over images."""
+"""Augmentation of whole batches on their own device: one warp of the batch instead of a loop over images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Warp:
-    """How far one random warp may go; every drawing of a batch gets its own.
+    """Ranges of a random warp. Every drawing of a batch gets its own warp.
 
     :param degrees: rotation, uniform in +-degrees.
     :param scale: zoom factor, log-uniform between its two ends (below 1 makes the drawing smaller).
@@ -31,10 +31,10 @@ class Warp:
 
 
 def warp_batch(images: Tensor, warp: Warp, generator: torch.Generator | None = None) -> Tensor:
-    """Warp each image of a batch by its own random affine map, flip and smooth displacement, outside = 0.
+    """Warp each image of a batch with its own random affine map, flip and smooth displacement. Pixels outside are 0.
 
     :param images: (N, C, H, W), floating point.
-    :param generator: where the random numbers come from; the global generator of the CPU by default.
+    :param generator: source of the random numbers; by default the CPU's global generator.
     :return: (N, C, H, W), a new tensor.
     """
     n = len(images)

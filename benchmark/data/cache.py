@@ -1,6 +1,6 @@
-"""Decoded images in one file, memory-mapped: decoding is done once, and transforming moves to the device that trains.
+"""Decoded images in one memory-mapped file: images are decoded once, and transformed on the training device.
 
-:class:`CachedImages` is the dataset made of it.
+:class:`CachedImages` is a dataset of such images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ PIXELS, INDEX = "pixels.u8", "index.npz"
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The decoded images of one part of a data set, in the order of its :class:`~reclaim.benchmark.data.images.ImageList`.
+    """The decoded images of one part of a data set, in the order of its
+    :class:`~reclaim.benchmark.data.images.ImageList`.
 
     :ivar sizes: (n, 2) height and width.
     :ivar labels: (n,) class ids.
@@ -40,22 +41,24 @@ class ImageCache:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Image ``i``, (height, width, 3) uint8: a view, nothing is read before it is used."""
+        """Image ``i``, (height, width, 3) uint8: a view, so nothing is read from disk until it is used."""
         height, width = self.sizes[i]
         start = self.offsets[i]
         return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a copy in another process maps the file again, instead of carrying its bytes
+        # when pickled for another process, map the file again instead of copying its bytes
         return _mapped, (self.pixels.filename, self.offsets, self.sizes, self.labels)
 
     def batch(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """What :meth:`~reclaim.benchmark.data.transforms.ImageTransform.on_batch` takes."""
+        """Images in the form that :meth:`~reclaim.benchmark.data.transforms.ImageTransform.on_batch` takes."""
         return [self[i] for i in indices]
 
 
 class BatchTransform(Protocol):
-    """What :mod:`reclaim.benchmark.data.transforms` has: a transform of one PIL image, and the same of whole batches."""
+    """Interface of the transforms in :mod:`reclaim.benchmark.data.transforms`:
+    one for a PIL image, and the same for whole batches.
+    """
 
     def reference(self) -> Callable[[Any], Tensor]: ...
 
@@ -64,7 +67,7 @@ class BatchTransform(Protocol):
 
 @dataclass(frozen=True)
 class Pending:
-    """An image whose transform waits until its batch is together."""
+    """An image that is transformed later, together with its batch."""
 
     pixels: np.ndarray
     transform: BatchTransform
@@ -72,7 +75,7 @@ class Pending:
 
 @dataclass(frozen=True)
 class Postponed:
-    """Avalanche's transform of one image, for :class:`CachedImages`: keeps in mind which one it is."""
+    """Avalanche's transform of one image, for :class:`CachedImages`: only records which transform to apply."""
 
     transform: BatchTransform
 
@@ -81,14 +84,14 @@ class Postponed:
 
 
 class CachedImages(Dataset[tuple[Any, int]]):
-    """Images of a cache as a torch dataset, with the ``targets`` that Avalanche splits by and the ``collate_fn`` that it loads with.
+    """Cached images as a torch dataset, with the ``targets`` that Avalanche uses for splitting and its ``collate_fn``.
 
-    A loader of one's own needs that ``collate_fn``, too: a sample holds a :class:`Pending` image.
+    Your own data loader needs that ``collate_fn``, too: a sample contains a :class:`Pending` image.
 
-    :param places: of the images in the cache.
-    :param device: where batches are made; on any but the CPU by the process that trains alone.
-    :param whole: transform whole batches, by ``on_batch``. An accelerator's default; on the CPU Pillow takes less time image by image, with
-        the very pixels of images read from their files.
+    :param places: indices of the images in the cache.
+    :param device: where batches are made. If it is not the CPU, only the training process can make them.
+    :param whole: transform whole batches with ``on_batch``. This is the default on an accelerator. On the CPU Pillow is
+        faster image by image, and gives exactly the pixels of images read from their files.
     """
 
     def __init__(
@@ -105,9 +108,10 @@ class CachedImages(Dataset[tuple[Any, int]]):
         return self.cache[self.places[i]], self.targets[i]
 
     def collate_fn(self, samples: Sequence[tuple[Any, ...]]) -> list[Tensor]:
-        """Samples (:class:`Pending`, label, ...) to one batch.
+        """Collate samples (:class:`Pending`, label, ...) into one batch.
 
-        :raises ValueError: images under different transforms, or a worker process and a device that it cannot use.
+        :raises ValueError: the images have different transforms, or a worker process would need a device that it cannot
+            use.
         """
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise ValueError(
@@ -117,7 +121,8 @@ class CachedImages(Dataset[tuple[Any, int]]):
         transform = samples[0][0].transform
         if any(sample[0].transform != transform for sample in samples):
             raise ValueError(
-                "a batch of decoded images is transformed as a whole, and this one mixes training and test transforms"
+                "this batch of decoded images mixes training and test transforms: "
+                "all its images need the same transform"
             )
         if self.whole:
             images = transform.on_batch(pixels, self.device)
@@ -130,19 +135,19 @@ class CachedImages(Dataset[tuple[Any, int]]):
 def open_cache(data: ImageData, part: str, folder: Path | str) -> ImageCache:
     """The cache of ``data.parts[part]`` in ``folder``.
 
-    :raises ValueError: there is none, it is unfinished, or it is of other images.
+    :raises ValueError: there is no cache, it is unfinished, or it was made from other images.
     """
     target = Path(folder) / data.name / part
     remedy = f"make it with `reclaim data cache {data.name}`"
     if not (target / INDEX).is_file():
-        raise ValueError(f"{target} holds no finished cache: {remedy}")
+        raise ValueError(f"{target} has no finished cache: {remedy}")
     with np.load(target / INDEX) as index:
         sha256, sizes, labels = str(index["sha256"]), index["sizes"], index["labels"]
     if sha256 != data.sha256:
-        raise ValueError(f"{target} is the cache of other images, or of another split: move it away and {remedy}")
+        raise ValueError(f"{target} is a cache of other images, or of another split: move it away and {remedy}")
     offsets = _offsets(sizes)
     if (target / PIXELS).stat().st_size != offsets[-1]:
-        raise ValueError(f"{target / PIXELS} is not as long as its index says: move {target} away and {remedy}")
+        raise ValueError(f"the length of {target / PIXELS} does not match its index: move {target} away and {remedy}")
     return _mapped(target / PIXELS, offsets[:-1], sizes, labels)
 
 
@@ -151,11 +156,12 @@ def _mapped(path: Path, offsets: np.ndarray, sizes: np.ndarray, labels: np.ndarr
 
 
 def make_cache(data: ImageData, folder: Path | str, progress: Callable[[int], object] | None = None) -> list[Path]:
-    """Decode every image of every part into ``folder``; parts that are there already are kept.
+    """Decode every image of every part into ``folder``. Existing parts are kept.
 
     :param progress: called with 1 after each image.
     :return: the folder of each part.
-    :raises ValueError: an image cannot be decoded, the disk is too small (3 bytes a pixel), or a cache of other images is in the way.
+    :raises ValueError: an image cannot be decoded, the disk is too small (3 bytes per pixel), or a cache of other
+        images exists.
     """
     targets = []
     for name, part in data.parts.items():
@@ -175,7 +181,8 @@ def _decode(part: ImageList, target: Path, sha256: str, progress: Callable[[int]
     free = shutil.disk_usage(target).free
     if offsets[-1] > free:
         raise ValueError(
-            f"{target} needs {offsets[-1] / 2**30:.1f} GiB, and {free / 2**30:.1f} are free: give a folder on another disk"
+            f"{target} needs {offsets[-1] / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free: "
+            f"choose a folder on another disk"
         )
     pixels = np.memmap(target / PIXELS, np.uint8, "w+", shape=(int(offsets[-1]),))
     for i in range(len(part)):
@@ -183,7 +190,7 @@ def _decode(part: ImageList, target: Path, sha256: str, progress: Callable[[int]
         if progress:
             progress(1)
     pixels.flush()
-    with replacing(target / INDEX) as file:  # the index comes last: without it the cache counts as unfinished
+    with replacing(target / INDEX) as file:  # the index is written last: a cache without it counts as unfinished
         np.savez(file, sha256=sha256, sizes=sizes, labels=np.array(part.labels))
 
 
@@ -201,4 +208,4 @@ def _size(part: ImageList, i: int) -> tuple[int, int]:
         with Image.open(path) as header:
             return header.height, header.width
     except Exception as error:  # as in ImageList.load
-        raise ValueError(f"{path} is no image that can be decoded ({error}): put a fresh copy there") from error
+        raise ValueError(f"{path} cannot be decoded as an image ({error}): replace it with a fresh copy") from error

@@ -1,6 +1,6 @@
-"""What there is to know of each data set of the papers before a byte of it is here: origin, licence, layout, expected counts.
+"""The papers' data sets: origin, licence, layout and expected counts, known before anything is downloaded.
 
-They stand in catalogue.toml.
+The entries are in catalogue.toml.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ..toml_files import COUNT, TEXT, TEXTS, Kind, check_entry, read_tables
 class Archive:
     """A file with a public direct address.
 
-    :ivar md5: of the file, as its distributor or torchvision publishes it.
-    :ivar folder: below the root, where the file lies and is unpacked; "" is the root itself.
-    :ivar unpacked_limit: bytes; unpacking stops with an error beyond it. 0: the file is no archive and stays as it is.
+    :ivar md5: of the file, as published by its distributor or torchvision.
+    :ivar folder: where the file is stored and unpacked, below the root; "" is the root itself.
+    :ivar unpacked_limit: largest unpacked size in bytes; unpacking beyond it is an error. 0: the file is not an archive
+        and is not unpacked.
     """
 
     url: str
@@ -38,18 +39,18 @@ class Archive:
 class CatalogueEntry:
     """A data set.
 
-    :ivar licence: what its distributor says; "not verified" where that could not be read.
+    :ivar licence: as stated by its distributor; "not verified" if we could not read it.
     :ivar page: its official page.
-    :ivar folder: below the root.
-    :ivar layout: what lies in that folder.
-    :ivar files: that must be there, apart from images.
-    :ivar also: patterns of what else comes with it: nobody reads it, and it is not extra.
-    :ivar class_folders: names of the folders of the classes, where no list says which images there are.
-    :ivar domains: folders that each hold one folder per class, and their numbers of images.
-    :ivar per_class: number of images of every class, where that is one number and no list says which.
-    :ivar train: number of training images, as ``test`` and ``validation``; ``None``: not known, or there is none.
-    :ivar counts_from: who says so.
-    :ivar archives: what can be fetched; empty: by hand, from the page.
+    :ivar folder: its folder, below the root.
+    :ivar layout: content of that folder.
+    :ivar files: required files, apart from images.
+    :ivar also: globs of shipped files we ignore.
+    :ivar class_folders: names of the class folders, if no list says which images there are.
+    :ivar domains: folders that each contain one folder per class -> their numbers of images.
+    :ivar per_class: number of images of every class, if it is the same for all and no list says which images there are.
+    :ivar train: number of training images; likewise ``test`` and ``validation``. ``None``: unknown, or no such part.
+    :ivar counts_from: source of these numbers.
+    :ivar archives: files that can be downloaded; empty: get the data set by hand, from its page.
     """
 
     name: str
@@ -72,7 +73,7 @@ class CatalogueEntry:
 
 
 class CatalogueError(ValueError):
-    """catalogue.toml says something that cannot be; the message names file, data set, key, value and remedy."""
+    """An invalid entry in catalogue.toml; the message names file, data set, key, value and remedy."""
 
 
 _COUNTS: Kind = (
@@ -99,7 +100,7 @@ _ARCHIVE: dict[str, Kind] = {"url": TEXT, "md5": TEXT}
 def read_catalogue(path: Path) -> dict[str, CatalogueEntry]:
     """Name -> data set, in the order of the file.
 
-    :raises CatalogueError: the file is not TOML, or a data set is not what it should be.
+    :raises CatalogueError: the file is not TOML, or a data set is invalid.
     """
     return {
         name: _data_set(f"{path.name}, data set {name!r}", name, entry)
@@ -115,12 +116,12 @@ def _data_set(where: str, name: str, entry: Mapping[str, Any]) -> CatalogueEntry
         )
         if not _is_md5(archive["md5"]):
             raise CatalogueError(
-                f"{where}, archive {number}: md5 is {archive['md5']!r}: write 32 hexadecimal digits, a to f small"
+                f"{where}, archive {number}: md5 is {archive['md5']!r}: write 32 hexadecimal digits in lower case"
             )
     folders = entry.get("class_folders", [])
     if folders and len(set(folders)) != entry["classes"]:
         raise CatalogueError(
-            f"{where}: classes is {entry['classes']}, and class_folders has {len(set(folders))}: make them agree"
+            f"{where}: classes is {entry['classes']}, but class_folders has {len(set(folders))}: make them agree"
         )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     values["archives"] = tuple(Archive(**archive) for archive in entry.get("archives", []))

@@ -1,4 +1,4 @@
-"""The embedded drawings: what is upstream (pretraining) and what is downstream (streams), and their parts."""
+"""The embedded drawings: upstream classes (pretraining), downstream classes (streams), and their parts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DOWNSTREAM_VALIDATION = 16  # of the 80: the last ones
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings and what they are.
+    """Drawings and their class names.
 
     :ivar train: (classes, n, 1, 28, 28) float32 in [0, 1], stroke = 1.
     :ivar test: (classes, m, 1, 28, 28), likewise.
-    :ivar names: the classes' names, in order.
+    :ivar names: names of the classes, in order.
     :ivar sha256: of both arrays as uint8, in hex.
     """
 
@@ -63,21 +63,21 @@ def _class_split() -> tuple[np.ndarray, np.ndarray]:
 
 
 def shared_classes() -> int:
-    """Number of classes that pretraining and the streams have in common."""
+    """Number of classes that occur both in pretraining and in the streams."""
     pretrained, streams = _class_split()
     return len(np.intersect1d(pretrained, streams))
 
 
 def upstream() -> Drawings:
-    """The 245 classes that the embedded backbone is pretrained on: 90 drawings a class for training, 10 held out."""
+    """The 245 classes that the embedded backbone is pretrained on: 90 training and 10 held-out drawings per class."""
     return _drawings(_class_split()[0], slice(0, UPSTREAM_TRAIN), slice(UPSTREAM_TRAIN, DRAWINGS_PER_CLASS))
 
 
 def downstream(part: Part = "test") -> Drawings:
     """The 100 classes of the streams.
 
-    :param part: ``"test"``: 80 drawings a class to train, the other 20 to test. ``"validation"``, for choosing hyper-parameters: 64 of
-        those 80 to train, 16 to validate; no test drawing is touched.
+    :param part: ``"test"``: 80 training and 20 test drawings per class. ``"validation"``, for choosing
+        hyper-parameters: 64 of these 80 for training, 16 for validation; test drawings are not used.
     """
     if part == "test":
         split = slice(0, DOWNSTREAM_TRAIN), slice(DOWNSTREAM_TRAIN, DRAWINGS_PER_CLASS)

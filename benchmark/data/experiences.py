@@ -1,4 +1,4 @@
-"""Streams with their images: Avalanche benchmarks whose experiences bring the classes one group after another."""
+"""Streams with their images: Avalanche benchmarks whose experiences introduce groups of classes one after another."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .streams import EMBEDDED, Stream
 
 
 def make_benchmark(stream: Stream, order: Sequence[int], part: Part = "test") -> Any:
-    """An Avalanche benchmark of a stream of the embedded tier; labels are renumbered in the order of appearance.
+    """An Avalanche benchmark of a stream of the embedded tier. Labels are renumbered in order of appearance.
 
-    :param order: the dataset's class ids in their order of appearance.
-    :param part: what ``test_stream`` holds: the test drawings, or the validation part of the training drawings.
+    :param order: the data set's class ids in order of appearance.
+    :param part: content of ``test_stream``: the test drawings, or the validation part of the training drawings.
     """
     if stream.tier != EMBEDDED:
         raise ValueError(
@@ -41,21 +41,23 @@ def make_image_benchmark(
     cache: Path | None = None,
     device: str = "cpu",
 ) -> Any:
-    """An Avalanche benchmark of a stream of the paper tier; labels are renumbered in the order of appearance.
+    """An Avalanche benchmark of a stream of the paper tier. Labels are renumbered in order of appearance.
 
-    ``experience.dataset.eval()`` gives the training images under the test transform, as SLCA's alignment wants them.
+    ``experience.dataset.eval()`` gives the training images with the test transform, as SLCA's alignment needs them.
 
     :param data: from :func:`~reclaim.benchmark.data.verify.read_images`.
-    :param transforms: for training and for testing, from :func:`~reclaim.benchmark.transforms.protocol`.
-    :param part: ``"validation"``: ``test_stream`` holds the validation part, which is then not trained on; see
+    :param transforms: for training and testing, from :func:`~reclaim.benchmark.transforms.protocol`.
+    :param part: ``"validation"``: ``test_stream`` has the validation part, which is then excluded from training; see
         :func:`~reclaim.benchmark.data.images.hold_out`.
-    :param hold_out_validation: do not train on the validation part when testing, either, as OLOR.
-    :param cache: folder of decoded images (`reclaim data cache`); on an accelerator they are transformed there, as whole batches.
+    :param hold_out_validation: exclude the validation part from training when testing, too, as OLOR does.
+    :param cache: folder of decoded images (`reclaim data cache`). On an accelerator they are transformed there, as
+        whole batches.
     """
     _check_order(stream, order)
     if data.name != stream.dataset or len(data.names) != stream.n_classes:
         raise ValueError(
-            f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, got {len(data.names)} of {data.name}"
+            f"{stream.name} needs the {stream.n_classes} classes of {stream.dataset}, "
+            f"got {len(data.names)} of {data.name}"
         )
     if part not in ("test", "validation"):
         raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
@@ -99,7 +101,9 @@ def _class_incremental(stream: Stream, order: Sequence[int], train: Any, test: A
 
 
 def _tensor_dataset(images: torch.Tensor) -> TensorDataset:
-    """Images (classes, n, ...) as a dataset of (image, class id), with the ``targets`` that Avalanche splits by."""
+    """Images (classes, n, ...) as a dataset of (image, class id),
+    with the ``targets`` that Avalanche uses for splitting.
+    """
     labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
     dataset = TensorDataset(images.flatten(0, 1), labels)
     dataset.targets = labels.tolist()  # type: ignore[attr-defined]

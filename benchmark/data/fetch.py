@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and unpacking that stays within its folder."""
+"""Downloads that can be resumed, and unpacking that never writes outside its folder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ TIMEOUT = 60  # seconds without a byte
 FILE_LIMIT = 500_000
 
 Progress = Callable[[Path, int, int | None], object]
-"""Called with a file, how many of its bytes are here, and of how many in all, where that is known; first before any of them comes."""
+"""Called with a file, its number of bytes so far, and the total if it is known; first before any byte is received."""
 
 
 def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = None) -> list[Path]:
-    """Download and unpack what is public of a data set; what is there already is kept, a download that was cut off goes on.
+    """Download and unpack the public files of a data set. Existing files are kept, an interrupted download is resumed.
 
     :return: the downloaded files.
     :raises ValueError: there is no public direct download, a checksum is wrong, or an archive is not safe to unpack.
-    :raises OSError: the network or the disk fails; the same call goes on from there.
+    :raises OSError: the network or the disk failed; calling again resumes the download.
     """
     if not entry.archives:
         layout = f"and unpack it into ROOT/{entry.folder}: {entry.layout}"
-        raise ValueError(f"{entry.title} has no public direct download: get it by hand from {entry.page} {layout}")
+        raise ValueError(f"{entry.title} has no public direct download: get it from {entry.page} {layout}")
     files = []
     for archive in entry.archives:
         folder = Path(root) / archive.folder
@@ -47,10 +47,12 @@ def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = N
 
 
 def download(url: str, target: Path, md5: str, progress: Progress | None = None) -> Path:
-    """``target`` with the content of ``url``, checked; until it is complete it is called ``target.part``, which a later call goes on with.
+    """Download ``url`` to ``target`` and check it. Until it is complete the file is ``target.part``;
+    a later call resumes it.
 
-    :raises ValueError: the checksum is wrong, or the server sends another piece than was asked for; the file is left where it is.
-    :raises OSError: no connection, or it broke.
+    :raises ValueError: the checksum is wrong, or the server sent another range than requested. The file is left in
+        place.
+    :raises OSError: the connection failed or was interrupted.
     """
     if target.exists():
         _check_md5(target, md5)
@@ -70,18 +72,20 @@ def download(url: str, target: Path, md5: str, progress: Progress | None = None)
     except HTTPError as error:
         if not (begun and error.code == 416):  # 416: all bytes are here already
             raise OSError(
-                f"{url} answers {error.code} {error.reason}: see the data set's page for where it went"
+                f"{url} answers {error.code} {error.reason}: look for its new address on the data set's page"
             ) from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         here = part.stat().st_size if part.exists() else 0
-        raise OSError(f"{url} broke off after {here:,} bytes ({error}): the same command goes on from there") from error
+        raise OSError(
+            f"{url} was interrupted after {here:,} bytes ({error}): run the same command again to resume"
+        ) from error
     _check_md5(part, md5)
     os.replace(part, target)
     return target
 
 
 def _goes_on(url: str, part: Path, start: int, content_range: str | None, length: int | None) -> int | None:
-    """The bytes of the whole file, of which an answer has the piece that goes on from ``start``."""
+    """Size in bytes of the whole file, from a partial response that resumes at ``start``."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", (content_range or "").strip())
     if (
         not found
@@ -91,7 +95,8 @@ def _goes_on(url: str, part: Path, start: int, content_range: str | None, length
     ):
         raise ValueError(
             f"{url} was asked for the bytes from {start} on and answers with Content-Range {content_range or 'missing'}"
-            f"{'' if length is None else f' and {length:,} bytes'}: {part} is left as it is; try again later, or move it away to start anew"
+            f"{'' if length is None else f' and {length:,} bytes'}: {part} is unchanged; "
+            f"try again later, or move it away to start from the beginning"
         )
     return int(found[3]) if found[3] != "*" else None if length is None else start + length
 
@@ -105,7 +110,7 @@ def _receive(response: IO[bytes], part: Path, start: int, total: int | None, pro
             received += len(block)
             progress(received)
     if total is not None and received != total:
-        raise ConnectionError(f"{received:,} of {total:,} bytes came")
+        raise ConnectionError(f"received {received:,} of {total:,} bytes")
 
 
 def _check_md5(path: Path, md5: str) -> None:
@@ -115,17 +120,19 @@ def _check_md5(path: Path, md5: str) -> None:
             digest.update(block)
     if digest.hexdigest() != md5:
         raise ValueError(
-            f"{path} has the MD5 {digest.hexdigest()} instead of {md5}: it is damaged or was changed; move it away, then fetch"
+            f"{path} has MD5 {digest.hexdigest()} instead of {md5}: it is damaged or was changed; move it away, "
+            f"then fetch again"
         )
 
 
 def unpack(archive: Path, folder: Path, limit: int) -> None:
-    """Unpack a tar archive into ``folder``: regular files and folders only, nothing outside it, no link, nothing overwritten.
+    """Unpack a tar archive into ``folder``: only regular files and folders, no links, nothing outside it,
+    nothing overwritten.
 
-    A file that is there already with the right length is kept. Each file has its name only when it is complete.
+    Existing files of the right length are kept. A file gets its final name only when it is complete.
 
-    :param limit: bytes that may be unpacked.
-    :raises ValueError: naming the member that is not safe, before anything is unpacked, or a file that is in the way.
+    :param limit: largest total size in bytes.
+    :raises ValueError: a member is not safe (then nothing is unpacked), or an existing file is in the way; names it.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -133,18 +140,18 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
             for member in members:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name:
-                    raise ValueError(f"{archive}: {member.name!r} leads out of {folder}: nothing is unpacked")
+                    raise ValueError(f"{archive}: {member.name!r} leads out of {folder}: nothing was unpacked")
                 if not (member.isfile() or member.isdir()):
-                    raise ValueError(f"{archive}: {member.name!r} is a link or a device: nothing is unpacked")
+                    raise ValueError(f"{archive}: {member.name!r} is a link or a device: nothing was unpacked")
             if len(members) > FILE_LIMIT or sum(member.size for member in members) > limit:
                 raise ValueError(
-                    f"{archive} holds more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing is unpacked"
+                    f"{archive} has more than {limit:,} bytes or {FILE_LIMIT:,} files: nothing was unpacked"
                 )
             for member in members:
                 if member.isfile():
                     _write(tar, member, folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive} cannot be unpacked ({error}): move it away, then fetch") from error
+        raise ValueError(f"{archive} cannot be unpacked ({error}): move it away, then fetch again") from error
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -154,7 +161,9 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     if target.is_file() and target.stat().st_size == member.size:
         return
     if target.exists() or target.is_symlink():
-        raise ValueError(f"{target} is in the way of a file of {member.size:,} bytes: move it away")
+        raise ValueError(
+            f"{target} exists with another size than the {member.size:,} bytes in the archive: move it away"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     content = tar.extractfile(member)
     assert content is not None  # it is a regular file

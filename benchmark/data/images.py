@@ -1,4 +1,4 @@
-"""Images and their labels: lists of files or of pixels, data sets of them, and what is held out for validation."""
+"""Images and their labels: lists of files or pixels, torch datasets made from them, and the validation split."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FOLDS, FOLD_SEED = 10, 1  # OLOR
 class ImageList:
     """Images and their labels, in a fixed order.
 
-    :ivar folder: of the data set.
+    :ivar folder: folder of the data set.
     :ivar images: paths relative to ``folder`` with forward slashes, or all pixels, (n, height, width, 3) uint8.
-    :ivar labels: n class ids from 0.
+    :ivar labels: n class ids, starting at 0.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class ImageList:
         return len(self.labels)
 
     def path(self, i: int) -> Path | None:
-        """Of image ``i``; ``None`` where the images are pixels."""
+        """Path of image ``i``; ``None`` if the images are pixels."""
         return None if isinstance(self.images, np.ndarray) else self.folder / self.images[i]
 
     def load(self, i: int) -> Image.Image:
@@ -48,17 +48,17 @@ class ImageList:
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise errors of a dozen kinds for damaged files
-            raise ValueError(f"{path} is no image that can be decoded ({error}): put a fresh copy there") from error
+        except Exception as error:  # Pillow's decoders raise a dozen kinds of errors for damaged files
+            raise ValueError(f"{path} cannot be decoded as an image ({error}): replace it with a fresh copy") from error
 
     def take(self, indices: Iterable[int]) -> ImageList:
-        """Some of the images, in the order asked for."""
+        """The images at ``indices``, in the given order."""
         chosen = list(indices)
         images = self.images[chosen] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in chosen)
         return ImageList(self.folder, images, tuple(self.labels[i] for i in chosen))
 
     def names(self) -> list[str]:
-        """What identifies each image: its path, or the SHA-256 of its pixels."""
+        """An identifier of each image: its path, or the SHA-256 of its pixels."""
         if isinstance(self.images, np.ndarray):
             return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in self.images]
         return list(self.images)
@@ -68,9 +68,9 @@ class ImageList:
 class ImageData:
     """A data set.
 
-    :ivar names: of the classes; a label is a place in it.
-    :ivar validation: the official validation part, where there is one.
-    :ivar remarks: in what the split is, or may be, another than the papers'.
+    :ivar names: of the classes; a label is an index into it.
+    :ivar validation: the official validation part, if there is one.
+    :ivar remarks: how the split differs, or may differ, from the papers'.
     """
 
     name: str
@@ -87,7 +87,7 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the sorted index (part, label, path or hash of the pixels) and the class names, in hex."""
+        """SHA-256, in hex, of the sorted index (part, label, path or hash of the pixels) and the class names."""
         lines = [f"class\t{label}\t{name}" for label, name in enumerate(self.names)]
         for part, images in self.parts.items():
             lines += [f"{part}\t{label}\t{name}" for label, name in zip(images.labels, images.names(), strict=True)]
@@ -95,7 +95,9 @@ class ImageData:
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
-    """An :class:`ImageList` as a torch dataset of (PIL image, label), with the ``targets`` that Avalanche splits by."""
+    """An :class:`ImageList` as a torch dataset of (PIL image, label),
+    with the ``targets`` that Avalanche uses for splitting.
+    """
 
     def __init__(self, images: ImageList) -> None:
         self.images = images
@@ -109,14 +111,15 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
 
 Selection = tuple[str, Sequence[int]]
-"""A part of a data set, and places in it."""
+"""Name of a part of a data set, and indices into it."""
 
 
 def hold_out(data: ImageData) -> tuple[Selection, Selection]:
     """The training images without a validation part, and that part.
 
-    It is the official one where there is one (F16), else the first of OLOR's ten stratified folds (shuffled, random state 1). OLOR divided
-    lists in the order in which a file system named the files, so that its folds hold other images of the same number.
+    It is the official validation part if there is one: F16 (docs/fidelity.md). Otherwise it is the first of OLOR's ten
+    stratified folds (shuffled, random state 1). OLOR splits lists in the order in which the file system returned the
+    files, so its folds have the same size but other images.
     """
     if data.validation is not None:
         return ("train", range(len(data.train))), ("validation", range(len(data.validation)))

@@ -1,4 +1,4 @@
-"""The papers' data sets as they are distributed: which image belongs to which part, under which label."""
+"""Readers of the papers' data sets in their distributed form: the part and label of each image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLIT_SEED = 0
 
 
 def list_images(name: str, root: Path | str, *, verify: bool = True) -> ImageData:
-    """As :func:`read_images`, but as the lists say: without looking whether all images are there, and without counting."""
+    """Like :func:`read_images`, but from the lists only: does not check that all images exist, or their number."""
     entry = find_dataset(name)
     return READERS[entry.name](folder_of(entry, root), verify)
 
@@ -36,9 +36,9 @@ def folder_of(entry: CatalogueEntry, root: Path | str) -> Path:
 def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -> ImageData:
     """Stanford Cars from ``cars_annos.mat``.
 
-    :param folder: holds ``cars_annos.mat`` and ``car_ims/``.
-    :param official: rows whose last column is 1 are test images, as the file's own name for the column ("test") says. By default they
-        are training images, as in SLCA's and OLOR's code (F7).
+    :param folder: contains ``cars_annos.mat`` and ``car_ims/``.
+    :param official: rows whose last column is 1 are test images, as its name in the file ("test") says. By default they
+        are training images, as in SLCA's and OLOR's code: F7 (docs/fidelity.md).
     """
     path = folder / "cars_annos.mat"
     paths, labels, column, names = _cars_annotations(path)
@@ -53,13 +53,14 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
     remark = (
         "the official split: the papers may train on its test part (F7)"
         if official
-        else f"rows whose column `test` is 1 are trained on, as in the papers' code (F7): {len(train):,} train, {len(test):,} test"
+        else f"rows whose column `test` is 1 are trained on, as in the papers' code (F7): "
+        f"{len(train):,} train, {len(test):,} test"
     )
     return ImageData("cars196", names, train, test, remarks=(remark,))
 
 
 def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tuple[str, ...]]:
-    """Paths, labels, the column "test" and the names of the classes."""
+    """Paths, labels, the column "test" and the class names."""
     from scipy.io import loadmat
 
     try:
@@ -75,7 +76,7 @@ def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tupl
 
 
 def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
-    from torchvision import datasets  # seconds that naming the data sets should not cost
+    from torchvision import datasets  # imported here because it takes seconds
 
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     files = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
@@ -91,7 +92,7 @@ def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
         read = [kind(str(folder.parent), train=part) for part in (True, False)]
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{folder} does not hold {find_dataset(name).title} ({error}): put a fresh copy there"
+            f"{folder} does not contain {find_dataset(name).title} ({error}): put a fresh copy there"
         ) from error
     train, test = (ImageList(folder, r.data, tuple(int(c) for c in r.targets)) for r in read)
     return ImageData(name, tuple(read[0].classes), train, test)
@@ -110,7 +111,7 @@ def _svhn(folder: Path, verify: bool) -> ImageData:
     try:
         read = [kind(str(folder), split=part) for part in ("train", "test")]
     except (ValueError, KeyError, EOFError, zlib.error) as error:
-        raise ValueError(f"{folder} does not hold SVHN's .mat files ({error}): put fresh copies there") from error
+        raise ValueError(f"{folder} does not contain SVHN's .mat files ({error}): put fresh copies there") from error
     train, test = (ImageList(folder, r.data.transpose(0, 2, 3, 1), tuple(int(c) for c in r.labels)) for r in read)
     return ImageData("svhn", tuple("0123456789"), train, test)
 
@@ -121,24 +122,31 @@ def _imagenet_r(folder: Path, verify: bool) -> ImageData:
         tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
         if not tests:
             raise ValueError(
-                f"{folder / 'train'} is there, but neither test/ nor val/ beside it: put the test images there"
+                f"{folder / 'train'} exists, but neither test/ nor val/ next to it: put the test images there"
             )
         names = _classes(folder / "train")
         train, test = (_labelled(folder, _images(folder, part.name), names) for part in (folder / "train", tests[0]))
-        remark = f"the split is that of the folders train/ and {tests[0].name}/: the papers' (DualPrompt's) if they were made from it"
+        remark = (
+            f"the split is that of the folders train/ and {tests[0].name}/: "
+            "the papers' (DualPrompt's) if they were made from it"
+        )
     elif lists[0].is_file() or lists[1].is_file():
         names = _classes(folder)
         train, test = (_labelled(folder, lines_of(path), names) for path in lists)
         both = set(train.images) & set(test.images)
         if both:
             raise ValueError(
-                f"{folder}: {len(both)} images are both in train.txt and in test.txt, the first is {min(both)}: mend the lists"
+                f"{folder}: {len(both)} images are both in train.txt and in test.txt, the first is {min(both)}: "
+                f"fix the lists"
             )
         remark = "the split is that of train.txt and test.txt: the papers' (DualPrompt's) if these are its lists"
     else:
         names = _classes(folder)
         train, test = seeded_split(_labelled(folder, _images(folder), names))
-        remark = f"NOT the papers' split: 0.8 / 0.2 by seed {SPLIT_SEED}, for there is neither a train.txt nor a train/ in {folder}"
+        remark = (
+            f"NOT the papers' split: 0.8 / 0.2 by seed {SPLIT_SEED}, "
+            f"for there is neither a train.txt nor a train/ in {folder}"
+        )
     return ImageData("imagenet-r", names, train, test, remarks=(remark,))
 
 
@@ -150,7 +158,7 @@ def _clrs25(folder: Path, verify: bool) -> ImageData:
 
 
 def _cub200(folder: Path, verify: bool) -> ImageData:
-    """Whole images: Avalanche's own class cuts them to the birds' bounding boxes, which the papers do not."""
+    """Whole images. Avalanche's own class crops them to the birds' bounding boxes, which the papers do not."""
     columns = {
         name: dict(_pairs(folder / f"{name}.txt"))
         for name in ("images", "image_class_labels", "train_test_split", "classes")
@@ -158,7 +166,7 @@ def _cub200(folder: Path, verify: bool) -> ImageData:
     images, classes, is_train, names = columns.values()
     for name in ("image_class_labels", "train_test_split"):
         if columns[name].keys() != images.keys():
-            raise ValueError(f"{folder / name}.txt and images.txt do not name the same images: put fresh copies there")
+            raise ValueError(f"{folder / name}.txt and images.txt do not list the same images: put fresh copies there")
     ids = {class_id: label for label, class_id in enumerate(names)}
     unknown = set(classes.values()) - set(ids)
     if unknown:
@@ -177,7 +185,7 @@ def _food101(folder: Path, verify: bool) -> ImageData:
     names = tuple(sorted(parts[0]))
     if set(parts[1]) != set(names):
         raise ValueError(
-            f"{folder / 'meta'}: train.json and test.json do not name the same classes: put fresh copies there"
+            f"{folder / 'meta'}: train.json and test.json do not list the same classes: put fresh copies there"
         )
     train, test = (
         _listed(folder, [(_food_image(image), names.index(c)) for c, images in part.items() for image in images])
@@ -193,7 +201,7 @@ def _food_part(path: Path) -> dict[str, list[str]]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): put a fresh copy there") from error
     if not isinstance(part, dict) or not all(isinstance(images, list) for images in part.values()):
-        raise ValueError(f"{path} does not name the images of each class: put a fresh copy there")
+        raise ValueError(f"{path} does not list the images of each class: put a fresh copy there")
     return part
 
 
@@ -229,7 +237,7 @@ def _domains(name: str, training: Sequence[str], testing: str, folder: Path, ver
         if other != names:
             differing = sorted(set(names) ^ set(other))
             raise ValueError(
-                f"{folder / domain} and {training[0]}/ do not hold the same classes: {', '.join(differing[:5])}"
+                f"{folder / domain} and {training[0]}/ do not contain the same classes: {', '.join(differing[:5])}"
             )
     train, test = (
         _labelled(folder, [image for domain in domains for image in _images(folder, domain)], names)
@@ -275,7 +283,7 @@ LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
 def _there(path: Path, directory: bool = False) -> Path:
     if not (path.is_dir() if directory else path.is_file()):
         raise ValueError(
-            f"{path} is missing: an unfinished download or unpacking, or another layout than `reclaim data list` shows"
+            f"{path} is missing: unfinished download or unpacking, or another layout than `reclaim data list` shows"
         )
     return path
 
@@ -289,7 +297,8 @@ def _have_md5(files: Sequence[tuple[Path, str | None]], name: str) -> None:
                 digest.update(block)
         if md5 is not None and digest.hexdigest() != md5:
             damaged.append(
-                f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): move it away and fetch {name} again"
+                f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): "
+                f"move it away and fetch {name} again"
             )
     if damaged:
         raise ValueError("\n".join(damaged))
@@ -299,13 +308,13 @@ def _classes(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if not names:
         raise ValueError(
-            f"{folder} holds no folder of a class: an unfinished unpacking, or another layout than `reclaim data list` shows"
+            f"{folder} has no class folders: unfinished unpacking, or another layout than `reclaim data list` shows"
         )
     return names
 
 
 def _images(folder: Path, below: str = "") -> list[str]:
-    """Paths, relative to ``folder``, of the images in the folders of the classes below it, sorted."""
+    """Paths, relative to ``folder``, of the images in the class folders below it, sorted."""
     images = []
     for name in _classes(folder / below):
         found = sorted(
@@ -318,29 +327,29 @@ def _images(folder: Path, below: str = "") -> list[str]:
 
 
 def no_image(folder: Path) -> str:
-    return f"{folder} holds no image: an unfinished download or unpacking?"
+    return f"{folder} contains no image: unfinished download or unpacking?"
 
 
 def _labelled(folder: Path, images: Sequence[str], names: Sequence[str]) -> ImageList:
-    """Labels by the name of the folder that an image lies in."""
+    """Labels from the name of the folder that contains each image."""
     ids = {name: label for label, name in enumerate(names)}
     classes = [Path(image).parent.name for image in images]
     foreign = [image for image, name in zip(images, classes, strict=True) if name not in ids]
     if foreign:
         raise ValueError(
-            f"{folder / foreign[0]} belongs to none of the {len(names)} classes: mend the list, or move the folder away"
+            f"{folder / foreign[0]} belongs to none of the {len(names)} classes: fix the list, or move the folder away"
         )
     return _listed(folder, [(image, ids[name]) for image, name in zip(images, classes, strict=True)])
 
 
 def _listed(folder: Path, rows: Sequence[tuple[str, int]]) -> ImageList:
     if not rows:
-        raise ValueError(f"{folder}: a part of the data set lists no image: put a fresh copy of its lists there")
+        raise ValueError(f"{folder}: a part of the data set lists no images: put a fresh copy of its lists there")
     return ImageList(folder, tuple(path for path, _ in rows), tuple(label for _, label in rows))
 
 
 def seeded_split(images: ImageList) -> tuple[ImageList, ImageList]:
-    """0.8 / 0.2 of all images, as in DualPrompt not class by class; both parts in the order of the index."""
+    """Random 0.8 / 0.2 split of all images, as in DualPrompt not stratified by class; both parts in index order."""
     order = np.random.RandomState(SPLIT_SEED).permutation(len(images))
     border = round(0.8 * len(images))
     return images.take(sorted(order[:border].tolist())), images.take(sorted(order[border:].tolist()))
@@ -350,16 +359,16 @@ def lines_of(path: Path) -> list[str]:
     try:
         lines = _there(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file ({error}): put a fresh copy there") from error
+        raise ValueError(f"{path} is not a text file ({error}): put a fresh copy there") from error
     return [line.strip() for line in lines if line.strip()]
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Lines of "id value", the value possibly with spaces."""
+    """Lines of "id value"; the value may contain spaces."""
     rows = [line.split(maxsplit=1) for line in lines_of(path)]
     short = [number for number, row in enumerate(rows, 1) if len(row) != 2]
     if short:
-        raise ValueError(f"{path}, line {short[0]}, is not of two columns: put a fresh copy there")
+        raise ValueError(f"{path}, line {short[0]}, does not have two columns: put a fresh copy there")
     return [(row[0], row[1]) for row in rows]
 
 
@@ -368,7 +377,7 @@ def _labelled_lines(path: Path, prefix: str = "") -> list[tuple[str, int]]:
     rows = [line.rsplit(maxsplit=1) for line in lines_of(path)]
     bad = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not row[1].isdecimal()]
     if bad:
-        raise ValueError(f"{path}, line {bad[0]}, is not an image and its label: put a fresh copy there")
+        raise ValueError(f"{path}, line {bad[0]}, is not an image and a label: put a fresh copy there")
     return [(prefix + row[0], int(row[1])) for row in rows]
 
 

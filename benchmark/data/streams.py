@@ -1,4 +1,4 @@
-"""Streams by name: which classes come one group after another. What a name says, without images; experiences.py makes the benchmark."""
+"""Streams by name: their sizes and data sets, without images. experiences.py makes the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ PAPER = "paper"
 
 @dataclass(frozen=True)
 class Stream:
-    """What a stream's name stands for.
+    """The definition of a stream.
 
     :ivar sizes: number of classes in each experience.
-    :ivar tier: ``"embedded"``: real drawings that ship with the package. ``"paper"``: a data set of the papers, which the user brings.
-    :ivar dataset: of the paper tier: its name in the catalogue.
+    :ivar tier: ``"embedded"``: drawings that ship with the package. ``"paper"``: a data set of the papers, which the
+        user provides.
+    :ivar dataset: paper tier only: its name in the catalogue.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Stream:
         return sum(self.sizes)
 
     def joined(self) -> Stream:
-        """The same classes in one experience: what joint training sees."""
+        """The same classes in one experience, for joint training."""
         return replace(self, sizes=(self.n_classes,))
 
 
@@ -73,7 +74,7 @@ def _shape(sizes: Sequence[int]) -> str:
     return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in counts)
 
 
-# those of the papers' tables, and CIFAR and OLOR's data sets as one experience
+# the streams in the papers' tables, and CIFAR and OLOR's data sets as a single experience
 PAPER_STREAMS: dict[str, Stream] = {
     stream.name: stream
     for stream in (
@@ -124,9 +125,11 @@ def pretraining_overlap(stream: Stream, backbone: str) -> str:
 
 
 def class_order(n_classes: int, seed: int | None) -> list[int]:
-    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``; without a seed LAE's first: sequential."""
+    """SLCA's class order: ``numpy.random.seed(seed); numpy.random.permutation(n_classes)``.
+    Without a seed, LAE's first order: sequential.
+    """
     if seed is None:
         return list(range(n_classes))
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie in [0, 2**32), got {seed}")
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
     return [int(c) for c in np.random.RandomState(seed).permutation(n_classes)]

@@ -1,4 +1,4 @@
-"""Synthetic images in the papers' data sets' own formats: rehearsals of the papers' runs before a byte of the real data is here."""
+"""Synthetic images in the papers' data sets' own formats, to rehearse the papers' runs without the real data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKER = "SYNTHETIC.txt"
 GRID = 8  # cells of noise along a side
 NOISE = 24.0  # its standard deviation
 
-# Width and height: exact where all images of the set have one size, else typical ones.
+# Width and height: exact if all images of the set have the same size, otherwise typical sizes.
 _SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "cifar100": ((32, 32),),
     "cifar10": ((32, 32),),
@@ -42,34 +42,40 @@ _SIZES: dict[str, tuple[tuple[int, int], ...]] = {
 def write_dataset(
     name: str, root: Path | str, *, train_per_class: int = 2, test_per_class: int = 1, seed: int = 0
 ) -> Path:
-    """A small synthetic copy of a data set, which ``read_images(name, root, verify=False)`` reads.
+    """Write a small synthetic copy of a data set, which ``read_images(name, root, verify=False)`` can read.
 
-    Format and number of classes are the real ones. So is the size where all images have one (CIFAR and SVHN 32 x 32, CLRS and the small
-    Places365 256 x 256, PACS 227 x 227); elsewhere sizes alternate between a few that are typical of the set. An image is its class's
-    two colours under smooth noise: a network can tell the classes apart, but files are smaller and decode faster than photographs, so that
-    times of decoding say nothing. With ``verify=True`` the copy is refused, as it has not the real number of images.
+    The format and the number of classes are the real ones. So is the image size where all images have the same (CIFAR
+    and SVHN 32 x 32, CLRS and the small Places365 256 x 256, PACS 227 x 227). Elsewhere sizes alternate between a few
+    typical ones. An image is its class's two colours under smooth noise. A network can tell the classes apart, but
+    files are smaller and decode faster than photographs, so decoding times are not representative. With ``verify=True``
+    the copy is refused, because it does not have the real number of images.
 
-    :param root: the data set's folder is made below it.
-    :param train_per_class: images of each class; in OfficeHome and PACS in each of the three domains trained on. CLRS gets the fewest
-        images with which its reader's random 0.8 / 0.2 split leaves each class at least as many as asked for in both parts.
-    :param test_per_class: as above, and of an official validation part.
-    :return: the data set's folder. It holds SYNTHETIC.txt, which says what it is; with the same arguments it is kept as it is.
-    :raises ValueError: a number is out of range, the copy would have as many images as the real set, or a folder is in the way that was
-        not made with these arguments. Nothing is ever overwritten.
+    :param root: the data set's folder is created below it.
+    :param train_per_class: images of each class; in OfficeHome and PACS, of each class in each of the three training
+        domains. CLRS gets the smallest number of images for which its reader's random 0.8 / 0.2 split leaves each class
+        at least the requested numbers in both parts.
+    :param test_per_class: as above; also used for an official validation part.
+    :return: the data set's folder. It contains SYNTHETIC.txt, which describes it. A folder made with the same arguments
+        is kept.
+    :raises ValueError: a number is out of range, the copy would have as many images as the real set, or a folder exists
+        that was not made with these arguments. Nothing is ever overwritten.
     """
     entry = find_dataset(name)
     if train_per_class < 1 or test_per_class < 1 or seed < 0:
         raise ValueError(
-            f"train_per_class and test_per_class must be at least 1 and seed at least 0, got {train_per_class}, {test_per_class} and {seed}"
+            f"train_per_class and test_per_class must be at least 1 and seed at least 0, "
+            f"got {train_per_class}, {test_per_class} and {seed}"
         )
     if (entry.classes * train_per_class, entry.classes * test_per_class) == (entry.train, entry.test):
         raise ValueError(
-            f"{train_per_class} and {test_per_class} images per class are as many as {entry.title} has: ask for one less"
+            f"{train_per_class} and {test_per_class} images per class are as many as {entry.title} has: "
+            f"ask for one less"
         )
     folder = Path(root) / entry.folder
     marker = (
         f"Synthetic images in the format of {entry.title}, for rehearsals: no accuracy on them means anything.\n"
-        f"Written by reclaim.benchmark.data.synthetic: train_per_class={train_per_class}, test_per_class={test_per_class}, seed={seed}\n"
+        f"Written by reclaim.benchmark.data.synthetic: train_per_class={train_per_class}, "
+        f"test_per_class={test_per_class}, seed={seed}\n"
     )
     if os.path.lexists(folder):
         _made_so(folder, marker)
@@ -86,19 +92,19 @@ def write_dataset(
 
 def _made_so(folder: Path, marker: str) -> None:
     if not (folder / MARKER).is_file():
-        raise ValueError(
-            f"{folder} is there already and holds no {MARKER}, so that it may be real data: give another root"
-        )
+        raise ValueError(f"{folder} exists but has no {MARKER}, so it may be real data: give another root")
     found = (folder / MARKER).read_text(encoding="utf-8", errors="replace")
     if found != marker:
         raise ValueError(
-            f"{folder} holds other synthetic images ({' '.join(found.split())}): delete it, or give another root"
+            f"{folder} contains other synthetic images ({' '.join(found.split())}): delete it, or give another root"
         )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to write, and where: images are known by their label and a number within the class that no two parts share."""
+    """What to write, and where. An image is identified by its label and a number within the class;
+    parts do not share numbers.
+    """
 
     entry: CatalogueEntry
     folder: Path
@@ -107,7 +113,7 @@ class _Plan:
     seed: int
 
     def rows(self, part: str) -> Iterator[tuple[int, int]]:
-        """Label and number of each image of a part."""
+        """Label and number of each image in a part."""
         start, n = {
             "train": (0, self.train),
             "test": (self.train, self.test),
@@ -141,7 +147,7 @@ class _Plan:
 
     @property
     def names(self) -> list[str]:
-        """Of the classes: their order is the labels'."""
+        """Names of the classes, in the order of the labels."""
         return [f"synthetic_{label:03}" for label in range(self.entry.classes)]
 
 
@@ -184,7 +190,9 @@ def _clrs25(plan: _Plan) -> None:
 
 
 def _enough_to_split(classes: int, train: int, test: int) -> int:
-    """Images per class of which the reader's split, which is not class by class, leaves each class enough in both parts."""
+    """Number of images per class for which the reader's unstratified split leaves each class enough
+    images in both parts.
+    """
     n = max(train * 5 // 4, test * 5)
     while True:
         parts = seeded_split(ImageList(Path(), ("",) * (n * classes), tuple(np.repeat(np.arange(classes), n).tolist())))
@@ -209,7 +217,7 @@ def _cub200(plan: _Plan) -> None:
 def _cars196(plan: _Plan) -> None:
     from scipy.io import savemat
 
-    # the column `test` is 1 of the images that the papers train on (F7)
+    # the column `test` is 1 for the images that the papers train on: F7 (docs/fidelity.md)
     images = [
         (label, number, column) for part, column in (("train", 1), ("test", 0)) for label, number in plan.rows(part)
     ]

@@ -1,4 +1,4 @@
-"""The papers' image transforms: image by image, and the same for whole batches on the device."""
+"""The papers' image transforms: for single images, and the same for whole batches on the device."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ ProtocolName = Literal["slca", "olor", "aepg", "lite"]
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """From a decoded image to a tensor, (3, size, size) float32.
+    """Transforms a decoded image to a tensor, (3, size, size) float32.
 
-    :param geometry: ``"random-resized-crop"``; ``"resize-random-crop"``: to ``resize`` x ``resize``, then a crop;
-        ``"resize-center-crop"``: the shorter side to ``resize``, then the middle; ``"pad-random-crop"``: ``padding`` zeros around
-        an image of ``size`` x ``size``, then a crop; ``"as-is"``: the image has that size.
-    :param scale: of ``"random-resized-crop"``: share of the image's area, uniform. Its aspect ratio is torchvision's default.
+    :param geometry: ``"random-resized-crop"``; ``"resize-random-crop"``: resize to ``resize`` x ``resize``, then crop
+        randomly; ``"resize-center-crop"``: resize the shorter side to ``resize``, then take the centre;
+        ``"pad-random-crop"``: pad an image of ``size`` x ``size`` with ``padding`` zeros on each side, then crop
+        randomly; ``"as-is"``: the image must have size ``size`` x ``size``.
+    :param scale: for ``"random-resized-crop"``: crop area as a fraction of the image, uniform. Its aspect ratio is
+        torchvision's default.
     :param flip: probability of a horizontal flip.
     :param brightness: factor, uniform in 1 +- brightness.
     :param normalisation: mean and standard deviation of the channels; ``None`` leaves pixels in [0, 1].
@@ -71,11 +73,12 @@ class ImageTransform:
         return transforms.Compose(steps)
 
     def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
-        """The same of a batch, resampled on the device.
+        """The same transform of a batch, resampled on the device.
 
-        Random numbers are drawn from torch's global generator of the CPU by torchvision's own functions, image after image: seeded alike,
-        crops, flips and factors are those of :meth:`reference`. Pixels differ by at most one of 255 levels where Pillow resamples rows
-        first, and by 0.3 on average, at edges by several, where it resamples columns first (newer versions do with tall images).
+        Random numbers are drawn by torchvision's own functions, image by image, from torch's global CPU generator. With
+        the same seed, crops, flips and factors are therefore those of :meth:`reference`. Pixels differ by at most one
+        of 255 levels where Pillow resamples rows first. Where it resamples columns first (newer versions, for tall
+        images), they differ by 0.3 on average, and by several levels at edges.
 
         :param images: (height, width, 3) uint8 each, of any sizes.
         :return: (n, 3, size, size) on ``device``.
@@ -94,7 +97,7 @@ class ImageTransform:
         return pixels
 
     def _view(self, height: int, width: int) -> _View:
-        """What of an image is seen; draws as torchvision's transforms do, in their order."""
+        """The random view of an image. Draws numbers as torchvision's transforms do, in the same order."""
         box, resized, offset = (0, 0, height, width), (height, width), (0, 0)
         if self.geometry == "random-resized-crop":
             box = transforms.RandomResizedCrop.get_params(_blank(height, width), list(self.scale), [3 / 4, 4 / 3])
@@ -121,7 +124,9 @@ class ImageTransform:
         return _View(box, resized, offset, flipped, brightness)
 
     def _resample(self, images: Sequence[np.ndarray], views: Sequence[_View], device: torch.device) -> Tensor:
-        """Crop and resize as Pillow does, rows first, each time rounding to whole levels; (n, 3, size, size) in 0 to 255."""
+        """Crop and resize as Pillow does: rows first, rounded to whole levels each time;
+        (n, 3, size, size) in 0 to 255.
+        """
         boxes = torch.tensor([view.box for view in views], dtype=torch.float32, device=device)
         resized = torch.tensor([view.resized for view in views], dtype=torch.float32, device=device)
         offset = torch.tensor([view.offset for view in views], dtype=torch.float32, device=device)
@@ -141,7 +146,9 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class _View:
-    """What of an image is seen: ``box`` (top, left, height, width), made ``resized`` (rows, columns) large, seen from ``offset`` on."""
+    """View of an image: ``box`` (top, left, height, width), resized to ``resized`` (rows, columns),
+    cropped from ``offset``.
+    """
 
     box: tuple[int, int, int, int]
     resized: tuple[int, int]
@@ -151,12 +158,12 @@ class _View:
 
 
 def _blank(height: int, width: int) -> Tensor:
-    """Something of that size, which torchvision's functions only ask for its size."""
+    """A dummy image of that size; torchvision's functions read only its size."""
     return torch.empty(3, height, width, device="meta")
 
 
 def _chunks(views: Sequence[_View]) -> list[slice]:
-    """Consecutive images whose boxes, padded to the largest of them, stay within :data:`CHUNK`."""
+    """Groups of consecutive images whose boxes, padded to the largest of them, have at most :data:`CHUNK` values."""
     chunks, start, height, width = [], 0, 0, 0
     for i, view in enumerate(views):
         height, width = max(height, view.box[2]), max(width, view.box[3])
@@ -167,11 +174,13 @@ def _chunks(views: Sequence[_View]) -> list[slice]:
 
 
 def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: int, interpolation: str) -> Tensor:
-    """How each output pixel is a weighted mean of input pixels: along one axis, Pillow's resampling with a kernel that widens on shrinking.
+    """Weights of the input pixels in each output pixel along one axis:
+    Pillow's resampling, whose kernel widens when shrinking.
 
-    :param length: (n,) number of input pixels, resized to ``resized`` (n,) of which ``out`` are seen from ``offset`` (n,) on.
-    :param size: number of columns of the result; beyond ``length`` they are 0.
-    :return: (n, out, size); a row that lies outside the image is 0.
+    :param length: (n,) number of input pixels. They are resized to ``resized`` (n,), of which ``out`` are kept,
+        starting at ``offset`` (n,).
+    :param size: number of columns of the result; columns beyond ``length`` are 0.
+    :return: (n, out, size); a row outside the image is 0.
     """
     scale = (length / resized).view(-1, 1, 1)
     centre = (offset.view(-1, 1, 1) + torch.arange(out, device=length.device).view(1, -1, 1) + 0.5) * scale
@@ -190,14 +199,16 @@ def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: in
 
 @dataclass(frozen=True)
 class OlorTransform:
-    """OLOR's transform of one PIL image: straight to (3, 224, 224), ImageNet mean and standard deviation.
+    """OLOR's transform of one PIL image: resized directly to (3, 224, 224),
+    normalised with ImageNet's mean and standard deviation.
 
-    Its training part draws from torch's global generator: flip; with probability 0.5 contrast and brightness, each uniform in +-0.1; with
-    probability 0.5 a shift of +-0.01 of the side, a scale of 1 +- 0.2 and a rotation of +-10 degrees, outside = 0. The authors use
-    albumentations; bilinear resizing without anti-aliasing is its default, too.
+    In training it draws from torch's global generator: a flip; with probability 0.5 contrast and brightness, each
+    uniform in +-0.1; with probability 0.5 a shift of +-0.01 of the side, a scale of 1 +- 0.2 and a rotation of +-10
+    degrees, with 0 outside. The authors use albumentations, whose default is also bilinear resizing without
+    anti-aliasing.
 
-    :param clipped: as the authors' code very probably does: an image of 0 to 255 whose brightness and contrast are changed is cut to [0, 1]
-        before it is divided by 255, which makes it almost black (F15).
+    :param clipped: as in the authors' code, very probably: after a change of brightness and contrast an image in 0 to
+        255 is clipped to [0, 1] and then divided by 255, which makes it almost black: F15 (docs/fidelity.md).
     """
 
     train: bool
@@ -212,7 +223,8 @@ class OlorTransform:
         return self
 
     def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
-        """The same of a batch, on the device. Random numbers are drawn as for one image after the other: seeded alike, views are the same.
+        """The same transform of a batch, on the device. Random numbers are drawn image by image, so the same seed gives
+        the same views.
 
         :param images: (height, width, 3) uint8 each, of any sizes.
         :return: (n, 3, size, size) on ``device``.
@@ -231,7 +243,9 @@ class OlorTransform:
         return F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
 
     def _augment(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """Change (n, 3, size, size) by what was drawn for each (n, 9): three numbers in [0, 1) that say what to do, six in +-1 how."""
+        """Augment (n, 3, size, size) with the random numbers ``drawn`` (n, 9): three in [0, 1) select the changes, six
+        in +-1 set their size.
+        """
         flip, change, move = (drawn[:, :3] < 0.5).unbind(1)
         contrast, brightness, shift_x, shift_y, zoom, angle = drawn[:, 3:].unbind(1)
         pixels[flip] = pixels[flip].flip(3)
@@ -249,16 +263,18 @@ class OlorTransform:
 
 
 Transform = ImageTransform | OlorTransform
-"""Either: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` many arrays at once."""
+"""A transform: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` a batch of arrays."""
 
 
 def protocol(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
-    """A paper's transforms for training and for testing, or those of the middle tier.
+    """The transforms of a paper, or of the middle tier, for training and for testing.
 
-    aEPG: crops of 0.05 to 1 of the area, as the paper says; LAE's code has torchvision's 0.08 (F21): ``dataclasses.replace(train,
-    scale=(0.08, 1.0))``. Its CIFAR experiments are those from scratch, on 32 x 32; that they do not normalise either is our reading.
+    aEPG: crops of 0.05 to 1 of the area, as the paper says. LAE's code has torchvision's default of 0.08, see F21
+    (docs/fidelity.md): ``dataclasses.replace(train, scale=(0.08, 1.0))``. aEPG's CIFAR experiments train from scratch,
+    on 32 x 32. That they do not normalise either is our reading.
 
-    "lite" is no paper's: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its pretraining.
+    "lite" is not from a paper: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
+    pretraining.
 
     :raises ValueError: the paper does not use the data set.
     """

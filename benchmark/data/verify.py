@@ -1,4 +1,6 @@
-"""Holding a data set's folder against its own lists and the catalogue: what is missing, extra or of another number."""
+"""Checks a data set's folder against its own lists and the catalogue: missing and extra files, wrong
+numbers of images.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,24 @@ from .catalogue import CatalogueEntry, find_dataset
 from .images import ImageData, is_image
 from .readers import LISTS, folder_of, lines_of, list_images, no_image
 
-OF_A_COPY = "SYNTHETIC.txt"  # says of a synthetic copy what it is
+OF_A_COPY = "SYNTHETIC.txt"  # describes a synthetic copy
 
 
 def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageData:
-    """A data set that lies below ``root``.
+    """Read a data set below ``root``.
 
-    :param verify: also hold the counts against the catalogue and, where the images lie in one file (CIFAR, SVHN), its MD5 against the
-        published one. ``False`` is for small or synthetic data that you made yourself: CIFAR's files are pickles, which can run code.
-    :raises ValueError: something is missing, damaged or of another number than expected; names it and the remedy. Nothing is changed.
+    :param verify: also check the counts against the catalogue and, if the images are in one file (CIFAR, SVHN), its MD5
+        against the published one. Use ``False`` only for small or synthetic data that you made yourself: CIFAR's files
+        are pickles, which can run code.
+    :raises ValueError: something is missing or damaged, or a count is wrong; names it and the remedy. Nothing is
+        changed.
     """
     data = list_images(name, root, verify=verify)
     missing = missing_files(data)
     if missing:
         raise ValueError(
-            f"{name}: {len(missing)} listed images are missing, the first is {missing[0]}: an unfinished download or unpacking? "
+            f"{name}: {len(missing)} listed images are missing, the first is {missing[0]}: "
+            f"an unfinished download or unpacking? "
             f"`reclaim data check {name} --root {root}` lists them"
         )
     wrong = wrong_counts(data) if verify else []
@@ -41,7 +46,7 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
 
 
 def missing_files(data: ImageData) -> list[Path]:
-    """Images that are listed but are not there."""
+    """Images that are listed but do not exist."""
     paths = [
         part.path(i)
         for part in data.parts.values()
@@ -52,20 +57,21 @@ def missing_files(data: ImageData) -> list[Path]:
 
 
 def extra_files(data: ImageData) -> list[Path]:
-    """Files in the data set's folder that no part lists, and that do not belong to what is distributed with it."""
+    """Files in the data set's folder that no part lists and that are not distributed with it."""
     listed = {path for part in data.parts.values() if not isinstance(part.images, np.ndarray) for path in part.images}
     return [data.train.folder / file for file in _beside(find_dataset(data.name), data.train.folder, listed)]
 
 
 @dataclass(frozen=True)
 class Stock:
-    """A data set's folder, held against its lists and the catalogue. Paths start with that of the folder; those of folders end in "/".
+    """A data set's folder compared with its lists and the catalogue. Paths include the folder;
+    paths of folders end in "/".
 
-    :ivar missing: what the reader needs or a list names, and is not there; folders first.
-    :ivar extra: what neither of them names, nor the catalogue as distributed with it; hidden files are not looked at.
-    :ivar problems: what else is wrong, one sentence each: a list that cannot be read, a folder with another number of images than expected.
-    :ivar notes: what could not be found out.
-    :ivar readable: the reader has what it needs, apart from images.
+    :ivar missing: what the reader needs or a list names, but does not exist; folders first.
+    :ivar extra: what neither the reader, a list nor the catalogue names. Hidden files are ignored.
+    :ivar problems: other problems, one sentence each: an unreadable list, or a folder with a wrong number of images.
+    :ivar notes: what could not be determined.
+    :ivar readable: the reader has everything it needs, apart from images.
     """
 
     missing: tuple[str, ...]
@@ -76,7 +82,8 @@ class Stock:
 
 
 def take_stock(name: str, root: Path | str) -> Stock:
-    """All that is missing from a data set's folder below ``root``, and all that is extra: goes on where the reader would stop.
+    """List everything that is missing or extra in a data set's folder below ``root``.
+    Continues where the reader would stop.
 
     :raises ValueError: there is no such folder.
     """
@@ -119,11 +126,12 @@ def take_stock(name: str, root: Path | str) -> Stock:
         problems += [f"{folder / place}: {n:,} images instead of {right:,}" for place, n, right in wrong if n != right]
     extra = _beside(entry, folder, listed)
     if unread:
-        notes.append(f"which images are extra cannot be said without {', '.join(sorted(unread))}")
+        notes.append(f"cannot tell which images are extra without {', '.join(sorted(unread))}")
         extra = [file for file in extra if not is_image(Path(file))]
     elif above and not lists:
         notes.append(
-            "no list says which images the folders of the classes should hold: of those missing or extra there, only numbers are known"
+            "no list names the images of the class folders: "
+            "only their numbers can be checked, not which ones are missing or extra"
         )
     return Stock(
         missing=tuple([*(f"{folder / path}/" for path in absent), *(str(folder / path) for path in (*files, *images))]),
@@ -135,7 +143,9 @@ def take_stock(name: str, root: Path | str) -> Stock:
 
 
 def _beside(entry: CatalogueEntry, folder: Path, listed: set[str]) -> list[str]:
-    """Files that are neither listed nor in the catalogue, nor halves of such files that an interrupted `fetch` goes on with."""
+    """Files that are neither listed nor in the catalogue, nor partial downloads of such files,
+    which `fetch` can resume.
+    """
     known = listed | set(entry.files) | {OF_A_COPY}
 
     def belongs(file: str) -> bool:
@@ -149,7 +159,7 @@ def _beside(entry: CatalogueEntry, folder: Path, listed: set[str]) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Relative to ``folder``, with forward slashes; nothing hidden."""
+    """Paths relative to ``folder``, with forward slashes; no hidden files."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(place).relative_to(folder)
@@ -157,7 +167,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _lists(name: str, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
-    """Files that say which images there are, and what reads one; ImageNet-R has them in one of its forms only."""
+    """Files that list the images, and the function that reads each. ImageNet-R has lists in one of its forms only."""
     if name == "imagenet-r":
         lists = ("train.txt", "test.txt")
         in_lists = not (folder / "train").is_dir() and any((folder / file).is_file() for file in lists)
@@ -166,19 +176,23 @@ def _lists(name: str, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
 
 
 def _folders_of_classes(entry: CatalogueEntry, folder: Path) -> list[str]:
-    """Folders with one folder per class each, relative to ``folder``, with a slash at the end unless it is ``folder`` itself."""
+    """Folders that contain one folder per class, relative to ``folder``,
+    with a slash at the end unless it is ``folder`` itself.
+    """
     if entry.name == "imagenet-r" and (folder / "train").is_dir():
         return ["train/", "val/" if (folder / "val").is_dir() and not (folder / "test").is_dir() else "test/"]
     return [f"{domain}/" for domain in entry.domains] or ([""] if entry.class_folders else [])
 
 
 def _plain(name: str) -> str:
-    """The same for spellings of the name of a class that differ in case, spaces and hyphens only."""
+    """A class name without differences of case, spaces and hyphens."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def undecodable_files(data: ImageData) -> list[str]:
-    """What :meth:`ImageList.load` says of each image that it cannot decode; decodes everything, which takes minutes."""
+    """Error message of :meth:`ImageList.load` for each image that cannot be decoded.
+    Decodes everything, which takes minutes.
+    """
     errors = []
     for part in data.parts.values():
         for i in range(len(part)):
@@ -190,7 +204,9 @@ def undecodable_files(data: ImageData) -> list[str]:
 
 
 def wrong_counts(data: ImageData) -> list[str]:
-    """Where the numbers of classes and images are not the catalogue's, one sentence each; F7 exchanges Cars-196's two parts."""
+    """Differences from the catalogue in the numbers of classes and images, one sentence each. F7 (docs/fidelity.md)
+    swaps Cars-196's two parts.
+    """
     entry = find_dataset(data.name)
     found = {name: len(part) for name, part in data.parts.items()}
     expected: dict[str, int | None] = {"train": entry.train, "test": entry.test, "validation": entry.validation}

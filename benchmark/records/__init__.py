@@ -1,1 +1,1 @@
-"""Runs on file: what a record holds, the store that keeps it, where it was made, and how two are compared."""
+"""Records of runs: their schema, the store, their provenance, and the comparison of two runs."""

@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "avalanche-lib", "numpy", "reclaim")
 MACHINE = ("torch", "cpu_capability", "cpu_model", "threads", "accelerator")
-"""Provenance that decides whether two machines must agree to the last bit."""
+"""Provenance keys that must be equal for two machines to have to agree to the last bit."""
 
 
 # --- provenance and comparison ---
@@ -23,13 +23,13 @@ MACHINE = ("torch", "cpu_capability", "cpu_model", "threads", "accelerator")
 def provenance(
     started: datetime, ended: datetime, wall_seconds: float, device: str = "cpu", cpu_seconds: float | None = None
 ) -> dict[str, Any]:
-    """Where and when a run came about: versions, commit, machine, times, peak memory.
+    """Where and when a run was made: versions, commit, machine, times, peak memory.
 
-    None of it is compared; :data:`MACHINE` only chooses the rule of :func:`compare`.
+    None of it is compared. :data:`MACHINE` only selects the rule of :func:`compare`.
 
-    :param started: time zone aware; written as UTC.
-    :param device: torch device of the run; its name goes under ``accelerator``, which is None on the CPU.
-    :param cpu_seconds: processor time of the run: what ``wall_seconds`` would be on a core of its own.
+    :param started: with a time zone; written as UTC.
+    :param device: torch device of the run. Its name is stored under ``accelerator``, which is None on the CPU.
+    :param cpu_seconds: processor time of the run: what ``wall_seconds`` would be on an otherwise idle core.
     """
     import torch  # reading records and making leaderboards must not wait for it
 
@@ -56,7 +56,7 @@ def provenance(
 
 
 def _version(package: str) -> str | None:
-    # torch's own string tells its build (+cpu, +cu126) apart, which the metadata of some wheels does not
+    # torch's own version string includes its build (+cpu, +cu126); the metadata of some wheels does not
     if package == "torch":
         import torch
 
@@ -68,9 +68,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the working directory and whether tracked or new files differ from it; (None, None) outside a checkout.
+    """Commit of the working directory, and whether tracked or new files differ from it;
+    (None, None) outside a checkout.
 
-    The records are left out: a sweep writes them, and would call itself dirty after its first run.
+    Records are ignored: otherwise a sweep, which writes them, would mark itself dirty after its first run.
     """
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ":(top)", ":(top,exclude)leaderboards/records"])
     try:
@@ -100,7 +101,7 @@ def _accelerator(device: str) -> str | None:
 
 
 def _peak_memory() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None where the system does not count it."""
+    """Largest resident memory of this process so far, in bytes; None where the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -110,5 +111,7 @@ def _peak_memory() -> int | None:
 
 
 def same_kind_of_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two provenances name the same torch, instruction set, processor, threads and accelerator; all must be there."""
+    """Whether two provenances have the same torch, instruction set, processor, threads and accelerator.
+    All keys must be present.
+    """
     return all(key in a and key in b and a[key] == b[key] for key in MACHINE)

@@ -1,4 +1,4 @@
-"""A record: what a run leaves behind, its schema, and the comparison of two runs of one configuration and seed."""
+"""A record of one run, its schema, and the comparison of two runs of the same configuration and seed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from .provenance import same_kind_of_machine
 SCHEMA = 1
 
 UNVERIFIED = "the images were not held against the published numbers and checksums"
-"""Remark of a run on a data set taken as it lies."""
+"""Remark of a run with unverified images (``--unverified``)."""
 
 TOLERANCE = 0.5
-"""Points by which an accuracy may differ between kinds of machine, beside the weight of one test image."""
+"""Allowed difference in accuracy between kinds of machine, in points, in addition to the weight of one test image."""
 
 
 class RecordError(ValueError):
-    """A record, or the place to keep it, is not what it should be; the message names it, its value and the remedy."""
+    """A record, or its folder, is invalid. The message names it, its value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run. ``result`` has the keys of ``RESULT_KEYS``; ``provenance`` is free, see :func:`provenance`."""
+    """One run. ``result`` has the keys of ``RESULT_KEYS``.
+    ``provenance`` has no fixed schema, see :func:`provenance`.
+    """
 
     result: dict[str, Any]
     provenance: dict[str, Any]
@@ -58,11 +60,13 @@ class Record:
         return metrics(self.result["accuracy"], self.result["test_counts"])
 
     def metrics_task_known(self) -> dict[str, float]:
-        """The same of the matrix measured with the task known: classes of other tasks do not compete."""
+        """The same for the matrix measured with the task known: classes of other tasks do not compete."""
         return metrics(self.result["accuracy_task_known"], self.result["test_counts"])
 
     def correct(self) -> NDArray[np.bool_]:
-        """Right or wrong for each test image after the last task, in task order; shape (sum of the test counts,)."""
+        """Whether each test image is classified correctly after the last task, in task order;
+        shape (sum of the test counts,).
+        """
         return unpack_bits(self.result["correct"], sum(self.result["test_counts"]))
 
 
@@ -74,7 +78,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # an int beyond every float is one that nothing can be computed with
+    # an int beyond the range of float cannot be computed with
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
@@ -101,7 +105,7 @@ def _is_lower_triangular(value: Any) -> bool:
 
 
 def _is_config(value: Any) -> bool:
-    """A dict that survives JSON unchanged (a tuple or an integer key would not) and holds an integer ``numerics``."""
+    """A dict that survives JSON unchanged (a tuple or an integer key would not) and has an integer ``numerics``."""
     try:
         unchanged = isinstance(value, dict) and json.loads(json.dumps(value, allow_nan=False)) == value
     except (TypeError, ValueError):
@@ -113,7 +117,7 @@ def _are_distinct_classes(value: Any) -> bool:
     return _list_of(lambda c: _is_int(c) and c >= 0, least=1)(value) and len(set(value)) == len(value)
 
 
-# A name is a folder: no separators, nothing hidden, nothing that leads out of the store.
+# A name becomes a folder: no separators, not hidden, no path out of the store.
 is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 NAME = "a name of letters, digits, '.', '_', '+', '-' that starts with a letter or digit"
 _is_sha256 = _matches(r"[0-9a-f]{64}")
@@ -140,7 +144,7 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of positive integers, one per task",
     ),
     "correct": (_matches(r"[A-Za-z0-9+/]*={0,2}"), "base64 of one bit per test image"),
-    # a mean of float32 entropies may fall short of 0 by its rounding
+    # the mean of float32 entropies may be slightly below 0
     "entropy": (_list_of(lambda nats: _is_number(nats) and nats > -1e-3), "a list of entropies in nats, one per epoch"),
     "train_loss": (_list_of(_is_number), "a list of finite numbers, one per epoch"),
     "class_order": (_are_distinct_classes, "a list of distinct class numbers"),
@@ -150,22 +154,24 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bytes_kept": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
     "hyperparameters_from": (_one_of("paper", "validation", "given"), "'paper', 'validation' or 'given'"),
 }
-"""Every key that ``result`` must have: its check, and what passes."""
+"""Required keys of ``result``: the check and a description of valid values."""
 
 OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rehearsal": (lambda value: value is True, "true, or absent"),
     "remarks": (_list_of(lambda remark: isinstance(remark, str)), "a list of texts"),
 }
-"""Keys that ``result`` may have: that it counts for nothing (``rehearsal.py``), and in what its images are, or may be, not the paper's."""
+"""Optional keys of ``result``. ``rehearsal``: the run does not count (``rehearsal.py``). ``remarks``: how its images
+differ, or may differ, from the paper's.
+"""
 
 MEASURED = frozenset({"accuracy", "accuracy_task_known", "correct", "entropy", "train_loss"})
-"""Keys of ``result`` that floating-point arithmetic may change from one kind of machine to another."""
+"""Keys of ``result`` that floating-point arithmetic may change between kinds of machine."""
 
 
 def validate(document: Any) -> None:
-    """Check that a document (as read from JSON) is a whole, sound record.
+    """Check that a document (parsed JSON) is a complete, valid record.
 
-    :raises RecordError: naming the key, its value and the remedy.
+    :raises RecordError: names the key, its value and the remedy.
     """
     _exact_keys("the record", document, {"result", "provenance"})
     result, provenance = document["result"], document["provenance"]
@@ -213,9 +219,12 @@ def _check_bits(result: Mapping[str, Any]) -> None:
     for task, (part, count, accuracy) in enumerate(
         zip(np.split(bits, np.cumsum(counts)[:-1]), counts, last, strict=True)
     ):
-        # a hundredth of an image leaves room for an accuracy that was computed in float32
+        # the tolerance of 0.01 images allows for accuracies computed in float32
         if abs(int(part.sum()) - accuracy / 100 * count) > 0.01:
-            wanted = f"bits that add up to accuracy[{len(last) - 1}][{task}] = {accuracy}% of {count} images, not to {int(part.sum())} right"
+            wanted = (
+                f"bits that add up to accuracy[{len(last) - 1}][{task}] = {accuracy}% of {count} images, "
+                f"not to {int(part.sum())} right"
+            )
             raise _wrong("result.correct", result["correct"], wanted)
 
 
@@ -241,11 +250,11 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs of one configuration and seed, held against each other.
+    """Comparison of two runs of the same configuration and seed.
 
-    ``exact`` says which rule applied, ``same_crops`` whether accuracies were held against each other at all. ``differing`` are the keys of
-    ``result`` that are not equal. ``largest`` is the largest difference between two entries of the accuracy matrices, in points, at
-    ``where``. ``failures`` says what breaks the rule; none means the runs agree.
+    ``exact`` says which rule applied, ``same_crops`` whether accuracies were compared at all. ``differing`` lists the
+    keys of ``result`` that differ. ``largest`` is the largest difference between two entries of the accuracy matrices,
+    in points, at ``where``. ``failures`` lists what breaks the rule; empty means the runs agree.
     """
 
     exact: bool
@@ -276,20 +285,23 @@ class Comparison:
 
 
 def compare(a: Record, b: Record) -> Comparison:
-    """Hold a run against another of the same configuration and seed.
+    """Compare two runs of the same configuration and seed.
 
-    On the same kind of machine and on its CPU every key of ``result`` must be equal. On another kind, or on an accelerator, whose sums
-    have no fixed order, every accuracy may differ by half a point and the weight of one test image of its task: an accuracy moves in
-    steps of one image, which in a small task is more than half a point, and one image on the edge is no sign of a changed method. What is
-    not measured (:data:`MEASURED`) must be equal. That alone is asked of runs whose images were loaded by other numbers of processes, which
-    draw other crops: these are two samples of one configuration.
+    - On the same kind of machine, on its CPU, every key of ``result`` must be equal.
+    - On different kinds of machine, or on an accelerator (whose sums have no fixed order), every accuracy may differ by
+      half a point plus the weight of one test image of its task. Accuracies change in steps of one image, which in a
+      small task is more than half a point, and a single borderline image does not indicate a changed method. Keys that
+      are not measured (:data:`MEASURED`) must be equal.
+    - If the images were loaded by different numbers of processes, the runs used different random crops: they are two
+      samples of one configuration. Then only the keys that are not measured must be equal.
 
-    :raises RecordError: when the two are not runs of the same configuration and seed.
+    :raises RecordError: the two are not runs of the same configuration and seed.
     """
     for key in ("recipe", "stream", "config_hash", "seed"):
         if a.result[key] != b.result[key]:
             raise RecordError(
-                f"{key} is {a.result[key]!r} in one run and {b.result[key]!r} in the other: compare runs of one configuration and seed"
+                f"{key} is {a.result[key]!r} in one run and {b.result[key]!r} in the other: "
+                f"compare runs of one configuration and seed"
             )
     same_crops = a.provenance.get("loading") == b.provenance.get("loading")
     exact = same_crops and same_kind_of_machine(a.provenance, b.provenance) and a.provenance["accelerator"] is None
@@ -303,20 +315,21 @@ def compare(a: Record, b: Record) -> Comparison:
                 for i, (left, right) in enumerate(zip(row, other, strict=True)):
                     deviations.append((abs(left - right), f"{key}[{t}][{i}]"))
                     allowed = TOLERANCE + 100 / a.result["test_counts"][i]
-                    # a billionth of a point for the rounding of the subtraction itself
+                    # 1e-9 points for the rounding error of the subtraction
                     if same_crops and not exact and abs(left - right) > allowed + 1e-9:
                         failures.append(
-                            f"{key}[{t}][{i}] is {left} in one run and {right} in the other, {allowed:.2f} points are allowed"
+                            f"{key}[{t}][{i}] is {left} in one run and {right} in the other, "
+                            f"{allowed:.2f} points are allowed"
                         )
     largest, where = max(deviations, key=lambda deviation: deviation[0], default=(0.0, None))
     return Comparison(exact, differing, largest, where if largest > 0 else None, tuple(failures), same_crops)
 
 
 def metric_of(record: Record, metric: str) -> float:
-    """A run's number under a name of :data:`~reclaim.benchmark.records.metrics.METRICS`: percent, points, or nats.
+    """Value of a metric in :data:`~reclaim.benchmark.records.metrics.METRICS`: percent, points, or nats.
 
     ``final_entropy`` is the entropy of the training predictions in the last epoch of each experience, averaged over
-    experiences; NaN when there was no epoch.
+    experiences; NaN if there was no epoch.
     """
     if metric == "final_entropy":
         entropy, epochs = record.result["entropy"], record.result["config"]["epochs"]

@@ -1,7 +1,7 @@
-"""The store: one JSON file per run, ``<recipe>/<stream>/<config hash>/<seed>.json``.
+"""The record store: one JSON file per run, ``<recipe>/<stream>/<config hash>/<seed>.json``.
 
-A file is written under a temporary name and renamed, so that a crash leaves the old file or the new one, and read back through
-:func:`~reclaim.benchmark.records.record.validate`: what does not pass is reported by name and skipped.
+Files are written under a temporary name and then renamed, so a crash leaves either the old or the new file. Reading
+checks them with :func:`~reclaim.benchmark.records.record.validate`. Invalid files are reported and skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .record import NAME, Record, RecordError, is_name, validate
 
 @dataclass(frozen=True)
 class Problem:
-    """A file in the store that was not read, and why."""
+    """A file in the store that could not be used, and the reason."""
 
     path: Path
     reason: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 class RecordStore:
-    """The records under one folder."""
+    """The records in one folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -41,9 +41,9 @@ class RecordStore:
             raise RecordError(f"the records folder {self.root} is a file: name a folder instead")
 
     def path_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path:
-        """Where the record of this run lies, present or not.
+        """Path of this run's record, whether or not it exists.
 
-        :raises RecordError: for a recipe or stream name that cannot be a folder.
+        :raises RecordError: the recipe, stream or hash cannot be a folder name.
         """
         for key, name in (("recipe", recipe), ("stream", stream), ("config_hash", config_hash)):
             if not is_name(name):
@@ -51,9 +51,9 @@ class RecordStore:
         return self.root / recipe / stream / config_hash / f"{seed}.json"
 
     def require_writable(self) -> None:
-        """Make the folder and a file in it: what cannot be written should be known before a run, not after.
+        """Create the folder and a test file in it, so that a missing permission is found before a run and not after it.
 
-        :raises RecordError: naming the folder, when either fails.
+        :raises RecordError: either fails; names the folder.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,10 @@ class RecordStore:
             raise _not_writable(self.root, error) from error
 
     def write(self, record: Record) -> Path:
-        """Check a record and put it in its place, replacing an older one; a crash leaves the old file or the new one, whole.
+        """Check a record and write it, replacing an older one.
+        A crash leaves the old or the new file, never part of one.
 
-        :raises RecordError: when the record is not sound, or its folder cannot be written.
+        :raises RecordError: the record is invalid, or its folder is not writable.
         """
         document = {"result": record.result, "provenance": record.provenance}
         validate(document)
@@ -78,9 +79,10 @@ class RecordStore:
         return path
 
     def get(self, recipe: str, stream: str, config_hash: str, seed: int) -> Record | None:
-        """The record of this run, None when there is none.
+        """The record of this run; None if there is none.
 
-        :raises RecordError: naming the file, when it is there but damaged: it is neither used nor silently replaced.
+        :raises RecordError: it exists but is damaged; names the file. Damaged files are neither used nor replaced
+            silently.
         """
         path = self.path_of(recipe, stream, config_hash, seed)
         if not path.exists():
@@ -91,7 +93,9 @@ class RecordStore:
             raise RecordError(f"{path}: {error}") from None
 
     def load(self) -> tuple[list[Record], list[Problem]]:
-        """All records in order of (recipe, stream, config hash, seed), and every file that is not one, in order of path."""
+        """All records, sorted by (recipe, stream, config hash, seed),
+        and every file that is not a valid record, sorted by path.
+        """
         records, problems = [], []
         for path in sorted(path for path in self.root.rglob("*") if not path.is_dir()):
             try:
@@ -102,16 +106,18 @@ class RecordStore:
 
     def _read(self, path: Path) -> Record:
         if path.suffix == ".tmp":
-            raise RecordError("left by a write that is under way or was interrupted: delete it when nothing is running")
+            raise RecordError(
+                "left over from a write that is running or was interrupted: delete it when nothing is running"
+            )
         if path.suffix != ".json":
             raise RecordError("not a record (.json): move it elsewhere")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecordError(f"cannot be read ({error}): run it again, or delete the file") from None
-        # the closing newline is what a file cut by its last byte lacks
+        # a file truncated by a single byte lacks the final newline
         if not text.endswith("\n"):
-            raise RecordError("is cut short, its last line has no end: run it again, or delete the file")
+            raise RecordError("is cut short, its last line is incomplete: run it again, or delete the file")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -119,7 +125,7 @@ class RecordStore:
         validate(document)
         record = Record(document["result"], document["provenance"])
         if path != (place := self.path_of(record.recipe, record.stream, record.config_hash, record.seed)):
-            raise RecordError(f"lies in the wrong place, its content belongs at {place}: move it there, or delete it")
+            raise RecordError(f"is in the wrong place, its content belongs at {place}: move it there, or delete it")
         return record
 
 
@@ -131,9 +137,9 @@ def _not_writable(folder: Path, error: OSError) -> RecordError:
 
 
 def named_store(folder: Path | str, option: str = "--records") -> RecordStore:
-    """The store in a folder that is named to be read.
+    """The store in a folder that the user named, for reading.
 
-    :raises RecordError: when there is no such folder.
+    :raises RecordError: there is no such folder.
     """
     if not Path(folder).exists():
         raise RecordError(f"there is no folder {folder}: name a record store with {option}")
@@ -143,7 +149,7 @@ def named_store(folder: Path | str, option: str = "--records") -> RecordStore:
 def default_store(option: str = "--records") -> RecordStore:
     """The store in ``leaderboards/records`` of the working directory.
 
-    :raises RecordError: when there is no such folder.
+    :raises RecordError: there is no such folder.
     """
     folder = Path("leaderboards") / "records"
     if not folder.is_dir():
@@ -154,7 +160,7 @@ def default_store(option: str = "--records") -> RecordStore:
 
 
 def _text(document: Mapping[str, Mapping[str, Any]]) -> str:
-    """JSON with one line per key of either part, so that a difference between two versions of a file shows which key changed."""
+    """JSON with one line per key of either part, so that a diff of two versions of a file shows which key changed."""
     parts = []
     for part, content in document.items():
         lines = ",\n".join(

@@ -1,1 +1,1 @@
-"""The statistics of a check: numpy and scipy alone, nothing of Reclaim."""
+"""Statistics of the paper check. Imports numpy and scipy only, nothing else from Reclaim."""

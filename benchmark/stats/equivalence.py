@@ -1,4 +1,4 @@
-"""A measured mean against a published one: equivalence within a margin (TOST), and the verdict."""
+"""Compares our mean with a published one: equivalence within a margin (TOST), and the verdict."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ LimitedBy = Literal["ours", "published"]
 
 @dataclass(frozen=True)
 class Column:
-    """One way of holding our runs against a printed mean: verdict, difference, its interval, TOST's p-value.
+    """One comparison of our runs with a printed mean: verdict, difference, its interval, TOST's p-value.
 
-    Only an ``undecided`` column says what limits it and how many seeds in all would decide (None: no number up to :data:`MAX_SEEDS`).
+    ``limited_by`` and ``seeds_needed`` are set for an ``undecided`` column only. ``seeds_needed`` is the total number
+    of seeds that would decide; None if no number up to :data:`MAX_SEEDS` does.
     """
 
     verdict: Verdict
@@ -44,11 +45,11 @@ class Column:
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """What our runs say of a published cell.
+    """Verdicts on a published cell.
 
-    ``sampled`` counts the error of the published mean (Welch), ``constant`` takes the printed value as exact up to its rounding; a cell
-    without published std has only the second. ``published_leaves`` is the half-width of TOST's interval with infinitely many seeds of
-    ours.
+    ``sampled`` includes the error of the published mean (Welch). ``constant`` treats the printed value as exact up to
+    its rounding. A cell without a published std has only ``constant``. ``published_leaves`` is the half-width of TOST's
+    interval with infinitely many seeds of ours.
     """
 
     ours: MeanInterval | None
@@ -58,7 +59,9 @@ class CellVerdict:
     published_leaves: float | None = None
 
     def seeds_in_words(self, column: Column) -> str:
-        """How many seeds of ours would decide an ``undecided`` column of this cell; empty for any other verdict."""
+        """Number of seeds of ours that would decide an ``undecided`` column of this cell;
+        empty for any other verdict.
+        """
         if self.ours is None or column.difference is None or column.verdict != "undecided":
             return ""
         if column.seeds_needed is not None:
@@ -73,13 +76,15 @@ class CellVerdict:
 def judge_cell(
     values: Sequence[float], published: Published | None, margin: float, alpha: float = ALPHA
 ) -> CellVerdict:
-    """Verdict on a published cell from one value per seed of ours.
+    """Verdict on a published cell from our values, one per seed.
 
-    ``reproduced``: TOST rejects at ``alpha``; ``above`` / ``below``: the (1 - alpha) interval of the difference lies beyond the margin;
-    ``undecided``: neither, and ``limited_by`` says whose error is to blame; ``no reference``: no number (or, for Welch, no std) is
-    published; ``not run``: no values.
+    - ``reproduced``: TOST rejects at ``alpha``.
+    - ``above`` / ``below``: the (1 - alpha) interval of the difference lies beyond the margin.
+    - ``undecided``: neither; ``limited_by`` says whose error is too large.
+    - ``no reference``: no number (or, for Welch, no std) is published.
+    - ``not run``: no values.
 
-    :param margin: points within which two means count as equal.
+    :param margin: largest difference, in points, at which two means count as equal.
     """
     require_margin(margin)
     require_probability("alpha", alpha)
@@ -99,7 +104,7 @@ def judge_cell(
 
 
 def verdict(difference: Estimate, margin: float, alpha: float = ALPHA) -> Verdict:
-    """``reproduced``, ``above``, ``below`` or ``undecided``: at most one of the first three can be true of one difference."""
+    """``reproduced``, ``above``, ``below`` or ``undecided``. The first three exclude each other."""
     if tost(difference, margin) < alpha:
         return "reproduced"
     if difference.p_above(margin) < alpha / 2:
@@ -115,11 +120,12 @@ def _column(ours: MeanInterval, published: Published, margin: float, alpha: floa
     column = Column(reading, difference, difference.interval(1 - alpha), tost(difference, margin))
     if reading != "undecided":
         return column
-    # a single run has no std of its own: the published one is the best guess at it
+    # a single run has no std, so we use the published one as an estimate
     std = ours.std if ours.std is not None else published.std
     if std is None:
         return replace(column, limited_by="ours")
-    # Finite numbers too: Welch's degrees of freedom fall towards n0 - 1, so that infinitely many seeds can decide less than twenty.
+    # Also try finite numbers: Welch's degrees of freedom fall towards n0 - 1, so infinitely many seeds can decide less
+    # than twenty.
     more = np.append(np.arange(ours.n + 1, 10 * MAX_SEEDS + 1, dtype=float), math.inf)
     within, beyond = thresholds(std, more, published, margin, alpha)
     decided = (abs(difference.value) < within) | (abs(difference.value) > beyond)

@@ -1,15 +1,18 @@
-"""Means, differences and their intervals, over a few seeds.
+"""Means, differences and their intervals over a few seeds.
 
-Everything here is a Student-t estimate (:class:`Estimate`): our mean against a published one (Welch), against a printed value taken as a
-constant (one sample), one method against another (paired). ``scipy.stats`` has the distributions; nothing is rounded here.
+Everything here is a Student-t estimate (:class:`Estimate`). There are three kinds: our mean against a published one
+(Welch), our mean against a printed value treated as a constant (one sample), and one method against another (paired).
+The distributions come from ``scipy.stats``. Nothing is rounded here.
 
-Where the t distribution has nothing to say:
+Special cases:
 
-- One value has no standard deviation: no interval, every p-value is 1, the verdict is ``undecided``.
-- No spread at all (all values alike, standard deviation 0): the interval shrinks to a point, which says nothing of how sure it is. The
-  p-values are then those of the exact sign test, ``2 ** -n`` on the side where the values are: two equal values never decide, six do.
-- A printed number is rounded. ``Published.rounding`` is half a unit of its last digit; the printed mean may be off by it and the printed
-  standard deviation is taken to be larger by it (so "0.0" printed to 0.1 stands for 0.05). Both only make it harder to decide.
+- One value has no standard deviation: there is no interval, every p-value is 1, and the verdict is ``undecided``.
+- No spread (all values equal, standard deviation 0): the interval shrinks to a point, which is not a measure of
+  certainty. The p-values are then those of the exact sign test, ``2 ** -n`` on the side of the values. Two equal values
+  never decide, six do.
+- Printed numbers are rounded. ``Published.rounding`` is half a unit of the last digit. The printed mean may be off by
+  it, and the printed standard deviation is increased by it (so "0.0" printed to 0.1 counts as 0.05). Both only make it
+  harder to decide.
 """
 
 from __future__ import annotations
@@ -25,15 +28,16 @@ from scipy import stats
 ALPHA = 0.05
 
 NO_SPREAD = 1e-9
-"""Standard deviations below this (in points) are rounding errors of equal values."""
+"""Standard deviations below this (in points) are rounding errors of equal values and count as 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A mean or a difference of means whose error follows Student's t.
 
-    ``standard_error`` and ``df`` are None when nothing can be said of the error (one value). ``n`` counts our own values, ``rounding`` is
-    by how much the estimate may be off because a printed number in it was rounded. All in the unit of the values (points).
+    ``standard_error`` and ``df`` are None when the error is unknown (one value). ``n`` is the number of our own values.
+    ``rounding`` is how far the estimate may be off because a printed number in it was rounded. All are in the unit of
+    the values (points).
     """
 
     value: float
@@ -43,7 +47,7 @@ class Estimate:
     rounding: float = 0.0
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float] | None:
-        """Two-sided interval, None when there is no standard error; widened by the rounding on both sides."""
+        """Two-sided interval, widened by the rounding on both sides; None without a standard error."""
         require_probability("level", level)
         if self.standard_error is None or self.df is None:
             return None
@@ -80,11 +84,12 @@ class MeanInterval:
 
 @dataclass(frozen=True)
 class Published:
-    """A printed result: mean, standard deviation (n - 1) over ``n`` runs, and half a unit of the last printed digit, all in points.
+    """A printed result: mean, standard deviation (n - 1) over ``n`` runs,
+    and half a unit of the last printed digit, in points.
 
-    Without ``std`` the mean can only be taken as a constant.
+    Without ``std`` the mean can only be treated as a constant.
 
-    :raises ValueError: for a number that is not finite, a negative std or rounding, or a std over fewer than 2 runs.
+    :raises ValueError: a number is not finite, the std or rounding is negative, or the std is over fewer than 2 runs.
     """
 
     mean: float
@@ -94,34 +99,32 @@ class Published:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mean):
-            raise ValueError(f"published mean is {self.mean}: a finite number is needed")
+            raise ValueError(f"published mean is {self.mean}: it must be a finite number")
         if not 0 <= self.rounding < math.inf:
             raise ValueError(
-                f"published rounding is {self.rounding}: half a unit of the last printed digit is needed, 0 if unknown"
+                f"published rounding is {self.rounding}: give half a unit of the last printed digit, or 0 if unknown"
             )
         if self.std is not None and not 0 <= self.std < math.inf:
-            raise ValueError(
-                f"published std is {self.std}: a finite number that is not negative is needed, None if not printed"
-            )
+            raise ValueError(f"published std is {self.std}: give a finite number of at least 0, or None if not printed")
         if self.std is not None and (self.n is None or self.n < 2):
             raise ValueError(
                 f"published std {self.std} over {self.n} runs: a std needs at least 2; pass std=None for a single run"
             )
 
     def as_constant(self) -> Published:
-        """The printed mean without its own error (its rounding stays)."""
+        """The printed mean without its standard deviation; its rounding stays."""
         return replace(self, std=None, n=None)
 
     @property
     def error(self) -> tuple[float, float]:
-        """Standard deviation with its rounding, and number of runs; (0, infinity) when the mean is a constant."""
+        """Standard deviation plus rounding, and number of runs; (0, infinity) if the mean is a constant."""
         return (0.0, math.inf) if self.std is None or self.n is None else (self.std + self.rounding, float(self.n))
 
 
 def mean_interval(values: Sequence[float], level: float = 1 - ALPHA) -> MeanInterval:
     """Mean, sample standard deviation and two-sided Student-t interval of one value per seed.
 
-    :raises ValueError: without values, or when one is not finite.
+    :raises ValueError: there are no values, or one is not finite.
     """
     mean, std, n = moments(values)
     df = None if std is None else n - 1
@@ -130,9 +133,9 @@ def mean_interval(values: Sequence[float], level: float = 1 - ALPHA) -> MeanInte
 
 
 def welch(ours: MeanInterval, published: Published) -> Estimate:
-    """Our mean less the published one: Welch's t (Biometrika 1947), Satterthwaite's degrees of freedom.
+    """Our mean minus the published one: Welch's t (Biometrika 1947) with Satterthwaite's degrees of freedom.
 
-    For a published mean without std this is the one-sample t, the printed value taken as a constant.
+    For a published mean without std this is the one-sample t: the printed value is a constant.
     """
     difference = ours.mean - published.mean
     if ours.std is None:
@@ -142,15 +145,18 @@ def welch(ours: MeanInterval, published: Published) -> Estimate:
 
 
 def tost(difference: Estimate, margin: float) -> float:
-    """p-value of two one-sided tests (Schuirmann 1987) against "the true difference is ``margin`` points or more, either way"."""
+    """p-value of TOST (Schuirmann 1987) against "the true difference is ``margin`` points or more in
+    either direction".
+    """
     require_margin(margin)
     return max(difference.p_above(-margin), difference.p_below(margin))
 
 
 def prediction_interval(published: Published, n: int, level: float = 1 - ALPHA) -> tuple[float, float] | None:
-    """Where the mean of ``n`` new runs falls with probability ``level`` if they are like the published ones (Patil, Peng and Leek 2016).
+    """Interval that contains the mean of ``n`` new runs with probability ``level`` if they are like the published ones.
 
-    Uses the published standard deviation alone, ``m0 +- t(n0 - 1) s0 sqrt(1 / n0 + 1 / n)``; None without one.
+    Patil, Peng and Leek (2016). It uses the published standard deviation only: ``m0 +- t(n0 - 1) s0 sqrt(1 / n0 + 1 /
+    n)``. None without one.
     """
     require_probability("level", level)
     if published.std is None:
@@ -163,7 +169,9 @@ def prediction_interval(published: Published, n: int, level: float = 1 - ALPHA) 
 def welch_error(
     std: ArrayLike, n: ArrayLike, std0: ArrayLike, n0: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Standard error of the difference and its degrees of freedom (the smaller side's where there is no spread), elementwise."""
+    """Standard error of the difference and its degrees of freedom, elementwise; without spread, the
+    smaller side's df.
+    """
     n, n0 = np.asarray(n, dtype=float), np.asarray(n0, dtype=float)
     ours, theirs = np.square(std) / n, np.square(std0) / n0
     total = np.asarray(ours + theirs)
@@ -176,11 +184,11 @@ def welch_error(
 
 
 def moments(values: Sequence[float]) -> tuple[float, float | None, int]:
-    """Mean, sample standard deviation (None for one value) and number."""
+    """Mean, sample standard deviation (None for one value) and number of values."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"values are {list(values)}: a flat, non-empty sequence of finite numbers is needed")
-    # sorted, so that the order of the seeds does not reach the last bit
+        raise ValueError(f"values are {list(values)}: give a flat, non-empty sequence of finite numbers")
+    # sorted, so that the result does not depend on the order of the seeds, down to the last bit
     array = np.sort(array)
     mean = float(array.mean())
     if array.size == 1:
@@ -191,9 +199,9 @@ def moments(values: Sequence[float]) -> tuple[float, float | None, int]:
 
 def require_margin(margin: float) -> None:
     if not 0 <= margin < math.inf:
-        raise ValueError(f"margin is {margin}: a finite number of points that is not negative is needed")
+        raise ValueError(f"margin is {margin}: give a finite number of points, at least 0")
 
 
 def require_probability(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise ValueError(f"{name} is {value}: a probability strictly between 0 and 1 is needed")
+        raise ValueError(f"{name} is {value}: give a probability strictly between 0 and 1")

@@ -1,4 +1,4 @@
-"""Method against method, paired by seed; families of claims with Holm's correction; factorial designs."""
+"""Comparisons of methods, paired by seed; families of claims with Holm's correction; factorial designs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Outcome = Literal["holds", "contradicted", "undecided", "not run"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference(Estimate):
-    """Mean over seeds of a - b, with the seeds it rests on; ``unmatched`` seeds have only one of the two and are left out."""
+    """Mean over seeds of a - b, and the seeds used.
+    ``unmatched`` seeds have only one of the two values and are left out.
+    """
 
     std: float | None
     seeds: tuple[int, ...]
@@ -26,17 +28,17 @@ class PairedDifference(Estimate):
 
     @property
     def effect_size(self) -> float | None:
-        """Cohen's d_z, the mean difference over the standard deviation of the differences; None without spread.
+        """Cohen's d_z: the mean difference divided by the standard deviation of the differences; None without spread.
 
-        Too large on average where seeds are few (by a quarter at n = 5, a tenth at n = 10): see :attr:`hedges_g`.
+        It is biased upwards for few seeds (by a quarter at n = 5, a tenth at n = 10): see :attr:`hedges_g`.
         """
         return self.value / self.std if self.std else None
 
     @property
     def hedges_g(self) -> float | None:
-        """d_z without its small-sample bias: times J(n - 1) (Hedges, J. Educ. Stat. 1981); None without spread or for n < 3.
+        """d_z corrected for small-sample bias: multiplied by J(n - 1) (Hedges, J. Educ. Stat. 1981).
 
-        With two differences d_z has no mean that could be corrected.
+        None without spread or for n < 3: with two differences d_z has no mean that could be corrected.
         """
         if self.effect_size is None or self.n < 3:
             return None
@@ -45,7 +47,7 @@ class PairedDifference(Estimate):
 
     @property
     def p_different(self) -> float:
-        """Two-sided p-value against "a and b are alike"."""
+        """Two-sided p-value against "a and b are equal"."""
         return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0)))
 
     @property
@@ -60,9 +62,9 @@ class PairedDifference(Estimate):
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedDifference | None:
-    """Difference a - b over the seeds that both have (seed -> value); None when there is no such seed.
+    """Difference a - b over the seeds that both have (seed -> value); None if there is no such seed.
 
-    :raises ValueError: when a value is not finite.
+    :raises ValueError: a value is not finite.
     """
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:
@@ -82,13 +84,13 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedD
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Scand. J. Statist. 1979), in the order given.
 
-    A test not yet made enters as 1, so that the family keeps its size.
+    Pass 1 for a test that was not made, so that the family keeps its size.
 
-    :raises ValueError: for a p-value outside 0..1.
+    :raises ValueError: a p-value is outside 0..1.
     """
     p = np.asarray(p_values, dtype=float)
     if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"p-values are {list(p_values)}: each must lie in 0..1; pass 1 for a test that was not made")
+        raise ValueError(f"p-values are {list(p_values)}: each must be in 0..1; pass 1 for a test that was not made")
     order = np.argsort(p, kind="stable")
     stepped = np.minimum(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), 1.0)
     adjusted = np.empty_like(p)
@@ -98,9 +100,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Outcome of a claim, and its p-values after Holm over its family.
+    """Outcome of a claim, and its p-values after Holm's correction over its family.
 
-    ``p`` speaks for the claim (small: it holds), ``reverse_p`` against it (small: it is contradicted).
+    A small ``p`` supports the claim (it holds). A small ``reverse_p`` contradicts it.
     """
 
     outcome: Outcome
@@ -111,11 +113,12 @@ class Judgement:
 def judge_claim(
     kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA
 ) -> Outcome:
-    """Outcome of one claim about a - b that stands alone.
+    """Outcome of a single claim about a - b, without a family.
 
-    ``superior`` holds if its p-value is below ``alpha`` and is contradicted if the (1 - alpha) interval lies below 0. ``noninferior``
-    holds if the one-sided lower bound lies above ``-margin`` and is contradicted if the (1 - alpha) interval lies below ``-margin``. Else
-    ``undecided``; ``not run`` without seeds.
+    - ``superior`` holds if its p-value is below ``alpha``. It is contradicted if the (1 - alpha) interval lies below 0.
+    - ``noninferior`` holds if the one-sided lower bound lies above ``-margin``. It is contradicted if the (1 - alpha)
+      interval lies below ``-margin``.
+    - Otherwise the outcome is ``undecided``, or ``not run`` without seeds.
 
     :param margin: points; positive for ``noninferior``, 0 for ``superior``.
     """
@@ -124,16 +127,16 @@ def judge_claim(
 
 
 def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0) -> float:
-    """One-sided p-value that speaks for a claim, before Holm; 1 when nothing was run.
+    """One-sided p-value of a claim before Holm's correction (small: it holds); 1 if nothing was run.
 
-    :raises ValueError: for an unknown kind, or a margin that does not go with it.
+    :raises ValueError: the kind is unknown, or the margin does not fit the kind.
     """
     if kind not in ("superior", "noninferior"):
         raise ValueError(f"claim kind is {kind!r}: choose 'superior' or 'noninferior'")
     require_margin(margin)
     if (kind == "noninferior") != (margin > 0):
         raise ValueError(
-            f"a claim of kind {kind!r} has margin {margin}: 'noninferior' needs a positive one, 'superior' has none (0)"
+            f"a claim of kind {kind!r} has margin {margin}: 'noninferior' needs a positive margin, 'superior' needs 0"
         )
     if difference is None:
         return 1.0
@@ -143,11 +146,11 @@ def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float 
 def judge_family(
     claims: Sequence[tuple[ClaimKind, PairedDifference | None, float]], alpha: float = ALPHA
 ) -> list[Judgement]:
-    """Judge every claim (kind, difference, margin) of one family; claims not run keep their place in it.
+    """Judge every claim (kind, difference, margin) of one family. Claims that were not run count towards its size.
 
-    Holm runs twice: over the p-values for the claims at ``alpha``, which is how likely any false ``holds`` is at most, and over those of
-    the reverse sides ("a - b lies below ``-margin``") at ``alpha / 2``, one tail of the (1 - alpha) interval, as likely as any false
-    ``contradicted`` is at most.
+    Holm's correction is applied twice. Over the p-values of the claims it bounds the probability of any false ``holds``
+    by ``alpha``. Over the p-values of the reverse sides ("a - b lies below ``-margin``") it bounds the probability of
+    any false ``contradicted`` by ``alpha / 2``, one tail of the (1 - alpha) interval.
     """
     require_probability("alpha", alpha)
     p_values = holm([claim_p(*claim) for claim in claims])
@@ -166,23 +169,27 @@ def judge_family(
 
 
 def factorial_effects(runs: Mapping[frozenset[str], Mapping[int, float]]) -> dict[frozenset[str], PairedDifference]:
-    """Main and interaction effects in a full factorial of k factors at two levels, paired by seed; by size, then by name.
+    """Main and interaction effects in a full factorial of k factors at two levels, paired by seed;
+    by size, then by name.
 
-    The effect of some factors is the mean of the cells that lack an even number of them (0 counts) less the mean of the other cells: its
-    contrast divided by 2^(k - 1). Of one factor that is the mean with it less the mean without it; of two, half of what the effect of one
-    gains from the other; each averaged over the factors that are not named. The seeds that count are those of all cells.
+    The effect of a set of factors is its contrast divided by 2^(k - 1): the mean of the cells that lack an even number
+    of these factors (0 counts) minus the mean of the other cells. For one factor that is the mean with it minus the
+    mean without it. For two factors it is half of what the effect of one gains from the other. Each is averaged over
+    the other factors. Only seeds that all cells have are used.
 
-    :param runs: cell (the factors that are present; none is a cell too) -> seed -> value; all 2^k cells of the factors that occur.
-    :return: non-empty set of factors -> effect; nothing when no seed is common to all cells.
+    :param runs: cell (the set of factors that are present, possibly empty) -> seed -> value; all 2^k cells of the
+        factors that occur.
+    :return: non-empty set of factors -> effect; empty if no seed is common to all cells.
     :raises ValueError: a cell has no runs, no factor occurs, or a value is not finite.
     """
     factors = sorted(frozenset[str]().union(*runs))
     cells = [frozenset(cell) for size in range(len(factors) + 1) for cell in itertools.combinations(factors, size)]
     if not factors:
-        raise ValueError("runs have no factor: give a cell for every combination of at least one")
+        raise ValueError("runs have no factor: give a cell for every combination of at least one factor")
     if missing := [" + ".join(sorted(cell)) or "none" for cell in cells if not runs.get(cell)]:
         raise ValueError(
-            f"no runs with these of the factors {', '.join(factors)}: {'; '.join(missing)}; all {len(cells)} cells are needed"
+            f"no runs for these combinations of {', '.join(factors)}: {'; '.join(missing)}; "
+            f"all {len(cells)} cells are needed"
         )
     common = frozenset.intersection(*(frozenset(runs[cell]) for cell in cells))
     incomplete = frozenset().union(*(runs[cell] for cell in cells)) - common

@@ -13,11 +13,11 @@ from scipy import stats
 from .estimates import ALPHA, Published, require_margin, require_probability, welch_error
 
 MAX_SEEDS = 100
-"""Largest number of seeds that :func:`seeds_needed` considers."""
+"""Largest number of seeds that :func:`seeds_needed` tries."""
 
 
 def published_leaves(published: Published, alpha: float = ALPHA) -> float:
-    """Half-width of TOST's interval, in points, that the published n0 and std leave when our own error is zero."""
+    """Half-width of TOST's interval, in points, that remains from the published n0 and std if our own error is zero."""
     within, _ = thresholds(0.0, math.inf, published, 0.0, alpha)
     return 0.0 - float(within)
 
@@ -31,22 +31,24 @@ def verdict_probabilities(
     alpha: float = ALPHA,
     given_published: bool = True,
 ) -> dict[str, float]:
-    """Probabilities of ``reproduced``, ``above``, ``below`` and ``undecided``, by quadrature over the sample standard deviations.
+    """Probabilities of ``reproduced``, ``above``, ``below`` and ``undecided``,
+    by quadrature over the sample standard deviations.
 
-    With margin 0 ``reproduced`` cannot happen and ``undecided`` is the coverage of Welch's interval.
+    With margin 0 ``reproduced`` is impossible, and ``undecided`` is the coverage of Welch's interval.
 
     :param our_std: true standard deviation of our runs.
     :param n: number of our seeds, at least 2; ``math.inf`` for the limit.
-    :param difference: our true mean less the printed mean (``given_published``), or less the true published mean.
-    :param given_published: the printed mean and std are facts and only our seeds are drawn; otherwise the printed std is the true one,
-        and the published side is drawn as well: what one could expect before the paper was written.
+    :param difference: our true mean minus the printed mean (``given_published``), or minus the true published mean.
+    :param given_published: if true, the printed mean and std are fixed and only our seeds are random. Otherwise the
+        printed std is the true one and the published results are random too: the probability before the paper's runs
+        were made.
     """
     require_margin(margin)
     require_probability("alpha", alpha)
     if not n >= 2:
         raise ValueError(f"n is {n}: at least 2 seeds are needed for a standard deviation")
     if not 0 <= our_std < math.inf:
-        raise ValueError(f"our_std is {our_std}: a finite number that is not negative is needed")
+        raise ValueError(f"our_std is {our_std}: give a finite number of at least 0")
     std0, n0 = published.error
     std, weight = _sample_stds(our_std, n)
     variance = our_std**2 / n
@@ -58,7 +60,7 @@ def verdict_probabilities(
         within, beyond = _thresholds_of(error, df, n, published.rounding, margin, alpha)
         weight = weight[:, None] * drawn_weight[None, :]
         variance += std0**2 / n0
-    # a scale of exactly 0 would divide 0 by 0 where the difference lies on a threshold
+    # a scale of exactly 0 would divide 0 by 0 if the difference equals a threshold
     law = (difference, max(math.sqrt(variance), 1e-12))
     inside = np.maximum(within, 0.0)
     reproduced = float(np.sum(weight * (stats.norm.cdf(inside, *law) - stats.norm.cdf(-inside, *law))))
@@ -79,10 +81,12 @@ def seeds_needed(
     max_seeds: int = MAX_SEEDS,
     more_than: int = 1,
 ) -> int | None:
-    """Smallest number of our seeds, up to ``max_seeds``, that decides (reproduced, above, below) with probability ``power``; None if none.
+    """Smallest number of our seeds that decides (reproduced, above, below) with probability ``power``;
+    None if there is none.
 
-    Every number is tried, because power is not monotone in it. The printed mean and std are facts here; our true mean lies ``difference``
-    from the printed one. :func:`published_leaves` says what the published side alone leaves open. ``more_than`` seeds are there already.
+    Tries every number from ``more_than + 1`` (``more_than``: the seeds already run) to ``max_seeds``, because power is
+    not monotone. The printed mean and std are fixed; our true mean minus the printed one is ``difference``.
+    :func:`published_leaves` gives the uncertainty of the published side alone.
     """
     require_probability("power", power)
     for n in range(max(2, more_than + 1), max_seeds + 1):
@@ -92,7 +96,9 @@ def seeds_needed(
 
 
 def _sample_stds(std: float, n: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights (Gauss-Legendre in probability) of the sample standard deviation of ``n`` normal values; shapes (k,) and (k,)."""
+    """Nodes (k,) and weights (k,) for the sample standard deviation of ``n`` normal values:
+    Gauss-Legendre in probability.
+    """
     if math.isinf(n) or std == 0:
         return np.array([std]), np.array([1.0])
     nodes, weights = _gauss_legendre()
@@ -101,14 +107,16 @@ def _sample_stds(std: float, n: float) -> tuple[NDArray[np.float64], NDArray[np.
 
 @cache
 def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # finding the nodes takes longer than all the rest of a probability
+    # cached: finding the nodes takes longer than the rest of the computation
     return np.polynomial.legendre.leggauss(80)
 
 
 def thresholds(
     std: Any, n: Any, published: Published, margin: float, alpha: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """|difference| below the first means reproduced, above the second above or below; elementwise over our std and n."""
+    """Two thresholds on |difference|: reproduced below the first, above or below beyond the second. Elementwise over
+    our std and n.
+    """
     error, df = welch_error(std, n, *published.error)
     return _thresholds_of(error, df, n, published.rounding, margin, alpha)
 

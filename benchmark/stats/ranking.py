@@ -1,4 +1,4 @@
-"""Places of methods that are ranked together: a rank is an estimate too, so it comes with an interval and with its ties."""
+"""Ranks of methods. A rank is an estimate too, so it has an interval and ties."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from .paired import holm, paired_difference
 
 @dataclass(frozen=True)
 class RankInterval:
-    """Place of one method: 1 is the largest mean, equal means share a place; ``low`` and ``high`` are the best and the worst place that the
-    runs leave open. ``tied_with`` names the methods that cannot be told from this one, best first.
+    """Rank of one method: 1 is the largest mean, equal means share a rank.
+
+    ``low`` and ``high`` are the best and the worst plausible rank. ``tied_with`` lists the methods that do not differ
+    significantly from this one, best first.
     """
 
     rank: int
@@ -31,30 +33,32 @@ class RankInterval:
 def rank_intervals(
     runs: Mapping[str, Mapping[int, float]], level: float = 1 - ALPHA, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, RankInterval]:
-    """Place of every method (name -> seed -> value, more is better) with its interval and its ties; best first.
+    """Rank of every method (name -> seed -> value, larger is better) with its interval and its ties; best first.
 
-    The interval is a Bayesian bootstrap (Rubin, Ann. Statist. 1981): a resample draws one weight for each seed, the same for all methods
-    that have the seed, so that what a seed does to all of them cancels; a method's mean is the weighted one over its own seeds, and the
-    places are counted anew. Methods may thus have different seeds, but what a seed does cancels only between those that share it.
-    Resamples of few values spread too little: each mean's deviations are stretched so that their variance is s^2 / n and their interval as
-    wide as Student's (Hesterberg, Am. Stat. 2015). A single run says nothing of its error: it may have any place, also in the intervals of
-    the others. Runs without any spread leave it a point.
+    The interval is a Bayesian bootstrap (Rubin, Ann. Statist. 1981). A resample draws one weight per seed and uses it
+    for all methods that have the seed, so that effects of the seed shared by all of them cancel. A method's mean is the
+    weighted mean over its own seeds, and the ranks are recomputed. Methods may thus have different seeds, but seed
+    effects cancel only between methods that share the seed. Resamples of few values vary too little. Therefore each
+    mean's deviations are stretched so that their variance is s^2 / n and their interval is as wide as Student's
+    (Hesterberg, Am. Stat. 2015). The error of a single run is unknown: it may have any rank, also in the intervals of
+    the others. For runs without any spread the interval is a point.
 
-    Two methods are tied unless the two-sided t test on their differences paired by seed is significant at 1 - ``level`` after Holm over all
-    pairs; with less than two common seeds they always are. Ties are not transitive: A may be tied with B, B with C, and A beat C.
+    Two methods are tied unless the two-sided t test on their differences paired by seed is significant at 1 - ``level``
+    after Holm's correction over all pairs. With fewer than two common seeds they are always tied. Ties are not
+    transitive: A may be tied with B, B with C, and A beat C.
 
-    :param level: of each interval by itself, not of all together.
-    :param seed: of the resampling; names and seeds may come in any order.
+    :param level: confidence level of each single interval, not of all together.
+    :param seed: of the resampling. The order of names and seeds does not matter.
     :raises ValueError: a method has no run, or one that is not finite; ``level`` or ``resamples`` is out of range.
     """
     if bad := [name for name, values in runs.items() if not values or not all(map(math.isfinite, values.values()))]:
         raise ValueError(
-            f"runs of {', '.join(bad)}: at least one value, and finite ones, are needed; leave a method without runs out"
+            f"runs of {', '.join(bad)}: give at least one value, all of them finite, or leave out methods without runs"
         )
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: a probability strictly between 0 and 1 is needed")
+        raise ValueError(f"level is {level}: give a probability strictly between 0 and 1")
     if resamples < 1:
-        raise ValueError(f"resamples is {resamples}: at least 1 is needed")
+        raise ValueError(f"resamples is {resamples}: give at least 1")
     if not runs:
         return {}
 
@@ -89,13 +93,14 @@ def _resampled_means(
     resamples: int,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Means of the methods under weights drawn for the seeds; shape (resamples, methods)."""
+    """Means of the methods under random weights of the seeds; shape (resamples, methods)."""
     seeds = sorted(set[int]().union(*runs))
     has = np.array([[seed in values for values in runs] for seed in seeds], dtype=float)
     deviations = np.array(
         [[values.get(seed, mean) - mean for values, mean in zip(runs, means, strict=True)] for seed in seeds]
     )
-    # Exponential weights, normalised over any set of seeds, are uniform on its simplex: variance s^2 (n - 1) / (n (n + 1)).
+    # Exponential weights, normalised over any set of seeds, are uniform on its simplex: variance s^2 (n - 1) / (n (n +
+    # 1)).
     weights = generator.standard_exponential((resamples, len(seeds)))
     n = has.sum(axis=0)
     df = np.maximum(n - 1, 1)
@@ -108,7 +113,7 @@ def _resampled_means(
 
 
 def _places(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Best and worst place of each method among equals, from values of shape (resamples, methods); both of that shape."""
+    """Best and worst rank of each method among equals. ``values`` and both results have shape (resamples, methods)."""
     columns = [values[:, [k]] for k in range(values.shape[1])]
     best = np.stack([1 + (values > column + NO_SPREAD).sum(axis=1) for column in columns], axis=1)
     worst = np.stack([(values >= column - NO_SPREAD).sum(axis=1) for column in columns], axis=1)

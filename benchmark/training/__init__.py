@@ -1,1 +1,1 @@
-"""Making runs: strategies from configurations, one run, many runs, checkpoints, rehearsals, choices of hyper-parameters."""
+"""Training: strategies from configurations, runs, parallel jobs, checkpoints, rehearsals, hyper-parameter sweeps."""

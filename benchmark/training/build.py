@@ -1,4 +1,6 @@
-"""From a configuration to what trains: the backbone, the model with its heads, and the Avalanche strategy with its plugins."""
+"""From a configuration to its training objects:
+the backbone, the model with its heads, and the Avalanche strategy with its plugins.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +57,11 @@ STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
 def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
-    """The backbone: with its pretrained weights if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), else random.
+    """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
+    otherwise random.
 
-    :param weights: a file to take them from, instead of timm's hub.
-    :param random: random weights all the same.
+    :param weights: load the weights from this file instead of timm's hub.
+    :param random: use random weights even if the name has a tag.
     """
     if config.backbone == QUICKDRAW_VIT:
         return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
@@ -67,15 +70,16 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
         return create_backbone(config.backbone)
     if weights and not tagged:
         raise ValueError(
-            f"{config.backbone!r} starts from random weights, for its name has no tag: leave out the weights {weights}"
+            f"{config.backbone!r} starts from random weights, because its name has no tag: "
+            f"leave out the weights {weights}"
         )
     return create_backbone(config.backbone, weights or (PRETRAINED if tagged else None))
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:
-    """The backbone with heads, prepared as the configuration says; draws from torch's global generator.
+    """The backbone with heads, set up as configured. Draws from torch's global generator.
 
-    :param n_classes: of the whole stream: the width of the one head that DER++ needs.
+    :param n_classes: number of classes in the whole stream: the width of the single head that DER++ needs.
     """
     model = ContinualModel(
         backbone,
@@ -106,7 +110,7 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
 
 
 def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransform]:
-    """The transforms for training and for testing that a configuration names."""
+    """The configured transforms for training and testing."""
     train, test = protocol(images.protocol, dataset)
     if images.clipped:
         if not isinstance(train, OlorTransform):
@@ -117,7 +121,8 @@ def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransfo
     if images.smallest_crop is not None:
         if not isinstance(train, ImageTransform) or train.geometry != "random-resized-crop":
             raise ValueError(
-                f"smallest_crop={images.smallest_crop} is of random crops, which protocol={images.protocol!r} has not: leave it out"
+                f"smallest_crop={images.smallest_crop} needs random crops, "
+                f"which protocol={images.protocol!r} does not use: leave it out"
             )
         train = replace(train, scale=(images.smallest_crop, train.scale[1]))
     return train, test
@@ -131,10 +136,10 @@ def make_strategy(
     device: str = "cpu",
     validation: Sequence[Any] | None = None,
 ) -> SupervisedTemplate:
-    """:class:`Stepwise` with the plugins, the optimizer and the criterion that the configuration names; DER++ is one of its own.
+    """:class:`Stepwise` with the configured plugins, optimizer and criterion. DER++ has its own strategy class.
 
-    :param plugins: further plugins, which run after those.
-    :param validation: the experiences with held-out images by which ``keep="best"`` chooses.
+    :param plugins: additional plugins, which run after the configured ones.
+    :param validation: experiences with held-out images, with which ``keep="best"`` selects the epoch.
     """
     strategy: Callable[..., SupervisedTemplate] = partial(
         Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16"
@@ -155,7 +160,7 @@ def make_strategy(
 
 
 def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> list[SupervisedPlugin[Any]]:
-    """In the order in which they run: what has to see the unaligned heads stands before the alignment."""
+    """The plugins in the order in which they run. Those that need the unaligned heads come before the alignment."""
     plugins: list[SupervisedPlugin[Any]] = [Reseeding(seed), _fresh_optimizer(config)]
     if config.keep == "best":
         if validation is None:
@@ -262,12 +267,12 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
         milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
         return FreshOptimizer(partial(_steps, milestones=milestones))
     if config.schedule == "cosine":
-        longer = 1 + config.horizon_beyond / config.epochs  # F13
+        longer = 1 + config.horizon_beyond / config.epochs  # F13 (docs/fidelity.md)
         return FreshOptimizer(partial(_cosine, longer=longer), every="iteration")
     return FreshOptimizer()
 
 
-# functions of a module, for checkpoints pickle them
+# functions at module level, because checkpoints pickle them
 
 
 def _steps(optimizer: Optimizer, epochs: int, milestones: Sequence[int]) -> MultiStepLR:
@@ -279,7 +284,9 @@ def _cosine(optimizer: Optimizer, steps: int, longer: float) -> CosineAnnealingL
 
 
 class Reseeding(SupervisedPlugin[Any]):
-    """Reseeds torch before each experience and epoch, so that evaluating in between, which draws random numbers, changes nothing."""
+    """Reseeds torch before each experience and epoch, so that evaluation in between,
+    which draws random numbers, has no effect.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -297,7 +304,7 @@ class Reseeding(SupervisedPlugin[Any]):
 
 
 class Augmentation(SupervisedPlugin[Any]):
-    """Warps every training batch as a whole; listed among the plugins, it leaves the dataset and its test transform alone."""
+    """Warps whole training batches. As a plugin it does not affect the data set or its test transform."""
 
     def __init__(self, warp: Warp) -> None:
         super().__init__()

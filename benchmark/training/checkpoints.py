@@ -1,13 +1,15 @@
-"""Checkpoints: a run that was killed goes on from the last one and, on the CPU, ends with the bits of one that was not.
+"""Checkpoints: a killed run resumes from its last checkpoint and, on the CPU,
+gives the same bits as an uninterrupted one.
 
-A checkpoint holds the whole strategy as it stands between two epochs or experiences (model, optimizer, all that plugins keep, Avalanche's
-clock) and the states of the random number generators. It is one pickle, so that what was one object is one object again: the optimizer
-holds the model's parameters, and tensors that shared memory share it. The benchmark and its images are not in it: the
-run that goes on has its own, and names stand for them.
+A checkpoint contains the whole strategy between two epochs or experiences (model, optimizer, all state of plugins,
+Avalanche's clock) and the states of the random number generators. It is a single pickle, so that shared objects stay
+shared: the optimizer refers to the model's parameters, and tensors that shared memory still do. The benchmark and its
+images are not included. The resumed run makes its own, and the pickle refers to them by number.
 
-The file: a line that says what it is, a line of JSON that says of which run, the pickle, the tensors' bytes, and the SHA-256 of all that.
-What is another run's or damaged is reported and not unpickled. The hash protects from accidents alone: **unpickling runs what is in the
-file**, so keep the folder as you keep your own code, and put nobody else's files there.
+File format: a line that identifies the format, a line of JSON that identifies the run, the pickle, the bytes of the
+tensors, and the SHA-256 of all that. A file that is damaged or belongs to another run is reported and not unpickled.
+The hash protects against accidents only: **unpickling runs code from the file**, so protect the folder like your own
+code, and do not put other people's files there.
 """
 
 from __future__ import annotations
@@ -40,15 +42,19 @@ MAGIC = b"reclaim checkpoint 1\n"
 
 
 class Checkpoint(SupervisedPlugin[Any]):
-    """The checkpoint of one run. Append it to the strategy's ``plugins``, so that it runs last, even after Avalanche's clock.
+    """The checkpoint of one run. Append it to the strategy's ``plugins``, so that it runs last,
+    after Avalanche's clock.
 
-    It writes after an epoch, if the last time was long enough ago; :meth:`save` after each experience is the caller's. A file is written
-    beside the old one and takes its name when it is whole. What cannot be written is a warning: the run goes on without.
+    It writes after an epoch if the last checkpoint is old enough. The caller calls :meth:`save` after each experience.
+    A new file is written next to the old one and replaces it when complete. If writing fails, it warns and the run
+    continues without a checkpoint.
 
-    :param path: of the file, see :meth:`~reclaim.benchmark.training.runtime.Setup.checkpoint_of`; ``None``: nothing is written or read.
-    :param run: JSON that tells this run from all others; versions, code and machine are added here.
-    :param benchmark: Avalanche's, made as when the checkpoint was; ``held_out`` likewise, where another one serves to choose an epoch.
-    :param minutes: the least time between two checkpoints within an experience.
+    :param path: of the file, see :meth:`~reclaim.benchmark.training.runtime.Setup.checkpoint_of`; ``None``: nothing is
+        written or read.
+    :param run: JSON that distinguishes this run from all others. Versions, code and machine are added here.
+    :param benchmark: Avalanche's benchmark, made in the same way as for the checkpoint; likewise ``held_out``, if a
+        separate one is used to choose an epoch.
+    :param minutes: minimum time between two checkpoints within an experience.
     """
 
     def __init__(
@@ -72,11 +78,13 @@ class Checkpoint(SupervisedPlugin[Any]):
         self._written = time.monotonic()
 
     def load(self) -> Any | None:
-        """The strategy as it was, with this plugin in it, and the random number generators set; ``None`` where there is no checkpoint.
+        """The strategy as saved, including this plugin; also restores the random number generators. ``None`` if there
+        is no checkpoint.
 
-        A file that is damaged or of another run is a warning, and counts as none; it is kept under another name.
+        For a file that is damaged or belongs to another run it warns and returns ``None``. The file is kept under
+        another name.
 
-        :raises OSError: the file cannot be read, or there is not the memory for it: nothing is lost, try again.
+        :raises OSError: the file cannot be read, or there is not enough memory for it. Nothing is lost; try again.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -84,7 +92,7 @@ class Checkpoint(SupervisedPlugin[Any]):
             strategy, states = self._read(self.path)
             _set_random_states(states, self._device)
         except (OSError, MemoryError, torch.OutOfMemoryError):
-            raise  # which may pass; the checkpoint may be good
+            raise  # may be temporary; the checkpoint may be good
         except Exception as error:  # a pickle can fail in any way
             reason = (
                 str(error) if isinstance(error, _UnusableError) else f"cannot be read ({type(error).__name__}: {error})"
@@ -92,17 +100,17 @@ class Checkpoint(SupervisedPlugin[Any]):
             aside = set_aside(self.path)
             os.replace(self.path, aside)
             warnings.warn(
-                f"the checkpoint {self.path} {reason}: the run starts from the beginning; it is now {aside.name}",
+                f"the checkpoint {self.path} {reason}: the run starts from the beginning; the file is now {aside.name}",
                 stacklevel=2,
             )
             return None
         return strategy
 
     def save(self, strategy: Any) -> None:
-        """Write the strategy and the random number generators. Call it between two epochs or experiences."""
+        """Write the strategy and the random number generators. Call it between epochs or experiences."""
         if self.path is None:
             return
-        # the last batch: images, and a graph
+        # drop the last batch: its images and graph
         strategy.mbatch = strategy.mb_output = None
         strategy.loss = strategy._make_empty_loss()
         stream = io.BytesIO()
@@ -128,7 +136,7 @@ class Checkpoint(SupervisedPlugin[Any]):
                 file.write(digest.digest())
         except OSError as error:
             warnings.warn(
-                f"cannot write the checkpoint {self.path} ({error}): the run goes on without it", stacklevel=2
+                f"cannot write the checkpoint {self.path} ({error}): the run continues without it", stacklevel=2
             )
         self._written = time.monotonic()
 
@@ -140,7 +148,7 @@ class Checkpoint(SupervisedPlugin[Any]):
         with open(path, "rb") as file:
             lines = file.readline(1000), file.readline()
             if lines[0] != MAGIC:
-                raise _UnusableError("is none of this version of reclaim")
+                raise _UnusableError("was not written by this version of reclaim")
             header = json.loads(lines[1])
             differing = [
                 key for key in sorted({*self._run, *header["run"]}) if self._run.get(key) != header["run"].get(key)
@@ -149,12 +157,12 @@ class Checkpoint(SupervisedPlugin[Any]):
                 was = ", ".join(
                     f"{key} was {header['run'].get(key)!r} and is {self._run.get(key)!r}" for key in differing
                 )
-                raise _UnusableError(f"is of another run ({was})")
+                raise _UnusableError(f"belongs to another run ({was})")
             digest = hashlib.sha256(b"".join(lines))
             sizes = [header["pickle"], *(size for size, _ in header["tensors"])]
             if path.stat().st_size != file.tell() + sum(sizes) + digest.digest_size:
                 raise _UnusableError("is damaged (its length is wrong)")
-            # torch's own memory: its alignment may decide which kernels are used, and so the last bits
+            # Allocate with torch: the alignment of its memory may decide which kernels are used, and so the last bits.
             parts = [torch.empty(size, dtype=torch.uint8) for size in sizes]
             views: list[Any] = [part.numpy() for part in parts]
             for view in views:
@@ -169,14 +177,15 @@ class Checkpoint(SupervisedPlugin[Any]):
 
 
 def train(strategy: Any, experience: Any, **kwargs: Any) -> None:
-    """Train on an experience without evaluating; a strategy from a checkpoint within an experience trains the epochs that are left of it.
+    """Train on an experience without evaluation. A strategy from a checkpoint within an experience trains
+    its remaining epochs.
 
-    :param kwargs: of ``strategy.train``. When going on they have to be the same.
+    :param kwargs: arguments of ``strategy.train``. They must be the same when resuming.
     """
     if strategy.experience is None:
         strategy.train(experience, eval_streams=[], **kwargs)
         return
-    # what Avalanche's train() does from here on: it cannot enter an experience halfway
+    # the rest of Avalanche's train(), which cannot resume within an experience
     for _ in range(strategy.clock.train_exp_epochs, strategy.train_epochs):
         strategy._before_training_epoch(**kwargs)
         if strategy._stop_training:
@@ -189,11 +198,11 @@ def train(strategy: Any, experience: Any, **kwargs: Any) -> None:
 
 
 class _UnusableError(Exception):
-    """What a file is instead of this run's checkpoint."""
+    """Why a file cannot be used as this run's checkpoint."""
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles numbers in place of landmarks, and in place of the memory of tensors, which it collects in ``storages``."""
+    """Replaces landmarks, and the memory of tensors, by numbers. Collects the latter in ``storages``."""
 
     def __init__(self, stream: io.BytesIO, landmarks: Sequence[Any]) -> None:
         super().__init__(stream, pickle.HIGHEST_PROTOCOL)
@@ -245,7 +254,7 @@ def _bytes_of(storage: torch.UntypedStorage) -> Any:
 
 
 def _images(benchmark: Any) -> list[Any]:
-    """The datasets at the bottom of the trees of subsets that Avalanche makes of them, in a fixed order."""
+    """The datasets at the leaves of Avalanche's trees of subsets, in a fixed order."""
 
     def leaves(dataset: Any) -> Iterator[Any]:
         branches = getattr(getattr(dataset, "_flat_data", dataset), "_datasets", None)
@@ -259,17 +268,19 @@ def _images(benchmark: Any) -> list[Any]:
 
 
 def _surroundings(device: str) -> dict[str, Any]:
-    """What the bits of a result depend on beside the run: versions, machine, and code."""
+    """What the bits of a result depend on besides the run: versions, machine and code."""
     now = datetime.now(timezone.utc)
     here = provenance(now, now, 0.0, device)
-    # beside an accelerator another processor is no reason to lose hours of work
+    # with an accelerator, a different CPU is not a reason to lose hours of work
     machine = MACHINE if here["accelerator"] is None else ("accelerator",)
     return {key: here[key] for key in (*PACKAGES, "python", *machine)} | {"code": _code()}
 
 
 @functools.cache
 def _code() -> str:
-    """SHA-256 of the two packages' sources: a pickle holds objects of their classes, and other code may make other things of them."""
+    """SHA-256 of the sources of both packages. A pickle contains objects of their classes,
+    which other code may interpret differently.
+    """
     digest = hashlib.sha256()
     for package in ("reclaim.benchmark", "reclaim.strategies"):
         for source in sorted(Path(str(resources.files(package))).rglob("*.py")):

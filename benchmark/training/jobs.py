@@ -1,4 +1,4 @@
-"""Runs many runs: on one core each, several at a time, each on record as soon as it is finished."""
+"""Runs many jobs: one core each, several in parallel, each recorded as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def place(self) -> tuple[str, str, str, int]:
-        """What a record store finds the run by."""
+        """The key of the run in a record store."""
         return self.recipe, self.stream.name, config_hash(self.config.as_dict()), self.seed
 
     def __str__(self) -> str:
@@ -68,21 +68,21 @@ def available_cores() -> int:
 def run_jobs(
     jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None = None, again: bool = False, quiet: bool = False
 ) -> list[Record]:
-    """The records of all jobs, in their order: those on record read, the others made and written as each ends.
+    """The records of all jobs, in their order. Existing records are read, the others are made and written one by one.
 
-    Interrupting keeps what is finished, and checkpoints of what is not, from which the same call goes on.
+    An interruption keeps finished runs, and checkpoints of unfinished ones. The same call then resumes them.
 
-    :param store: where records are read and written; ``None`` makes every run and writes none. Checkpoints lie beside it, in a folder
-        named ``<store>.checkpoints``, unless a job's setup names another folder.
-    :param n_jobs: runs at a time; one per core by default.
-    :param again: make runs anew that are on record already.
-    :raises RuntimeError: naming the runs that failed, after all others are finished and, with a store, on record.
-    :raises RecordError: before any run: a record is damaged, or of other images or weights than those that the job names, or the store
-        cannot be written.
+    :param store: where records are read and written. ``None`` makes every run and writes nothing. Checkpoints are in
+        the folder ``<store>.checkpoints`` next to it, unless a job's setup names another folder.
+    :param n_jobs: number of parallel runs; by default one per core.
+    :param again: repeat runs that are already recorded.
+    :raises RuntimeError: some runs failed; names them, after all others are finished and, with a store, recorded.
+    :raises RecordError: before any run: a record is damaged, or was made from other images or weights than the job
+        names, or the store is not writable.
     """
     known, failures = try_jobs(jobs, store, n_jobs, again, quiet)
     if failures:
-        others = "nothing is on record" if not store else "the others are on record" if known else "none is on record"
+        others = "no records are written" if not store else "the others are recorded" if known else "none is recorded"
         listed = "\n".join(f"  {job}: {type(error).__name__}: {error}" for job, error in failures.items())
         raise RuntimeError(f"{len(failures)} of {len(failures) + len(known)} runs failed, {others}:\n{listed}")
     return [known[job] for job in jobs]
@@ -91,14 +91,16 @@ def run_jobs(
 def try_jobs(
     jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None = None, again: bool = False, quiet: bool = False
 ) -> tuple[dict[Job, Record], dict[Job, Exception]]:
-    """As :func:`run_jobs`, but the errors of runs that failed are returned beside the records of the others."""
+    """Like :func:`run_jobs`, but returns the errors of failed runs in addition to the records of the others."""
     if n_jobs is not None and n_jobs < 1:
-        raise ValueError(f"the number of runs at a time must be at least 1, got {n_jobs}")
+        raise ValueError(f"the number of parallel runs must be at least 1, got {n_jobs}")
     known: dict[Job, Record] = {}
     for job in jobs if store else ():
         record = store.get(*job.place) if store and (job.setup.rehearsal or not again) else None
         if record and job.setup.rehearsal and not record.result.get("rehearsal"):
-            raise RecordError(f"{job} is on record: a rehearsal would replace it, give another folder for the records")
+            raise RecordError(
+                f"{job} is already recorded: a rehearsal would replace it, give another folder for the records"
+            )
         if record and not again and _stands_for(job, record):
             known[job] = record
     _require_same_start(known)
@@ -113,7 +115,7 @@ def try_jobs(
         placed[job].setup.discard_checkpoint(*job.place)
 
     for job in known:
-        discard_checkpoint(job)  # left where the end came between the record and the checkpoint's removal
+        discard_checkpoint(job)  # remains if the run ended between writing its record and removing its checkpoint
 
     def finish(job: Job, make: Callable[[], Record]) -> None:
         try:
@@ -147,8 +149,11 @@ def try_jobs(
 
 
 def _stands_for(job: Job, record: Record) -> bool:
-    """Whether a record is what the job would give: a rehearsal or not, of images that were checked if the job's are to be, and from the
-    weights that the job would start from, if they are known before they are read."""
+    """Whether a record is what the job would produce.
+
+    Both are rehearsals or neither is; its images were verified if the job's must be; and it has the weights that the
+    job would start from, if they are known without reading them.
+    """
     return (
         bool(record.result.get("rehearsal")) == job.setup.rehearsal
         and (job.setup.unverified or job.setup.rehearsal or UNVERIFIED not in record.result.get("remarks", ()))
@@ -157,8 +162,11 @@ def _stands_for(job: Job, record: Record) -> bool:
 
 
 def _require_same_start(known: Mapping[Job, Record]) -> None:
-    """Refuse records of other images or weights than those that their jobs name: neither to be shown in their place, nor days of work to be
-    replaced unasked. What a job does not name, a folder or a file, is not read for this."""
+    """Refuse records of other images or weights than their jobs name.
+
+    Such records must not be used in place of the jobs, and days of work must not be replaced without being asked for.
+    Only what a job names explicitly, a folder or a file, is read for this check.
+    """
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
     starts: dict[Any, dict[str, str]] = {}
     for job, record in named.items():
@@ -170,20 +178,22 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
             job.setup.unverified,
         )
         if surroundings not in starts:
-            from .run import start  # imported late, as below
+            from .run import start  # imported late, see _make
 
             starts[surroundings] = start(job.stream, job.config, job.setup)
         for what, sha256 in starts[surroundings].items():
             if record.result[what] != sha256:
                 kind = "images" if what == "data_sha256" else "weights"
                 raise RecordError(
-                    f"{job} is on record from other {kind}: {record.result[what][:12]}... there, {sha256[:12]}... here; --again replaces "
-                    "it, another --records folder keeps both"
+                    f"{job} is already recorded with other {kind}: {record.result[what][:12]}... there, "
+                    f"{sha256[:12]}... here; --again replaces it, another --records folder keeps both"
                 )
 
 
 def _let_go(error: Exception) -> None:
-    """Free the model and the last batch of a failed run: the frames of its traceback hold them, and the next run needs the memory."""
+    """Free the model and the last batch of a failed run. The frames of its traceback refer to them, and the next run
+    needs the memory.
+    """
     traceback.clear_frames(error.__traceback__)
     gc.collect()
     torch = sys.modules.get("torch")
@@ -239,9 +249,8 @@ def _in_processes(
         messages = manager.Queue()
         pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
         try:
-            with (
-                _interrupts_wait()
-            ):  # for the workers, too, which inherit it: until they ignore the signal, they have seconds of imports
+            # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
+            with _interrupts_wait():
                 pending: dict[Future[Record], Job] = {
                     pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()
                 }
@@ -261,8 +270,10 @@ def _in_processes(
 
 
 def _as_worker() -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the parent, and end with it however it ends: a run that went on alone
-    would write the same checkpoints as the one that is started in its place."""
+    """Ignore Ctrl-C, which reaches every process of a terminal, and exit when the parent exits, for whatever reason.
+
+    A worker that continued alone would write the same checkpoints as the run that replaces it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -276,7 +287,7 @@ def _as_worker() -> None:
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C within is answered at the end; where signals cannot be blocked, at once."""
+    """Delay Ctrl-C until the end of the block. Where signals cannot be blocked, it acts immediately."""
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What is collected during a run: accuracies, training loss and entropy, time."""
+"""Measurements during a run: accuracies, training loss and entropy, time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from avalanche.training.plugins import SupervisedPlugin
 
 
 class Observer(SupervisedPlugin[Any]):
-    """Collects what a record holds: accuracies in percent with and without the task known, training loss and entropy per epoch.
+    """Collects the content of a record: accuracies in percent with and without the task known, training loss and
+    entropy per epoch.
 
-    The entropy (nats) is that of the softmax over the current experience's classes on the training batches, as in aEPG's figures.
+    The entropy (nats) is that of the softmax over the current experience's classes on the training batches, as in
+    aEPG's figures.
     """
 
     def __init__(self) -> None:
@@ -31,7 +33,7 @@ class Observer(SupervisedPlugin[Any]):
 
     @property
     def trained_parameters(self) -> int:
-        """Number of weights that required a gradient in some epoch."""
+        """Number of weights that required a gradient in at least one epoch."""
         return sum(self._trained.values())
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +69,8 @@ class Observer(SupervisedPlugin[Any]):
 
     def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         logits, targets = strategy.mb_output, strategy.mb_y
-        # what the last step or the alignment broke shows here first; argmax would make an accuracy of it
+        # Non-finite weights after the last step or the alignment first show here; argmax would hide them in an
+        # accuracy.
         if not torch.isfinite(logits).all():
             seen = strategy.clock.train_exp_counter
             raise FloatingPointError(
@@ -107,7 +110,7 @@ class Ticker(SupervisedPlugin[Any]):
 
 
 class Effort:
-    """When a run started, and what it took: of one that was interrupted and goes on, the time before the checkpoint as well."""
+    """Start time of a run, and the time it took, including the time before the checkpoint if it was resumed."""
 
     def __init__(self) -> None:
         self.started = datetime.now(timezone.utc)

@@ -32,9 +32,9 @@ WARP = Warp(degrees=15, scale=(0.75, 1.2), translate=0.1, shear=0.2, elastic=0.0
 class Pretraining:
     """The recipe of the shipped weights: supervised classification of the 245 upstream classes.
 
-    The matrices of the transformer blocks are trained by Muon (orthogonalised momentum), everything else by AdamW, both on a cosine after
-    half an epoch of warm-up. Mixup and CutMix keep so few drawings from being
-    learnt by heart.
+    The matrices of the transformer blocks are trained with Muon (orthogonalised momentum), everything else with AdamW.
+    Both use a cosine schedule after half an epoch of warm-up. Mixup and CutMix prevent memorisation of the few
+    drawings.
     """
 
     seed: int = 0
@@ -57,11 +57,12 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train, and write ``quickdraw_vit.safetensors``, its report (``.json``) and model card (``.md``) into ``folder``.
 
-    A checkpoint is written after every epoch; the same call goes on from it, and ends with the weights that an undisturbed run gives.
+    A checkpoint is written after every epoch. The same call resumes from it and gives the same weights as an
+    uninterrupted run.
 
-    :param data: other drawings than the upstream ones (tests).
+    :param data: other drawings than the upstream ones (for tests).
     :return: the report written as JSON: configuration, held-out accuracy in percent after each epoch, fingerprint.
-    :raises RuntimeError: torch is too old for Muon (2.9 brings it), or the checkpoint is another configuration's.
+    :raises RuntimeError: torch is too old for Muon (added in 2.9), or the checkpoint belongs to another configuration.
     """
     if not hasattr(torch.optim, "Muon"):
         raise RuntimeError(
@@ -97,7 +98,9 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
         try:
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
         except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            raise RuntimeError(f"{checkpoint} is damaged ({type(error).__name__}): delete it to start anew") from error
+            raise RuntimeError(
+                f"{checkpoint} is damaged ({type(error).__name__}): delete it to start from the beginning"
+            ) from error
         if saved["config"] != asdict(config):
             raise RuntimeError(
                 f"{checkpoint} belongs to another configuration, {saved['config']}: move it away or use another folder"
@@ -109,7 +112,8 @@ def _train(config: Pretraining, folder: Path, device: str, data: Drawings) -> di
 
     bar = tqdm(total=config.epochs * steps, initial=len(curve) * steps, desc="pretraining", unit="step", mininterval=2)
     for epoch in range(len(curve), config.epochs):
-        # All of an epoch's randomness, so that resuming changes nothing; timm's mixup draws from numpy's global generator.
+        # Covers all randomness of the epoch, so that resuming changes nothing. timm's mixup uses numpy's global
+        # generator.
         torch.manual_seed(config.seed * 100_003 + epoch)
         np.random.seed((config.seed * 100_003 + epoch) % 2**32)
         model.train()
@@ -167,14 +171,18 @@ def _model_card(report: dict[str, Any]) -> str:
     return f"""\
 # Model card: {QUICKDRAW_VIT}
 
-A ViT of {report["parameters"]:,} parameters for 28 x 28 grey drawings: three convolutions and a projection to 16 tokens, a class token,
-width 128, depth 6, 4 heads; the feature is the class token after the final norm. The backbone of Reclaim's embedded tier.
+A ViT of {report["parameters"]:,} parameters for 28 x 28 grey drawings: three convolutions and a projection \
+to 16 tokens, a class token,
+width 128, depth 6, 4 heads; the feature is the class token after the final norm. The backbone of Reclaim's \
+embedded tier.
 
-- **Trained on** the {UPSTREAM_CLASSES} upstream classes of quickdraw345.npz ({UPSTREAM_TRAIN} drawings a class), supervised. The other 100
+- **Trained on** the {UPSTREAM_CLASSES} upstream classes of quickdraw345.npz ({UPSTREAM_TRAIN} drawings a class), \
+supervised. The other 100
   classes, which the streams are made of, were not seen.
 - **Accuracy** on the {DRAWINGS_PER_CLASS - UPSTREAM_TRAIN} held-out drawings of each upstream class:
   {report["held_out_accuracy"]:.2f}% (last epoch, no choice of epoch).
-- **Made by** `reclaim pretrain quickdraw`, torch {report["torch"]}, {report["device"]}; the curve is in {QUICKDRAW_VIT}.json.
+- **Made by** `reclaim pretrain quickdraw`, torch {report["torch"]}, {report["device"]}; the curve \
+is in {QUICKDRAW_VIT}.json.
 - **Fingerprint** (SHA-256 over names and values): `{report["fingerprint"]}`
 - **Use**: continual-learning experiments in miniature. Not a model of drawings to be used for anything else.
 - **Licence**: MIT; trained on drawings from Google's Quick, Draw! dataset, (c) Google LLC, CC BY 4.0.

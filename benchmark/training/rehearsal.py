@@ -1,9 +1,11 @@
-"""Rehearsals: a run of the paper tier, whole but for its length, on synthetic images; and what the real run will take.
+"""Rehearsals: shortened runs of the paper tier on synthetic images,
+and estimates of the time and memory of the real runs.
 
-Backbone, modules, heads, numbers of experiences and classes, image sizes, file formats, optimizer and schedule are the real ones. Weights
-are random, each experience is trained for one step of a few images (the first for two: the first of all is slow) and tested on one image
-of each experience so far; on an accelerator on real batches. The record is marked, and no check counts it. What the steps took is
-projected to the length of the real run.
+Backbone, modules, heads, numbers of experiences and classes, image sizes, file formats, optimizer and schedule are the
+real ones. The weights are random. Each experience is trained for one step of a few images (the first experience for two
+steps, because its first step is slow) and tested on one image of each experience so far; on an accelerator, on real
+batches. The record is marked as a rehearsal, and no check counts it. The measured times are extrapolated to the length
+of the real run.
 """
 
 from __future__ import annotations
@@ -29,24 +31,27 @@ from ..data.synthetic import write_dataset
 from .runtime import Setup
 
 STEP_IMAGES = 2
-"""Images of a step on the CPU; an accelerator is only busy with a whole batch, or with what of it passes at a time."""
+"""Images per step on the CPU. An accelerator is only busy with a whole batch (or micro-batch),
+so there the real size is used.
+"""
 
-ALIGNED_IMAGES = 2  # of a class: the fewest that have a covariance
+ALIGNED_IMAGES = 2  # per class: the smallest number that has a covariance
 
 
 def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple[Config, Setup]:
-    """Configuration and setup of the rehearsal of a run; writes the synthetic images that it needs below ``root``.
+    """Configuration and setup of the rehearsal of a run. Writes the synthetic images that it needs below ``root``.
 
     :param config: of the real run.
-    :param setup: device and threads. Images are loaded by the process itself: :func:`project` takes the number of workers.
-    :raises ValueError: a folder of other images is in the way.
+    :param setup: device and threads. The process loads images itself; the number of workers is an argument of
+        :func:`project`.
+    :raises ValueError: a folder with other images exists.
     """
     at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
     config = replace(
         config, batch_size=min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time, micro_batch=None
     )
     per_class = max(ALIGNED_IMAGES, -(-config.batch_size // min(stream.sizes)))
-    if config.images and config.images.hold_out:  # a fold fewer to train on
+    if config.images and config.images.hold_out:  # one fold is not trained on
         per_class = max(FOLDS, -(-per_class * FOLDS // (FOLDS - 1)) + 1)
     folder = root / f"{per_class}-a-class"
     write_dataset(stream.dataset, folder, train_per_class=per_class)
@@ -54,15 +59,18 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
 
 
 class Stopwatch(SupervisedPlugin[Any]):
-    """Ends the training of each experience after one step, of the first after two, and on the CPU tests on its first image alone; measures
-    the time and memory that takes. Put it behind a plugin that reads the loss and the logits, so that the device has finished."""
+    """Shortens a run, and measures its time and memory.
+
+    Ends the training of each experience after one step (of the first after two) and, on the CPU, tests on its first
+    image only. Append it after a plugin that reads the loss and the logits, so that the device has finished.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[list[float]] = []  # seconds of each, without loading, by experience
-        self.image_seconds: list[float] = []  # tested
-        self.load_seconds: list[float] = []  # of an image
-        self.closing_seconds: list[float] = []  # from the last step to the evaluation: what alignment takes
+        self.steps: list[list[float]] = []  # seconds per step, without loading, by experience
+        self.image_seconds: list[float] = []  # per test image
+        self.load_seconds: list[float] = []  # per image
+        self.closing_seconds: list[float] = []  # from the last step to the evaluation: mainly alignment
         self.activation_bytes: dict[int, int] = {}  # by number of images
         self.fixed_bytes = 0
 
@@ -75,12 +83,14 @@ class Stopwatch(SupervisedPlugin[Any]):
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if not self.activation_bytes:
             self._measure_activations(strategy.model, strategy.mb_x)
-        else:  # the first batch takes what no other takes
+        else:  # the first batch is not representative
             self.load_seconds.append((time.perf_counter() - self._mark) / len(strategy.mb_x))
         self._mark = time.perf_counter()
 
     def _measure_activations(self, model: nn.Module, images: Tensor) -> None:
-        """What forward passes keep, of all images and of half of them: the copies of weights that lower precisions need do not grow."""
+        """Memory kept by forward passes of all images and of half of them. Weight copies for lower precisions do not
+        grow with the batch.
+        """
         own = {p.untyped_storage().data_ptr() for p in model.parameters()}
         for part in (images, images[: max(1, len(images) // 2)].clone()):
             with _storages_saved() as storages:
@@ -115,8 +125,11 @@ class Stopwatch(SupervisedPlugin[Any]):
         self.image_seconds.append((time.perf_counter() - self._mark) / len(strategy.mb_x))
 
     def as_dict(self) -> dict[str, float]:
-        """What :func:`project` takes. The step is the second of the first experience, in which all that ever trains does; the later one is
-        the median of the other experiences' first."""
+        """The measurements that :func:`project` needs.
+
+        The step is the second one of the first experience, in which everything that ever trains does. The later step is
+        the median of the other experiences' first steps.
+        """
         first, *later = (seconds[-1] for seconds in self.steps)
         (images, whole), *half = self.activation_bytes.items()
         per_image = (whole - half[0][1]) / (images - half[0][0]) if half else whole / images
@@ -134,9 +147,11 @@ class Stopwatch(SupervisedPlugin[Any]):
 
 @contextmanager
 def _storages_saved() -> Iterator[dict[int, int]]:
-    """Address and bytes of the memory that would be kept for backward passes; there is no going backward from what is computed within."""
+    """Address and size in bytes of the memory kept for backward passes.
+    The backward pass of what is computed inside is impossible.
+    """
     found: dict[int, int] = {}
-    alive = []  # or an address might be given out twice
+    alive = []  # keeps the memory allocated, otherwise an address could be reused
 
     def count(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -144,20 +159,23 @@ def _storages_saved() -> Iterator[dict[int, int]]:
         alive.append(storage)
 
     def refuse(_: None) -> Tensor:
-        raise RuntimeError("what was saved here was counted only")
+        raise RuntimeError("tensors saved here were only counted: no backward pass is possible")
 
-    # were the tensor itself returned, an operation that saves its own result would never be freed
+    # If we returned the tensor itself, an operation that saves its own result would never be freed.
     with saved_tensors_hooks(count, refuse):
         yield found
 
 
 def project(measured: Mapping[str, float], config: Config, stream: Stream, workers: int = 0) -> tuple[float, float]:
-    """Seconds and bytes that the real run takes on this machine: training, alignment and all tests; weights, gradients, optimizer state,
-    what methods keep, and the activations of a batch. Synthetic images decode faster than photographs.
+    """Estimated seconds and bytes of the real run on this machine.
+
+    The time covers training, alignment and all tests. The memory covers weights, gradients, optimizer state, the state
+    of methods, and the activations of a batch. Synthetic images decode faster than photographs.
 
     :param measured: by a :class:`Stopwatch`.
     :param config: of the real run.
-    :param workers: processes that load images beside the one that computes; 0: it loads them itself, and waits.
+    :param workers: number of processes that load images in parallel to training; 0: the training process loads them
+        itself, and waits.
     """
     entry = find_dataset(stream.dataset)
     sizes = stream.joined().sizes if config.joint else stream.sizes

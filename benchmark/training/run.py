@@ -1,4 +1,4 @@
-"""One run: a configuration, a stream and a seed become a record."""
+"""Makes one run: from a configuration, a stream and a seed to a record."""
 
 from __future__ import annotations
 
@@ -42,17 +42,19 @@ def run(
 ) -> Record:
     """Train and evaluate once.
 
-    On the embedded tier on one thread: small tensors gain nothing from more, and the result must not depend on the number of cores.
+    The embedded tier uses one thread: small tensors do not benefit from more, and the result must not depend on the
+    number of cores.
 
-    With ``setup.checkpoints`` it goes on from the checkpoint of the same run, if one lies there. The last one stays: whoever has put the
-    record in a safe place calls ``setup.discard_checkpoint``, as :mod:`~reclaim.benchmark.training.jobs` does.
+    With ``setup.checkpoints`` it resumes from the checkpoint of the same run, if there is one. The last checkpoint is
+    kept. When the record is safely stored, call ``setup.discard_checkpoint``, as
+    :mod:`~reclaim.benchmark.training.jobs` does.
 
     :param recipe: the name under which the run is recorded.
     :param hyperparameters_from: "paper", "validation" or "given".
     :raises FloatingPointError: the loss became NaN or infinite.
-    :raises ValueError: the configuration is not one for the stream, or images or weights are missing.
+    :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
-    observer = Observer()  # its clock runs from here
+    observer = Observer()  # starts the clock
     stopwatch = Stopwatch()
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
@@ -61,9 +63,9 @@ def run(
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
         if (n := len(experience.dataset)) < config.batch_size:
-            what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be left out"
+            what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
             raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
-    torch_seed = 1 if config.seeding == "class_order" else seed  # F2
+    torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
@@ -87,8 +89,8 @@ def run(
         else:
             (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
             if config.compile:
-                compile_backbone(strategy.model)  # what is compiled is not pickled
-        # what was transformed on the device is there already, and cannot be pinned
+                compile_backbone(strategy.model)  # compiled code is not pickled
+        # images transformed on the device are already there and cannot be pinned
         loading = {"num_workers": setup.workers, "pin_memory": False if setup.cache else None}
         epochs = max(1, config.epochs)  # of an experience
         strategy.plugins[:] = [plugin for plugin in strategy.plugins if not isinstance(plugin, Ticker)]
@@ -139,7 +141,9 @@ def run(
 
 
 def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
-    """The ``data_sha256`` and ``weights_sha256`` that a run would record, of what the setup names: ``root`` and ``weights``."""
+    """The ``data_sha256`` and ``weights_sha256`` that a run would record,
+    for the ``root`` and ``weights`` that the setup names.
+    """
     known = {}
     if setup.root:
         known["data_sha256"] = read_images(stream.dataset, setup.root, verify=not setup.unverified).sha256
@@ -149,11 +153,13 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
 
 
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
-    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index, and what is to be said of them."""
+    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index,
+    and remarks on them.
+    """
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
-        remedy = "say how they are prepared, such as images.protocol=slca" if photographs else "set images to null"
-        raise ValueError(f"{stream.name} is made of {which}, and the configuration is for others: {remedy}")
+        remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
+        raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
         return make_benchmark(stream, order, config.part), downstream(config.part).sha256, ()
     if setup.root is None:
@@ -164,7 +170,8 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
         raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
     if setup.cache and setup.workers and setup.device != "cpu":
         raise ValueError(
-            f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, or the cache"
+            f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, "
+            f"or the cache"
         )
     verify = not (setup.unverified or setup.rehearsal)
     data = read_images(stream.dataset, setup.root, verify=verify)

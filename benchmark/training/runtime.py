@@ -1,4 +1,6 @@
-"""Where a run is made, and of what: nothing here tells one run from another, so nothing here is in a configuration's hash."""
+"""The environment of a run: device, files, processes.
+It does not distinguish runs and is not part of a configuration's hash.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Setup:
-    """The surroundings of a run.
+    """The environment of a run.
 
     :ivar device: a torch device.
-    :ivar root: folder of the data sets, as `reclaim data` has it.
-    :ivar cache: folder of their decoded copies (`reclaim data cache`); on an accelerator images are then transformed there, batch by batch.
+    :ivar root: folder of the data sets, as in `reclaim data`.
+    :ivar cache: folder of their decoded copies (`reclaim data cache`). On an accelerator the images are then
+        transformed there, in batches.
     :ivar weights: a file for a backbone whose name has a tag, instead of timm's hub.
-    :ivar workers: processes that load images; their number, not their speed, changes which random crops an image gets.
-    :ivar threads: of torch on the CPU.
-    :ivar checkpoints: folder for checkpoints, from which an interrupted run goes on; ``None`` makes none.
-    :ivar checkpoint_minutes: the least time between two of them within an experience; there is one after each experience, too.
-    :ivar unverified: take data sets as they lie, small or made by oneself: without counting, and without the checksums of files that can
-        run code (CIFAR's are pickles). The record says so.
-    :ivar rehearsal: random weights, one step and one test image per experience, small synthetic data: see ``rehearsal.py``.
+    :ivar workers: number of processes that load images. It (but not their speed) affects which random crops an image
+        gets.
+    :ivar threads: number of torch's CPU threads.
+    :ivar checkpoints: folder for checkpoints, from which an interrupted run resumes; ``None``: no checkpoints.
+    :ivar checkpoint_minutes: minimum time between two checkpoints within an experience. After each experience there is
+        one, too.
+    :ivar unverified: use data sets without verification, such as small ones of your own: without counting, and without
+        the checksums of files that can run code (CIFAR's are pickles). The record says so.
+    :ivar rehearsal: random weights, one step and one test image per experience, small synthetic data: see
+        ``rehearsal.py``.
     """
 
     device: str = "cpu"
@@ -36,28 +42,30 @@ class Setup:
     rehearsal: bool = False
 
     def checkpoint_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path | None:
-        """Where the checkpoint of this run lies, present or not; ``None`` without a folder for it."""
+        """Path of this run's checkpoint, whether or not it exists; ``None`` without a folder for checkpoints."""
         return self.checkpoints and self.checkpoints / f"{recipe}.{stream}.{config_hash}.{seed}.checkpoint"
 
     def discard_checkpoint(self, recipe: str, stream: str, config_hash: str, seed: int) -> None:
-        """Delete the checkpoint of this run, one that was not finished and one set aside; for when its record is safe."""
+        """Delete this run's checkpoint, including unfinished and unusable ones.
+        Call it when the record is safely stored.
+        """
         path = self.checkpoint_of(recipe, stream, config_hash, seed)
         if path:
-            with contextlib.suppress(OSError):  # one that stays does no harm
+            with contextlib.suppress(OSError):  # a remaining file does no harm
                 path.unlink(missing_ok=True)
                 unfinished(path).unlink(missing_ok=True)
                 set_aside(path).unlink(missing_ok=True)
 
 
 def unfinished(checkpoint: Path) -> Path:
-    """The name of a checkpoint while it is written."""
+    """Name of a checkpoint while it is being written."""
     return checkpoint.with_suffix(".unfinished")
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """The name of a checkpoint that could not be used."""
+    """Name given to a checkpoint that could not be used."""
     return checkpoint.with_suffix(".unusable")
 
 
 HERE = Setup()
-"""The CPU, and nothing that does not ship with the package."""
+"""The CPU, and only files that ship with the package."""

@@ -1,4 +1,4 @@
-"""How a step is computed: loss scaling for float16, and batches that pass the backbone piece by piece."""
+"""The training step: loss scaling for float16, and batches split into micro-batches for the backbone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Stepwise(Naive):  # type: ignore[type-arg]
-    """Avalanche's ``Naive`` for small cards and half precision; with neither argument it is ``Naive``, bit for bit.
+    """Avalanche's ``Naive`` for small GPUs and half precision. With neither argument it equals ``Naive``, bit for bit.
 
-    :param micro_batch: images that pass the backbone at a time, in training. Nothing but their features is kept; the heads, the loss and
-        what plugins add to it see the whole batch, and the backward pass computes each piece anew, with the same dropout. The gradient is
-        that of the whole batch, whatever the loss; one forward pass more, and the memory of a piece. Passes that plugins make of
-        their own (EWC's importances) are not divided.
-    :param scale_loss: dynamic loss scaling (``torch.amp.GradScaler``), for float16. Steps whose gradient overflows are left out; schedules
-        and LAE's average count them all the same. Backward passes of plugins are not scaled.
-    :raises ValueError: ``micro_batch`` with batch normalisation, whose statistics would be those of the pieces.
+    :param micro_batch: number of images per pass through the backbone in training. Only their features are kept. The
+        heads, the loss and terms added by plugins see the whole batch. The backward pass recomputes each micro-batch,
+        with the same dropout. The gradient is that of the whole batch, for any loss. It costs one more forward pass and
+        needs the memory of one micro-batch. Passes that plugins make themselves (EWC's importances) are not split.
+    :param scale_loss: dynamic loss scaling (``torch.amp.GradScaler``), for float16. Steps whose gradient overflows are
+        skipped, but schedules and LAE's average count them. Backward passes of plugins are not scaled.
+    :raises ValueError: ``micro_batch`` with batch normalisation, whose statistics would be those of a micro-batch.
     :raises TypeError: ``micro_batch`` with a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
@@ -32,7 +32,8 @@ class Stepwise(Naive):  # type: ignore[type-arg]
             normalised = [name for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)]
             if normalised:
                 raise ValueError(
-                    f"micro_batch={micro_batch} would normalise each piece of a batch by itself in {normalised[0]}: set micro_batch to null"
+                    f"micro_batch={micro_batch} would normalise each micro-batch separately in {normalised[0]}: "
+                    f"set micro_batch to null"
                 )
         self.micro_batch = micro_batch
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scale_loss)
@@ -56,9 +57,10 @@ class Stepwise(Naive):  # type: ignore[type-arg]
 
 
 def compile_backbone(model: nn.Module, **options: Any) -> None:
-    """``torch.compile`` in place: parameters keep their names. Copies of the model (GDumb's, LwF's old one) are not compiled.
+    """``torch.compile`` in place, so that parameters keep their names.
+    Copies of the model (GDumb's, LwF's old one) are not compiled.
 
     :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
-    :param options: of ``torch.compile``.
+    :param options: arguments of ``torch.compile``.
     """
     require_continual_model(model, "compile_backbone").backbone.compile(**options)

@@ -1,4 +1,6 @@
-"""Choosing hyper-parameters: every candidate of a recipe's grid on the validation part, on seeds that no leaderboard uses."""
+"""Hyper-parameter sweeps: every candidate of a recipe's grid on the validation part,
+with seeds that no leaderboard uses.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ METRIC = "last_acc"
 def sweep(
     recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Recipe -> the chosen settings, and the score of every candidate; no test drawing is touched.
+    """Recipe -> the chosen settings, and the score of every candidate. Test drawings are not used.
 
-    The candidate of the highest mean Last-Acc on the validation part is chosen, the first of several; a run that diverges scores 0.
+    The candidate with the highest mean Last-Acc on the validation part is chosen; of several, the first. A run that
+    diverges scores 0.
 
     :raises ValueError: a recipe has no grid of its own.
     """
@@ -65,6 +68,6 @@ def sweep(
 
 
 def save(path: Path, choices: dict[str, dict[str, Any]]) -> None:
-    """Merge choices into the JSON file at ``path``, which is replaced whole."""
+    """Merge choices into the JSON file at ``path`` and replace the file atomically."""
     known = json.loads(path.read_text()) if path.exists() else {}
     write_text(path, json.dumps(dict(sorted({**known, **choices}.items())), indent=1) + "\n")

@@ -1,4 +1,6 @@
-"""`pytest benchmark/ --paper-check`: on records with known verdicts it passes, fails and skips as it says, and prints its table."""
+"""`pytest benchmark/ --paper-check`: on records with known verdicts it passes, fails and skips as it says,
+and prints its table.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def check(pytester: pytest.Pytester, store: RecordStore, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def one_claim(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome | None], Claim]:
-    """The only claim is one about records that the test writes, planned with five seeds; its expected verdict is what the test says."""
+    """The only claim is one about records that the test writes, planned with five seeds; its expected verdict is what
+    the test says.
+    """
 
     def put(expected: Outcome | None) -> Claim:
         claim = dataclasses.replace(claims()[0], family="exploratory", expected=expected)
@@ -222,9 +226,11 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
             f"{REPRODUCED} *reproduced *reproduced *  in 7*",
             f"{WITHOUT_STD} *79.6 *undecided *undecided *-",
             f"{MIXED} *n = 2 *not judged*",
-            f"{UNDECIDED}: undecided, limited by: published; seeds needed: none: the published n0 and std alone leave +-*",
+            f"{UNDECIDED}: undecided, limited by: published; seeds needed: none: "
+            f"the published n0 and std alone leave +-*",
             f"{WITHOUT_STD}: undecided, limited by: ours; seeds needed: * in all",
-            "slca/main: 0 of 6 reproduced, family error 5% (Holm); one by one: 1 below, 1 not judged, 1 not run, 1 reproduced, 2 undecided",
+            "slca/main: 0 of 6 reproduced, family error 5% (Holm); one by one: 1 below, 1 not judged, 1 not run, "
+            "1 reproduced, 2 undecided",
         ],
         consecutive=False,
     )
@@ -643,7 +649,10 @@ def test_it_runs_by_the_package_s_name_and_reads_records_without_pytest(tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "olor/full: olor-1 > full-1" in done.stdout
-    code = "import sys; sys.modules['pytest'] = None; from reclaim.benchmark.verdicts.cells import check_cells; from reclaim.benchmark.verdicts.counting import current"
+    code = (
+        "import sys; sys.modules['pytest'] = None; from reclaim.benchmark.verdicts.cells import check_cells; "
+        "from reclaim.benchmark.verdicts.counting import current"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 

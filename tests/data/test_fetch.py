@@ -80,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_a_download_goes_on_where_it_broke_off(ranges: bool, server: Server, tmp_path: Path) -> None:
     target, part = tmp_path / "file", tmp_path / "file.part"
     server.stop_after, server.ranges = 1000, ranges
-    with pytest.raises(OSError, match=r"broke off after 1,000 bytes .*the same command goes on from there"):
+    with pytest.raises(OSError, match=r"interrupted after 1,000 bytes .*run the same command again to resume"):
         download(server.url, target, MD5)
     assert not target.exists()
     assert part.read_bytes() == CONTENT[:1000]
@@ -112,7 +112,7 @@ def test_another_piece_than_was_asked_for_is_not_taken(content_range: str, serve
     server.content_range = content_range
     with pytest.raises(
         ValueError,
-        match=r"asked for the bytes from 1000 on and answers with Content-Range .*file.part is left as it is",
+        match=r"asked for the bytes from 1000 on and answers with Content-Range .*file.part is unchanged",
     ):
         download(server.url, tmp_path / "file", MD5)
     assert part.read_bytes() == CONTENT[:1000]
@@ -125,7 +125,7 @@ def test_a_piece_of_the_rest_is_no_wrong_checksum(server: Server, tmp_path: Path
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     server.content, server.content_range = CONTENT[:3000], f"bytes {{start}}-{{last}}/{len(CONTENT)}"
     with pytest.raises(
-        OSError, match=r"broke off after 3,000 bytes \(3,000 of 5,120 bytes came\): the same command goes on"
+        OSError, match=r"interrupted after 3,000 bytes \(received 3,000 of 5,120 bytes\): run the same command again"
     ):
         download(server.url, tmp_path / "file", MD5)
     server.content = CONTENT
@@ -139,13 +139,13 @@ def test_a_complete_part_is_only_checked(server: Server, tmp_path: Path) -> None
 
 def test_a_wrong_checksum_and_a_lost_page_are_named_and_nothing_is_deleted(server: Server, tmp_path: Path) -> None:
     for name in ("file.part", "file"):
-        with pytest.raises(ValueError, match=rf"{name} has the MD5 {MD5} instead of 00: .*move it away"):
+        with pytest.raises(ValueError, match=rf"{name} has MD5 {MD5} instead of 00: .*move it away"):
             download(server.url, tmp_path / "file", "00")
         assert (tmp_path / "file.part").read_bytes() == CONTENT
         (tmp_path / "file").write_bytes(CONTENT)
-    with pytest.raises(OSError, match=r"gone answers 404 .*see the data set's page"):
+    with pytest.raises(OSError, match=r"gone answers 404 .*look for its new address on the data set's page"):
         download(server.url.replace("file.tar", "gone"), tmp_path / "other", MD5)
-    with pytest.raises(OSError, match="broke off after 0 bytes"):
+    with pytest.raises(OSError, match="interrupted after 0 bytes"):
         download("http://127.0.0.1:9/x", tmp_path / "other", MD5)
 
 
@@ -171,7 +171,7 @@ def tar_of(path: Path, *members: tuple[str, bytes | str]) -> Path:
         ("/evil", b"x", "leads out of"),
         ("a\\..\\..\\evil", b"x", "leads out of"),
         ("link", "/etc/passwd", "is a link or a device"),
-        ("big", b"x" * 101, "holds more than 100 bytes"),
+        ("big", b"x" * 101, "has more than 100 bytes"),
     ],
 )
 def test_an_archive_that_is_not_safe_is_not_unpacked(
@@ -196,7 +196,7 @@ def test_unpacking_keeps_what_is_there_and_overwrites_nothing(tmp_path: Path) ->
     assert (target / "d" / "one").stat().st_mtime_ns == before
     assert sorted(p.name for p in (target / "d").iterdir()) == ["one", "two"]
     (target / "d" / "two").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"d/two is in the way of a file of 2 bytes"):
+    with pytest.raises(ValueError, match=r"d/two exists with another size than the 2 bytes"):
         unpack(archive, target, 100)
     assert (target / "d" / "two").read_bytes() == b"mine"
     elsewhere = tmp_path / "elsewhere"
@@ -220,7 +220,7 @@ def test_fetch_downloads_and_unpacks_into_the_data_sets_folder(server: Server, t
     assert (root / "CLRS" / "river" / "1.jpg").read_bytes() == b"jpeg"
     assert sorted(p.name for p in (root / "sub").iterdir()) == ["plain.mat"]
     with pytest.raises(
-        ValueError, match=r"PACS has no public direct download: get it by hand from https.*ROOT/PACS: art_painting"
+        ValueError, match=r"PACS has no public direct download: get it from https.*ROOT/PACS: art_painting"
     ):
         fetch(find_dataset("pacs"), root)
 
@@ -347,7 +347,7 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
     assert "decoded" in reclaim("cache", "clrs25", "--root", root)
     assert (tmp_path / "decoded" / "clrs25" / "train" / "pixels.u8").stat().st_size == 8 * 18
     (tmp_path / "CLRS" / "port" / "2.png").write_bytes(b"no image")
-    assert "2.png is no image that can be decoded" in reclaim("check", "clrs25", "--root", root, "--decode", fails=True)
+    assert "2.png cannot be decoded as an image" in reclaim("check", "clrs25", "--root", root, "--decode", fails=True)
     assert "no public direct download" in reclaim("fetch", "clrs25", "--root", root, fails=True)
 
 

@@ -277,13 +277,13 @@ def break_cub(root: Path) -> None:
 
 
 DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
-    ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").unlink(), r"images.txt is missing: an unfinished"),
-    ("cub200", break_cub, r"image_class_labels.txt and images.txt do not name the same images"),
+    ("cub200", lambda r: (r / "CUB_200_2011" / "images.txt").unlink(), r"images.txt is missing: unfinished"),
+    ("cub200", break_cub, r"image_class_labels.txt and images.txt do not list the same images"),
     ("cub200", lambda r: (r / "CUB_200_2011" / "classes.txt").write_text("1 a\n"), r"class 2 is not in classes.txt"),
     (
         "cub200",
         lambda r: (r / "CUB_200_2011" / "images.txt").write_text("1\n"),
-        r"images.txt, line 1, is not of two columns",
+        r"images.txt, line 1, does not have two columns",
     ),
     (
         "cub200",
@@ -296,27 +296,27 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         r"is not Stanford Cars' cars_annos.mat",
     ),
     ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{"), r"test.json cannot be read"),
-    ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{}"), r"do not name the same classes"),
+    ("food101", lambda r: (r / "food-101/meta/test.json").write_text("{}"), r"do not list the same classes"),
     (
         "ip102",
         lambda r: (r / "ip102_v1.1/val.txt").write_text("a/3.jpg\n"),
-        r"val.txt, line 1, is not an image and its label",
+        r"val.txt, line 1, is not an image and a label",
     ),
     ("ip102", lambda r: (r / "ip102_v1.1/val.txt").write_text(""), r"lists no image"),
     ("ip102", lambda r: (r / "ip102_v1.1/classes.txt").write_text("1 a\n"), r"label 1 is outside the 1 classes"),
     ("svhn", lambda r: (r / "svhn/test_32x32.mat").unlink(), r"test_32x32.mat is missing"),
-    ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not hold SVHN's .mat files"),
+    ("svhn", lambda r: (r / "svhn/test_32x32.mat").write_bytes(b"x" * 300), r"does not contain SVHN's .mat files"),
     ("cifar10", lambda r: (r / "cifar-10-batches-py/data_batch_3").unlink(), r"data_batch_3 is missing"),
     (
         "cifar10",
         lambda r: (r / "cifar-10-batches-py/data_batch_3").write_bytes(b"x"),
-        r"does not hold CIFAR-10 .*fresh copy",
+        r"does not contain CIFAR-10 .*fresh copy",
     ),
-    ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty holds no image"),
+    ("clrs25", lambda r: (r / "CLRS" / "empty").mkdir(), r"empty contains no image"),
     (
         "pacs",
         lambda r: (r / "PACS" / "photo" / "horse").mkdir(),
-        r"photo and cartoon/ do not hold the same classes: horse",
+        r"photo and cartoon/ do not contain the same classes: horse",
     ),
     ("pacs", lambda r: (r / "PACS" / "sketch").rename(r / "PACS" / "Sketch2"), r"sketch is missing"),
 ]
@@ -364,10 +364,10 @@ def test_what_is_missing_extra_or_undecodable_is_listed(tmp_path: Path) -> None:
     assert missing_files(data) == [folder / "b" / "2.jpg"]
     assert extra_files(data) == [folder / "b" / "9.jpg"]
     undecodable = undecodable_files(data)
-    assert [error.split(" is no image")[0] for error in undecodable] == [
+    assert [error.split(" cannot be decoded")[0] for error in undecodable] == [
         str(folder / p) for p in ("b/2.jpg", "a/4.jpg", "a/3.jpg")
     ]
-    assert all("put a fresh copy there" in error for error in undecodable)
+    assert all("replace it with a fresh copy" in error for error in undecodable)
     assert "62,500" in wrong_counts(data)[0]
     assert "2 classes instead of 365" in wrong_counts(data)
 
@@ -464,8 +464,8 @@ def test_lists_that_are_there_are_held_against_the_images_without_the_others(tmp
     stock = take_stock("ip102", tmp_path)
     assert stock.missing == (str(folder / "test.txt"), str(folder / "images" / "b" / "2.jpg"))
     assert stock.extra == (str(folder / "more.csv"),)
-    assert stock.problems == (f"{folder / 'val.txt'}, line 1, is not an image and its label: put a fresh copy there",)
-    assert stock.notes == ("which images are extra cannot be said without test.txt, val.txt",)
+    assert stock.problems == (f"{folder / 'val.txt'}, line 1, is not an image and a label: put a fresh copy there",)
+    assert stock.notes == ("cannot tell which images are extra without test.txt, val.txt",)
 
 
 def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_surplus_class_of_imagenet_r_is_named(tmp_path: Path) -> None:
     assert stock.missing[0] == f"{folder / 'test'}/"
     assert len(stock.missing) == 1 + 198
     assert stock.problems == tuple(
-        f"{folder / 'train' / name} holds no image: an unfinished download or unpacking?" for name in names[:2]
+        f"{folder / 'train' / name} contains no image: unfinished download or unpacking?" for name in names[:2]
     )
 
 
@@ -606,7 +606,7 @@ def test_a_data_set_is_read(tmp_path: Path) -> None:
             "'toys': unknown key 'license', which is 'none': did you mean licence",
         ),
         ("train = 1_000", "train = -1", "'toys': train is -1: write a whole number"),
-        ("classes = 2", "classes = 3", "'toys': classes is 3, and class_folders has 2: make them agree"),
+        ("classes = 2", "classes = 3", "'toys': classes is 3, but class_folders has 2: make them agree"),
         (
             "domains.Art = 5",
             'domains.Art = "five"',

@@ -1,4 +1,6 @@
-"""Synthetic copies of the papers' data sets: read back at the real shapes, refused as the real thing, never written over anything."""
+"""Synthetic copies of the papers' data sets: read back at the real shapes, refused as the real thing,
+never written over anything.
+"""
 
 from __future__ import annotations
 
@@ -132,14 +134,12 @@ def test_a_finished_copy_is_kept_and_nothing_is_overwritten(tmp_path: Path) -> N
     assert write_dataset("pacs", str(tmp_path), train_per_class=1) == folder
     for other in ({}, {"train_per_class": 1, "test_per_class": 2}, {"train_per_class": 1, "seed": 1}):
         with pytest.raises(
-            ValueError, match=r"PACS holds other synthetic images .*seed=0\): delete it, or give another root"
+            ValueError, match=r"PACS contains other synthetic images .*seed=0\): delete it, or give another root"
         ):
             write_dataset("pacs", tmp_path, **other)
     (folder / MARKER).unlink()
     del before[f"PACS/{MARKER}"]
-    with pytest.raises(
-        ValueError, match=r"PACS is there already and holds no SYNTHETIC.txt.*may be real data: give another root"
-    ):
+    with pytest.raises(ValueError, match=r"PACS exists but has no SYNTHETIC.txt.*may be real data: give another root"):
         write_dataset("pacs", tmp_path, train_per_class=1)
     assert contents(tmp_path) == before
     # neither a file nor a link to a disk that is not mounted is taken for free room

@@ -1,4 +1,6 @@
-"""The papers' protocols: every cell resolves to a recipe or a reason, each value has a source, and the values are those of the papers."""
+"""The papers' protocols: every cell resolves to a recipe or a reason, each value has a source, and the values are those
+of the papers.
+"""
 
 from __future__ import annotations
 
@@ -325,7 +327,8 @@ def test_the_grid_of_olor_is_that_of_its_file() -> None:
     }
     assert {name for name, known in KNOWN_BACKBONES.items() if "OLOR" in known.used_by} == set(OLOR_BACKBONES)
     assert protocol_of(f"olor/grid/vpt/pacs-1/{CONVNEXT}") == Uncovered(
-        "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
+        "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; "
+        "prompts are for a ViT here"
     )
     assert protocol(f"olor/grid/olor/pacs-1/{CONVNEXT}").settings["lr"][1].startswith("our reading")
     # a cell that somebody adds to the file, as it says there

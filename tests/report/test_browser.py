@@ -77,7 +77,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def browser(started: Any, url: str) -> Iterator[Any]:
-    """The page, opened anew from disk; whatever a test did, the console stayed empty and nothing but the page was asked for."""
+    """The page, opened anew from disk; whatever a test did, the console stayed empty and nothing but the
+    page was asked for.
+    """
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     started.get("about:blank")
     started.get_log("performance")
@@ -134,7 +136,9 @@ def test_sorting_stays_within_protocols(browser: Any) -> None:
 
 
 def with_joint_in_the_middle() -> list[Record]:
-    """Eleven recipes of one protocol, each best in another column, and joint training, whose Last-Acc is between theirs."""
+    """Eleven recipes of one protocol, each best in another column, and joint training,
+    whose Last-Acc is between theirs.
+    """
     joint = RECIPES["joint"].config
     protocol = joint.backbone, joint.epochs
     recipes = [
@@ -191,7 +195,8 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
             th = button.find_element("xpath", "..")
             column = th.get_property("cellIndex")
             rows = started.execute_script(
-                "return [...arguments[0].querySelectorAll('.row')].map(r => [r.cells[2].textContent, r.cells[arguments[1]].textContent])",
+                "return [...arguments[0].querySelectorAll('.row')].map(r => [r.cells[2].textContent, "
+                "r.cells[arguments[1]].textContent])",
                 body,
                 column,
             )

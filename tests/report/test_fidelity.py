@@ -1,4 +1,6 @@
-"""The fidelity page: every fact is there, its defaults, tests and settings are the code's, and its effects are those of the records."""
+"""The fidelity page: every fact is there, its defaults, tests and settings are the code's,
+and its effects are those of the records.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ ALL_TEN = (*UP_AND_DOWN, *UP_AND_DOWN[:4])
 
 
 def records_of(recipe: str, accuracies: Sequence[float], stream: str = SPLIT, **results: Any) -> list[Record]:
-    """One record per accuracy, which should be a multiple of 0.5 (of 2.5 on the uneven stream): then it is met exactly."""
+    """One record per accuracy, which should be a multiple of 0.5 (of 2.5 on the uneven stream): then it
+    is met exactly.
+    """
     made = [synthetic_record(recipe, stream, seed, accuracy) for seed, accuracy in enumerate(accuracies)]
     for record in made:
         record.result.update(results)
@@ -293,8 +295,8 @@ def test_switches_against_the_recipe_they_were_turned_in() -> None:
     ]
     found = sections(records)["Switches of the fidelity page"]
     assert (
-        "Of 4 switches turned, each in one recipe, the effect of 3 can be told from 0 (its interval excludes 0), that of 1 cannot."
-        in one_line(found)
+        "Of 4 switches turned, each in one recipe, the effect of 3 can be told from 0 (its interval excludes 0), "
+        "that of 1 cannot." in one_line(found)
     )
     assert "by chance: 0.20 of these." in one_line(found)
     assert table(found) == [
@@ -313,7 +315,8 @@ def test_choices_at_the_end_of_their_grid_are_named(monkeypatch: pytest.MonkeyPa
     choices["lora-ce"]["settings"], choices["lora-epg"]["settings"] = {"lr": 0.001}, {"lr": 0.003}
     said = ends_of_grids(["lora-ce", "lora-epg", "lora-ce-ca", "ncm", "slca-no-norm", "seqft-slow"])
     assert said == (
-        "Recipes whose choice lies at an end of their grid: 1 of the 2 with more than two values of a setting (`lora-ce`), and the 2 with "
+        "Recipes whose choice lies at an end of their grid: 1 of the 2 with more than two values of a setting "
+        "(`lora-ce`), and the 2 with "
         "only two values of each, where nothing lies between (`seqft-slow`, `slca`)."
     )
     choices["lora-ce"]["settings"] = {"lr": 0.01}
@@ -329,8 +332,8 @@ def test_how_far_it_reaches_is_read_off_the_records() -> None:
     ]
     text = one_line(sections(records)["How far this reaches"])
     assert (
-        "1 backbone (`quickdraw_vit`), 1 data set of drawings, 2,000 test drawings (binomial standard error 1.12 points at 50%)"
-        in text
+        "1 backbone (`quickdraw_vit`), 1 data set of drawings, "
+        "2,000 test drawings (binomial standard error 1.12 points at 50%)" in text
     )
     assert "5 or 10 seeds for a recipe on a stream, 3 or 5 epochs on an experience." in text
     # slca-no-norm has the choice of slca

@@ -1,4 +1,6 @@
-"""Leaderboards: the same records, the same bytes; every number with its interval; nothing damaged, foreign or outdated on them."""
+"""Leaderboards: the same records, the same bytes; every number with its interval;
+nothing damaged, foreign or outdated on them.
+"""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_fifty_methods_take_less_than_a_second() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"runs": {"a": {0: 1.0}, "b": {}}}, "runs of b: at least one value"),
+        ({"runs": {"a": {0: 1.0}, "b": {}}}, "runs of b: give at least one value"),
         ({"runs": {"a": {0: 1.0}, "b": {0: math.nan}}}, "runs of b: .* finite"),
         ({"runs": {}, "level": 95}, "level is 95"),
         ({"runs": {}, "resamples": 0}, "resamples is 0"),

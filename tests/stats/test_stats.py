@@ -191,7 +191,8 @@ def test_not_run_and_no_reference() -> None:
 
 
 def test_the_published_side_limits_what_can_be_decided() -> None:
-    # DESIGN: n0 = 3 and std 0.9 leave +- 2.920 * 0.9 / sqrt(3) whatever we do; the constant column can always be narrowed
+    # DESIGN: n0 = 3 and std 0.9 leave +- 2.920 * 0.9 / sqrt(3) whatever we do; the constant column can always be
+    # narrowed
     cell = judge_cell([90.9, 89.1, 90.0], Published(90, 0.9, 3), margin=1.0)
     assert (cell.sampled.verdict, cell.sampled.limited_by, cell.sampled.seeds_needed) == (
         "undecided",
@@ -250,8 +251,8 @@ def test_intervals_of_the_difference_from_a_t_table(values: list[float], publish
 
 @pytest.mark.parametrize(("rounding", "expected"), [(0.005, "reproduced"), (0.05, "undecided")])
 def test_a_coarser_print_can_leave_a_verdict_open(rounding: float, expected: str) -> None:
-    # 0.9 away; std 0.05, its rounding included, over 5 runs on both sides: TOST's interval reaches 0.9 + 1.860 * 0.0316 = 0.959, and
-    # by the rounding further
+    # 0.9 away; std 0.05, its rounding included, over 5 runs on both sides: TOST's interval reaches 0.9 + 1.860 * 0.0316
+    # = 0.959, and by the rounding further
     values = [73.9 + 0.05 * sign for sign in (-1, 1, 0, -1, 1)]
     cell = judge_cell(values, Published(73.0, 0.05 - rounding, 5, rounding), margin=1.0)
     assert cell.sampled.verdict == expected
@@ -722,7 +723,9 @@ def test_a_family_keeps_its_size_when_a_claim_was_not_run() -> None:
 
 
 def test_family_errors_of_both_outcomes_by_simulation() -> None:
-    """Eleven claims, each exactly where it neither holds nor is contradicted: superior at 0, non-inferior at its margin."""
+    """Eleven claims, each exactly where it neither holds nor is contradicted:
+    superior at 0, non-inferior at its margin.
+    """
     rng, studies = np.random.default_rng(5), 600
     kinds: list[tuple[ClaimKind, float]] = [("superior", 0.0)] * 9 + [("noninferior", 1.0)] * 2
     found = {"holds": 0, "contradicted": 0}
@@ -853,7 +856,7 @@ def test_a_seed_that_one_cell_lacks_counts_nowhere() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda runs: runs.pop(cell("bc")), r"no runs with these of the factors a, b, c: b \+ c; all 8 cells"),
+        (lambda runs: runs.pop(cell("bc")), r"no runs for these combinations of a, b, c: b \+ c; all 8 cells"),
         (lambda runs: runs.update({cell(""): {}}), "a, b, c: none; all 8 cells"),
         (lambda runs: [runs.pop(c) for c in list(runs) if c], "no factor"),
         (lambda runs: runs[cell("a")].update({0: math.nan}), "finite numbers"),

@@ -1,4 +1,6 @@
-"""EPG and annealed EPG: formulas, gradients, precision, schedules, and what t and T are in a real Avalanche run (F22)."""
+"""EPG and annealed EPG: formulas, gradients, precision, schedules, and what t and T are in a real
+Avalanche run (F22).
+"""
 
 from __future__ import annotations
 
@@ -248,7 +250,9 @@ def benchmark() -> Any:
 
 
 class Recorder(SupervisedPlugin[Any]):
-    """What the loss was at each training iteration: (experience, t, T, alpha), and the classes of its logits' gradient."""
+    """What the loss was at each training iteration:
+    (experience, t, T, alpha), and the classes of its logits' gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()

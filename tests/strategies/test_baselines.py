@@ -1,4 +1,6 @@
-"""The frozen backbone, L2-SP, EWC and LwF: what they add to the loss against its formula, and what training leaves alone."""
+"""The frozen backbone, L2-SP, EWC and LwF: what they add to the loss against its formula,
+and what training leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -303,7 +305,9 @@ class Added(SupervisedPlugin[Any]):
 
 
 class Consolidation(Added):
-    """EWC's penalty, for one epsilon of each weight at a time: lambda x sum over experiences t of F_t (theta - theta_t)^2."""
+    """EWC's penalty, for one epsilon of each weight at a time:
+    lambda x sum over experiences t of F_t (theta - theta_t)^2.
+    """
 
     def __init__(self, weight: float, batch_size: int, decay: float | None) -> None:
         super().__init__()
@@ -362,7 +366,9 @@ def test_ewc_holds_what_matters() -> None:
 
 
 class Distillation(Added):
-    """alpha x KL(teacher, model) over the classes of earlier experiences, at temperature T; the teacher in eval mode."""
+    """alpha x KL(teacher, model) over the classes of earlier experiences, at temperature T; the teacher
+    in eval mode.
+    """
 
     def __init__(self, alpha: float, temperature: float) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Heads in closed form: against brute force, against Avalanche's Deep SLDA, on streams of all shapes, and beside training."""
+"""Heads in closed form: against brute force, against Avalanche's Deep SLDA, on streams of all shapes,
+and beside training.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def train(strategy: Naive, experiences: Any, between: Callable[[Any], None] = la
 def scores(x: Tensor, y: Tensor, queries: Tensor, shrinkage: float | None) -> tuple[list[int], Tensor]:
     """Ids of the classes of y (N,), and a score for each of them (queries, classes), by brute force in float64.
 
-    Without a shrinkage it is minus the squared distance to the class's mean; with one, half of that in the metric of Lambda.
+    Without a shrinkage it is minus the squared distance to the class's mean; with one, half of that in the metric of
+    Lambda.
     """
     x, queries, classes = x.double(), queries.double(), y.unique().tolist()
     means = torch.stack([x[y == c].mean(dim=0) for c in classes])
@@ -90,7 +93,9 @@ def scores(x: Tensor, y: Tensor, queries: Tensor, shrinkage: float | None) -> tu
 @pytest.mark.parametrize("tasks", STREAMS, ids=str)
 @pytest.mark.parametrize("shrinkage", [None, 1e-4, 0.3], ids=str)
 def test_logits_are_the_scores_of_brute_force(tasks: list[list[int]], shrinkage: float | None) -> None:
-    """After every experience, over all classes seen so far; no training, and evaluation of unseen classes in between."""
+    """After every experience, over all classes seen so far; no training, and evaluation of unseen
+    classes in between.
+    """
     stream = make_stream(tasks)
     plugin = NearestClassMean() if shrinkage is None else LinearDiscriminant(shrinkage)
     strategy, seen = make_strategy(plugin), []
@@ -144,10 +149,12 @@ def test_one_image_is_its_classs_mean() -> None:
 
 
 def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None:
-    """Avalanche adds t / (t + 1) d d^T for sample t, d being taken from the mean of the class's samples before it, at first zero.
+    """Avalanche adds t / (t + 1) d d^T for sample t, d being taken from the mean of the class's samples
+    before it, at first zero.
 
-    The scatter about the final mean is the same sum with c / (c + 1), c being the number of the class's samples before: with the
-    difference taken out of its covariance, Avalanche gives the same scores. As it is, it differs where two classes are nearly tied.
+    The scatter about the final mean is the same sum with c / (c + 1), c being the number of the class's samples before:
+    with the difference taken out of its covariance, Avalanche gives the same scores. As it is, it differs where two
+    classes are nearly tied.
     """
     generator = torch.Generator().manual_seed(1)
     count, classes = 600, 5
@@ -193,7 +200,9 @@ def test_it_is_deep_slda_with_every_sample_about_its_classs_final_mean() -> None
 
 @pytest.mark.parametrize("plugin", [NearestClassMean, LinearDiscriminant])
 def test_beside_training_and_alignment(plugin: Any) -> None:
-    """Training is what it would be without it, and flags, modes and the global generator are left alone; the last word is its own."""
+    """Training is what it would be without it, and flags, modes and the global generator are left alone; the last word
+    is its own.
+    """
     stream = make_stream([[0, 1, 2], [3], [4, 5]])
 
     class Watch(SupervisedPlugin[Any]):

@@ -1,4 +1,6 @@
-"""The three methods in one Avalanche strategy: on streams of all kinds, with timm models of all kinds, beside other plugins and alone."""
+"""The three methods in one Avalanche strategy: on streams of all kinds, with timm models of all kinds, beside other
+plugins and alone.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ BATCH, PER_CLASS, EPOCHS = 8, 8, 2
 def draw(
     classes: Sequence[int], per_class: int, seed: int, shape: tuple[int, int, int] = (1, 8, 8)
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, *shape) and targets (N,); a class has the same pattern whatever the seed, which is that of the noise."""
+    """Images (N, *shape) and targets (N,); a class has the same pattern whatever the seed, which is
+    that of the noise.
+    """
     patterns = torch.randn(50, *shape, generator=torch.Generator().manual_seed(7))
     y = torch.tensor(classes).repeat_interleave(per_class)
     return patterns[y] + 0.7 * torch.randn(len(y), *shape, generator=torch.Generator().manual_seed(seed)), y
@@ -75,7 +79,9 @@ def new_classes(
     shape: tuple[int, int, int] = (1, 8, 8),
     from_zero: bool = False,
 ) -> Any:
-    """Avalanche's ``nc_benchmark``; unless ``from_zero``, the ids of an experience's classes are in no order, with gaps."""
+    """Avalanche's ``nc_benchmark``; unless ``from_zero``, the ids of an experience's classes are in no
+    order, with gaps.
+    """
     return nc_benchmark(
         dataset(len(order), per_class, 1, shape),
         dataset(len(order), per_class, 2, shape),
@@ -376,7 +382,9 @@ def test_a_copy_in_the_middle_of_the_stream_goes_on_like_the_original() -> None:
 @pytest.mark.parametrize(("cls", "base"), [(OLORSGD, torch.optim.SGD), (OLORAdam, torch.optim.Adam)])
 @pytest.mark.parametrize("anchor", ["pretrained", "previous"])
 def test_the_anchor_pulls(cls: Any, base: Any, anchor: Any) -> None:
-    """Same seed, same batches: with rollback the backbone ends nearer to theta_0, and the nearer the stronger the rollback."""
+    """Same seed, same batches: with rollback the backbone ends nearer to theta_0,
+    and the nearer the stronger the rollback.
+    """
     stream = new_classes()
 
     def moved(rollback: float) -> float:
@@ -540,7 +548,10 @@ def test_beside_a_plugin_of_avalanche(plugin: Callable[[], Any], loss: Callable[
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_buffer_with_a_restricted_loss_says_what_to_do() -> None:
-    message = r"target \d is not among the classes of the current experience \[3\].*AnnealedEPGLoss\(restrict=False\).*freeze_earlier=False"
+    message = (
+        r"target \d is not among the classes of the current experience \[3\]"
+        r".*AnnealedEPGLoss\(restrict=False\).*freeze_earlier=False"
+    )
     for strategy in (compose(make_model(), ReplayPlugin(mem_size=8)), compose(make_model(), host=Cumulative)):
         with pytest.raises(ValueError, match=message):
             train(strategy, new_classes())

@@ -1,4 +1,6 @@
-"""The other losses of aEPG's tables: formulas, gradients, effect on the entropy, precision, and restriction to a task in Avalanche."""
+"""The other losses of aEPG's tables: formulas, gradients, effect on the entropy, precision,
+and restriction to a task in Avalanche.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def test_gradient_steps_lead_to_more_or_less_entropy_than_cross_entropy(name: st
 
 
 def two_classes(name: str, gap: float) -> tuple[float, float]:
-    """Loss of the first of two classes whose logit is larger by ``gap``, and its derivative by the gap, worked out by hand."""
+    """Loss of the first of two classes whose logit is larger by ``gap``, and its derivative by the gap,
+    worked out by hand.
+    """
     kind, _, coefficient = name.partition("-")
     k = float(coefficient or 1)
     signed = torch.tensor([gap, -gap], dtype=torch.float64)
@@ -140,7 +144,9 @@ def two_classes(name: str, gap: float) -> tuple[float, float]:
 @pytest.mark.parametrize("gap", [-10000.0, -200.0, -30.0, -1.0, 1.0, 15.0, 17.0, 30.0, 200.0, 10000.0])
 @pytest.mark.parametrize("name", LOSSES)
 def test_p_y_near_0_and_near_1(name: str, gap: float) -> None:
-    """At 17 p_y is rounded to 1 in float32: 1 - p_y as a difference would be 0, and the gradient of its square root infinite."""
+    """At 17 p_y is rounded to 1 in float32: 1 - p_y as a difference would be 0,
+    and the gradient of its square root infinite.
+    """
     logits = torch.tensor([[gap, 0.0]], requires_grad=True)
     loss = LOSSES[name][0]()(logits, torch.tensor([0]))
     loss.backward()

@@ -130,7 +130,9 @@ def test_low_rank_with_all_eigenvectors_is_the_full_covariance(count: int, rank:
 
 
 def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
-    """One fit after another, one sample in a class, and a class that comes back: the earlier samples stay, about their own mean."""
+    """One fit after another, one sample in a class, and a class that comes back:
+    the earlier samples stay, about their own mean.
+    """
     x = features_of(40, 5).numpy().astype(np.float64)
     groups = [(0, 0, x[:9]), (0, 1, x[9:23]), (1, 2, x[23:24]), (2, 0, x[24:40])]  # experience, class, samples
     gaussians, scatter, degrees = ClassGaussians(0.25, "shared"), np.zeros((5, 5)), 0
@@ -171,7 +173,8 @@ def test_bytes_are_those_of_means_and_covariances(kind: CovarianceKind, numbers:
     gaussians.sample([0, 1, 2], 1, torch.Generator())
     assert gaussians.nbytes == numbers * 4
     assert len(gaussians) == 3
-    # nothing else is kept: a copy through its bytes carries no more than them, the factors that are derived, and some names
+    # nothing else is kept: a copy through its bytes carries no more than them, the factors that are derived, and some
+    # names
     derived = {"full": 3 * 64, "shared": 64}.get(kind, 0) * 4
     assert len(pickle.dumps(gaussians)) < gaussians.nbytes + derived + 4000
 

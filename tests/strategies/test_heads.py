@@ -46,7 +46,9 @@ def make_model() -> ContinualModel:
 
 
 class Recorder(SupervisedPlugin[Any]):
-    """Learning rates of all groups at each iteration, and whether the optimizer had any state before each experience's first one."""
+    """Learning rates of all groups at each iteration, and whether the optimizer had any state before each
+    experience's first one.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""What an import loads: torch alone for the optimizers and the plain losses. And the lazy names of reclaim.strategies."""
+"""What an import loads: torch alone for the optimizers and the plain losses.
+And the lazy names of reclaim.strategies.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def shifted(lae: LAE) -> ContinualModel:
 
 
 class ByHand(SupervisedPlugin[Any]):
-    """All online experts, in float64: at the start of the second experience and after each step since; and whether they trained."""
+    """All online experts, in float64: at the start of the second experience and after each step since;
+    and whether they trained.
+    """
 
     def __init__(self, decay: float) -> None:
         super().__init__()
@@ -201,7 +203,8 @@ def test_combine_needs_two_alike(shapes: Any) -> None:
     ("make_model", "loss", "decay", "options", "evaluations"),
     [
         (vit, TaskCrossEntropy, 0.9, {}, 2),
-        # Avalanche evaluates before an experience (the second has no copy yet), after every epoch or iteration, and at the end
+        # Avalanche evaluates before an experience (the second has no copy yet), after every epoch or iteration, and at
+        # the end
         (small, EPGLoss, 0.9, {"eval_every": 1}, 2 + 1 + 2 * EPOCHS),
         (
             small,

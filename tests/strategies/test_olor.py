@@ -202,7 +202,9 @@ def test_mixed_dtypes_take_the_loop_and_agree_with_the_fused_step() -> None:
 
 
 def moved(make: Callable[..., OLOROptimizer]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """theta_0, theta and gradient before one step from away from theta_0, and theta after it; for the first of two tensors."""
+    """theta_0, theta and gradient before one step from away from theta_0, and theta after it;
+    for the first of two tensors.
+    """
     params = parameters(2, dtype=torch.float64)
     optimizer = make(params, depths=evenly(params))
     anchor = params[0].detach().clone()

@@ -1,4 +1,6 @@
-"""LoRA, adapter and prefix in a timm ViT: golden vectors, exact attaching and detaching; and which parameters train when (F17)."""
+"""LoRA, adapter and prefix in a timm ViT: golden vectors, exact attaching and detaching;
+and which parameters train when (F17).
+"""
 
 from __future__ import annotations
 

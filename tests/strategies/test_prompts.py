@@ -1,4 +1,6 @@
-"""VPT: prompts stand where they should, alone train, and leave no trace; held against a forward pass written out by hand."""
+"""VPT: prompts stand where they should, alone train, and leave no trace;
+held against a forward pass written out by hand.
+"""
 
 from __future__ import annotations
 

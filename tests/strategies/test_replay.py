@@ -102,7 +102,9 @@ def train(strategy: Any, evaluate_all: bool = False) -> Any:
 
 
 class Watch(SupervisedPlugin[Any]):
-    """Batches of each experience as trained on (images, targets, logits, loss), and the model at its beginning and end."""
+    """Batches of each experience as trained on (images, targets, logits, loss), and the model at its
+    beginning and end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -345,7 +347,9 @@ def test_bic_holds_out_images_and_leaves_the_callers_experience_whole() -> None:
 
 
 def test_the_correction_is_avalanches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one batch an epoch and no random transform it is what Avalanche's loop fits, once torch takes its arguments."""
+    """With one batch an epoch and no random transform it is what Avalanche's loop fits, once torch
+    takes its arguments.
+    """
     plugin = make_bic()
     strategy = train(make_strategy(plugin, train_mb_size=16))
     fitted = plugin.bias_layer

@@ -1,4 +1,6 @@
-"""From a configuration to what trains, on photographs: transforms, backbones and the schedule of the papers' protocols."""
+"""From a configuration to what trains, on photographs:
+transforms, backbones and the schedule of the papers' protocols.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ("vit_base_patch16_224.mae", Path("file.pth")),
         ("vit_tiny_patch16_224", None),
     ]
-    with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, for its name has no tag"):
+    with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, because its name has no tag"):
         make_backbone(Config(backbone="resnet50_cifar"), Path("file.pth"))
 
 
@@ -79,14 +81,14 @@ def test_the_rate_falls_at_the_milestones(settings: list[str], rates: list[float
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        (["milestones=[3]"], r"milestones=\[3\] are of the step schedule alone"),
-        (["schedule=step", "milestones=[3,2]"], r"rising epochs between 0 and 3, got \[3, 2\]"),
-        (["schedule=step", "milestones=[3]"], r"rising epochs between 0 and 3, got \[3\]"),
+        (["milestones=[3]"], r"milestones=\[3\] need the step schedule"),
+        (["schedule=step", "milestones=[3,2]"], r"increasing epochs between 0 and 3, got \[3, 2\]"),
+        (["schedule=step", "milestones=[3]"], r"increasing epochs between 0 and 3, got \[3\]"),
         (["milestones=[1.5]"], "milestones must be a list of integers"),
         (["keep=best"], "set images.hold_out to true"),
-        (["micro_batch=0"], "1 or more, got 0"),
-        (["prompts={}", "lora={}"], "lora and prompts are trained on schedules of their own"),
-        (["memory.method=der++", "precision=fp16"], r"DER\+\+ makes steps of its own"),
+        (["micro_batch=0"], "at least 1, got 0"),
+        (["prompts={}", "lora={}"], "lora and prompts cannot be combined"),
+        (["memory.method=der++", "precision=fp16"], r"DER\+\+ has its own training step"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:

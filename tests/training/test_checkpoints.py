@@ -293,14 +293,14 @@ def never_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("empty", "is none of this version of reclaim"),
+        ("empty", "was not written by this version of reclaim"),
         ("half", r"is damaged \(its length is wrong\)"),
         ("without its last byte", r"is damaged \(its length is wrong\)"),
         ("longer", r"is damaged \(its length is wrong\)"),
         ("a bit flipped", r"is damaged \(its SHA-256 is wrong\)"),
         ("a bit of the pickle flipped", r"is damaged \(its SHA-256 is wrong\)"),
         ("no header", r"cannot be read \(JSONDecodeError"),
-        ("another kind of file", "is none of this version of reclaim"),
+        ("another kind of file", "was not written by this version of reclaim"),
     ],
 )
 def test_a_damaged_checkpoint_is_reported_and_not_used(
@@ -315,7 +315,7 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(
     spoiled = path.read_bytes()
     interrupt(100)
     with pytest.warns(
-        UserWarning, match=rf"the checkpoint {path} {reason}.*: the run starts from the beginning; it is now "
+        UserWarning, match=rf"the checkpoint {path} {reason}.*: the run starts from the beginning; the file is now "
     ) as caught:
         record = run("linear", config, SMALL, 0, setup=setup)
     assert len(caught) == 1
@@ -368,7 +368,7 @@ def test_a_checkpoint_of_another_run_is_not_used(
 
     monkeypatch.setattr(Checkpoint, "__init__", elsewhere)
     with pytest.warns(
-        UserWarning, match=rf"is of another run \({key} was .* and is '9'\): the run starts from the beginning"
+        UserWarning, match=rf"belongs to another run \({key} was .* and is '9'\): the run starts from the beginning"
     ):
         record = run("linear", config, SMALL, 0, setup=setup)
     assert record.result == undisturbed()
@@ -435,7 +435,7 @@ def test_an_unwritable_folder_is_a_warning(setup: Setup) -> None:
     assert setup.checkpoints
     setup.checkpoints.write_text("a file")
     config = small_config("linear", "epochs=1")
-    with pytest.warns(UserWarning, match=r"cannot write the checkpoint .*: the run goes on without it"):
+    with pytest.warns(UserWarning, match=r"cannot write the checkpoint .*: the run continues without it"):
         record = run("linear", config, SMALL, 0, setup=setup)
     assert record.result == undisturbed()
 

@@ -1,4 +1,6 @@
-"""Many runs: each on record as soon as it ends, none made twice, and nothing finished is lost, whatever happens to the others."""
+"""Many runs: each on record as soon as it ends, none made twice, and nothing finished is lost,
+whatever happens to the others.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,7 @@ def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
     there = record.result[what][:12]
     with pytest.raises(
         RecordError,
-        match=rf"{job} is on record from other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces",
+        match=rf"{job} is already recorded with other {kind}: {there}\.\.\. there, e+\.\.\. here; --again replaces",
     ):
         run_jobs([job], store, 1)
     assert maker.made == [0]
@@ -358,7 +360,9 @@ Interrupted = Callable[[int, Callable[[int], bool]], str]
 
 @pytest.fixture
 def interrupted(store: RecordStore, tmp_path: Path) -> Interrupted:
-    """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds, and returns what it showed."""
+    """Runs SCRIPT on so many processes, interrupts all when a condition on its process id holds,
+    and returns what it showed.
+    """
 
     def run(n_jobs: int, due: Callable[[int], bool]) -> str:
         process = start_script(tmp_path, store, n_jobs)

@@ -26,7 +26,9 @@ TRAIN, TEST = 20, 6  # patches of each class
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A local copy of CIFAR-10 in its own format: patches of scikit-learn's two photographs, whose ten parts are the classes."""
+    """A local copy of CIFAR-10 in its own format:
+    patches of scikit-learn's two photographs, whose ten parts are the classes.
+    """
     datasets = pytest.importorskip("sklearn.datasets")
     parts = [
         part
@@ -138,7 +140,7 @@ def test_what_a_run_on_photographs_needs(root: Path) -> None:
         ValueError, match="split-cifar10-5 needs the images of cifar10: give the folder of the data sets with --root"
     ):
         run("any", config, stream, 0)
-    with pytest.raises(ValueError, match="split-quickdraw-5 is made of drawings, and the configuration is for others"):
+    with pytest.raises(ValueError, match=r"split-quickdraw-5 consists of drawings, but the .* is for other images"):
         run("any", config, find_stream("split-quickdraw-5"), 0)
-    with pytest.raises(ValueError, match="say how they are prepared"):
+    with pytest.raises(ValueError, match="choose their transforms"):
         run("any", config.set(["images=null"]), stream, 0, setup=Setup(root=root))

@@ -107,7 +107,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_a_damaged_checkpoint_is_named(content: bytes, few: Drawings, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(content)
-    with pytest.raises(RuntimeError, match=rf"{CHECKPOINT} is damaged \(.*\): delete it to start anew"):
+    with pytest.raises(RuntimeError, match=rf"{CHECKPOINT} is damaged \(.*\): delete it to start from the beginning"):
         pretrain(CONFIG, tmp_path, data=few)
 
 

@@ -123,7 +123,9 @@ def test_the_projection_is_the_real_lengths_times_what_was_measured() -> None:
 
 
 def test_the_projection_of_modules_that_are_frozen_at_first() -> None:
-    """The first step of a later experience trains no module: so do 30 of its 50 epochs, the others cost what the first experience's do."""
+    """The first step of a later experience trains no module:
+    so do 30 of its 50 epochs, the others cost what the first experience's do.
+    """
     config, stream = find_cell("aepg/table-2/lora-ce/split-cub200-10")[0].config, find_stream("split-cifar100-10")
     expected = 5_000 * 50 * 0.5 + 45_000 * (30 * 0.25 + 20 * 0.5)
     assert project(MEASURED | {"load_seconds": 0.0, "test_image_seconds": 0.0}, config, stream)[0] == pytest.approx(
@@ -143,7 +145,9 @@ def test_workers_load_while_the_run_computes() -> None:
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_the_memory_of_a_batch_is_that_of_a_batch(autocast: torch.dtype | None) -> None:
-    """What two images keep, times 64, is what 128 keep: but for what does not grow, such as the copies of weights in lower precision."""
+    """What two images keep, times 64, is what 128 keep:
+    but for what does not grow, such as the copies of weights in lower precision.
+    """
     model = ContinualModel(timm.create_model("test_vit", img_size=32, num_classes=0), autocast=autocast)
     model.heads.add_head(range(3))
     found = {}
@@ -196,7 +200,7 @@ def test_a_rehearsal_stands_for_no_run_and_replaces_none(tmp_path: Path, asked: 
     RecordStore(tmp_path / "records").write(real)
     result = CliRunner().invoke(main, ["run", "--rehearse", CELL, *arguments, "--jobs", "1"])
     assert result.exit_code != 0
-    assert "is on record: a rehearsal would replace it" in result.output
+    assert "is already recorded: a rehearsal would replace it" in result.output
     assert RecordStore(tmp_path / "records").load()[0][0].result == real.result
 
 

@@ -151,7 +151,7 @@ def test_batch_normalisation_is_refused_in_pieces() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     options: dict[str, Any] = {"model": model, "optimizer": optimizer, "evaluator": EvaluationPlugin()}
     with pytest.raises(
-        ValueError, match="micro_batch=2 would normalise each piece of a batch by itself in 1: set micro_batch to null"
+        ValueError, match="micro_batch=2 would normalise each micro-batch separately in 1: set micro_batch to null"
     ):
         Stepwise(micro_batch=2, **options)
     Stepwise(**options)

@@ -1,4 +1,6 @@
-"""Weights in the formats in which they are published: small files of the same make come back bit for bit, and nothing loads by half."""
+"""Weights in the formats in which they are published: small files of the same make come back bit for bit, and nothing
+loads by half.
+"""
 
 from __future__ import annotations
 
@@ -430,7 +432,9 @@ def photographs() -> Tensor:
 
 @torch.no_grad()
 def test_lite0_names_photographs(lite0_file: Path, photographs: Tensor) -> None:
-    """The right class first; and less surely under another normalisation, padding or epsilon than those it was trained with."""
+    """The right class first; and less surely under another normalisation,
+    padding or epsilon than those it was trained with.
+    """
 
     def network(name: str = "tf_efficientnet_lite0", eps: float = 1e-3) -> Any:
         model: Any = timm.create_model(name).eval()

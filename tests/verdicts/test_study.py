@@ -116,8 +116,8 @@ def test_before_a_study_is_run_others_stand_in_for_it() -> None:
     text = plan(CLAIM.id, records + off)
     std = math.sqrt(10)
     assert (
-        f"std of the paired differences: {std:.2f} points, the median of 1 claim on {CLAIM.stream}, of this one nothing is on record"
-        in text
+        f"std of the paired differences: {std:.2f} points, the median of 1 claim on {CLAIM.stream}, "
+        f"of this one nothing is on record" in text
     )
     for n, row in zip(SEEDS, rows(text), strict=True):
         assert row[2:] == [f"{std * detectable_effect(n, 0.05 / FAMILY):+.2f}", f"~{2 * n * 2:.1f} min"]

@@ -38,7 +38,9 @@ def from_elsewhere(
 
 
 def of_a_cell(seed: int = 1993, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each, as the drawings' in ``split-quickdraw-10``."""
+    """The same for SLCA on Split CIFAR-100, whose ten experiences have ten classes each,
+    as the drawings' in ``split-quickdraw-10``.
+    """
     recipe, stream, _ = find_cell(SLCA_CELL)
     record = synthetic_record(recipe.name, "split-quickdraw-10", seed, config=(config := recipe.config.set(settings)))
     record.result["hyperparameters_from"] = recipe.origin_of(config)
@@ -128,7 +130,7 @@ EMBEDDED_FAULTS = [
     (change(stream="mine"), "unknown stream 'mine'"),
     (change(class_order=list(range(100))), "not the one of seed 0"),
     (change(class_order=[0, 1]), "no permutation of the 100 classes"),
-    (change(seed=2**32), "result.seed is 4294967296: seed must lie in"),
+    (change(seed=2**32), "result.seed is 4294967296: seed must be in"),
     (change(data_sha256="0" * 64), "the drawings of this version"),
     (losses(7), "7 entries"),
     (one_entropy(3, 2.31), "result.entropy[3] is 2.31: over 10 classes it is 2.3026 at most"),
@@ -272,7 +274,7 @@ def test_the_order_of_a_data_set_is_one_for_all_seeds(tmp_path: Path) -> None:
         ("{\n", "is not JSON"),
         ("[1]\n", "the record is"),
         ("NaN\n", "the record is"),
-        ("{}", "is cut short, its last line has no end"),
+        ("{}", "is cut short, its last line is incomplete"),
         (None, "cannot be read"),
     ],
 )
