@@ -7,17 +7,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from reclaim.benchmark import cli
 from reclaim.benchmark.cli import main
+from reclaim.benchmark.config import flatten, shown
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.papers.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report.tables import table
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import sweep as tuning
 from reclaim.benchmark.training.jobs import Job
@@ -66,7 +69,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def test_help_mentions_every_command() -> None:
     text = reclaim("--help")
-    assert set(main.commands) == {"list", "run", "sweep", "leaderboard", "conform", "data", "plan", "pretrain"}
+    assert set(main.commands) == {
+        *("list", "show", "run", "rehearse", "sweep", "check", "leaderboard", "conform", "plan", "data", "pretrain"),
+    }
     for name in main.commands:
         assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
         for words in ([name], *([name, below] for below in getattr(main.commands[name], "commands", ()))):
@@ -97,27 +102,71 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(cell.id in text for cell in cells())
 
 
-def test_list_shows_one_thing_in_full() -> None:
+def test_show_shows_one_thing_in_full(small: Path) -> None:
     for name, recipe in RECIPES.items():
-        text = reclaim("list", name)
+        text = reclaim("show", name)
         assert recipe.title in text
         assert recipe.description in text
-        assert json.loads(text[text.index("\n{") :]) == recipe.config.as_dict()
-    assert "10, 10, 10, 10, 10, 10, 10, 10, 10, 6, 4" in reclaim("list", "split-quickdraw-uneven")
-    assert claims()[0].text in reclaim("list", claims()[0].id)
-    assert str(cells()[0].published.mean) in reclaim("list", cells()[0].id)
+        assert "no record of its present configuration" in text
+        for key, value in flatten(recipe.config.as_dict()).items():
+            assert re.search(rf"^{re.escape(key)} +{re.escape(shown(value))}$", text, re.MULTILINE)
+    assert "10, 10, 10, 10, 10, 10, 10, 10, 10, 6, 4" in reclaim("show", "split-quickdraw-uneven")
+    assert claims()[0].text in reclaim("show", claims()[0].id)
+    assert str(cells()[0].published.mean) in reclaim("show", cells()[0].id)
     for name, known in KNOWN_BACKBONES.items():
-        assert known.source in reclaim("list", name)
+        assert known.source in reclaim("show", name)
+
+
+def test_show_of_a_recipe_has_its_scores_and_verdicts(tmp_path: Path) -> None:
+    claim = next(claim for claim in claims() if claim.family == "exploratory")
+    store = RecordStore(tmp_path / "r")
+    for seed in range(5):
+        store.write(synthetic_record(claim.better, claim.stream, seed, last_acc=50 + seed))
+        store.write(synthetic_record(claim.worse, claim.stream, seed, last_acc=30 + seed))
+    text = reclaim("show", claim.better, "--records", store.root)
+    assert f"{claim.better} on {claim.stream}, n = 5" in text
+    assert re.search(r"^last_acc +52\.00 +1\.58 +50\.04 to 53\.96$", text, re.MULTILINE)
+    assert re.search(rf"^{re.escape(claim.id)} .* holds +\+20\.00", text, re.MULTILINE)
+    assert re.search(r"^verdict +holds$", reclaim("show", claim.id, "--records", store.root), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [("slcaa", "slca"), ("split-quickdraw-11", "split-quickdraw-1"), ("slca/aligment", "slca/alignment"), ("", "slca")],
 )
-def test_list_of_an_unknown_name_suggests_others(name: str, suggestion: str) -> None:
-    text = reclaim("list", name, fails=True)
+def test_show_of_an_unknown_name_suggests_others(name: str, suggestion: str) -> None:
+    text = reclaim("show", name, fails=True)
     assert f"nothing is called {name!r}" in text
     assert suggestion in text.split("did you mean", 1)[1]
+
+
+def test_list_of_what_is_no_list() -> None:
+    assert "did you mean `reclaim show slca`?" in reclaim("list", "slca", fails=True)
+    assert "the lists are recipes, streams, backbones, claims, cells" in reclaim("list", "slcaa", fails=True)
+
+
+def test_tables_fit_a_terminal_and_are_whole_elsewhere() -> None:
+    rows = [("a name", "a description of some forty characters", "more"), ("another", "short", None)]
+    wide = table(rows, ("name", "what", "rest"))
+    assert "a description of some forty characters" in wide
+    narrow = table(rows, ("name", "what", "rest"), width=40)
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert "".join(narrow.split()).count("characters") == 1
+    assert table(rows, ("name", "what", "rest"), width=200) == wide
+
+
+def test_verdicts_have_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def printed(**environment: str) -> str:
+        @click.command()
+        def command() -> None:
+            cli._echo("claim  verdict\na/holds  holds\nb  undecided  x")
+
+        return CliRunner().invoke(command, color=True, env=environment).output
+
+    assert "\x1b[32mholds" in printed()
+    assert printed().count("\x1b[32m") == 1  # the word in its own column, not in a name
+    assert "\x1b[33mundecided" in printed()
+    assert "\x1b[" not in printed(NO_COLOR="1")
 
 
 # --- run ---
@@ -153,9 +202,10 @@ def test_run_trains_records_and_summarises(small: Path) -> None:
     assert f"{mean:.2f}" in text
 
     files = {path: path.read_bytes() for path in (small / "r").rglob("*.json")}
-    assert (
-        reclaim(*arguments).split() == text[text.index("linear on small") :].split()
-    )  # read, not run: no progress bar
+    recorded, place = text[text.index("linear on small") :].split("recorded: ")
+    assert place.strip() == f"{small / 'r' / 'linear' / 'small' / records[0].config_hash / '0.json'} and 1 more"
+    # read, not run: no progress bar
+    assert reclaim(*arguments).split() == [*recorded.split(), *f"on record already: {place}".split()]
     assert {path: path.read_bytes() for path in (small / "r").rglob("*.json")} == files
     reclaim(*arguments, "--again")
     again = RecordStore(small / "r").load()[0]
@@ -194,7 +244,7 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
     ("arguments", "complaint"),
     [
         (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
-        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, and slca is not: use --cell"),
+        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, slca is not: use --cell"),
         (["slca", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
         (["slca", "--set", "alignmnt.tau=1"], "did you mean alignment"),
         (["slca", "--set", "lr=fast"], "lr must be a finite number, got 'fast'"),
@@ -256,10 +306,10 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engines, "_make", interrupt)
-    assert "what is finished is kept, the same command goes on" in reclaim(
+    assert "finished runs are kept, the same command continues" in reclaim(
         "run", "linear", "--records", tmp_path, fails=True
     )
-    assert "no choice is made of half a sweep" in reclaim(
+    assert "no choice is made from half a sweep" in reclaim(
         "sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True
     )
 

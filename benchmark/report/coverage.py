@@ -14,7 +14,7 @@ COVERAGE = """\
 # Coverage: which of the papers' runs are one command away
 
 A run is a method of a paper's table on a stream; its published numbers, the cells, are one or two of its metrics. A run is covered
-if its protocol is known well enough to be repeated: `reclaim list RUN` shows it, each value with its source, and
+if its protocol is known well enough to be repeated: `reclaim show RUN` shows it, each value with its source, and
 `reclaim run --cell RUN --root DIR` makes it. Covered does not mean reproduced: what the runs on record say of a cell is
 told by `pytest benchmark/ --paper-check`. "Our reading" names the settings for which neither text nor code, as far as they could
 be read, gives a value.

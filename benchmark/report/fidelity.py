@@ -34,7 +34,7 @@ holds the implementations against vectors recorded from the papers' public code.
 
 **Measured effect**: a recipe of the [embedded tier](../leaderboards/embedded.md) with this switch turned, less the same recipe
 without, paired by seed, in points of Last-Acc (for aEPG of its average over tasks), on the stream on which the recipe's
-hyper-parameters were chosen if no other is named; 95% Student-t interval, n seeds. `reclaim list slca.f3` shows what is turned in
+hyper-parameters were chosen if no other is named; 95% Student-t interval, n seeds. `reclaim show slca.f3` shows what is turned in
 `slca.f3`. It is the effect in the miniature, at hyper-parameters chosen for the default, and not the effect in the paper.
 The intervals are not corrected for their number: of twenty switches that do nothing, about one excludes 0 by chance. The
 seeds are those of the leaderboard, so that effects share the runs of their default.
@@ -44,7 +44,7 @@ TIER = """\
 ## What the embedded tier changes on purpose
 
 The embedded tier checks which method beats which, not the papers' numbers. Its epochs, batch size, learning rates and
-the number of blocks with LoRA are not the papers' (`reclaim list slca` shows a recipe in full); learning rates, and OLOR's
+the number of blocks with LoRA are not the papers' (`reclaim show slca` shows a recipe in full); learning rates, and OLOR's
 rollback at the input, are chosen on a validation part; PEFT modules are frozen for 3 of 5 epochs, as for 30 of 50. The
 switches above are at their defaults, but for F1: the final norm is fresh in every recipe that trains the whole backbone over
 several experiences, and in SLCA++, and the pretrained one everywhere else. With F2 and F13 the tier has a default of its own: a

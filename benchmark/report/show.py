@@ -1,21 +1,102 @@
-"""One thing in full, as text."""
+"""One thing in full, as text: what `reclaim show NAME` prints."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 
-from tabulate import tabulate
-
-from ..config import shown
+from ..config import flatten, shown
+from ..data.streams import Stream
 from ..papers.facts import FACTS, Switch
 from ..papers.protocols import Protocol, Uncovered, commands, find_run, protocol_of, run_of
-from ..papers.published import cells
+from ..papers.published import Claim, cells, claims
+from ..recipes import Recipe
+from ..records.metrics import METRICS
+from ..records.record import Record, metric_of
+from ..stats.estimates import mean_interval
+from ..verdicts.claims import judge_claims
+from .tables import table
 
-# --- as text ---
+
+def show_recipe(recipe: Recipe, records: Sequence[Record], width: int | None = None) -> str:
+    """Settings, scores on record and the verdicts of the claims about a recipe.
+
+    :param records: those that count (:func:`~reclaim.benchmark.verdicts.counting.current`).
+    :param width: of the tables.
+    """
+    chosen = "nothing to choose"
+    if recipe.grid:
+        chosen = f"{recipe.hyperparameters_from}; grid {json.dumps(dict(recipe.grid))}"
+    if recipe.tuned_as:
+        chosen = f"those of {recipe.tuned_as}"
+    settings = [(key, shown(value)) for key, value in flatten(recipe.config.as_dict()).items()]
+    own: dict[str, list[Record]] = {}
+    for record in records:
+        if record.recipe == recipe.name:
+            own.setdefault(record.stream, []).append(record)
+    scores = [scores_table(runs, width) for runs in own.values()]
+    return "\n".join(
+        [
+            f"{recipe.name}: {recipe.title}",
+            recipe.description,
+            f"tier: {recipe.tier}",
+            f"home stream: {recipe.home}",
+            f"hyper-parameters: {chosen}",
+            "",
+            table(settings, ("setting", "value"), width),
+            "",
+            "\n\n".join(scores) or "no record of its present configuration in the store",
+            *(["", verdicts] if (verdicts := _verdicts(recipe, records, width)) else []),
+        ]
+    )
 
 
-def in_full(name: str) -> str:
-    """All there is to know of a run, or of the run of a cell: the published numbers, the protocol with its sources, how to run it.
+def scores_table(records: Sequence[Record], width: int | None = None) -> str:
+    """Mean, sample standard deviation and 95% t interval of every metric; percent, points or nats.
+
+    :param records: of one recipe on one stream.
+    """
+    rows = []
+    for metric in METRICS:
+        summary = mean_interval([metric_of(record, metric) for record in records])
+        interval = "none (one run)"
+        if summary.interval:
+            interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}"
+        std = "-" if summary.std is None else f"{summary.std:.2f}"
+        rows.append((metric, f"{summary.mean:.2f}", std, interval))
+    title = f"{records[0].recipe} on {records[0].stream}, n = {len(records)}"
+    return table(rows, (title, "mean", "std", "95% interval"), width)
+
+
+def _verdicts(recipe: Recipe, records: Sequence[Record], width: int | None) -> str:
+    rows = [
+        (verdict.claim.id, str(verdict.claim), verdict.claim.stream, verdict.outcome, str(verdict))
+        for verdict in judge_claims(records)
+        if recipe.name in (verdict.claim.better, verdict.claim.worse)
+    ]
+    return table(rows, ("claim", "says", "stream", "verdict", "difference"), width) if rows else ""
+
+
+def show_stream(stream: Stream) -> str:
+    """Classes and tier of a stream."""
+    sizes = ", ".join(map(str, stream.sizes))
+    return f"{stream.name}: {stream.description}\nclasses per experience: {sizes}\ntier: {stream.tier}"
+
+
+def show_claim(name: str, records: Sequence[Record], width: int | None = None) -> str:
+    """A claim as it was written down, and its verdict over the records that count."""
+    (claim,) = (claim for claim in claims() if claim.id == name)
+    (verdict,) = (verdict for verdict in judge_claims(records) if verdict.claim.id == name)
+    return table([*_fields(claim), ("verdict", verdict.outcome), ("difference", str(verdict))], width=width)
+
+
+def _fields(claim: Claim) -> list[tuple[str, object]]:
+    return [(key, value) for key, value in vars(claim).items() if value not in (None, "")]
+
+
+def show_run(name: str, width: int | None = None) -> str:
+    """A paper's run, or the run of a cell: the published numbers, the protocol with its sources, how to run it.
 
     :raises ValueError: there is none of that name.
     """
@@ -24,8 +105,9 @@ def in_full(name: str) -> str:
     lines = []
     for cell in numbers:
         spread = "" if cell.published.std is None else f" +- {cell.published.std:g}"
+        runs = cell.published.n or "not known"
         lines.append(
-            f"published: {cell.metric} {cell.published.mean:g}{spread}, n = {cell.published.n or 'not known'}; margin {cell.table.margin:g}"
+            f"published: {cell.metric} {cell.published.mean:g}{spread}, n = {runs}; margin {cell.table.margin:g}"
         )
         lines += [f"re-run by others: {cell.metric} {again.value:g} ({again.source})" for again in cell.reruns]
     lines += [] if numbers else ["published: no number here"]
@@ -41,7 +123,7 @@ def in_full(name: str) -> str:
             f"the paper's seeds: {', '.join(map(str, protocol.seeds)) or 'not known'}",
             f"recorded as: {recipe.name}",
             "",
-            tabulate(rows, headers=("setting", "value", "source"), disable_numparse=True),
+            table(rows, ("setting", "value", "source"), width),
             "",
             *(f"note: {remark}" for remark in protocol.remarks),
             *(line for fact in protocol.facts for line in _fact(fact, protocol)),
@@ -52,7 +134,7 @@ def in_full(name: str) -> str:
 
 
 def _fact(fact: str, protocol: Protocol) -> list[str]:
-    """An entry of docs/fidelity.md, and what of it stands in this protocol."""
+    """An entry of docs/fidelity.md, and which of its settings this protocol has."""
     entry = next(entry for entry in FACTS if entry.id == fact)
     if not isinstance(entry, Switch):
         return [f"{fact}: {entry.text}"]

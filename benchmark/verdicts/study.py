@@ -320,7 +320,7 @@ def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | Non
 
 def _to_rehearse(cell: Cell, cost: _Cost) -> str:
     covered = not isinstance(protocol_of(run_of(cell)), Uncovered)
-    return f"\ncost: `reclaim run --rehearse {run_of(cell)}` projects it" if covered and cost.seconds is None else ""
+    return f"\ncost: `reclaim rehearse {run_of(cell)}` projects it" if covered and cost.seconds is None else ""
 
 
 def _time(runs: Sequence[tuple[int, _Cost]]) -> str:

@@ -241,14 +241,14 @@ def test_list(reclaim: Callable[..., str]) -> None:
     for name in CATALOGUE:
         assert f"\n{name} " in table
     assert "by hand" in table
-    birds = reclaim("list", "cub200")
+    birds = reclaim("show", "cub200")
     for text in ("5994", "split-cub200-10, cub200-1", "CUB_200_2011.tgz", "non-commercial"):
         assert text in birds
     for name, entry in CATALOGUE.items():
-        shown = reclaim("list", name)
+        shown = reclaim("show", name)
         for text in (entry.folder, entry.layout, *entry.files, *entry.also, *entry.class_folders, *entry.domains):
             assert text in shown
-    assert "did you mean cub200" in reclaim("list", "cub", fails=True)
+    assert "did you mean cub200" in reclaim("show", "cub", fails=True)
 
 
 def lines_of(output: str, kind: str) -> list[str]:
@@ -336,7 +336,7 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
     ]
     assert lines_of(output, "missing") == known
     assert "clrs25 is not as it should be: 23 missing, 1 extra, 5 other problems; nothing was changed\n" in output
-    assert "\nnot decoded: mend what is missing first\n" in reclaim(
+    assert "\nnot decoded: add what is missing first\n" in reclaim(
         "check", "clrs25", "--root", root, "--decode", fails=True
     )
     small = replace(find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("Port", "river"), per_class=5)

@@ -29,7 +29,7 @@ from reclaim.benchmark.papers.protocols import (
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.report.coverage import coverage_page
-from reclaim.benchmark.report.show import in_full
+from reclaim.benchmark.report.show import show_run
 from reclaim.benchmark.training.build import prepared
 from reclaim.strategies.backbones import KNOWN_BACKBONES, RESNET50_CIFAR
 
@@ -464,7 +464,7 @@ def test_the_whole_protocol_is_listed() -> None:
 
     run = "slca/main/slca/split-cifar100-10"
     text = listed(run)
-    assert text == listed(f"{run}/last_acc") == in_full(run) + "\n"
+    assert text == listed(f"{run}/last_acc") == show_run(run) + "\n"
     for key, (_, source) in protocol(run).settings.items():
         assert re.search(rf"^{re.escape(key)} +\S+.* {re.escape(source)}$", text, re.MULTILINE)
     for expected in (

@@ -169,12 +169,12 @@ def test_the_plan_of_a_cell() -> None:
         assert row[1:4] == [f"{p:.2f}" for p in expected]
     assert f"if our true mean is the printed one: {seeds_needed(std, published, 1.0)}\n" in text
 
-    assert text.endswith("\ncost: `reclaim run --rehearse slca/main/slca/split-cifar100-10` projects it")
+    assert text.endswith("\ncost: `reclaim rehearse slca/main/slca/split-cifar100-10` projects it")
 
     hopeless = ALL["slca/main/bic/split-cub200-10/last_acc"]
     leaves = published_leaves(hopeless.published)
     assert f"none: the published n0 and std alone leave +-{leaves:.2f}" in plan(hopeless.id, [])
-    assert "--rehearse" not in plan(hopeless.id, [])  # it has no protocol
+    assert "reclaim rehearse" not in plan(hopeless.id, [])  # it has no protocol
 
     records = [synthetic_record(CELL.recipe, CELL.stream, seed, last_acc=91 + seed) for seed in range(3)]
     for record in records:
@@ -182,7 +182,7 @@ def test_the_plan_of_a_cell() -> None:
     known = plan(CELL.id, records)
     assert "our std: 1.00 points over 3 seeds on record" in known
     assert rows(known)[1][-1] == "10.0 h"
-    assert "--rehearse" not in known
+    assert "reclaim rehearse" not in known
 
 
 def test_a_cell_without_published_std_has_the_constant_alone() -> None:

@@ -1,0 +1,170 @@
+"""`reclaim data`: the papers' data sets on disk."""
+
+from __future__ import annotations
+
+import textwrap
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .report.tables import table, terminal_width
+
+
+@click.group(short_help="The papers' data sets on disk: list, check, fetch, decode.")
+def data() -> None:
+    """The papers' data sets: where they come from, whether they are complete, and a decoded copy that loads fast.
+
+    Below --root each lies in a folder of its own: `reclaim data show NAME` shows its name, and what is expected in it.
+    """
+
+
+ROOT = click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets."
+)
+SHOWN = 50
+
+
+@data.command("list")
+def list_() -> None:
+    """List the data sets."""
+    from .data.catalogue import CATALOGUE
+
+    rows = [
+        (e.name, e.classes, _count(e.train), _count(e.test), "yes" if e.archives else "by hand", e.licence)
+        for e in CATALOGUE.values()
+    ]
+    click.echo(table(rows, ("name", "classes", "train", "test", "fetch", "licence"), terminal_width()))
+
+
+@data.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show data set NAME in full: licence, layout on disk, expected counts, streams."""
+    from .data.catalogue import find_dataset
+    from .data.streams import PAPER_STREAMS
+
+    entry = find_dataset(name)
+    hidden = ("archives", "files", "also", "class_folders", "domains")
+    folders = textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)
+    fields = {
+        **{key: value for key, value in vars(entry).items() if key not in hidden},
+        "files needed": ", ".join(entry.files) or "images only",
+        "shipped files we ignore": ", ".join(entry.also) or "none known",
+        "images of domains": ", ".join(f"{domain}/ {n:,}" for domain, n in entry.domains.items()) or "-",
+        "folders of classes": "\n".join(folders) or "as listed",
+        "streams": ", ".join(stream.name for stream in PAPER_STREAMS.values() if stream.dataset == name),
+        "direct download": ", ".join(archive.url for archive in entry.archives) or "none",
+    }
+    click.echo(table(list(fields.items()), width=terminal_width()))
+
+
+def _count(images: int | None) -> str:
+    return "-" if images is None else f"{images:,}"
+
+
+@data.command("check")
+@click.argument("name")
+@ROOT
+@click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help=f"Print every path, not the first {SHOWN} of those missing and of those extra.",
+)
+def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
+    """Check NAME against its own lists and the expected counts; fails if it cannot be used.
+
+    Named are files that are missing, damaged or extra. Extra files are not used, and are no reason to fail. Hidden
+    files, files that the data set ships and we ignore, and the archive that `fetch` keeps are not extra.
+    """
+    from .data.catalogue import find_dataset
+    from .data.readers import list_images
+    from .data.verify import take_stock, undecodable_files, wrong_counts
+
+    stock = take_stock(name, root)
+    problems = list(stock.problems)
+    found = None
+    if stock.readable:
+        try:
+            found = list_images(name, root)
+        except ValueError as error:
+            problems += str(error).splitlines()
+    if found:
+        for part, images in found.parts.items():
+            click.echo(f"{part}: {len(images):,} images")
+        click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
+        problems += wrong_counts(found)
+        if decode and stock.missing:
+            problems.append("not decoded: add what is missing first")
+        elif decode:
+            problems += undecodable_files(found)
+    else:
+        click.echo("not counted: the images cannot be read as a data set before the rest is fixed")
+    for note in (*(found.remarks if found else ()), *stock.notes):
+        click.echo(f"note: {note}")
+    for kind, paths in (("missing", stock.missing), ("extra", stock.extra)):
+        shown = paths if everything else paths[:SHOWN]
+        for path in shown:
+            click.echo(f"{kind}: {path}")
+        if len(shown) < len(paths):
+            click.echo(f"{kind}: and {len(paths) - len(shown):,} more, which --all prints")
+    problems = list(dict.fromkeys(problems))
+    for problem in problems:
+        click.echo(problem)
+    extra = f"{len(stock.extra):,} extra"
+    if problems or stock.missing:
+        again = stock.missing and find_dataset(name).archives
+        remedy = f"; `reclaim data fetch {name} --root {root}` puts back what is missing" if again else ""
+        found_out = f"{len(stock.missing):,} missing, {extra}, {len(problems):,} other problems"
+        raise click.ClickException(f"{name} is not as it should be: {found_out}; nothing was changed{remedy}")
+    click.echo(f"complete; {extra}, not used" if stock.extra else "complete")
+
+
+@data.command("fetch")
+@click.argument("name")
+@ROOT
+def data_fetch(name: str, root: Path) -> None:
+    """Download and unpack NAME where a public direct download exists.
+
+    After an interruption the same command continues.
+    """
+    from tqdm import tqdm
+
+    from .data.catalogue import find_dataset
+    from .data.fetch import fetch
+
+    entry = find_dataset(name)
+    click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
+    bars: dict[Path, tqdm[Any]] = {}
+
+    def show(file: Path, here: int, of: int | None) -> None:
+        if file not in bars:
+            bars[file] = stack.enter_context(tqdm(total=of, initial=here, unit="B", unit_scale=True, desc=file.name))
+        bars[file].update(here - bars[file].n)
+
+    with ExitStack() as stack:
+        files = fetch(entry, root, show)
+    for file in files:
+        click.echo(f"fetched {file}")
+    click.echo(f"now: reclaim data check {name} --root {root}")
+
+
+@data.command("cache")
+@click.argument("name")
+@ROOT
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the caches [default: ROOT/decoded].")
+def data_cache(name: str, root: Path, output: Path | None) -> None:
+    """Decode all images of NAME once, into memory-mapped files of 3 bytes a pixel."""
+    from tqdm import tqdm
+
+    from .data.cache import make_cache
+    from .data.verify import read_images
+
+    found = read_images(name, root)
+    with tqdm(total=sum(len(part) for part in found.parts.values()), unit="image", desc=name) as bar:
+        targets = make_cache(found, output or root / "decoded", bar.update)
+    for target in targets:
+        click.echo(f"decoded {target}")
