@@ -43,7 +43,7 @@ class Recipe:
     :ivar tuned_as: use the choice of another recipe, for ablations that must differ in a single setting.
     :ivar fact: the entry of docs/fidelity.md whose switch this recipe changes, relative to the recipe in its name (up
         to the last dot). Its effect is shown on that page, not on a leaderboard.
-    :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.protocols`). A grid is then the
+    :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.papers.protocols`). A grid is then the
         paper's, too, and may have any size.
     :ivar tier: "embedded": on drawings that ship with the package; "middle": a CNN on photographs; "paper": a paper's.
     """

@@ -33,7 +33,7 @@ def test_the_switches_of_transforms() -> None:
         ValueError, match=r"clipped=true is a switch of OLOR's transform \(F15\), not of protocol='slca'"
     ):
         prepared(Images("slca", clipped=True), "cifar100")
-    with pytest.raises(ValueError, match=r"smallest_crop=0.08 is of random crops, which protocol='slca' has not"):
+    with pytest.raises(ValueError, match=r"smallest_crop=0.08 needs random crops, which protocol='slca' does not use"):
         prepared(Images("slca", smallest_crop=0.08), "cub200")
 
 
