@@ -458,7 +458,7 @@ def test_what_cannot_be_run_is_named(name: str, complaint: str) -> None:
 
 def test_the_whole_protocol_is_listed() -> None:
     def listed(name: str) -> str:
-        result = CliRunner().invoke(main, ["list", name])
+        result = CliRunner().invoke(main, ["show", name])
         assert result.exit_code == 0, result.output
         return result.output
 

@@ -403,6 +403,10 @@ def leaderboard(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["leaderboard", *map(str, arguments)])
 
 
+def check(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["check", *map(str, arguments)])
+
+
 def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: Path) -> None:
     store.write(sample()[0])
     (store.root / "notes.txt").write_text("mine")
@@ -437,7 +441,7 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     record.result["hyperparameters_from"] = RECIPES["slca"].hyperparameters_from
     record.provenance.update(dict.fromkeys(PACKAGES, "1.0"))
     (tmp_path / "b.json").write_text(json.dumps({"result": record.result, "provenance": record.provenance}) + "\n")
-    good, both = leaderboard("--check", "b.json"), leaderboard("--check", "a.json", "--check", "b.json")
+    good, both = check("b.json"), check("a.json", "b.json")
     assert (good.exit_code, both.exit_code) == (0, 1)
     assert (
         f"b.json: sound; copy it to leaderboards/records/slca/split-quickdraw-10/{record.config_hash}/0.json; shown"
@@ -446,10 +450,8 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     assert "a.json: not a record to merge\n  is not JSON" in both.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
-    nowhere = leaderboard("--check", "b.json", "--records", "nowhere")
+    nowhere = check("b.json", "--records", "nowhere")
     assert "there is no folder nowhere: name a record store with --records" in nowhere.output
     for folder, options in (("leaderboards/records", ()), ("mine", ("--records", "mine"))):
         path = RecordStore(folder).write(record)
-        assert (
-            f"b.json: sound; already on record, {path}: they agree" in leaderboard("--check", "b.json", *options).output
-        )
+        assert f"b.json: sound; already on record, {path}: they agree" in check("b.json", *options).output
