@@ -264,7 +264,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
         seeds = range(0)
     if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32:
         raise click.BadParameter(
-            f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds lie below 2**32"
+            f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds must be below 2**32"
         )
     return seeds
 

@@ -16,7 +16,7 @@ from .report.tables import table, terminal_width
 def data() -> None:
     """The papers' data sets: where they come from, whether they are complete, and a decoded copy that loads fast.
 
-    Below --root each lies in a folder of its own: `reclaim data show NAME` shows its name, and what is expected in it.
+    Each has its own folder below --root: `reclaim data show NAME` shows its name and expected content.
     """
 
 

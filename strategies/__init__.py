@@ -126,7 +126,8 @@ __all__ = [
     "train_low_rank_and_norms",
 ]
 
-# The imports above as data, which __getattr__ can use. tests/strategies/test_imports.py compares the two, and __all__ with them.
+# The imports above as data, which __getattr__ can use. tests/strategies/test_imports.py compares the two, and __all__
+# with them.
 _MODULE_OF = {
     name: module
     for module, names in {

@@ -1,7 +1,8 @@
 """Holds the implementations against golden vectors recorded from the papers' public code.
 
-A golden file is an ``.npz`` archive; which implementation it tests is recognised by the arrays in it. Each implementation runs in its
-``reference`` mode, and the largest deviation is compared with the tolerance that comes with the vectors.
+A golden file is an ``.npz`` archive; which implementation it tests is recognised by the arrays in it. Each
+implementation runs in its ``reference`` mode, and the largest deviation is compared with the tolerance that comes with
+the vectors.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def olor(arrays: Arrays) -> list[Deviation]:
     count = sum(name.startswith("init_") for name in arrays)
     params = torch.nn.ParameterList(torch.from_numpy(arrays[f"init_{i}"].copy()) for i in range(count))
     depths = layer_depths(torch.nn.ParameterList(params[:pretrained]), counting="tensors")
-    # The code's b: lambda is lr b for Adam, and b for SGD, to which the authors' script gives b = iota / lr; so iota is lr b for both.
+    # The code's b: lambda is lr b for Adam, and b for SGD, to which the authors' script gives b = iota / lr; so iota is
+    # lr b for both.
     rollback: dict[str, Any] = {
         "rollback_input": lr * float(arrays["back_level_max"]),
         "rollback_output": lr * float(arrays["back_level_min"]),
@@ -139,7 +141,8 @@ GOLDEN_VIT_HEADS = 4  # the one size of the recorded ViT that its weights do not
 
 
 def lae_module(arrays: Arrays) -> list[Deviation]:
-    """Deviations of a PEFT module of LAE inside a small ViT: all tokens without and with the modules, and the modules' gradients.
+    """Deviations of a PEFT module of LAE inside a small ViT: all tokens without and with the modules, and the modules'
+    gradients.
 
     :raises ValueError: the file's ``kind`` is not "lora", "adapter" or "prefix".
     """
@@ -202,7 +205,9 @@ def _attach_recorded(vit: VisionTransformer, arrays: Arrays) -> Sequence[PEFTMod
 
 
 def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Parameter, Any]]:
-    """The file's names of a module's parameters, each with the parameter and the index in it that the name stands for."""
+    """The file's names of a module's parameters, each with the parameter and the index in it that the name refers
+    to.
+    """
     if isinstance(module, LoRA):
         of_both = {"lora_A.{}": module.A, "lora_B.{}": module.B, "scale.{}.scale": module.scale}
         return [(name.format(index), parameter, index) for name, parameter in of_both.items() for index in range(2)]
@@ -235,7 +240,8 @@ KINDS: tuple[tuple[frozenset[str], Callable[[Arrays], list[Deviation]]], ...] = 
 def check(path: Path) -> list[Deviation]:
     """The deviations of the implementation that a golden file tests.
 
-    :raises ValueError: the file cannot be read or is not whole, or no implementation is known by its arrays or its kind.
+    :raises ValueError: the file cannot be read or is not whole, or no implementation is known by its arrays or its
+        kind.
     """
     try:
         with zipfile.ZipFile(path):  # numpy would also take other files, each with errors of its own

@@ -120,7 +120,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stores that are missing, taken for tests, or contradict each other, end the session here: before anything is trained."""
+    """Stores that are missing, taken for tests, or contradict each other, end the session here: before anything is
+    trained.
+    """
     config = session.config
     if config.getoption("--collect-only") or not config.getoption("--paper-check"):
         return

@@ -23,7 +23,8 @@ OPTION = "--paper-records"
 
 
 def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
-    """The records of the stores that --paper-records names, or of the working directory's, and notes on what is not counted.
+    """The records of the stores that --paper-records names, or of the working directory's, and notes on what is not
+    counted.
 
     :raises RecordError: a store is missing, or two contradict each other.
     """
@@ -35,7 +36,9 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
 
 
 def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
-    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are not on record."""
+    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are
+    not on record.
+    """
     on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
     seeds: dict[tuple[str, str], int] = {}
     for claim in claims():
@@ -60,7 +63,9 @@ def records_on_record(config: pytest.Config) -> list[Record]:
 
 
 def records_to_judge(config: pytest.Config) -> list[Record]:
-    """The records of the recipes' present configurations; with --paper-fresh their runs made anew, which are not written."""
+    """The records of the recipes' present configurations; with --paper-fresh their runs made again, which are not
+    written.
+    """
     if JUDGED not in config.stash:
         records = current(records_on_record(config))
         if config.getoption("--paper-fresh"):

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.paper_check
 
 @pytest.fixture(scope="module")
 def checks(pytestconfig: pytest.Config) -> Mapping[str, CellCheck]:
-    """Cell -> what the records say of it; of all cells of the papers asked for, since a table's sentence is about all of its cells."""
+    """Cell -> what the records say of it; of all cells of the papers asked for, since a table's sentence is about all
+    of its cells.
+    """
     papers, margin, alpha = (
         pytestconfig.getoption(option) for option in ("--paper-only", "--paper-margin", "--paper-alpha")
     )

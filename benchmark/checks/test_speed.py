@@ -1,6 +1,8 @@
-"""What the implementations cost beside their plain alternatives. Every measurement is a ratio of two things done in turn, on one thread.
+"""What the implementations cost compared with their plain alternatives. Every measurement is a ratio of two things done
+in turn, on one thread.
 
-`pytest benchmark/checks/test_speed.py` runs it; the ratios stand in the table of pytest-benchmark, beside the absolute times of this machine.
+`pytest benchmark/checks/test_speed.py` runs it; the ratios are in pytest-benchmark's table, next to the absolute times
+of this machine.
 """
 
 from __future__ import annotations
@@ -112,7 +114,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_all_plugins_in_avalanche(check: Callable[..., None]) -> None:
-    """An epoch with OLOR, annealed EPG and a slow learner in Avalanche, beside Adam and cross-entropy in a bare loop."""
+    """An epoch with OLOR, annealed EPG and a slow learner in Avalanche, against Adam and cross-entropy in a bare
+    loop.
+    """
     images, targets = torch.rand(192, 1, 28, 28), torch.arange(192) % CLASSES_PER_HEAD
     stream = tensors_benchmark(train_tensors=[(images, targets)], test_tensors=[(images, targets)], task_labels=[0])
     model, bare = ContinualModel(quickdraw_vit()), quickdraw_vit(CLASSES_PER_HEAD)
@@ -221,7 +225,7 @@ def test_alignment(check: Callable[..., None]) -> None:
 
 
 def test_sampling(check: Callable[..., None]) -> None:
-    """Features of 100 classes, beside torch's distribution of each, both with their Cholesky factors at hand."""
+    """Features of 100 classes, against torch's distribution of each, both with their Cholesky factors at hand."""
     gaussians, generator = statistics(), torch.Generator().manual_seed(0)
     normals = [
         torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance) for c in gaussians.classes
@@ -255,7 +259,9 @@ def test_augmentation(check: Callable[..., None]) -> None:
 
 
 def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None:
-    """A batch of photographs of 500 x 375 from the decoded cache, cropped at random to 224 x 224, beside one from their JPEG files."""
+    """A batch of photographs of 500 x 375 from the decoded cache, cropped at random to 224 x 224, against one from
+    their JPEG files.
+    """
     generator = np.random.default_rng(0)
     for i in range(16):
         blocks = Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(

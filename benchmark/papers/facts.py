@@ -22,13 +22,14 @@ class Switch:
 
     :ivar id: "F1" to "F26", or the name of a switch without a number; recipes that turn it have it as their ``fact``.
     :ivar paper: a key of :func:`~reclaim.benchmark.papers.headers.papers`.
-    :ivar text: what the paper's text says; ``code`` what its public code does; ``default`` what Reclaim does unless told, and why.
-    :ivar arguments: calls with the default values, such as ``OLORPlugin(anchor="pretrained")``; none for a part of a protocol that is
-        not run.
+    :ivar text: what the paper's text says; ``code`` what its public code does; ``default`` what Reclaim does unless
+        told, and why.
+    :ivar arguments: calls with the default values, such as ``OLORPlugin(anchor="pretrained")``; none for a part of a
+        protocol that is not run.
     :ivar settings: names for ``reclaim run --set``.
     :ivar tests: ``file.py::test``; they fail when the switch does not do what is said here.
     :ivar cannot_act: why no recipe of the embedded tier can turn it.
-    :ivar spread: whether it is about the spread over seeds, whose ratio (turned / default) is then shown beside the effect.
+    :ivar spread: whether it is about the spread over seeds, whose ratio (turned / default) is shown next to the effect.
     """
 
     id: str

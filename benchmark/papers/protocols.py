@@ -1,7 +1,9 @@
-"""The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason why there is none.
+"""The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason
+why there is none.
 
-A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two disagree or are
-silent, or "our reading" where nothing says. A run is named as its cells without their last part, the metric: both metrics come of it.
+A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two
+disagree or are silent, or "our reading" where nothing says. A run is named as its cells without their last part, the
+metric: both metrics come of it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Protocol:
 
     :ivar recipe: trains so; its name is that under which runs are recorded, its home the cell's stream.
     :ivar settings: every value that matters, with its source.
-    :ivar remarks: what has to be known beside them.
+    :ivar remarks: what a reader must know about them.
     :ivar seeds: the paper's, where it or its code says.
     """
 
@@ -49,11 +51,14 @@ class Protocol:
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
-        """The recipe's configuration; where the paper prints the best of a grid (F23), one for each candidate, the hinted one first."""
+        """The recipe's configuration; where the paper prints the best of a grid (F23), one for each candidate, the
+        hinted one first.
+        """
         return tuple(self.recipe.with_settings(candidate) for candidate in self.recipe.candidates())
 
     def made_with(self, recorded: Mapping[str, Any]) -> Config | None:
-        """That of :attr:`configs` with which a run was made, up to :data:`EXECUTION`; None if it was made with none of them.
+        """That of :attr:`configs` with which a run was made, up to :data:`EXECUTION`; None if it was made with none of
+        them.
 
         :param recorded: a record's ``config``.
         """
@@ -83,7 +88,7 @@ class Uncovered:
 
 _OF_OTHERS = "a baseline of another paper, whose settings in these experiments were not found"
 _UNCOVERED = {
-    **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, mended, runs on the embedded tier"),
+    **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, with our fixes, runs on the embedded tier"),
     "l2p": f"{_OF_OTHERS}; Avalanche's is broken upstream (docs/baselines.md)",
     **dict.fromkeys(
         ("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"
@@ -217,7 +222,8 @@ def find_run(name: str) -> str:
 def find_cell(name: str) -> tuple[Recipe, Stream, tuple[int, ...]]:
     """Recipe, stream and the paper's seeds of a cell, with its metric or without, or of another run of a paper.
 
-    :raises ValueError: there is none of that name, or no protocol for it; the message names similar ones, or the reason.
+    :raises ValueError: there is none of that name, or no protocol for it; the message names similar ones, or the
+        reason.
     """
     run = find_run(name)
     protocol = protocol_of(run)

@@ -24,7 +24,7 @@ from ..records.metrics import METRICS
 
 DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
-"""Seeds that an exploratory claim was planned with; those of the confirmatory family stand in claims.toml."""
+"""Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
 
 
@@ -34,7 +34,7 @@ class Table:
 
     :ivar id: paper/table.
     :ivar margin: points within which two means count as equal.
-    :ivar margin_reason: why so many; beside the default, what a table without ``[[table]]`` entry has.
+    :ivar margin_reason: why so many; a table without a ``[[table]]`` entry has the default.
     :ivar family_reason: why these cells are judged together.
     """
 
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Rerun:
-    """What somebody else got with the paper's method: shown beside the published number, never used as one."""
+    """A re-run of the paper's method by others: shown next to the published number, never used as one."""
 
     value: float
     source: str
@@ -59,7 +59,8 @@ class Rerun:
 class Cell:
     """One published number, in percent.
 
-    :ivar id: paper/table/method/stream/metric; its first three parts, joined by dots, are the recipe under which its runs are recorded.
+    :ivar id: paper/table/method/stream/metric; its first three parts, joined by dots, are the recipe under which its
+        runs are recorded.
     :ivar seeds: those that the paper used, where it says so.
     """
 
@@ -197,7 +198,7 @@ _percent = (lambda value: _is_number(value) and 0 <= value <= 100, "a number of 
 _count = (lambda value: type(value) is int and value >= 0, "a whole number")
 _names = (_list_of(str), "a list of names")
 _text = (lambda value: isinstance(value, str) and value.strip() != "", "a text that is not empty")
-# what an entry must be; text where it does not stand here
+# what the value of a key must be; keys not listed here are texts
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("mean", "alpha", "forgetting"), _number),
     **dict.fromkeys((metric for metric in METRICS if metric.endswith("acc")), _percent),
@@ -309,7 +310,7 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[Mapping[str, Any]]:
-    """What stands under ``[section]``, of which there is one, or ``[[section]]``."""
+    """The entries of a section: ``[section]``, of which there is one, or ``[[section]]``."""
     single = section in _SINGLE
     content = document.get(section, {} if single else [])
     entries = [content] if single and (content or section in document) else content or []
@@ -351,4 +352,4 @@ def _require_choice(where: str, entry: Mapping[str, Any], key: str, choices: Seq
 
 def _require_distinct(where: str, ids: Sequence[str]) -> None:
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise PublishedError(f"{where}: ids stand there twice: {', '.join(twice)}; delete one of each")
+        raise PublishedError(f"{where}: duplicate ids: {', '.join(twice)}; delete one of each")

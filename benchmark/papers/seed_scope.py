@@ -18,7 +18,8 @@ def comparable(varied: str, paper: str) -> bool | None:
 
 
 def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Collection[int], paper: str) -> list[str]:
-    """What a reader of Welch's column has to know because the two sides' seeds are not alike, or not independent; a sentence each.
+    """What a reader of Welch's column has to know because the two sides' seeds are not alike, or not independent; a
+    sentence each.
 
     :param varied: what our seeds vary, of every record.
     :param seeds: our seeds.

@@ -41,7 +41,7 @@ METRICS = {
 NOT_COMPARABLE = "Embedded tier: nothing here was measured on a paper's data, and no number here is comparable with any paper's number."
 RANKS = """\
 Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only among recipes of one protocol: the same stream,
-backbone and number of epochs. Protocols stand in tables of their own. Joint training is a reference and has no rank.\
+backbone and number of epochs. Each protocol has its own table. Joint training is a reference and has no rank.\
 """
 
 
@@ -68,10 +68,12 @@ class Row:
     :ivar seconds: median time of a run, evaluation included.
     :ivar clock: "processor" or, of records that have no processor time, "wall"; "" without seconds.
     :ivar pretraining_overlap: number of the stream's classes that the backbone was pretrained on.
-    :ivar curves: ``accuracy`` and ``accuracy_task_known`` over the images of the tasks seen, after each task, in percent; ``entropy`` in
-        each epoch, in nats.
-    :ivar matrices: ``accuracy`` and ``accuracy_task_known``, the means over seeds; row t holds the accuracies after task t, in percent.
-    :ivar rank: by mean Last-Acc among the ``ranked`` rows of the protocol; None for joint training, or where there is only one.
+    :ivar curves: ``accuracy`` and ``accuracy_task_known`` over the images of the tasks seen, after each task, in
+        percent; ``entropy`` in each epoch, in nats.
+    :ivar matrices: ``accuracy`` and ``accuracy_task_known``, the means over seeds; row t holds the accuracies after
+        task t, in percent.
+    :ivar rank: by mean Last-Acc among the ``ranked`` rows of the protocol; None for joint training, or where there is
+        only one.
     """
 
     recipe: str
@@ -127,19 +129,23 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 
 def headline(table: Sequence[Row], most: int) -> list[Row]:
-    """The rows of one stream whose curves are drawn unless others are asked for: the headline recipes, else the first rows."""
+    """The rows of one stream whose curves are drawn unless others are asked for: the headline recipes, else the first
+    rows.
+    """
     drawn = [row for row in table if not row.joint]
     return ([row for row in drawn if RECIPES[row.recipe].headline] or drawn)[:most]
 
 
 def label(row: Row, table: Sequence[Row]) -> str:
-    """The row's name beside a curve; with its epochs where the rows of the table differ in them."""
+    """The row's name next to a curve, with its epochs where the rows of the table differ in them."""
     mixed = len({other.protocol for other in table}) > 1
     return RECIPES[row.recipe].title + (f" ({row.epochs} epochs)" if mixed else "")
 
 
 def ends_of_grids(recipes: Iterable[str]) -> str:
-    """A sentence on which of the choices that these recipes rest on lie at an end of their grid; empty where none was made."""
+    """A sentence on which of the choices that these recipes rest on are at an end of their grid; empty if none was
+    made.
+    """
     tuned = [
         RECIPES[name] for name in sorted({RECIPES[name].tuned_as or name for name in recipes}) if RECIPES[name].choice
     ]
@@ -157,8 +163,8 @@ def ends_of_grids(recipes: Iterable[str]) -> str:
         named = f" ({_names(at_end)})" if at_end else ""
         parts.append(f"{len(at_end)} of the {len(inside)} with more than two values of a setting{named}")
     if of_two:
-        parts.append(f"the {len(of_two)} with only two values of each, where nothing lies between ({_names(of_two)})")
-    return f"Recipes whose choice lies at an end of their grid: {', and '.join(parts)}." if parts else ""
+        parts.append(f"the {len(of_two)} with only two values of each, where nothing is in between ({_names(of_two)})")
+    return f"Recipes whose choice is at an end of their grid: {', and '.join(parts)}." if parts else ""
 
 
 def _names(recipes: Iterable[str]) -> str:
@@ -214,7 +220,9 @@ def _after_each_task(matrix: Sequence[Sequence[float]], counts: Sequence[int]) -
 
 
 def _origin(recipe: str, stream: str, origin: str) -> str:
-    """How the hyper-parameters came about, with the recipe or the stream that they were chosen for if that is not this row's."""
+    """How the hyper-parameters came about, with the recipe or the stream that they were chosen for if that is not this
+    row's.
+    """
     found = RECIPES[recipe]
     others = [f"as `{found.tuned_as}`"] if found.tuned_as else []
     others += [f"on {found.home}"] if stream != found.home else []
@@ -222,7 +230,9 @@ def _origin(recipe: str, stream: str, origin: str) -> str:
 
 
 def _time(group: Sequence[Record]) -> tuple[float | None, str]:
-    """Median processor time of the records that have it, or else wall time, which the first ones have alone; and which of them it is."""
+    """Median processor time of the records that have it, or else wall time, which the first ones have alone; and which
+    of them it is.
+    """
     for clock, key in (("processor", "cpu_seconds"), ("wall", "wall_seconds")):
         if known := [seconds for r in group if (seconds := r.provenance.get(key))]:
             return median(known), clock

@@ -60,7 +60,7 @@ def coverage_page() -> str:
                 ("run", "cells", "method", "our reading"),
                 [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()],
             ),
-            "## Runs without\n\nNo published number of these stands in `papers/*.toml`.\n",
+            "## Runs without\n\n`papers/*.toml` has no published number of these.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
             "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never "
             "reached.",

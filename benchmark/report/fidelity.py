@@ -1,6 +1,7 @@
-"""docs/fidelity.md: where the papers' texts and codes disagree or are silent, the switch for each such place, and its measured effect.
+"""docs/fidelity.md: where the papers' texts and codes disagree or are silent, the switch for each such place, and its
+measured effect.
 
-What it says of the facts stands in facts.toml; the effects come from the records of the recipes that turn a switch.
+The facts are those of facts.toml; the effects come from the records of the recipes that turn a switch.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")
 
 
 def page(records: Sequence[Record]) -> str:
-    """The page in Markdown: an introduction, for each paper a table of its switches and its notes, and the embedded tier's departures.
+    """The page in Markdown: an introduction, for each paper a table of its switches and its notes, and the embedded
+    tier's departures.
 
     :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`).
     """
@@ -75,7 +77,8 @@ def turned_by(switch: Switch) -> list[Recipe]:
 
 
 def effect(recipe: Recipe, records: Sequence[Record]) -> PairedDifference | None:
-    """What turning a switch did: a recipe with a ``fact`` less the recipe that it is named after, paired by seed, on its home stream.
+    """What turning a switch did: a recipe with a ``fact`` less the recipe that it is named after, paired by seed, on
+    its home stream.
 
     In points of the paper's metric ; None when there is no seed that both were run on.
     """
@@ -85,8 +88,8 @@ def effect(recipe: Recipe, records: Sequence[Record]) -> PairedDifference | None
 def std_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, tuple[float, float]] | None:
     """Standard deviation of a over that of b, and its 95% interval, over the seeds that both have (seed -> value).
 
-    The interval is Pitman's and Morgan's (Biometrika 1939) for correlated normal values. None below three seeds, or when one of the two
-    has no spread.
+    The interval is Pitman's and Morgan's (Biometrika 1939) for correlated normal values. None below three seeds, or
+    when one of the two has no spread.
     """
     seeds = sorted(a.keys() & b.keys())
     x, y = (np.array([values[seed] for seed in seeds]) for values in (a, b))
@@ -127,7 +130,9 @@ def _measured(recipe: Recipe, switch: Switch, records: Sequence[Record]) -> str:
 
 
 def _turned_and_default(recipe: Recipe, records: Sequence[Record]) -> tuple[dict[int, float], dict[int, float]]:
-    """Seed -> the paper's metric on the recipe's home stream, of the recipe and of the one in which it turns a switch."""
+    """Seed -> the paper's metric on the recipe's home stream, of the recipe and of the one in which it turns a
+    switch.
+    """
     metric = papers()[next(fact.paper for fact in FACTS if fact.id == recipe.fact)].metric
     turned, default = (
         {r.seed: metric_of(r, metric) for r in records if (r.recipe, r.stream) == (name, recipe.home)}

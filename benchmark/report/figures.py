@@ -32,7 +32,8 @@ HEAT, LIGHT = "Blues", 71.5
 
 
 def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -> list[Path]:
-    """Write the figures of every stream, and a forest plot of every published table, each file as ``.svg`` and ``.png``.
+    """Write the figures of every stream, and a forest plot of every published table, each file as ``.svg`` and
+    ``.png``.
 
     :raises ValueError: matplotlib is not installed.
     """

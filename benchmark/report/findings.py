@@ -29,7 +29,9 @@ PAPER_METHODS = frozenset(
 """The recipes of what the papers propose, whole: neither what they compare it with nor one part of it."""
 
 FACTORS = {"OLOR": "olor", "alignment": "alignment", "aEPG": "annealing"}
-"""The papers' methods as factors on the slow learner, and the part of a configuration that each is, with its defaults."""
+"""The papers' methods as factors on the slow learner, and the part of a configuration that each is, with its
+defaults.
+"""
 
 INTRODUCTION = """\
 # Findings
@@ -38,7 +40,7 @@ What {runs} of the embedded tier say, the uncomfortable first. `reclaim leaderbo
 `leaderboards/records`: every number is computed, and what was not run is left out. **Nothing here was measured on a paper's data**
 ([how far this reaches](#how-far-this-reaches)).
 
-Differences are paired by seed and stand with their 95% Student-t interval, in points of Last-Acc unless said otherwise. How a verdict
+Differences are paired by seed and given with their 95% Student-t interval, in points of Last-Acc unless noted. How a verdict
 comes about: [statistics.md](statistics.md). Every mean: [the leaderboard](../leaderboards/embedded.md).
 """
 
@@ -53,7 +55,8 @@ Runs = Mapping[tuple[str, str], Mapping[int, Record]]
 def page(records: Sequence[Record]) -> str:
     """The page in Markdown: the same records, in any order, give the same text.
 
-    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`); those of other tiers are left aside.
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`); those of other tiers are
+        ignored.
     """
     known = recipes_of("embedded")
     counted = [r for r in records if r.recipe in known and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
@@ -106,7 +109,9 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
 
 
 def _by_itself(verdicts: Sequence[ClaimVerdict]) -> str:
-    """The claims that are undecided for Holm's correction of the reverse side alone, which came after the runs (docs/statistics.md)."""
+    """The claims that are undecided for Holm's correction of the reverse side alone, which came after the runs
+    (docs/statistics.md).
+    """
     _, alpha = confirmatory_plan()
     spared = [
         v
@@ -185,8 +190,8 @@ def _what_else(runs: Runs) -> str:
     undecided, worse = len(as_good) - better, len(compared) - len(as_good)
     said = [
         f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It was picked by its "
-        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and combinations of them aside, "
-        f"{better} did better (the interval lies above 0), {undecided} cannot be told from it (the interval includes 0, which does not "
+        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and combinations excluded, "
+        f"{better} did better (the interval is above 0), {undecided} cannot be told from it (the interval includes 0, which does not "
         f"show that they are equal) and {worse} did worse.",
         *(
             f"{recipe.title} (`{recipe.name}`), which sees all classes at once, is only the reference: {_mean(runs, recipe.name)}, "
@@ -235,7 +240,7 @@ def _class_statistics(runs: Runs) -> str:
         if (interval := difference.interval()) and interval[0] > -DEFAULT_MARGIN
     ]
     concluded = (
-        f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the interval lies above it)."
+        f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the interval is above it)."
         if cheap
         else f"Of none the loss is shown to be below {DEFAULT_MARGIN:g} point."
     )
@@ -255,7 +260,9 @@ def _class_statistics(runs: Runs) -> str:
 
 
 def _combinations(runs: Runs) -> str:
-    """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their name."""
+    """The factorial of the papers' methods on the slow learner; the recipes are found by their configuration, not their
+    name.
+    """
     slow = RECIPES["seqft-slow"].config
     title = "Combinations of the three methods"
     names = {
@@ -288,7 +295,7 @@ def _combinations(runs: Runs) -> str:
         "settings of the other two. An interaction of two methods is half of what the effect of one gains from the other, averaged over "
         "the third: below 0, the two together give less than the sum of what each gives alone. That of all three says only whether the "
         "interaction of a pair changes with the third. "
-        f"Of {len(pairs)} interactions of two the interval of {sum(map(_below_0, pairs))} lies below 0, of "
+        f"Of {len(pairs)} interactions of two the interval of {sum(map(_below_0, pairs))} is below 0, of "
         f"{sum(map(_above_0, pairs))} above it."
     )
     rows = [
@@ -343,7 +350,7 @@ def _reach(runs: Runs) -> str:
         f"(binomial standard error {error:.2f} points at 50%): the intervals know nothing of other backbones, data or test drawings.",
         f"{_or(len(group) for group in runs.values())} seeds for a recipe on a stream, {_or(settings('epochs'))} epochs on an experience.",
         _tuning(results),
-        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals stand uncorrected.",
+        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals are uncorrected.",
     ]
     return _section("How far this reaches", "\n".join(f"- {line}" for line in lines if line))
 
@@ -383,7 +390,7 @@ def _difference(runs: Runs, a: str, b: str, stream: str = SPLIT) -> PairedDiffer
 
 
 def _above_0(difference: PairedDifference) -> bool:
-    """Whether the 95% interval lies above 0; without any spread, whether the sign test says as much."""
+    """Whether the 95% interval is above 0; without any spread, whether the sign test says as much."""
     return difference.p_above(0) < ALPHA / 2
 
 

@@ -1,4 +1,5 @@
-"""Leaderboards from records, as text: Markdown, CSV, JSON and LaTeX; the page and the pictures are made from the same rows.
+"""Leaderboards from records, as text: Markdown, CSV, JSON and LaTeX; the page and the pictures are made from the same
+rows.
 
 The same records give the same bytes.
 """
@@ -56,7 +57,7 @@ INTRODUCTION = """\
 
 Class-incremental learning on real drawings in miniature: a small ViT, pretrained on 245 classes of Quick, Draw!, meets 100 other classes.
 **Nothing here was measured on a paper's data, and no number here is comparable with a paper's.** What can be compared is which method is
-better than which. The same as a page to sort and search, with curves: `index.html` beside this file, to be opened from disk.
+better than which. The same as a page to sort and search, with curves: `index.html` next to this file, which opens from disk.
 
 Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and all that is drawn at random in
 training. The intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points
@@ -65,7 +66,7 @@ to the next; seconds are the median processor time of a run, evaluation included
 runs shared a machine, and the one cannot be held against the other. Joint training sees one experience: only its Last-Acc is comparable.
 
 Hyper-parameters: "validation" means chosen from four candidates on a part of the training drawings, on a seed not used here; the choice
-stands in `benchmark/assets/chosen.json`. The baselines that train the backbone were first given grids without a rate of its own for it;
+is in `benchmark/assets/chosen.json`. The baselines that train the backbone were first given grids without a rate of its own for it;
 these were given up for SLCA's grid before any seed of theirs was run. The coefficients of EWC, LwF and DER++ and GDumb's epochs are from
 these earlier sweeps and not in that file; the last of them preferred EWC's 1 to the 10 it has, by 0.25 points. `olor-sgd-1` and `slca-pp`
 were swept twice, with the same choice.
@@ -82,9 +83,9 @@ TIES = '"Tied with" names the ranks of the methods that paired t tests, after Ho
 def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1]) -> list[Path]:
     """Write the leaderboards, each file replaced whole.
 
-    ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json`` and, when asked for,
-    ``.tex`` one of them, ``index.html`` everything, runs of published cells included; where there are no others, it is all that is
-    written. Files of streams that have no record any more are warned of and left.
+    ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json``
+    and, when asked for, ``.tex`` one of them, ``index.html`` everything, runs of published cells included; where there
+    are no others, it is all that is written. Files of streams that have no record any more are warned of and left.
 
     :param formats: of :data:`FORMATS`; all but LaTeX by default.
     :raises ValueError: there is no record to show, or none to show in these formats.
@@ -152,7 +153,9 @@ def write_figures(store: RecordStore, folder: Path) -> list[Path]:
 
 
 def _counted(store: RecordStore) -> list[Record]:
-    """The records that count (:func:`reclaim.benchmark.verdicts.counting.current`); damaged files are warned of and skipped."""
+    """The records that count (:func:`reclaim.benchmark.verdicts.counting.current`); damaged files are warned of and
+    skipped.
+    """
     records, problems = store.load()
     for problem in problems:
         warnings.warn(f"skipped {problem}", stacklevel=3)
@@ -270,7 +273,7 @@ def _rank(row: Row) -> str:
 
 
 def _ties(row: Row, members: Sequence[Row]) -> str:
-    """The ranks of those that the row is tied with, such as "1, 3-5"; a place that is shared stands there once."""
+    """The ranks of those that the row is tied with, such as "1, 3-5"; a shared place appears once."""
     places = sorted(
         {other.rank.rank for other in members if row.rank and other.rank and other.recipe in row.rank.tied_with}
     )
@@ -317,7 +320,9 @@ def as_csv(table: Sequence[Row]) -> str:
 
 
 def as_json(table: Sequence[Row]) -> str:
-    """One stream: the numbers of the CSV file, the curves and the mean accuracy matrices, to six decimals; a line for each recipe."""
+    """One stream: the numbers of the CSV file, the curves and the mean accuracy matrices, to six decimals; a line for
+    each recipe.
+    """
     stream = STREAMS[table[0].stream]
     head = {"tier": stream.tier, "note": NOT_COMPARABLE, "stream": stream.name, "classes_per_experience": stream.sizes}
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -352,7 +357,9 @@ def _summary(summary: MeanInterval) -> dict[str, Any]:
 
 
 def svg(table: Sequence[Row]) -> str:
-    """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to the table."""
+    """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to
+    the table.
+    """
     pictured = [row for row in table if not RECIPES[row.recipe].tuned_as] or list(table)
     stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
     pictured = [row for row in pictured if row.stream == stream]

@@ -198,7 +198,9 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
 
 
 def seed_options(seeds: Sequence[int]) -> list[str]:
-    """What --seeds of `reclaim run` takes for these seeds: "10" for 0 to 9, "3-7" for others; one for each unbroken run of numbers."""
+    """What --seeds of `reclaim run` takes for these seeds: "10" for 0 to 9, "3-7" for others; one for each unbroken run
+    of numbers.
+    """
     spans: list[list[int]] = []
     for seed in sorted(seeds):
         if spans and seed == spans[-1][-1] + 1:

@@ -29,7 +29,8 @@ def templates() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Scale:
-    """From numbers to pixels, linearly, with a tick at ``low`` and every ``step`` from there; what lies beyond the ends is drawn there.
+    """From numbers to pixels, linearly, with a tick at ``low`` and every ``step`` from there; values beyond the ends
+    are drawn at the ends.
 
     Pixels are strings with at most one decimal, so that the last bits of a number do not show.
     """
@@ -49,7 +50,9 @@ class Scale:
         steps: int = 6,
         limits: tuple[float, float] = (-math.inf, math.inf),
     ) -> Scale:
-        """A scale that holds all values within the limits, in at most about ``steps`` steps of 1, 2 or 5 times a power of ten."""
+        """A scale that holds all values within the limits, in at most about ``steps`` steps of 1, 2 or 5 times a power
+        of ten.
+        """
         inside = [min(max(value, limits[0]), limits[1]) for value in values]
         least, most = min(inside), max(inside)
         rough = (most - least) / steps or 1.0
@@ -79,7 +82,9 @@ def ends(summaries: Iterable[MeanInterval]) -> list[float]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through the means and the band of their intervals, as SVG path data; ``band`` is empty where there are none."""
+    """A line through the means and the band of their intervals, as SVG path data; ``band`` is empty where there are
+    none.
+    """
 
     key: str
     label: str
@@ -141,7 +146,8 @@ WIDTH, LABELS, ROW, HEADING, TOP, BOTTOM = 760, 250, 24, 30, 46, 46
 
 
 def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[str, MeanInterval]]]]) -> str:
-    """A row per entry of each group: its mean as a dot with the 95% interval as a bar, in percent; readable on light and on dark pages.
+    """A row per entry of each group: its mean as a dot with the 95% interval as a bar, in percent; readable on light
+    and on dark pages.
 
     Dots, unlike bars, need no zero: the axis begins and ends around the intervals.
     """

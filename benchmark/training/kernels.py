@@ -19,8 +19,8 @@ def arithmetic(threads: int = 1, device: str = "cpu") -> Iterator[None]:
     Both settings are restored at the end. On CPUs not made by Intel, MKL's float32 kernels reach only half of the
     speed. The only switch that avoids them is ``set_float32_matmul_precision("medium")``. It permits bfloat16 inside a
     product, but oneDNN uses it only with AMX. Without AMX the products remain float32 to the last bits
-    (tests/training/test_kernels.py). The precision is not changed with AMX, or on an accelerator, where the switch would
-    permit TF32.
+    (tests/training/test_kernels.py). The precision is not changed with AMX, or on an accelerator, where the switch
+    would permit TF32.
     """
     # if torch cannot tell, and on other architectures, nothing is changed
     has_amx = (

@@ -100,7 +100,9 @@ class Ticker(SupervisedPlugin[Any]):
         self.reach(self._done + 1)
 
     def reach(self, done: int) -> None:
-        """At least so many epochs are finished: also those of a checkpoint, and of an experience that trains nothing."""
+        """At least so many epochs are finished: also those of a checkpoint, and of an experience that trains
+        nothing.
+        """
         if done > self._done:
             self._done = done
             self._progress(min(done, self._total), self._total)

@@ -45,7 +45,9 @@ class CellCheck:
 
     @property
     def column(self) -> Column | None:
-        """The one that gives the verdict: Welch's, or for a cell without published std the printed value as a constant."""
+        """The one that gives the verdict: Welch's, or for a cell without published std the printed value as a
+        constant.
+        """
         if self.judged is None:
             return None
         return self.judged.constant if self.cell.published.std is None else self.judged.sampled
@@ -61,8 +63,8 @@ class CellCheck:
 
     @cached_property
     def deviations(self) -> list[str]:
-        """How the arithmetic of some run was done otherwise than the paper's, such as "precision=bf16 instead of fp32"; and on which
-        devices, for no two of them add alike."""
+        """How the arithmetic of some run was done otherwise than the paper's, such as "precision=bf16 instead of fp32";
+        and on which devices, for no two of them add alike."""
         protocol = protocol_of(run_of(self.cell))
         if isinstance(protocol, Uncovered):
             return []
@@ -73,7 +75,7 @@ class CellCheck:
 
     @property
     def remarks(self) -> list[str]:
-        """What has to be said beside the verdict: why there is none, what differs from the paper's runs, how the seeds relate (F2)."""
+        """Notes on the verdict: why there is none, what differs from the paper's runs, how the seeds relate (F2)."""
         if not self.runs or self.judged is None or self.column is None:
             return []
         undecided = (
@@ -202,7 +204,8 @@ def _same_start(cell: Cell) -> bool:
 
 
 def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None]:
-    """Where the paper prints the best of a grid (F23): the runs of the candidate that is best on record, by the paper's own metric.
+    """Where the paper prints the best of a grid (F23): the runs of the candidate that is best on record, by the paper's
+    own metric.
 
     The same for all metrics of a run; chosen on the test images, as the paper's for all that is known.
     """
@@ -228,7 +231,9 @@ def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record],
 
 
 def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
-    """ "k of K reproduced" for every table, with the family error held by Holm over all K cells: one that was not run keeps its place."""
+    """ "k of K reproduced" for every table, with the family error held by Holm over all K cells: one that was not run
+    keeps its place.
+    """
     families: dict[Table, list[CellCheck]] = {}
     for check in checks.values():
         families.setdefault(check.cell.table, []).append(check)

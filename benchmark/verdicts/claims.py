@@ -21,7 +21,9 @@ from ..records.record import metric_of
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What the runs on record say of a claim: better - worse, the sign turned where less is better.
+    """The verdict on a claim: difference = better - worse, paired by seed; positive supports the claim.
+
+    For metrics where less is better, such as forgetting, the sign is reversed.
 
     :ivar judged: ``undecided`` as long as seeds are missing that the claim was planned with.
     """
@@ -42,7 +44,9 @@ class ClaimVerdict:
 
     @property
     def p_name(self) -> str:
-        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both after Holm over the family."""
+        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both after Holm over
+        the family.
+        """
         return "reverse p" if self.outcome == "contradicted" else "p"
 
     @property
@@ -85,10 +89,11 @@ class ClaimVerdict:
 
 
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
-    """The verdict on every claim; Holm runs over the confirmatory family, exploratory claims stand alone.
+    """The verdict on every claim; Holm runs over the confirmatory family, each exploratory claim is tested alone.
 
-    Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until a claim holds nor
-    stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place in the family as if it was not run.
+    Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until
+    a claim holds nor stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place
+    in the family as if it was not run.
 
     :param runs: of the recipes' present configurations; one per recipe, stream and seed.
     """

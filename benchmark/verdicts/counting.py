@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
-    """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an earlier store has too.
+    """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an
+    earlier store has too.
 
-    Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to the last bit, or within
-    its tolerance if they were made on different kinds of machine. The earlier store's counts.
+    Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to
+    the last bit, or within its tolerance if they were made on different kinds of machine. The earlier store's counts.
 
     :raises RecordError: naming every pair of files that do not agree.
     """
@@ -58,8 +59,8 @@ def _place(record: Record) -> tuple[str, str, str, int]:
 def current(records: list[Record]) -> list[Record]:
     """The records that count.
 
-    Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of hyper-parameters used. Of
-    a published cell: those made by its paper's protocol, up to how the arithmetic was done
+    Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of
+    hyper-parameters used. Of a published cell: those made by its paper's protocol, up to how the arithmetic was done
     (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
     embedded = recipes_of("embedded")
@@ -87,7 +88,7 @@ def not_counted(records: Sequence[Record]) -> list[str]:
 
 
 def _runs_of_cells() -> dict[tuple[str, str], str]:
-    """Recipe and stream -> the run that stands in a paper's table."""
+    """Recipe and stream -> the run of a paper's table."""
     return {(cell.recipe, cell.stream): run_of(cell) for cell in cells()}
 
 

@@ -1,4 +1,6 @@
-"""What a study can decide and what it costs, before it is run: the effects that a claim's seeds find, the power of a cell's test."""
+"""What a study can decide and what it costs, before it is run: the effects that a claim's seeds find, the power of a
+cell's test.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ POWER = 0.8
 def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
     """The plan of a claim, a cell or a table, as a text.
 
-    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`): they tell the spread between seeds, and a run's cost.
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`): they tell the spread between
+        seeds, and a run's cost.
     :param std: instead of the spread on record: of a claim's paired differences, of a cell's runs; in points.
     :raises ValueError: nothing has this name, or the std is not a positive number.
     """
@@ -55,9 +58,11 @@ def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
 
 
 def detectable_effect(n: int, alpha: float) -> float:
-    """The paired effect, in standard deviations of the differences, that a one-sided t test over ``n`` seeds finds with 80% power.
+    """The paired effect, in standard deviations of the differences, that a one-sided t test over ``n`` seeds finds with
+    80% power.
 
-    By the noncentral t distribution; ``alpha`` is that of this one test, so for Holm's first step the family's over its number of claims.
+    By the noncentral t distribution; ``alpha`` is that of this one test, so for Holm's first step the family's over its
+    number of claims.
 
     :raises ValueError: fewer than 2 seeds.
     """
@@ -112,7 +117,7 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
         else f"alone at {100 * alpha:g}%"
     )
     bound = (
-        f"holds if the difference lies above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""
+        f"holds if the difference is above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""
     )
     header = ("seeds", "effect (std) found with 80% power", f"true difference ({unit})", "processor time")
     effect_of = "\nThe effect is counted from the margin: (true difference + margin) / std." if claim.margin else ""
@@ -176,7 +181,9 @@ def plan_cell(cell: Cell, records: Sequence[Record], std: float | None = None) -
 
 
 def plan_table(table: Table, records: Sequence[Record], std: float | None = None) -> str:
-    """For every cell of a table the probability of "reproduced" by number of seeds, and the seeds needed; then the cost of all."""
+    """For every cell of a table the probability of "reproduced" by number of seeds, and the seeds needed; then the cost
+    of all.
+    """
     checks = [check for check in check_cells(records).values() if check.cell.table == table]
     rows: list[tuple[str, ...]] = []
     runs: dict[tuple[str, str], int] = {}
@@ -283,7 +290,9 @@ def _needed(published: Published, std: float, margin: float, short: bool = False
 
 @dataclass(frozen=True)
 class _Cost:
-    """Median processor time of a run in seconds, None where nothing says; ``guess`` says of what else it is if not of its own runs."""
+    """Median processor time of a run in seconds, None where nothing says; ``guess`` says of what else it is if not of
+    its own runs.
+    """
 
     seconds: float | None
     guess: str = ""

@@ -1,4 +1,6 @@
-"""A record from elsewhere: whether it is sound and fits the recipe and stream that it names, and whether a leaderboard would show it."""
+"""A record from elsewhere: whether it is sound and fits the recipe and stream that it names, and whether a leaderboard
+would show it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class Submission:
     :ivar problems: why it cannot be merged; none means that it can.
     :ivar notes: why the leaderboard would not show it although it is sound.
     :ivar place: where it belongs, None for what is no record.
-    :ivar on_record: how it agrees with the record that lies there already; None where there is none.
+    :ivar on_record: how it agrees with the record already in its place; None where there is none.
     """
 
     path: Path
@@ -49,7 +51,7 @@ class Submission:
 
 
 class _Inbox(RecordStore):
-    """Reads a file as a store does, wherever it lies."""
+    """Reads a file as a store does, wherever it is."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.parent)
@@ -65,7 +67,8 @@ class _Inbox(RecordStore):
 def check(path: Path, store: RecordStore | None = None) -> Submission:
     """Read a JSON file as a record store would and hold it against what this version knows.
 
-    :param store: that it would be copied into: held against its records, too. None where there is none: leaderboards/records is named.
+    :param store: that it would be copied into: held against its records, too. None where there is none:
+        leaderboards/records is named.
     """
     try:
         record = _Inbox(path).read()
@@ -88,7 +91,8 @@ def check(path: Path, store: RecordStore | None = None) -> Submission:
 def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[str]:
     """What runs of one configuration on one stream have alike, whatever their seed."""
     config = record.result["config"]
-    # how many photographs a memory holds may depend on the order of classes of unequal sizes, their bytes on how they were loaded
+    # how many photographs a memory holds may depend on the order of classes of unequal sizes, their bytes on how they
+    # were loaded
     alike = (
         ["trained_parameters"]
         if config.get("memory") and config.get("images")
@@ -149,7 +153,7 @@ def _problems(record: Record) -> Iterator[str]:
 
 
 def _recipe(record: Record) -> Recipe | None:
-    """What the record's name stands for on its stream."""
+    """The recipe of the record's name on its stream."""
     if recipe := RECIPES.get(record.recipe):
         return recipe
     place = record.recipe, record.stream
