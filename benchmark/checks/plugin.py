@@ -91,7 +91,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.getoption("--paper-fresh") or config.getoption("--paper-records-only")
     ):
         raise pytest.UsageError(
-            "--paper-run-missing trains what is not on record, --paper-fresh every run, --paper-records-only none: pass one of them"
+            "--paper-run-missing trains what is not on record, --paper-fresh every run, --paper-records-only none: "
+            "pass one of them"
         )
     if verdicts := config.getoption("--paper-verdicts"):
         if not config.getoption("--paper-check"):

@@ -35,7 +35,8 @@ def test_verdict_is_the_expected_one(
         pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")
     if claim.expected is None:
         pytest.fail(
-            f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into papers/claims.toml"
+            f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into "
+            "papers/claims.toml"
         )
     assert verdict.outcome == claim.expected, (
         f"verdict changed from {claim.expected!r} to {verdict.outcome!r}: {verdict}"

@@ -101,7 +101,8 @@ def modules_and_loss(module: str, loss: str) -> tuple[str, Settings, tuple[str, 
         f"{name}.freeze": ("peft", "LAE's code (F17)"),
     }
     remarks = [
-        "The paper does not say whether its seeds change the class order: here they set what is drawn at random alone. In LAE's code each "
+        "The paper does not say whether its seeds change the class order: here they set what is drawn at random "
+        "alone. In LAE's code each "
         "of three seeds brings an order of its own."
     ]
     grid = {"loss.coefficient": _GRIDS[loss]} if loss in _GRIDS else {}

@@ -108,7 +108,8 @@ _OF_DATASETS = {
 _OF_DATASETS_IN = {
     "slca": {
         "imagenet-r": "The paper's split is DualPrompt's.",
-        "cars196": "SLCA numbers the classes by names of folders that it does not publish: its class orders cannot be had exactly.",
+        "cars196": "SLCA numbers the classes by names of folders that it does not publish: its class orders cannot "
+        "be had exactly.",
     },
     "aepg": {"imagenet-r": "The paper does not name its split: LAE's code takes L2P's."},
 }
@@ -164,7 +165,8 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         _require_known(run, "backbone", backbone, OLOR_BACKBONES)
         if (method, backbone) == ("vpt", CONVNEXT):
             return Uncovered(
-                "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are for a ViT here"
+                "OLOR's code has learnt pixels around the image for ConvNets, in a branch never reached; prompts are "
+                "for a ViT here"
             )
         title, settings, remarks = olor(method, backbone, stream)
         remarks += (

@@ -228,7 +228,8 @@ def _cells_of(paper: str) -> list[Cell]:
     found = [_cell(file, paper, entry, document, listed) for entry in document.get("cell", [])]
     if unused := sorted(listed.keys() - {cell.table.id for cell in found}):
         raise PublishedError(
-            f"{file}, table {unused[0]!r}: no cell belongs to it: write the first two parts of its cells' ids, or delete it"
+            f"{file}, table {unused[0]!r}: no cell belongs to it: write the first two parts of its cells' ids, or "
+            "delete it"
         )
     known = {(cell.method, cell.stream, cell.metric) for cell in found}
     for entry in document.get("rerun", []):
@@ -316,7 +317,8 @@ def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[M
     entries = [content] if single and (content or section in document) else content or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise PublishedError(
-            f"{file}: {section} is {content!r}: write it as {f'[{section}]' if single else f'[[{section}]]'} with its entries"
+            f"{file}: {section} is {content!r}: write it as {f'[{section}]' if single else f'[[{section}]]'} with "
+            "its entries"
         )
     return entries
 

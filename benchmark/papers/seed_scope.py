@@ -45,7 +45,8 @@ def caveats(varied: Collection[str], seeds: Collection[int], published_seeds: Co
     if published == "class_order" and kinds and published_seeds:
         if shared := sorted(set(seeds) & set(published_seeds)):
             notes.append(
-                f"of the class orders {len(shared)} are the paper's own (seeds {', '.join(map(str, shared))}): both means share their "
+                f"of the class orders {len(shared)} are the paper's own (seeds {', '.join(map(str, shared))}): both "
+                "means share their "
                 "effects, and Welch, which takes the two sides as independent, is conservative"
             )
         if new := set(seeds) - set(published_seeds):

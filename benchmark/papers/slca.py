@@ -70,7 +70,8 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
     }
     remarks = (
         (
-            "The code starts from a converted file of its authors, here from the one that Meta published: --weights (docs/weights.md).",
+            "The code starts from a converted file of its authors, here from the one that Meta published: --weights "
+            "(docs/weights.md).",
         )
         if moco
         else ()
@@ -86,7 +87,10 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
             (*remarks, "SLCA's settings: the code has no file for it."),
         )
     if method == "joint":
-        ours = "How joint training was done is not known: the slow learner's settings, on all classes at once, are our reading."
+        ours = (
+            "How joint training was done is not known: the slow learner's settings, on all classes "
+            "at once, are our reading."
+        )
         settings = {
             key: (value, f"our reading, as the slow learner ({source})")
             for key, (value, source) in (settings | plain).items()

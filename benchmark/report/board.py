@@ -38,11 +38,15 @@ METRICS = {
 }
 """What the metrics are called; :data:`SHOWN` are those with a column in every table."""
 
-NOT_COMPARABLE = "Embedded tier: nothing here was measured on a paper's data, and no number here is comparable with any paper's number."
-RANKS = """\
-Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only among recipes of one protocol: the same stream,
-backbone and number of epochs. Each protocol has its own table. Joint training is a reference and has no rank.\
-"""
+NOT_COMPARABLE = (
+    "Embedded tier: nothing here was measured on a paper's data, and no number here is comparable "
+    "with any paper's number."
+)
+RANKS = (
+    "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only among recipes of one "
+    "protocol: the same stream, backbone and number of epochs. Each protocol has its own table. Joint training is a "
+    "reference and has no rank."
+)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,7 @@ from ..papers.olor import OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS
 from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells, tables
 from ..papers.sources import OURS
-
-COVERAGE = """\
-# Coverage: which of the papers' runs are one command away
-
-A run is a method of a paper's table on a stream; its published numbers, the cells, are one or two of its metrics. A run is covered
-if its protocol is known well enough to be repeated: `reclaim show RUN` shows it, each value with its source, and
-`reclaim run --cell RUN --root DIR` makes it. Covered does not mean reproduced: what the runs on record say of a cell is
-told by `pytest benchmark/ --paper-check`. "Our reading" names the settings for which neither text nor code, as far as they could
-be read, gives a value.
-"""
+from .svg import templates
 
 
 def coverage_page() -> str:
@@ -49,7 +40,7 @@ def coverage_page() -> str:
     ]
     return "\n".join(
         [
-            COVERAGE,
+            templates().get_template("coverage.md").render(),
             _table(("table", "cells", "covered", "not covered"), counts),
             _table(
                 ("table", "method", "cells", "not covered, because it is"),
@@ -62,7 +53,8 @@ def coverage_page() -> str:
             ),
             "## Runs without\n\n`papers/*.toml` has no published number of these.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
-            "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has for ConvNets is never "
+            "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has "
+            "for ConvNets is never "
             "reached.",
             f"The streams are {', '.join(f'`{stream}`' for stream in OLOR_STREAMS)}.\n",
             _table(("", *(f"`{backbone}`" for backbone in OLOR_BACKBONES)), grid),

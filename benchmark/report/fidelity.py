@@ -19,38 +19,7 @@ from ..recipes import RECIPES, Recipe, recipes_of
 from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA
 from ..stats.paired import PairedDifference, paired_difference
-
-INTRODUCTION = """\
-# Fidelity: what the papers say, what their code does, what Reclaim does
-
-The text of a paper and the code that made its numbers do not always agree, and each leaves things unsaid. This page lists
-the places that were found, numbered F1 to F26. A **switch** can be turned by an argument; the table gives what the text
-says, what the code does, which of the two is the default, the argument with its default value, a test that fails
-when the switch does not do what is said here, and what turning it did. A **note** is only to be known.
-
-"Text" is what could be read: for SLCA and OLOR articles about the papers, not the papers themselves. The default is what
-produced the published numbers, as far as one can tell; where text and code share the blame, the row says why.
-`setting` is the name for `reclaim run --set`. Beside the tests of the single switches, `reclaim conform tests/golden/*.npz`
-holds the implementations against vectors recorded from the papers' public code.
-
-**Measured effect**: a recipe of the [embedded tier](../leaderboards/embedded.md) with this switch turned, less the same recipe
-without, paired by seed, in points of Last-Acc (for aEPG of its average over tasks), on the stream on which the recipe's
-hyper-parameters were chosen if no other is named; 95% Student-t interval, n seeds. `reclaim show slca.f3` shows what is turned in
-`slca.f3`. It is the effect in the miniature, at hyper-parameters chosen for the default, and not the effect in the paper.
-The intervals are not corrected for their number: of twenty switches that do nothing, about one excludes 0 by chance. The
-seeds are those of the leaderboard, so that effects share the runs of their default.
-"""
-
-TIER = """\
-## What the embedded tier changes on purpose
-
-The embedded tier checks which method beats which, not the papers' numbers. Its epochs, batch size, learning rates and
-the number of blocks with LoRA are not the papers' (`reclaim show slca` shows a recipe in full); learning rates, and OLOR's
-rollback at the input, are chosen on a validation part; PEFT modules are frozen for 3 of 5 epochs, as for 30 of 50. The
-switches above are at their defaults, but for F1: the final norm is fresh in every recipe that trains the whole backbone over
-several experiences, and in SLCA++, and the pretrained one everywhere else. With F2 and F13 the tier has a default of its own: a
-seed varies both the class order and the initialisation, and the cosine ends with the last epoch.
-"""
+from .svg import templates
 
 HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")
 
@@ -61,14 +30,14 @@ def page(records: Sequence[Record]) -> str:
 
     :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`).
     """
-    parts = [INTRODUCTION]
+    parts = []
     for paper, header in papers().items():
         switches = [fact for fact in FACTS if isinstance(fact, Switch) and fact.paper == paper]
         notes = [fact for fact in FACTS if isinstance(fact, Note) and fact.paper == paper]
         table = [HEADER, ("---",) * len(HEADER), *(_row(switch, records) for switch in switches)]
         parts.append(f"## {header.label}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in table))
         parts += [_paragraph(note) for note in notes]
-    return "\n".join([*parts, TIER])
+    return templates().get_template("fidelity.md").render(papers="\n".join(parts))
 
 
 def turned_by(switch: Switch) -> list[Recipe]:

@@ -19,6 +19,7 @@ from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from .board import ends_of_grids
+from .svg import templates
 
 PAPER_METHODS = frozenset(
     {
@@ -31,17 +32,6 @@ PAPER_METHODS = frozenset(
 FACTORS = {"OLOR": "olor", "alignment": "alignment", "aEPG": "annealing"}
 """The papers' methods as factors on the slow learner, and the part of a configuration that each is, with its
 defaults.
-"""
-
-INTRODUCTION = """\
-# Findings
-
-What {runs} of the embedded tier say, the uncomfortable first. `reclaim leaderboard --docs docs` writes this page from
-`leaderboards/records`: every number is computed, and what was not run is left out. **Nothing here was measured on a paper's data**
-([how far this reaches](#how-far-this-reaches)).
-
-Differences are paired by seed and given with their 95% Student-t interval, in points of Last-Acc unless noted. How a verdict
-comes about: [statistics.md](statistics.md). Every mean: [the leaderboard](../leaderboards/embedded.md).
 """
 
 EFFECT = (
@@ -61,13 +51,13 @@ def page(records: Sequence[Record]) -> str:
     known = recipes_of("embedded")
     counted = [r for r in records if r.recipe in known and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
     if not counted:
-        return INTRODUCTION.format(runs="0 runs")
+        return _introduction("0 runs")
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in sorted(counted, key=lambda r: (r.recipe, r.stream, r.seed)):
         runs.setdefault((record.recipe, record.stream), {})[record.seed] = record
     verdicts = judge_claims(counted)
     sections = (
-        INTRODUCTION.format(runs=_count(len(counted), "run")),
+        _introduction(_count(len(counted), "run")),
         _what_did_not_hold(verdicts),
         _what_else(runs),
         _class_statistics(runs),
@@ -79,6 +69,10 @@ def page(records: Sequence[Record]) -> str:
     return "\n".join(filter(None, sections))
 
 
+def _introduction(runs: str) -> str:
+    return templates().get_template("findings.md").render(runs=runs)
+
+
 # --- the papers' claims ---
 
 
@@ -86,10 +80,12 @@ def differences() -> str:
     """How the differences and p-values of claims are to be read."""
     _, alpha = confirmatory_plan()
     return (
-        "A difference is what the claim calls better less the other, paired by seed: above 0 is for the claim, the sign turned where less "
-        "is better. It is in points, of entropies in nats. p values are one-sided, after Holm's correction over the confirmatory family: a "
-        f"claim holds where p, which speaks for it, is below {alpha:g}, and is contradicted where the reverse p, which speaks against it, "
-        f"is below {alpha / 2:g}, one tail of the interval. With fewer seeds than planned it is undecided and has no p."
+        "Difference = better - worse, paired by seed; positive supports the claim. Where less is better, the sign is "
+        "reversed. It is in points, for entropies in nats. p values are one-sided, after Holm's correction over the "
+        f"confirmatory family: a claim holds where p is below {alpha:g}, and is contradicted where the reverse p, "
+        "which "
+        f"speaks against it, is below {alpha / 2:g}, one tail of the interval. With fewer seeds than planned it is "
+        "undecided and has no p."
     )
 
 
@@ -189,12 +185,16 @@ def _what_else(runs: Runs) -> str:
     better = sum(_above_0(difference) for _, difference in as_good)
     undecided, worse = len(as_good) - better, len(compared) - len(as_good)
     said = [
-        f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It was picked by its "
-        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and combinations excluded, "
-        f"{better} did better (the interval is above 0), {undecided} cannot be told from it (the interval includes 0, which does not "
+        f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It "
+        "was picked by its "
+        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and "
+        "combinations excluded, "
+        f"{better} did better (the interval is above 0), {undecided} cannot be told from it (the interval includes "
+        "0, which does not "
         f"show that they are equal) and {worse} did worse.",
         *(
-            f"{recipe.title} (`{recipe.name}`), which sees all classes at once, is only the reference: {_mean(runs, recipe.name)}, "
+            f"{recipe.title} (`{recipe.name}`), which sees all classes at once, is only the reference: "
+            f"{_mean(runs, recipe.name)}, "
             f"{_shown(difference)} to `{best.name}`."
             for recipe, difference in others
             if recipe.config.joint
@@ -231,7 +231,8 @@ def _class_statistics(runs: Runs) -> str:
     bytes_kept = {name: _result(runs, name)["bytes_kept"] for name in ("slca", *(name for _, name, _ in compared))}
     compared.sort(key=lambda c: bytes_kept[c[1]])
     said = (
-        f"Alignment draws features from a Gaussian for each class. What is kept of the covariances, on `{SPLIT}`, everything else as in "
+        f"Alignment draws features from a Gaussian for each class. What is kept of the covariances, on `{SPLIT}`, "
+        "everything else as in "
         f"`slca`, which keeps {bytes_kept['slca']:,} bytes:"
     )
     cheap = [
@@ -240,7 +241,8 @@ def _class_statistics(runs: Runs) -> str:
         if (interval := difference.interval()) and interval[0] > -DEFAULT_MARGIN
     ]
     concluded = (
-        f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the interval is above it)."
+        f"Least is kept by `{cheap[0]}` of those whose loss is shown to be below {DEFAULT_MARGIN:g} point (the "
+        "interval is above it)."
         if cheap
         else f"Of none the loss is shown to be below {DEFAULT_MARGIN:g} point."
     )
@@ -290,10 +292,14 @@ def _combinations(runs: Runs) -> str:
         return _section(title, f"Not shown: the {len(cells)} recipes have fewer than two seeds in common.")
     pairs = [effect for factors, effect in effects.items() if len(factors) == 2]
     said = (
-        f"All {len(cells)} combinations on the slow learner, everything else alike, on `{SPLIT}`. An effect is its contrast over the "
-        f"{len(cells)} recipes divided by {len(cells) // 2}. A main effect is the mean with a method less the mean without it, over all "
-        "settings of the other two. An interaction of two methods is half of what the effect of one gains from the other, averaged over "
-        "the third: below 0, the two together give less than the sum of what each gives alone. That of all three says only whether the "
+        f"All {len(cells)} combinations on the slow learner, everything else alike, on `{SPLIT}`. An effect is its "
+        "contrast over the "
+        f"{len(cells)} recipes divided by {len(cells) // 2}. A main effect is the mean with a method less the mean "
+        "without it, over all "
+        "settings of the other two. An interaction of two methods is half of what the effect of one gains from the "
+        "other, averaged over "
+        "the third: below 0, the two together give less than the sum of what each gives alone. That of all three "
+        "says only whether the "
         "interaction of a pair changes with the third. "
         f"Of {len(pairs)} interactions of two the interval of {sum(map(_below_0, pairs))} is below 0, of "
         f"{sum(map(_above_0, pairs))} above it."
@@ -321,9 +327,11 @@ def _switches(runs: Runs) -> str:
         return ""
     apart = sorted((m for m in measured if _below_0(m[1]) or _above_0(m[1])), key=lambda m: -abs(m[1].value))
     said = (
-        f"Where text and code disagree, a switch chooses ([fidelity.md](fidelity.md)). Of {_count(len(measured), 'switch', 'es')} turned, "
+        "Where text and code disagree, a switch chooses ([fidelity.md](fidelity.md)). Of "
+        f"{_count(len(measured), 'switch', 'es')} turned, "
         f"each in one recipe, the effect of {len(apart)} can be told from 0 (its interval excludes 0), that of "
-        f"{len(measured) - len(apart)} cannot. Of switches that do nothing, one in twenty would be told from 0 by chance: "
+        f"{len(measured) - len(apart)} cannot. Of switches that do nothing, one in twenty would be told from 0 by "
+        "chance: "
         f"{len(measured) * ALPHA:.2f} of these."
     )
     rows = [(recipe.fact, f"`{recipe.name}`", f"`{recipe.home}`", _shown(difference)) for recipe, difference in apart]
@@ -346,11 +354,15 @@ def _reach(runs: Runs) -> str:
     names = _or(f"`{name}`" for name in settings("backbone"))
     error = 100 * (0.25 / min(tests)) ** 0.5
     lines = [
-        f"{_count(len(backbones), 'backbone')} ({names}), {_count(len(data), 'data set')} of drawings, {_or(tests)} test drawings "
-        f"(binomial standard error {error:.2f} points at 50%): the intervals know nothing of other backbones, data or test drawings.",
-        f"{_or(len(group) for group in runs.values())} seeds for a recipe on a stream, {_or(settings('epochs'))} epochs on an experience.",
+        f"{_count(len(backbones), 'backbone')} ({names}), {_count(len(data), 'data set')} of drawings, {_or(tests)} "
+        "test drawings "
+        f"(binomial standard error {error:.2f} points at 50%): the intervals know nothing of other backbones, data "
+        "or test drawings.",
+        f"{_or(len(group) for group in runs.values())} seeds for a recipe on a stream, {_or(settings('epochs'))} "
+        "epochs on an experience.",
         _tuning(results),
-        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals are uncorrected.",
+        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals are "
+        "uncorrected.",
     ]
     return _section("How far this reaches", "\n".join(f"- {line}" for line in lines if line))
 
@@ -362,8 +374,10 @@ def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
     if not choices:
         return ""
     return (
-        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from {_or(len(choice['candidates']) for choice in choices)} "
-        f"candidates (validation seeds: {_or(len(choice['seeds']) for choice in choices)}), others as for one of these. "
+        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from "
+        f"{_or(len(choice['candidates']) for choice in choices)} "
+        f"candidates (validation seeds: {_or(len(choice['seeds']) for choice in choices)}), others as for one of "
+        "these. "
         f"{ends_of_grids(names)}"
     )
 

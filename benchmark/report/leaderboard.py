@@ -30,7 +30,7 @@ from ..verdicts.counting import current
 from . import fidelity, findings, page
 from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends_of_grids, rows, time_in_words
 from .coverage import coverage_page
-from .svg import dot_plot
+from .svg import dot_plot, templates
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
 
@@ -52,30 +52,10 @@ LABEL = "Embedded tier: not measured on a paper's data, and not comparable with 
 DECIMALS = 6
 """Of the numbers in JSON: beyond them the order in which a processor adds shows."""
 
-INTRODUCTION = """\
-# The embedded tier
-
-Class-incremental learning on real drawings in miniature: a small ViT, pretrained on 245 classes of Quick, Draw!, meets 100 other classes.
-**Nothing here was measured on a paper's data, and no number here is comparable with a paper's.** What can be compared is which method is
-better than which. The same as a page to sort and search, with curves: `index.html` next to this file, which opens from disk.
-
-Means over n seeds with 95% Student-t intervals, in percent. A seed sets the order of the classes and all that is drawn at random in
-training. The intervals are conditional on one backbone and one test set of 2,000 drawings (binomial standard error {binomial:.1f} points
-at 50%). Of the streams' classes {overlap} were used in pretraining. Bytes kept are those that the method carries from one experience
-to the next; seconds are the median processor time of a run, evaluation included, or wall time where the records have no other: the
-runs shared a machine, and the one cannot be held against the other. Joint training sees one experience: only its Last-Acc is comparable.
-
-Hyper-parameters: "validation" means chosen from four candidates on a part of the training drawings, on a seed not used here; the choice
-is in `benchmark/assets/chosen.json`. The baselines that train the backbone were first given grids without a rate of its own for it;
-these were given up for SLCA's grid before any seed of theirs was run. The coefficients of EWC, LwF and DER++ and GDumb's epochs are from
-these earlier sweeps and not in that file; the last of them preferred EWC's 1 to the 10 it has, by 0.25 points. `olor-sgd-1` and `slca-pp`
-were swept twice, with the same choice.
-{tuning}
-
-{ranks} {ties}
-"""
-
-TIES = '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs of the protocol, cannot tell from this one.'
+TIES = (
+    '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs '
+    "of the protocol, cannot tell from this one."
+)
 
 # --- the files ---
 
@@ -162,7 +142,8 @@ def _counted(store: RecordStore) -> list[Record]:
     counted = current(records)
     if not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
         raise ValueError(
-            f"no records of any recipe's present configuration, or of a published cell by its paper's protocol, in {store.root}: "
+            "no records of any recipe's present configuration, or of a published cell by its paper's protocol, in "
+            f"{store.root}: "
             "make some with `reclaim run`"
         )
     return counted
@@ -186,14 +167,19 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     """The whole tier: a table per stream and protocol, then the verdicts on the claims."""
     validated = {row.recipe for row in table if row.hyperparameters.startswith("validation")}
-    binomial, overlap = 100 * (0.25 / 2000) ** 0.5, shared_classes() or "none"
+    introduction = templates().get_template("embedded.md")
     parts = [
-        INTRODUCTION.format(binomial=binomial, overlap=overlap, tuning=ends_of_grids(validated), ranks=RANKS, ties=TIES)
+        introduction.render(
+            binomial=f"{100 * (0.25 / 2000) ** 0.5:.1f}",
+            overlap=shared_classes() or "None",
+            tuning=ends_of_grids(validated),
+            ranks=RANKS,
+            ties=TIES,
+        )
     ]
     for stream in dict.fromkeys(row.stream for row in table):
-        parts.append(
-            f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables([row for row in table if row.stream == stream], 3)}"
-        )
+        own = [row for row in table if row.stream == stream]
+        parts.append(f"## {stream}\n\n{STREAMS[stream].description}.\n\n{_tables(own, 3)}")
     explained = f"{findings.differences()} {findings.EFFECT}"
     parts.append(f"## Claims\n\n{explained}\n\n{findings.claims_table(verdicts)}\n")
     return "\n".join(parts)
@@ -227,9 +213,8 @@ def as_latex(table: Sequence[Row]) -> str:
         ]
         tabular = tabulate(lines, header, tablefmt="latex_booktabs", disable_numparse=True, colalign=align)
         parts.append(
-            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with 95% intervals. {TIES}\n"
-            + tabular.replace("\\bottomrule", label + "\\bottomrule")
-            + "\n"
+            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with "
+            f"95% intervals. {TIES}\n" + tabular.replace("\\bottomrule", label + "\\bottomrule") + "\n"
         )
     return "\n".join(parts)
 

@@ -15,11 +15,11 @@ from ..stats.estimates import MeanInterval
 
 @functools.cache
 def templates() -> jinja2.Environment:
-    """The package's templates; what they are given is escaped, and a name that they lack is an error."""
+    """The package's templates. Values are escaped, except in Markdown; a missing value is an error."""
     folder = resources.files("reclaim.benchmark.report") / "templates"
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

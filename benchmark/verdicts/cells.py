@@ -186,7 +186,8 @@ def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha:
         found = sorted({record.result[key] for record in runs}) if key != "weights_sha256" or _same_start(cell) else []
         if len(found) > 1:
             problem = (
-                f"the records of {cell.recipe} on {cell.stream} are of {len(found)} {what}, {', '.join(one[:12] for one in found)}: "
+                f"the records of {cell.recipe} on {cell.stream} are of {len(found)} {what}, "
+                f"{', '.join(one[:12] for one in found)}: "
                 "move all but one of them out of the store"
             )
             break

@@ -42,12 +42,13 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
                 conflicts.append(f"{there} and {path} {comparison}")
             else:
                 notes.append(
-                    f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} {there}"
+                    f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} "
+                    f"{there}"
                 )
     if conflicts:
         raise RecordError(
-            "records of the same configuration and seed contradict each other; find out which is right and move the other away:\n"
-            + "\n".join(f"  {conflict}" for conflict in conflicts)
+            "records of the same configuration and seed contradict each other; find out which is right and move the "
+            "other away:\n" + "\n".join(f"  {conflict}" for conflict in conflicts)
         )
     return [record for record, _ in found.values()], notes
 

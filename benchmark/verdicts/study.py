@@ -50,7 +50,8 @@ def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
     everything = [*(claim.id for claim in claims()), *(table.id for table in tables()), *(cell.id for cell in cells())]
     similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or [table.id for table in tables()]
     raise ValueError(
-        f"no claim, cell or table is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list claims` and `cells` show the names)"
+        f"no claim, cell or table is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list claims` and "
+        "`cells` show the names)"
     )
 
 
@@ -94,7 +95,10 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
         std, spread = own.std, f"{own.std:.{digits}f} {unit} over {own.n} seeds on record"
     elif others:
         std = median(others)
-        source = f"the median of {_count(len(others), 'claim')} on {claim.stream}, of this one nothing is on record; --std sets it"
+        source = (
+            f"the median of {_count(len(others), 'claim')} on {claim.stream}, of this one nothing "
+            "is on record; --std sets it"
+        )
         spread = f"{std:.{digits}f} {unit}, {source}"
     else:
         spread = "not known, no runs on record: effects are in its units; --std sets it"
@@ -123,7 +127,8 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
     effect_of = "\nThe effect is counted from the margin: (true difference + margin) / std." if claim.margin else ""
     return (
         f"{claim.id}: {claim} on {claim.stream}, {claim.metric}\n{claim.text}; {claim.family}, {step}\n{bound}"
-        f"std of the paired differences: {spread}\n\n{tabulate(rows, headers=header, disable_numparse=True)}{effect_of}{_guesses(costs)}"
+        "std of the paired differences: "
+        f"{spread}\n\n{tabulate(rows, headers=header, disable_numparse=True)}{effect_of}{_guesses(costs)}"
     )
 
 
@@ -220,7 +225,8 @@ def plan_table(table: Table, records: Sequence[Record], std: float | None = None
     return (
         f"{table.id}: {len(checks)} cells, margin {table.margin:g} points ({table.margin_reason})\n"
         "P(reproduced) by number of our seeds if our true mean is the printed one; "
-        f"our std is {'that of the runs on record, else the published one' if std is None else f'{std:g} points (--std)'}\n\n"
+        "our std is "
+        f"{'that of the runs on record, else the published one' if std is None else f'{std:g} points (--std)'}\n\n"
         f"{tabulate(rows, headers=header, disable_numparse=True)}\n\n"
         f"{sum(n is not None for _, n in planned)} of {len(planned)} cells{beside} can be decided with 80% power "
         f"and up to {MAX_SEEDS} seeds: {sum(runs.values())} runs of {len(runs)} recipes and streams; {cost}\n"
@@ -243,7 +249,8 @@ def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
         return ""
     which = "this cell takes" if len(planned) == 1 else f"{_count(len(beyond), 'cell')} take{'s' * (len(beyond) == 1)}"
     return (
-        f"\nF2: the paper's {len(beyond[0].seeds)} seeds are as many class orders, and {which} more: those are new class orders, "
+        f"\nF2: the paper's {len(beyond[0].seeds)} seeds are as many class orders, and {which} more: those are new "
+        "class orders, "
         "which the paper did not run, not a better look at the same."
     )
 
@@ -323,7 +330,10 @@ def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | Non
     if recipe in found:
         return _Cost(median(found[recipe]))
     others = [median(times) for times in found.values()]
-    guess = f"no run of {recipe} on record, taken to be the median of {_count(len(others), 'recipe')} of {epochs} epochs on {stream}"
+    guess = (
+        f"no run of {recipe} on record, taken to be the median of {_count(len(others), 'recipe')} "
+        f"of {epochs} epochs on {stream}"
+    )
     return _Cost(median(others), guess) if others else _Cost(None)
 
 

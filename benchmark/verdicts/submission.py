@@ -21,7 +21,10 @@ from ..records.record import Comparison, Record, RecordError, compare
 from ..records.store import RecordStore
 from .counting import current, not_counted
 
-BACKED = "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: the others are as stated"
+BACKED = (
+    "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: "
+    "the others are as stated"
+)
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,17 @@ def _problems(record: Record) -> Iterator[str]:
                 images = percent / 100 * result["test_counts"][i]
                 # as in the check of the bits: room for what was computed in float32
                 if abs(images - round(images)) > 0.01:
-                    yield f"result.{key}[{t}][{i}] is {percent}: that is {images:.2f} of {result['test_counts'][i]} images"
+                    yield (
+                        f"result.{key}[{t}][{i}] is {percent}: that is {images:.2f} of "
+                        f"{result['test_counts'][i]} images"
+                    )
     for t, (unknown, known) in enumerate(zip(result["accuracy"], result["accuracy_task_known"], strict=True)):
         for i, (harder, easier) in enumerate(zip(unknown, known, strict=True)):
             if easier < harder:
-                yield f"accuracy_task_known[{t}][{i}] is {easier}, below {harder} without knowing the task, which cannot be"
+                yield (
+                    f"accuracy_task_known[{t}][{i}] is {easier}, below {harder} without knowing "
+                    "the task, which cannot be"
+                )
     try:
         config = from_dict(result["config"])
     except (ValueError, TypeError, OverflowError) as error:
@@ -141,9 +150,15 @@ def _problems(record: Record) -> Iterator[str]:
     known, unknown = result["accuracy_task_known"][0][0], result["accuracy"][0][0]
     # DER++ has the classes to come in its head from the start
     if known > unknown and not (config.memory and config.memory.method == "der++"):
-        yield f"accuracy_task_known[0][0] is {known}, accuracy[0][0] {unknown}: there are no other classes yet, they must be equal"
+        yield (
+            f"accuracy_task_known[0][0] is {known}, accuracy[0][0] {unknown}: there are no other "
+            "classes yet, they must be equal"
+        )
     if result["varied"] != config.seeding:
-        yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}: one of them is wrong"
+        yield (
+            f"result.varied is {result['varied']!r} and the configuration's seeding "
+            f"{config.seeding!r}: one of them is wrong"
+        )
     try:
         stream = find_stream(record.stream)
     except ValueError as error:
@@ -179,14 +194,20 @@ def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> I
             if nats > math.log(classes) + 1e-3:
                 yield f"result.entropy[{epoch}] is {nats}: over {classes} classes it is {math.log(classes):.4f} at most"
     if (config.images is None) != (stream.tier == EMBEDDED):
-        yield f"result.config is for {'drawings' if config.images is None else 'photographs'}, which {stream.name} is not made of"
+        yield (
+            f"result.config is for {'drawings' if config.images is None else 'photographs'}, which "
+            f"{stream.name} is not made of"
+        )
     elif stream.tier == EMBEDDED:
         data = downstream(config.part)
         counts = [data.test.shape[1] * size for size in sizes]
         if result["test_counts"] != counts:
             yield f"result.test_counts is {result['test_counts']}: {stream.name} has {counts}"
         if result["data_sha256"] != data.sha256:
-            yield f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this version are {data.sha256[:12]}..."
+            yield (
+                f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this "
+                f"version are {data.sha256[:12]}..."
+            )
     else:
         if result["data_sha256"] in {downstream(part).sha256 for part in ("test", "validation")}:
             yield f"result.data_sha256 is that of the drawings: {stream.name} is made of photographs"
@@ -214,17 +235,28 @@ def _notes(record: Record) -> Iterator[str]:
     if (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
         yield from not_counted([record])
     elif recipe is None:
-        yield f"no recipe is called {record.recipe!r} here, and no published cell on {record.stream}: add the recipe to recipes.toml, too"
+        yield (
+            f"no recipe is called {record.recipe!r} here, and no published cell on "
+            f"{record.stream}: add the recipe to recipes.toml, too"
+        )
     elif record.stream not in STREAMS:
-        yield f"a recipe is shown on the embedded tier: on {record.stream} only runs under the name of a published cell are"
+        yield (
+            f"a recipe is shown on the embedded tier: on {record.stream} only runs under the name "
+            "of a published cell are"
+        )
     elif current([record]):
         if recipe.fact:
             yield f"{record.recipe} turns the switch {recipe.fact}: it is shown in docs/fidelity.md"
     else:
         if record.seed >= min(CHOICE_SEEDS):
-            yield f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards use 0 to {min(CHOICE_SEEDS) - 1}"
+            yield (
+                f"seed {record.seed} is one of those that choose hyper-parameters: leaderboards "
+                f"use 0 to {min(CHOICE_SEEDS) - 1}"
+            )
         if record.config_hash != (present := config_hash(recipe.config.as_dict())):
             changed = ", ".join(differences(result["config"], recipe.config).values())
             yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {changed}"
         if result["weights_sha256"] != (weights := weights_sha256(recipe.config)):
-            yield f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
+            yield (
+                f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
+            )

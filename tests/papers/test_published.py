@@ -220,7 +220,7 @@ def test_a_bad_cell_is_named(
             {"table": [{**TABLE, "id": "slca/other"}]},
             "table 'slca/other': no cell belongs to it: write the first two parts",
         ),
-        ({"table": [TABLE, TABLE]}, "ids stand there twice: slca/main; delete one"),
+        ({"table": [TABLE, TABLE]}, "duplicate ids: slca/main; delete one"),
         ({"rerun": [{**RERUN, "method": "SLCB"}]}, "rerun of 'SLCB' on 'stream': it repeats no cell: write method"),
         ({"rerun": [{**RERUN, "last_acc": "high"}]}, "rerun 'number 1': last_acc is 'high': write a number"),
         ({"rerun": [{**RERUN, "last_acc": 915.3}]}, "rerun 'number 1': last_acc is 915.3: write a number of percent"),
@@ -287,7 +287,7 @@ def test_a_cell_of_olor_is_one_edit_that_the_check_reads(monkeypatch: pytest.Mon
 
 def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], None]) -> None:
     document({"paper": {**PAPER, "decimals": 1}, "cell": [CELL, CELL]})
-    with pytest.raises(PublishedError, match=rf"ids stand there twice: {CELL['id']}"):
+    with pytest.raises(PublishedError, match=rf"duplicate ids: {CELL['id']}"):
         read_cells()
     document({"cell": [CELL]})
     with pytest.raises(PublishedError, match=r"papers/slca\.toml: paper missing"):
@@ -355,7 +355,7 @@ def test_a_sound_claim_is_read(document: Callable[[Any], None]) -> None:
     document({"family": FAMILY, "claim": [{**CLAIM, "expected": "undecided"}]})
     assert read_claims() == (Claim(**CLAIM, expected="undecided"),)
     document({"family": FAMILY, "claim": [CLAIM, CLAIM]})
-    with pytest.raises(PublishedError, match="twice: slca/x"):
+    with pytest.raises(PublishedError, match="duplicate ids: slca/x"):
         read_claims()
     document({})
     with pytest.raises(PublishedError, match=r"papers/claims\.toml: family, claim missing"):

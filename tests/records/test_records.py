@@ -224,7 +224,8 @@ def test_a_killed_process_leaves_the_old_record(store: RecordStore, tmp_path: Pa
     new.result["train_loss"] = [9.0, 9.0, 9.0]
     (tmp_path / "new.json").write_text(json.dumps([new.result, new.provenance]))
     script = (
-        "import json, os, sys; from reclaim.benchmark.records.record import Record; from reclaim.benchmark.records.store import RecordStore\n"
+        "import json, os, sys; from reclaim.benchmark.records.record import Record; from "
+        "reclaim.benchmark.records.store import RecordStore\n"
         "os.replace = lambda source, target: os._exit(9)\n"
         "RecordStore(sys.argv[1]).write(Record(*json.load(open(sys.argv[2]))))"
     )

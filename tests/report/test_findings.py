@@ -95,7 +95,7 @@ def test_what_did_not_hold_comes_before_what_held() -> None:
         "+0.00 [+0.00, +0.00], n = 10, p = 1, reverse p = 1",
         "-",
     ]
-    assert "the sign turned where less is better" in one_line(found["What did not hold"])
+    assert "Where less is better, the sign is reversed" in one_line(found["What did not hold"])
     verdicts = judge_claims(records)
     counts = {f: [v.outcome for v in verdicts if v.claim.family == f] for f in ("confirmatory", "exploratory")}
     not_run = {family: outcomes.count("not run") for family, outcomes in counts.items()}
@@ -240,7 +240,7 @@ def test_effects_of_the_combinations() -> None:
     found = sections([*factorial(), *others])["Combinations of the three methods"]
     assert f"All 8 combinations on the slow learner, everything else alike, on `{SPLIT}`." in one_line(found)
     assert "An effect is its contrast over the 8 recipes divided by 4." in one_line(found)
-    assert "Of 3 interactions of two the interval of 0 lies below 0, of 1 above it." in one_line(found)
+    assert "Of 3 interactions of two the interval of 0 is below 0, of 1 above it." in one_line(found)
 
     def row(kind: str, of: str, effect: float) -> list[str]:
         return [kind, of, f"{effect:+.2f} [{effect:+.2f}, {effect:+.2f}], n = 6", "yes" if effect else "no"]
@@ -315,9 +315,9 @@ def test_choices_at_the_end_of_their_grid_are_named(monkeypatch: pytest.MonkeyPa
     choices["lora-ce"]["settings"], choices["lora-epg"]["settings"] = {"lr": 0.001}, {"lr": 0.003}
     said = ends_of_grids(["lora-ce", "lora-epg", "lora-ce-ca", "ncm", "slca-no-norm", "seqft-slow"])
     assert said == (
-        "Recipes whose choice lies at an end of their grid: 1 of the 2 with more than two values of a setting "
+        "Recipes whose choice is at an end of their grid: 1 of the 2 with more than two values of a setting "
         "(`lora-ce`), and the 2 with "
-        "only two values of each, where nothing lies between (`seqft-slow`, `slca`)."
+        "only two values of each, where nothing is in between (`seqft-slow`, `slca`)."
     )
     choices["lora-ce"]["settings"] = {"lr": 0.01}
     assert ends_of_grids(["lora-ce"]).endswith(": 0 of the 1 with more than two values of a setting.")

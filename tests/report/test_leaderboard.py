@@ -126,7 +126,7 @@ def test_claims_say_their_margin_and_unit() -> None:
     rows_of = {line.split("|")[3].strip(): line for line in page(sample()).splitlines() if line.startswith("| **")}
     assert "(by 1.00 or more)" in rows_of["`slca/logit-normalisation`"]
     assert "final_entropy (nats, less is better)" in rows_of["`aepg/epg-entropy`"]
-    assert "the sign turned where less is better" in page(sample())
+    assert "Where less is better, the sign is reversed" in page(sample())
 
 
 def test_files_of_streams_without_records_are_named_and_left(store: RecordStore, tmp_path: Path) -> None:
