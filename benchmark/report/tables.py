@@ -20,15 +20,14 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str] = (), width: int
         and ``grep``.
     """
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    style = {"headers": headers, "tablefmt": "simple" if headers else "plain", "disable_numparse": True}
     columns = list(zip(*texts, strict=True))
     natural = [max(map(len, (line for cell in column for line in cell.splitlines() or [""]))) for column in columns]
     widths = [max(size, len(header)) for size, header in zip(natural, headers or [""] * len(natural), strict=True)]
-    if width is None or sum(widths) + GAP * (len(widths) - 1) <= width:
-        return tabulate(texts, **style)
-    while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > NARROWEST:
-        widths[widths.index(max(widths))] -= 1
-    return tabulate(texts, maxcolwidths=widths, **style)
+    fitted = list(widths)
+    while width is not None and sum(fitted) + GAP * (len(fitted) - 1) > width and max(fitted) > NARROWEST:
+        fitted[fitted.index(max(fitted))] -= 1
+    style = "simple" if headers else "plain"
+    return tabulate(texts, headers, style, disable_numparse=True, maxcolwidths=fitted if fitted != widths else None)
 
 
 def terminal_width() -> int | None:

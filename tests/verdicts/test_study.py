@@ -151,7 +151,7 @@ def test_entropies_are_planned_in_nats() -> None:
 
 def test_a_claim_of_no_difference_is_planned_from_its_margin() -> None:
     text = plan(MARGINAL.id, [], std=0.1)
-    assert f"lies above -{MARGINAL.margin:g} points ({MARGINAL.margin_reason})" in text
+    assert f"is above -{MARGINAL.margin:g} points ({MARGINAL.margin_reason})" in text
     assert rows(text)[1][2] == f"{0.1 * detectable_effect(5, 0.05 / FAMILY) - MARGINAL.margin:+.2f}"
 
 
