@@ -26,7 +26,7 @@ from PIL import Image
 from reclaim.benchmark.data.augment import Warp, warp_batch
 from reclaim.benchmark.data.cache import CachedImages, Postponed, make_cache, open_cache
 from reclaim.benchmark.data.images import ImageData, ImageList
-from reclaim.benchmark.data.transforms import protocol
+from reclaim.benchmark.data.transforms import transforms_of
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
 from reclaim.strategies.depths import layer_depths
@@ -273,7 +273,7 @@ def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None
     data = ImageData("photographs", ("one",), photographs, photographs.take([0]))
     make_cache(data, tmp_path)
     cached = CachedImages(open_cache(data, "train", tmp_path), range(16))
-    transform, _ = protocol("slca", "imagenet-r")
+    transform, _ = transforms_of("slca", "imagenet-r")
     pending, of_one = Postponed(transform), transform.reference()
     check(
         lambda: cached.collate_fn([(pending(pixels), label) for pixels, label in map(cached.__getitem__, range(16))]),

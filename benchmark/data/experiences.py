@@ -46,7 +46,7 @@ def make_image_benchmark(
     ``experience.dataset.eval()`` gives the training images with the test transform, as SLCA's alignment needs them.
 
     :param data: from :func:`~reclaim.benchmark.data.verify.read_images`.
-    :param transforms: for training and testing, from :func:`~reclaim.benchmark.data.transforms.protocol`.
+    :param transforms: for training and testing, from :func:`~reclaim.benchmark.data.transforms.transforms_of`.
     :param part: ``"validation"``: ``test_stream`` has the validation part, which is then excluded from training; see
         :func:`~reclaim.benchmark.data.images.hold_out`.
     :param hold_out_validation: exclude the validation part from training when testing, too, as OLOR does.

@@ -266,7 +266,7 @@ Transform = ImageTransform | OlorTransform
 """A transform: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` a batch of arrays."""
 
 
-def protocol(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
+def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
     """The transforms of a paper, or of the middle tier, for training and for testing.
 
     aEPG: crops of 0.05 to 1 of the area, as the paper says. LAE's code has torchvision's default of 0.08, see F21

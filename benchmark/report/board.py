@@ -1,4 +1,4 @@
-"""Rows of a leaderboard: a recipe on a stream over its seeds, and its rank among those of the same protocol."""
+"""Rows of a leaderboard: a recipe on a stream over its seeds, and its rank among those of the same group."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ NOT_COMPARABLE = (
     "with any paper's number."
 )
 RANKS = (
-    "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only among recipes of one "
-    "protocol: the same stream, backbone and number of epochs. Each protocol has its own table. Joint training is a "
+    "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only within a "
+    "group: the same stream, backbone and number of epochs. Each group has its own table. Joint training is a "
     "reference and has no rank."
 )
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Group:
     """What recipes must share to be ranked with each other; the stream brings its tier."""
 
     stream: str
@@ -76,7 +76,7 @@ class Row:
         percent; ``entropy`` in each epoch, in nats.
     :ivar matrices: ``accuracy`` and ``accuracy_task_known``, the means over seeds; row t holds the accuracies after
         task t, in percent.
-    :ivar rank: by mean Last-Acc among the ``ranked`` rows of the protocol; None for joint training, or where there is
+    :ivar rank: by mean Last-Acc among the ``ranked`` rows of the group; None for joint training, or where there is
         only one.
     """
 
@@ -103,27 +103,25 @@ class Row:
         return RECIPES[self.recipe].config.joint
 
     @property
-    def protocol(self) -> Protocol:
-        return Protocol(self.stream, self.backbone, self.epochs)
+    def group(self) -> Group:
+        return Group(self.stream, self.backbone, self.epochs)
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """One row per recipe and stream: by stream, then protocol (that of most rows first), then falling Last-Acc."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    """One row per recipe and stream: by stream, then group (that of most rows first), then falling Last-Acc."""
+    runs: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda r: r.seed):
-        groups.setdefault((record.stream, record.recipe), []).append(record)
-    protocols: dict[Protocol, list[Row]] = {}
-    for group in groups.values():
-        row = _row(group)
-        protocols.setdefault(row.protocol, []).append(row)
+        runs.setdefault((record.stream, record.recipe), []).append(record)
+    groups: dict[Group, list[Row]] = {}
+    for same in runs.values():
+        row = _row(same)
+        groups.setdefault(row.group, []).append(row)
     streams = list(STREAMS)
     found = []
-    for protocol in sorted(
-        protocols, key=lambda p: (streams.index(p.stream), -len(protocols[p]), p.epochs, p.backbone)
-    ):
-        members = sorted(protocols[protocol], key=lambda r: (-r.numbers["last_acc"].mean, r.recipe))
+    for group in sorted(groups, key=lambda p: (streams.index(p.stream), -len(groups[p]), p.epochs, p.backbone)):
+        members = sorted(groups[group], key=lambda r: (-r.numbers["last_acc"].mean, r.recipe))
         rivals = {
-            row.recipe: {record.seed: metric_of(record, "last_acc") for record in groups[row.stream, row.recipe]}
+            row.recipe: {record.seed: metric_of(record, "last_acc") for record in runs[row.stream, row.recipe]}
             for row in members
             if not row.joint
         }
@@ -142,7 +140,7 @@ def headline(table: Sequence[Row], most: int) -> list[Row]:
 
 def label(row: Row, table: Sequence[Row]) -> str:
     """The row's name next to a curve, with its epochs where the rows of the table differ in them."""
-    mixed = len({other.protocol for other in table}) > 1
+    mixed = len({other.group for other in table}) > 1
     return RECIPES[row.recipe].title + (f" ({row.epochs} epochs)" if mixed else "")
 
 
@@ -175,11 +173,8 @@ def _names(recipes: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in recipes)
 
 
-def by_protocol(table: Sequence[Row]) -> list[tuple[Protocol, list[Row]]]:
-    return [
-        (protocol, [r for r in table if r.protocol == protocol])
-        for protocol in dict.fromkeys(row.protocol for row in table)
-    ]
+def by_group(table: Sequence[Row]) -> list[tuple[Group, list[Row]]]:
+    return [(group, [r for r in table if r.group == group]) for group in dict.fromkeys(row.group for row in table)]
 
 
 def _row(group: Sequence[Record]) -> Row:

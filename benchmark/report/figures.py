@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..recipes import RECIPES
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
-from .board import METRICS, NOT_COMPARABLE, Row, by_protocol, headline, label
+from .board import METRICS, NOT_COMPARABLE, Row, by_group, headline, label
 from .page import published_interval
 
 if TYPE_CHECKING:
@@ -91,21 +91,21 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
-    """Last-Acc of all rows, by protocol."""
+    """Last-Acc of all rows, by group."""
 
     def draw(figure: Figure) -> None:
-        groups = by_protocol(table)
+        groups = by_group(table)
         figure.set_size_inches(6, 1.2 + 0.2 * len(table) + 0.4 * len(groups))
         parts = figure.subplots(
             len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(rows) + 1 for _, rows in groups]
         )[:, 0]
-        for axes, (protocol, rows) in zip(parts, groups, strict=True):
+        for axes, (group, rows) in zip(parts, groups, strict=True):
             for y, row in enumerate(rows):
                 _dot(axes, row.numbers["last_acc"], y, STYLES[0][0])
             axes.set_yticks(range(len(rows)), [RECIPES[row.recipe].title for row in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.grid(axis="x", alpha=0.3)
-            axes.set_title(str(protocol), loc="left", fontsize=8)
+            axes.set_title(str(group), loc="left", fontsize=8)
         parts[-1].set_xlabel("Last-Acc in percent, mean and 95% interval")
         figure.suptitle(table[0].stream, fontsize=10)
         figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)

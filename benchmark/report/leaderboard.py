@@ -28,7 +28,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import current
 from . import fidelity, findings, page
-from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_protocol, ends_of_grids, rows, time_in_words
+from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_group, ends_of_grids, rows, time_in_words
 from .coverage import coverage_page
 from .svg import dot_plot, templates
 
@@ -54,7 +54,7 @@ DECIMALS = 6
 
 TIES = (
     '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs '
-    "of the protocol, cannot tell from this one."
+    "of the group, cannot tell from this one."
 )
 
 # --- the files ---
@@ -165,7 +165,7 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
-    """The whole tier: a table per stream and protocol, then the verdicts on the claims."""
+    """The whole tier: a table per stream and group, then the verdicts on the claims."""
     validated = {row.recipe for row in table if row.hyperparameters.startswith("validation")}
     introduction = templates().get_template("embedded.md")
     parts = [
@@ -193,13 +193,13 @@ def stream_markdown(table: Sequence[Row]) -> str:
 
 
 def as_latex(table: Sequence[Row]) -> str:
-    """One stream as a table per protocol, for the package booktabs; the text is UTF-8."""
+    """One stream as a table per group, for the package booktabs; the text is UTF-8."""
     header = ("Rank", "Tied with", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
     label = f"\\midrule\n\\multicolumn{{{len(header)}}}{{l}}{{\\footnotesize {LABEL}}} \\\\\n"
     parts = []
-    for protocol, members in by_protocol(table):
+    for group, members in by_group(table):
         lines = [
             (
                 _rank(row),
@@ -213,7 +213,7 @@ def as_latex(table: Sequence[Row]) -> str:
         ]
         tabular = tabulate(lines, header, tablefmt="latex_booktabs", disable_numparse=True, colalign=align)
         parts.append(
-            f"% {protocol.stream}: {protocol}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with "
+            f"% {group.stream}: {group}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n" + tabular.replace("\\bottomrule", label + "\\bottomrule") + "\n"
         )
     return "\n".join(parts)
@@ -233,7 +233,7 @@ def _tables(table: Sequence[Row], level: int) -> str:
         "hyper-parameters",
     )
     parts = []
-    for protocol, members in by_protocol(table):
+    for group, members in by_group(table):
         lines = [
             (
                 _rank(row),
@@ -249,7 +249,7 @@ def _tables(table: Sequence[Row], level: int) -> str:
             )
             for row in members
         ]
-        parts.append(f"{'#' * level} {protocol}\n\n{tabulate(lines, header, tablefmt='pipe', disable_numparse=True)}\n")
+        parts.append(f"{'#' * level} {group}\n\n{tabulate(lines, header, tablefmt='pipe', disable_numparse=True)}\n")
     return "\n".join(parts)
 
 
@@ -350,7 +350,7 @@ def svg(table: Sequence[Row]) -> str:
     pictured = [row for row in pictured if row.stream == stream]
     groups = [
         (str(p), [(RECIPES[r.recipe].title, r.numbers["last_acc"]) for r in members])
-        for p, members in by_protocol(pictured)
+        for p, members in by_group(pictured)
     ]
     n = sorted({len(row.seeds) for row in pictured})
     seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"

@@ -29,9 +29,9 @@ from .board import (
     NOT_COMPARABLE,
     RANKS,
     SHOWN,
-    Protocol,
+    Group,
     Row,
-    by_protocol,
+    by_group,
     headline,
     label,
     time_in_words,
@@ -133,23 +133,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """A stream: its rows by protocol and the curves of them all."""
+    """A stream: its rows by group and the curves of them all."""
 
     stream: Stream
-    protocols: list[tuple[Protocol, list[Entry]]]
+    groups: list[tuple[Group, list[Entry]]]
     scale: Scale
     charts: list[Chart]
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for _, entries in self.protocols for entry in entries]
+        return [entry for _, entries in self.groups for entry in entries]
 
 
 def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
     slots = {row.recipe: slot for slot, row in enumerate(headline(table, CURVES - 2))}
-    protocols = [
-        (protocol, [_entry(row, slots, verdicts) for row in members]) for protocol, members in by_protocol(table)
-    ]
+    groups = [(group, [_entry(row, slots, verdicts) for row in members]) for group, members in by_group(table)]
     drawn = [row for row in table if not row.joint]
     labels = {row.recipe: label(row, drawn) for row in drawn}
     accuracy = [(row.recipe, labels[row.recipe], row.curves["accuracy"]) for row in drawn]
@@ -161,7 +159,7 @@ def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
         ),
     )
     scale = Scale.around(ends(row.numbers["last_acc"] for row in table), *PLOT, steps=4, limits=(0, 100))
-    return Section(STREAMS[table[0].stream], protocols, scale, [c for c in charts if c])
+    return Section(STREAMS[table[0].stream], groups, scale, [c for c in charts if c])
 
 
 def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict]) -> Entry:

@@ -48,7 +48,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 from ..config import OLOR_SGD_ONLY, Alignment, Config, Images
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
-from ..data.transforms import ImageTransform, OlorTransform, protocol
+from ..data.transforms import ImageTransform, OlorTransform, transforms_of
 from ..files import asset
 from .step import Stepwise, compile_backbone
 
@@ -111,7 +111,7 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
 
 def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransform]:
     """The configured transforms for training and testing."""
-    train, test = protocol(images.protocol, dataset)
+    train, test = transforms_of(images.protocol, dataset)
     if images.clipped:
         if not isinstance(train, OlorTransform):
             raise ValueError(

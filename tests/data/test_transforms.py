@@ -15,7 +15,7 @@ from PIL import Image
 from reclaim.benchmark.data import transforms
 from reclaim.benchmark.data.cache import make_cache, open_cache
 from reclaim.benchmark.data.images import ImageData, ImageList
-from reclaim.benchmark.data.transforms import IMAGENET, ImageTransform, OlorTransform, protocol
+from reclaim.benchmark.data.transforms import IMAGENET, ImageTransform, OlorTransform, transforms_of
 from torch.nn import functional as F
 
 SHAPES = [(61, 47), (40, 90), (33, 33), (150, 40)]
@@ -88,7 +88,7 @@ def test_images_of_a_wrong_size_are_refused() -> None:
 
 
 def test_the_protocols() -> None:
-    train, test = protocol("slca", "cifar100")
+    train, test = transforms_of("slca", "cifar100")
     assert isinstance(train, ImageTransform)
     assert (train.geometry, train.size, train.scale, train.interpolation) == (
         "random-resized-crop",
@@ -102,29 +102,29 @@ def test_the_protocols() -> None:
         ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     )
     assert test == ImageTransform("resize-center-crop", 224, 256, normalisation=train.normalisation)
-    assert protocol("slca", "imagenet-r")[0] == replace(train, brightness=0.0, normalisation=IMAGENET)
+    assert transforms_of("slca", "imagenet-r")[0] == replace(train, brightness=0.0, normalisation=IMAGENET)
     birds = ImageTransform("resize-random-crop", 224, 300, flip=0.5, normalisation=IMAGENET)
-    assert protocol("slca", "cub200")[0] == protocol("slca", "cars196")[0] == birds
+    assert transforms_of("slca", "cub200")[0] == transforms_of("slca", "cars196")[0] == birds
     for dataset in ("imagenet-r", "food101", "cub200", "clrs25"):
-        train, test = protocol("aepg", dataset)
+        train, test = transforms_of("aepg", dataset)
         assert train == ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5)
         assert test == ImageTransform("resize-center-crop", interpolation="bilinear")
-    assert protocol("aepg", "cifar10")[0] == ImageTransform(
+    assert transforms_of("aepg", "cifar10")[0] == ImageTransform(
         "pad-random-crop", 32, padding=4, flip=0.5, interpolation="bilinear"
     )
-    assert protocol("olor", "pacs") == (OlorTransform(train=True), OlorTransform(train=False))
-    train, test = protocol("lite", "cifar100")
+    assert transforms_of("olor", "pacs") == (OlorTransform(train=True), OlorTransform(train=False))
+    train, test = transforms_of("lite", "cifar100")
     half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    assert protocol("lite", "cifar10") == (train, test)
+    assert transforms_of("lite", "cifar10") == (train, test)
     assert train == ImageTransform(
         "random-resized-crop", 64, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half
     )
     assert test == ImageTransform("resize-center-crop", 64, resize=64, normalisation=half)
     assert test.on_batch(photographs([(32, 32)])).shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="'lite' has no experiment on 'cub200'"):
-        protocol("lite", "cub200")
+        transforms_of("lite", "cub200")
     with pytest.raises(ValueError, match="'slca' has no experiment on 'food101'"):
-        protocol("slca", "food101")
+        transforms_of("slca", "food101")
 
 
 def pixels_of(transform: OlorTransform, image: Image.Image) -> torch.Tensor:

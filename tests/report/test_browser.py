@@ -226,7 +226,7 @@ def test_sorting_keeps_details_with_their_row(browser: Any) -> None:
     after = browser.execute_script(
         "return [...arguments[0].rows].map(r => r.id || r.className)", find(browser, f"{TABLE} tbody")
     )
-    assert after[:3] == ["protocol", "row", "seqft-slow@split-quickdraw-10"]
+    assert after[:3] == ["group", "row", "seqft-slow@split-quickdraw-10"]
 
 
 def test_filter(browser: Any) -> None:

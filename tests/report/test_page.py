@@ -160,7 +160,7 @@ def test_protocols_do_not_share_a_ranking(tree: Node) -> None:
             (row.all("code")[0].text, row.all("td", class_="number")[0].text.split(" ")[0])
             for row in body.all("tr", class_="row")
         ]
-        shown.append((body.all("tr", class_="protocol")[0].text, ranks))
+        shown.append((body.all("tr", class_="group")[0].text, ranks))
     assert [(heading.split(",")[0], ranks) for heading, ranks in shown] == [
         ("3 epochs on each experience", [("joint", "-"), ("slca", "1"), ("seqft-slow", "2")]),
         ("5 epochs on each experience", [("lora-ce", "1"), ("lora-aepg", "2")]),

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 from reclaim.benchmark.config import Config, Images
-from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, protocol
+from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, transforms_of
 from reclaim.benchmark.training import build
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy, prepared
 from torch import nn
 
 
 def test_the_switches_of_transforms() -> None:
-    train, test = protocol("olor", "svhn")
+    train, test = transforms_of("olor", "svhn")
     assert isinstance(train, OlorTransform)
     assert prepared(Images("olor", clipped=True), "svhn") == (replace(train, clipped=True), test)  # F15
-    crop, test_crop = protocol("aepg", "cub200")
+    crop, test_crop = transforms_of("aepg", "cub200")
     assert isinstance(crop, ImageTransform)
     assert prepared(Images("aepg", smallest_crop=0.08), "cub200") == (
         replace(crop, scale=(0.08, 1.0)),

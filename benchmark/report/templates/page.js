@@ -21,7 +21,7 @@
 
 const detailOf = (row) => row.nextElementSibling?.matches(".detail") ? row.nextElementSibling : null;
 
-// --- sorting: within each body of a table, that is, within each protocol ---
+// --- sorting: within each body of a table, that is, within each group ---
 const valueOf = (row, column) => {
   const cell = row.cells[column];
   const text = (cell.dataset.v ?? cell.textContent).trim();
