@@ -380,7 +380,7 @@ def interrupted(store: RecordStore, tmp_path: Path) -> Interrupted:
     return run
 
 
-INTERRUPTED = "Error: interrupted: what is finished is kept, the same command goes on from it"
+INTERRUPTED = "Error: interrupted: finished runs are kept, the same command continues"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends the signal that a terminal sends to all its processes")
