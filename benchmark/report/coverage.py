@@ -10,6 +10,7 @@ from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells, tables
 from ..papers.sources import OURS
 from .svg import templates
+from .tables import markdown_table
 
 
 def coverage_page() -> str:
@@ -72,4 +73,4 @@ def _row(run: str) -> tuple[str, str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in (header, ["---"] * len(header), *rows))
+    return markdown_table(rows, header, padded=False) + "\n"

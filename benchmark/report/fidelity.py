@@ -20,6 +20,7 @@ from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA
 from ..stats.paired import PairedDifference, paired_difference
 from .svg import templates
+from .tables import markdown_table
 
 HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")
 
@@ -34,8 +35,8 @@ def page(records: Sequence[Record]) -> str:
     for paper, header in papers().items():
         switches = [fact for fact in FACTS if isinstance(fact, Switch) and fact.paper == paper]
         notes = [fact for fact in FACTS if isinstance(fact, Note) and fact.paper == paper]
-        table = [HEADER, ("---",) * len(HEADER), *(_row(switch, records) for switch in switches)]
-        parts.append(f"## {header.label}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in table))
+        table = markdown_table([_row(switch, records) for switch in switches], HEADER, padded=False)
+        parts.append(f"## {header.label}\n\n{table}\n")
         parts += [_paragraph(note) for note in notes]
     return templates().get_template("fidelity.md").render(papers="\n".join(parts))
 
@@ -49,7 +50,7 @@ def effect(recipe: Recipe, records: Sequence[Record]) -> PairedDifference | None
     """What turning a switch did: a recipe with a ``fact`` less the recipe that it is named after, paired by seed, on
     its home stream.
 
-    In points of the paper's metric ; None when there is no seed that both were run on.
+    In points of the paper's metric; None when there is no seed that both were run on.
     """
     return paired_difference(*_turned_and_default(recipe, records))
 

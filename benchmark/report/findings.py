@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tabulate import tabulate
-
 from ..config import Alignment
 from ..data.streams import EMBEDDED, STREAMS
 from ..papers.published import DEFAULT_MARGIN, Claim, confirmatory_plan
@@ -18,8 +16,10 @@ from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, judge_claim, paired_difference
 from ..verdicts.claims import ClaimVerdict, judge_claims
+from ..verdicts.study import count
 from .board import ends_of_grids
 from .svg import templates
+from .tables import markdown_table
 
 PAPER_METHODS = frozenset(
     {
@@ -57,7 +57,7 @@ def page(records: Sequence[Record]) -> str:
         runs.setdefault((record.recipe, record.stream), {})[record.seed] = record
     verdicts = judge_claims(counted)
     sections = (
-        _introduction(_count(len(counted), "run")),
+        _introduction(count(len(counted), "run")),
         _what_did_not_hold(verdicts),
         _what_else(runs),
         _class_statistics(runs),
@@ -97,7 +97,7 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
     for family in ("confirmatory", "exploratory"):
         outcomes = [v.outcome for v in verdicts if v.claim.family == family]
         parts = [f"{outcomes.count(outcome)} {word}" for outcome, word in words.items() if outcome in outcomes]
-        counts.append(f"{_count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")
+        counts.append(f"{count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")
     failed = [*_of_outcome(verdicts, "contradicted"), *_of_outcome(verdicts, "undecided")]
     return _section(
         "What did not hold", " ".join(counts), f"{differences()} {EFFECT}", _by_itself(verdicts), claims_table(failed)
@@ -150,7 +150,7 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
         )
         for v in verdicts
     ]
-    return _table(
+    return markdown_table(
         rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)", "g")
     )
 
@@ -187,7 +187,7 @@ def _what_else(runs: Runs) -> str:
     said = [
         f"On `{SPLIT}` the best of the papers' methods is {best.title} (`{best.name}`): {_mean(runs, best.name)}. It "
         "was picked by its "
-        f"mean over these seeds, which favours it. Of {_count(len(compared), 'other recipe')}, variants and "
+        f"mean over these seeds, which favours it. Of {count(len(compared), 'other recipe')}, variants and "
         "combinations excluded, "
         f"{better} did better (the interval is above 0), {undecided} cannot be told from it (the interval includes "
         "0, which does not "
@@ -212,7 +212,7 @@ def _what_else(runs: Runs) -> str:
         for recipe, difference in [(best, None), *as_good]
     ]
     header = ("method", "recipe", "Last-Acc", f"difference to `{best.name}`", "bytes kept", "trained parameters")
-    return _section("What else does as well or better", " ".join(said), _table(rows, header) if as_good else "")
+    return _section("What else does as well or better", " ".join(said), markdown_table(rows, header) if as_good else "")
 
 
 def _class_statistics(runs: Runs) -> str:
@@ -258,7 +258,7 @@ def _class_statistics(runs: Runs) -> str:
         for kind, name, difference in [("full", "slca", None), *compared]
     ]
     header = ("covariances", "recipe", "bytes kept", "of `slca`", "Last-Acc", "difference to `slca`")
-    return _section("Class statistics: how much alignment has to keep", said, _table(rows, header), concluded)
+    return _section("Class statistics: how much alignment has to keep", said, markdown_table(rows, header), concluded)
 
 
 def _combinations(runs: Runs) -> str:
@@ -313,7 +313,7 @@ def _combinations(runs: Runs) -> str:
         )
         for factors, effect in effects.items()
     ]
-    return _section(title, said, _table(rows, ("", "of", "effect on Last-Acc", "excludes 0")))
+    return _section(title, said, markdown_table(rows, ("", "of", "effect on Last-Acc", "excludes 0")))
 
 
 def _switches(runs: Runs) -> str:
@@ -328,7 +328,7 @@ def _switches(runs: Runs) -> str:
     apart = sorted((m for m in measured if _below_0(m[1]) or _above_0(m[1])), key=lambda m: -abs(m[1].value))
     said = (
         "Where text and code disagree, a switch chooses ([fidelity.md](fidelity.md)). Of "
-        f"{_count(len(measured), 'switch', 'es')} turned, "
+        f"{count(len(measured), 'switch', 'es')} turned, "
         f"each in one recipe, the effect of {len(apart)} can be told from 0 (its interval excludes 0), that of "
         f"{len(measured) - len(apart)} cannot. Of switches that do nothing, one in twenty would be told from 0 by "
         "chance: "
@@ -336,7 +336,9 @@ def _switches(runs: Runs) -> str:
     )
     rows = [(recipe.fact, f"`{recipe.name}`", f"`{recipe.home}`", _shown(difference)) for recipe, difference in apart]
     return _section(
-        "Switches of the fidelity page", said, _table(rows, ("switch", "recipe", "measured on", "turned less default"))
+        "Switches of the fidelity page",
+        said,
+        markdown_table(rows, ("switch", "recipe", "measured on", "turned less default")),
     )
 
 
@@ -354,7 +356,7 @@ def _reach(runs: Runs) -> str:
     names = _or(f"`{name}`" for name in settings("backbone"))
     error = 100 * (0.25 / min(tests)) ** 0.5
     lines = [
-        f"{_count(len(backbones), 'backbone')} ({names}), {_count(len(data), 'data set')} of drawings, {_or(tests)} "
+        f"{count(len(backbones), 'backbone')} ({names}), {count(len(data), 'data set')} of drawings, {_or(tests)} "
         "test drawings "
         f"(binomial standard error {error:.2f} points at 50%): the intervals know nothing of other backbones, data "
         "or test drawings.",
@@ -374,7 +376,7 @@ def _tuning(results: Sequence[Mapping[str, Any]]) -> str:
     if not choices:
         return ""
     return (
-        f"Hyper-parameters of {_count(len(choices), 'recipe')} chosen from "
+        f"Hyper-parameters of {count(len(choices), 'recipe')} chosen from "
         f"{_or(len(choice['candidates']) for choice in choices)} "
         f"candidates (validation seeds: {_or(len(choice['seeds']) for choice in choices)}), others as for one of "
         "these. "
@@ -424,8 +426,7 @@ def _result(runs: Runs, recipe: str) -> dict[str, Any]:
 
 def _mean(runs: Runs, recipe: str) -> str:
     summary = mean_interval(list(_accuracies(runs, recipe).values()))
-    assert summary.interval is not None
-    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}, n = {summary.n}"
+    return f"{summary}, n = {summary.n}"
 
 
 def _shown(difference: PairedDifference | None) -> str:
@@ -435,18 +436,10 @@ def _shown(difference: PairedDifference | None) -> str:
     return f"{difference.value:+.2f} [{low:+.2f}, {high:+.2f}], n = {difference.n}"
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
 def _or(values: Iterable[Any]) -> str:
     """The distinct values in order, such as "5 or 10"."""
     *first, last = (f"{value:,}" if isinstance(value, int) else str(value) for value in sorted(set(values)))
     return f"{', '.join(first)} or {last}" if first else last
-
-
-def _table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    return tabulate(rows, header, tablefmt="pipe", disable_numparse=True) if rows else ""
 
 
 def _section(title: str, *parts: str) -> str:

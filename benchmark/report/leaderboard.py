@@ -31,6 +31,7 @@ from . import fidelity, findings, page
 from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_group, ends_of_grids, rows, time_in_words
 from .coverage import coverage_page
 from .svg import dot_plot, templates
+from .tables import markdown_table
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
 
@@ -249,7 +250,7 @@ def _tables(table: Sequence[Row], level: int) -> str:
             )
             for row in members
         ]
-        parts.append(f"{'#' * level} {group}\n\n{tabulate(lines, header, tablefmt='pipe', disable_numparse=True)}\n")
+        parts.append(f"{'#' * level} {group}\n\n{markdown_table(lines, header)}\n")
     return "\n".join(parts)
 
 
@@ -269,13 +270,7 @@ def _ties(row: Row, members: Sequence[Row]) -> str:
 
 
 def _accuracies(row: Row) -> list[str]:
-    return ["-" if row.joint and column != "last_acc" else _with_interval(row.numbers[column]) for column in SHOWN]
-
-
-def _with_interval(summary: MeanInterval) -> str:
-    if summary.interval is None:
-        return f"{summary.mean:.2f}"
-    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}"
+    return ["-" if row.joint and column != "last_acc" else str(row.numbers[column]) for column in SHOWN]
 
 
 # --- CSV, JSON and the picture ---

@@ -85,11 +85,7 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
 
 def interval(summary: MeanInterval | None) -> str:
     """Mean and half-width of the interval, to two decimals."""
-    if summary is None:
-        return "-"
-    if summary.interval is None:
-        return f"{summary.mean:.2f}"
-    return f"{summary.mean:.2f} ± {(summary.interval[1] - summary.interval[0]) / 2:.2f}"
+    return "-" if summary is None else str(summary)
 
 
 def printed(value: float, published: Published) -> str:

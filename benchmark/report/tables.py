@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables, for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str] = (), width: int
         fitted[fitted.index(max(fitted))] -= 1
     style = "simple" if headers else "plain"
     return tabulate(texts, headers, style, disable_numparse=True, maxcolwidths=fitted if fitted != widths else None)
+
+
+def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str], padded: bool = True) -> str:
+    """A table in Markdown, without an end of line; nothing where there are no rows.
+
+    :param padded: columns are aligned in the source, too; not for tables with cells of whole sentences.
+    """
+    if not rows:
+        return ""
+    if padded:
+        return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
 
 
 def terminal_width() -> int | None:

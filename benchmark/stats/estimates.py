@@ -81,6 +81,12 @@ class MeanInterval:
     n: int
     interval: tuple[float, float] | None
 
+    def __str__(self) -> str:
+        """Mean and half-width of the interval, such as "62.30 ± 0.50"; the mean alone where there is no interval."""
+        if self.interval is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ± {(self.interval[1] - self.interval[0]) / 2:.2f}"
+
 
 @dataclass(frozen=True)
 class Published:

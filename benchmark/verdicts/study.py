@@ -96,7 +96,7 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
     elif others:
         std = median(others)
         source = (
-            f"the median of {_count(len(others), 'claim')} on {claim.stream}, of this one nothing "
+            f"the median of {count(len(others), 'claim')} on {claim.stream}, of this one nothing "
             "is on record; --std sets it"
         )
         spread = f"{std:.{digits}f} {unit}, {source}"
@@ -247,7 +247,7 @@ def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
     ]
     if not beyond:
         return ""
-    which = "this cell takes" if len(planned) == 1 else f"{_count(len(beyond), 'cell')} take{'s' * (len(beyond) == 1)}"
+    which = "this cell takes" if len(planned) == 1 else f"{count(len(beyond), 'cell')} take{'s' * (len(beyond) == 1)}"
     return (
         f"\nF2: the paper's {len(beyond[0].seeds)} seeds are as many class orders, and {which} more: those are new "
         "class orders, "
@@ -331,7 +331,7 @@ def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | Non
         return _Cost(median(found[recipe]))
     others = [median(times) for times in found.values()]
     guess = (
-        f"no run of {recipe} on record, taken to be the median of {_count(len(others), 'recipe')} "
+        f"no run of {recipe} on record, taken to be the median of {count(len(others), 'recipe')} "
         f"of {epochs} epochs on {stream}"
     )
     return _Cost(median(others), guess) if others else _Cost(None)
@@ -353,8 +353,9 @@ def _guesses(costs: Iterable[_Cost]) -> str:
     return "".join(f"\n~: {guess}" for guess in dict.fromkeys(cost.guess for cost in costs) if guess)
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """Such as "1 run" and "2,000 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _duration(seconds: float) -> str:

@@ -869,3 +869,8 @@ def test_an_incomplete_factorial_is_refused(
     change(runs)
     with pytest.raises(ValueError, match=named):
         factorial_effects(runs)
+
+
+def test_a_mean_is_printed_with_the_half_width_of_its_interval() -> None:
+    assert str(mean_interval([62.0, 62.5, 63.0])) == "62.50 ± 1.24"
+    assert str(mean_interval([62.0])) == "62.00"
