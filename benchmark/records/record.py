@@ -332,7 +332,8 @@ def metric_of(record: Record, metric: str) -> float:
     experiences; NaN if there was no epoch.
     """
     if metric == "final_entropy":
-        entropy, epochs = record.result["entropy"], record.result["config"]["epochs"]
+        entropy = record.result["entropy"]
+        epochs = len(entropy) // len(record.result["accuracy"])  # of an experience
         last = entropy[epochs - 1 :: epochs] if epochs else []
         return sum(last) / len(last) if last else math.nan
     return record.metrics()[metric]

@@ -70,7 +70,9 @@ class CellCheck:
             return []
         differences = [difference for run in self.runs for difference in protocol.deviations(run.result["config"])]
         return list(
-            dict.fromkeys([*differences, *(f"device={run.provenance['accelerator'] or 'cpu'}" for run in self.runs)])
+            dict.fromkeys(
+                [*differences, *(f"device={run.provenance.get('accelerator') or 'cpu'}" for run in self.runs)]
+            )
         )
 
     @property

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from reclaim.benchmark.config import ConfigError, config_hash
 from reclaim.benchmark.records.metrics import metrics, pack_bits
 from reclaim.benchmark.records.provenance import provenance, same_kind_of_machine
-from reclaim.benchmark.records.record import RESULT_KEYS, Record, RecordError, compare, validate
+from reclaim.benchmark.records.record import RESULT_KEYS, Record, RecordError, compare, metric_of, validate
 from reclaim.benchmark.records.store import RecordStore, default_store
 
 COUNTS = [4, 2, 6]
@@ -578,3 +578,14 @@ def test_other_processes_that_load_draw_other_crops() -> None:
     alike = edited(lambda result: None, **loading)
     assert compare(alike, edited(lambda result: None, **loading)).exact
     assert not compare(alike, far).agree
+
+
+def test_a_record_of_another_project_has_numbers_without_our_settings() -> None:
+    """The schema asks of ``config`` for ``numerics`` alone, and of ``provenance`` for torch and platform."""
+    record = make_record()
+    record.result["config"] = {"numerics": 1}
+    record.result["config_hash"] = config_hash(record.result["config"])
+    validate({"result": record.result, "provenance": {"torch": "2.6.0", "platform": "Linux"}})
+    record.result["entropy"] = record.result["train_loss"] = [9.0, 1.0, 9.0, 2.0, 9.0, 3.0]
+    assert metric_of(record, "final_entropy") == 2.0
+    assert metric_of(record, "last_acc") == record.metrics()["last_acc"]
