@@ -138,3 +138,15 @@ def test_a_plugin_takes_at_most_30_lines() -> None:
     block = PYTHON.search((ROOT / "README.md").read_text(encoding="utf-8"))
     assert block is not None
     assert len(block[1].splitlines()) <= 30
+
+
+def test_the_map_names_every_room() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = [f"benchmark/{path.parent.name}/" for path in (ROOT / "benchmark").glob("*/__init__.py")]
+    modules = [f"benchmark/{path.name}" for path in (ROOT / "benchmark").glob("[!_]*.py")]
+    assert len(rooms) == 8
+    assert [name for name in [*rooms, *modules] if f"`{name}`" not in page] == []
+    assert {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))} == {
+        *(Path(room).name for room in rooms),
+        "strategies",
+    }
