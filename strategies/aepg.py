@@ -7,6 +7,8 @@ falls. aEPG starts with cross-entropy, which does learn from such samples, and e
 
 The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria
 for Avalanche.
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 :func:`create_backbone` makes one; its weights come from timm's hub, from an installed package or from a file in one of
 the formats that :func:`read_weights` supports, and are loaded strictly. :func:`fingerprint` tells any two apart.
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Choosing the best epoch of each experience by its accuracy on held-out images, instead of taking the last."""
+"""Choosing the best epoch of each experience by its accuracy on held-out images, instead of taking the last.
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

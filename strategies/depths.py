@@ -1,5 +1,7 @@
 """The relative depth i/n of each parameter in a model, which the rollback of OLOR (arXiv 2401.10962)
 depends on (F8).
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

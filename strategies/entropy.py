@@ -7,6 +7,8 @@ Each class has that grid as ``grid``.
 
 The formulas are functions in :mod:`~reclaim.strategies.losses`, which need torch only. The classes here are criteria
 for Avalanche.
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

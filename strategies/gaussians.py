@@ -1,4 +1,7 @@
-"""Class statistics: one Gaussian per class, fitted to its features and sampled later, so that no images are kept."""
+"""Class statistics: one Gaussian per class, fitted to its features and sampled later, so that no images are kept.
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

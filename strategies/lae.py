@@ -4,6 +4,8 @@ the framework in which aEPG's paper compares losses.
 The PEFT modules of a model are the online expert. From the second experience on, the offline expert is a slow copy of
 them. Both share backbone and heads. Both predict, and the larger of a class's two probabilities counts
 (:func:`combine`).
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

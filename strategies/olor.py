@@ -14,6 +14,8 @@ Without that function, which needs Avalanche and timm, pass a dict from paramete
 parameter group. :class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ which epoch.
 
 While a layer has such a module, its class is a subclass that uses the module. Afterwards it has its own class again.
 The backbone's own modules and parameters, and their names, never change.
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Stage 1 trains the backbone at a hundredth of the head's learning rate (:func:`slow_learner_groups`). Stage 2 runs after
 each experience except the first. It retrains all heads on features drawn from one Gaussian per class seen
 (:class:`ClassifierAlignment`).
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

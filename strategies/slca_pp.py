@@ -6,6 +6,8 @@ It differs from :mod:`.slca` in four ways. In the backbone only LoRA, norms, bia
 :class:`SlowLearnerRates`). The loss is a :class:`SymmetricCrossEntropy`. Alignment shrinks the drawn features of
 earlier experiences by random factors, instead of their means (``ClassifierAlignment(mean_decay=False,
 feature_decay=(0.02, 0.01))``). At test time earlier heads have slightly larger weights (:class:`HeadScaling`).
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations

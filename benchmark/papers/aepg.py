@@ -1,4 +1,7 @@
-"""aEPG's protocols: each setting with its source."""
+"""aEPG's protocols: each setting with its source.
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

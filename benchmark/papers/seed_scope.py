@@ -1,4 +1,7 @@
-"""What the seeds vary, on the published side and on ours (F2)."""
+"""What the seeds vary, on the published side and on ours (F2).
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

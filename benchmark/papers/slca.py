@@ -1,4 +1,7 @@
-"""SLCA's and SLCA++'s protocols: each setting with its source."""
+"""SLCA's and SLCA++'s protocols: each setting with its source.
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every published cell against the runs on record, and the sentence of each table."""
+"""Every published cell against the runs on record, and the sentence of each table.
+
+F-numbers are those of docs/fidelity.md.
+"""
 
 from __future__ import annotations
 

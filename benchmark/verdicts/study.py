@@ -1,5 +1,7 @@
 """What a study can decide and what it costs, before it is run: the effects that a claim's seeds find, the power of a
 cell's test.
+
+F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations
