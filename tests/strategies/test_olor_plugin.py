@@ -18,6 +18,8 @@ from reclaim.strategies.olor_plugin import OLORPlugin
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 OPTIMIZERS = [OLORSGD, OLORAdam]
 
