@@ -152,6 +152,8 @@ def test_tables_fit_a_terminal_and_are_whole_elsewhere() -> None:
     narrow = table(rows, ("name", "what", "rest"), width=40)
     assert max(map(len, narrow.splitlines())) <= 40
     assert "".join(narrow.split()).count("characters") == 1
+    under_long_headers = table(rows, ("a long header", "another header", "one more"), width=50)
+    assert max(map(len, under_long_headers.splitlines())) <= 50
     assert table(rows, ("name", "what", "rest"), width=200) == wide
 
 

@@ -22,10 +22,14 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str] = (), width: int
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     columns = list(zip(*texts, strict=True))
     natural = [max(map(len, (line for cell in column for line in cell.splitlines() or [""]))) for column in columns]
-    widths = [max(size, len(header)) for size, header in zip(natural, headers or [""] * len(natural), strict=True)]
+    least = [len(header) + GAP for header in headers] or [0] * len(natural)  # what tabulate gives a column
+    widths = [max(size, floor) for size, floor in zip(natural, least, strict=True)]
     fitted = list(widths)
-    while width is not None and sum(fitted) + GAP * (len(fitted) - 1) > width and max(fitted) > NARROWEST:
-        fitted[fitted.index(max(fitted))] -= 1
+    while width is not None and sum(fitted) + GAP * (len(fitted) - 1) > width:
+        wide = [i for i, floor in enumerate(least) if fitted[i] > max(floor, NARROWEST)]
+        if not wide:
+            break
+        fitted[max(wide, key=fitted.__getitem__)] -= 1
     style = "simple" if headers else "plain"
     return tabulate(texts, headers, style, disable_numparse=True, maxcolwidths=fitted if fitted != widths else None)
 
