@@ -130,6 +130,18 @@ def test_show_of_a_recipe_has_its_scores_and_verdicts(tmp_path: Path) -> None:
     assert re.search(r"^verdict +holds$", reclaim("show", claim.id, "--records", store.root), re.MULTILINE)
 
 
+def test_a_recipe_that_trains_nothing_has_scores_without_an_entropy(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    for seed in range(2):
+        record = synthetic_record("ncm", "split-quickdraw-10", seed, last_acc=50 + seed)
+        record.result.update(entropy=[], train_loss=[])
+        store.write(record)
+    for command in (("show", "ncm"), ("run", "ncm", "--seeds", 2)):
+        text = reclaim(*command, "--records", store.root)
+        assert re.search(r"^last_acc +50\.50 ", text, re.MULTILINE)
+        assert "final_entropy" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [("slcaa", "slca"), ("split-quickdraw-11", "split-quickdraw-1"), ("slca/aligment", "slca/alignment"), ("", "slca")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 
@@ -59,7 +60,10 @@ def scores_table(records: Sequence[Record], width: int | None = None) -> str:
     """
     rows = []
     for metric in METRICS:
-        summary = mean_interval([metric_of(record, metric) for record in records])
+        values = [metric_of(record, metric) for record in records]
+        if any(map(math.isnan, values)):  # no entropy where nothing is trained
+            continue
+        summary = mean_interval(values)
         interval = "none (one run)"
         if summary.interval:
             interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}"
