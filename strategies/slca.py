@@ -280,7 +280,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 
     It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags
     of the heads as they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins
-    after it the aligned ones.
+    after it the aligned ones. Avalanche's own plugins always count as listed before it, because strategies such as
+    Avalanche's ``EWC`` and ``LwF`` add theirs behind the user's: when training starts, it takes the place behind the
+    last of them (and so behind plugins listed between).
 
     :param epochs: passes over the drawn features; 0 switches alignment off.
     :param samples_per_class: features drawn per class and epoch.
@@ -348,6 +350,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         """Bytes of the class statistics. Heads, aligned or not, are part of the model and do not count."""
         return self.gaussians.nbytes
 
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        _go_behind_avalanches_plugins(self, strategy)
+
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
@@ -375,6 +380,24 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(entropy[0]))
             align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
+
+
+def _go_behind_avalanches_plugins(plugin: SupervisedPlugin[Any], strategy: Any) -> None:
+    """Move a plugin of a strategy behind the last of Avalanche's method plugins (EWC's, LwF's and so on)."""
+    plugins = list(strategy.plugins)
+    if plugin not in plugins or strategy.evaluator not in plugins:
+        return
+    place = plugins.index(plugin)
+    # the evaluator and what follows it are of every strategy
+    behind = plugins[place + 1 : plugins.index(strategy.evaluator)]
+    methods = [
+        i for i, p in enumerate(behind) if any(c.__module__.startswith("avalanche.training.") for c in type(p).__mro__)
+    ]
+    if methods:
+        plugins.insert(place + 1 + methods[-1] + 1, plugin)
+        del plugins[place]
+        # a new list: Avalanche is walking through the old one
+        strategy.plugins = plugins
 
 
 # Both stages

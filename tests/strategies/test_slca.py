@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
+from avalanche.training import supervised
 from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.benchmark.checks import conform as conform_module
@@ -504,6 +505,59 @@ class TestClassifierAlignment:
         strategy = make_slca(plugins=[Hook(after_training_exp=lambda s: seen.append(head_weights(s.model)))])
         train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
         assert not equal(seen[1], head_weights(strategy.model)), "alignment comes after them"
+
+    @pytest.mark.parametrize("name", ["EWC", "LwF"])
+    def test_strategies_of_avalanche_keep_the_trained_heads(self, name: str) -> None:
+        """They put their plugin behind the user's, where it would keep a copy of the aligned heads."""
+        stream, model, seen, after = make_stream([[0, 1], [2, 3], [4, 5]]), make_model(), [], []
+        hook = Hook(after_training_exp=lambda s: seen.append(head_weights(s.model)))
+        evaluated = Hook(before_eval=lambda s: after.append(head_weights(s.model)))
+        settings = {"EWC": {"ewc_lambda": 1.0}, "LwF": {"alpha": 1.0, "temperature": 2.0}}[name]
+        strategy = getattr(supervised, name)(
+            model=model,
+            optimizer=torch.optim.SGD(slow_learner_groups(model)),
+            criterion=TaskCrossEntropy(),
+            plugins=[hook, ClassifierAlignment(**FEW), evaluated],
+            train_mb_size=8,
+            evaluator=None,
+            eval_every=0,  # evaluates before the first experience and at the end of each
+            **settings,
+        )
+        for t, experience in enumerate(stream.train_stream):
+            after.clear()
+            torch.manual_seed(t)
+            strategy.train(experience)
+            (kept,) = (p for p in strategy.plugins if type(p).__name__ == f"{name}Plugin")
+            if name == "EWC":
+                copies = [d.data for n, d in kept.saved_params[t].items() if n.startswith("heads.heads")]
+            else:
+                copies = head_weights(kept.lwf.prev_model)
+            assert equal(copies, seen[t])
+            assert equal(seen[t], head_weights(model)) == (t == 0)
+            assert equal(after[-1], head_weights(model)), "aligned before Avalanche evaluates"
+        assert [type(p).__name__ for p in strategy.plugins[:4]] == [
+            "Hook",
+            "Hook",
+            f"{name}Plugin",
+            "ClassifierAlignment",
+        ]
+
+    def test_a_plugin_of_the_user_listed_after_it_sees_the_aligned_heads(self) -> None:
+        seen: list[list[Tensor]] = []
+        model = make_model()
+        strategy = Naive(
+            model=model,
+            optimizer=torch.optim.SGD(slow_learner_groups(model)),
+            plugins=[
+                ClassifierAlignment(**FEW),
+                ReplayPlugin(mem_size=8),
+                Hook(after_training_exp=lambda s: seen.append(head_weights(s.model))),
+            ],
+            train_mb_size=8,
+            evaluator=None,
+        )
+        train(strategy, make_stream([[0, 1], [2, 3]]).train_stream)
+        assert equal(seen[1], head_weights(model))
 
     @pytest.mark.parametrize("restore", [True, False])
     def test_training_goes_on_from_the_unaligned_heads(self, restore: bool) -> None:
