@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .byte_counts import bytes_of
 from .checks import require_not_negative
-from .heads import require_continual_model
+from .parts import parts_of
 
 
 class FrozenBackbone(SupervisedPlugin[Any]):
@@ -24,10 +24,11 @@ class FrozenBackbone(SupervisedPlugin[Any]):
     """
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        require_continual_model(strategy.model, "FrozenBackbone").backbone.requires_grad_(False)
+        for parameter in parts_of(strategy.model, "FrozenBackbone").backbone_parameters():
+            parameter.requires_grad_(False)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        strategy.model.backbone.eval()
+        parts_of(strategy.model, "FrozenBackbone").eval_backbone()
 
 
 class L2SP(SupervisedPlugin[Any]):
@@ -54,8 +55,8 @@ class L2SP(SupervisedPlugin[Any]):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if not self._anchors:
-            backbone = require_continual_model(strategy.model, "L2SP").backbone
-            self._anchors = {p: p.detach().clone() for p in backbone.parameters()}
+            backbone = parts_of(strategy.model, "L2SP").backbone_parameters()
+            self._anchors = {p: p.detach().clone() for p in backbone}
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         distances = [torch.mean((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]

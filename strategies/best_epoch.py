@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from .features import extract_features
-from .heads import require_continual_model
+from .features import extract_logits
+from .heads import classes_of
 
 
 class BestEpoch(SupervisedPlugin[Any]):
@@ -29,8 +29,9 @@ class BestEpoch(SupervisedPlugin[Any]):
 
     :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under
         the same labels.
-    :raises ValueError: while training, the two experiences have different classes.
-    :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    The model may be any one.
+
+    :raises ValueError: before training, the two experiences have different classes, or there are no held-out images.
     """
 
     def __init__(self, validation: Sequence[Any]) -> None:
@@ -42,9 +43,12 @@ class BestEpoch(SupervisedPlugin[Any]):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         t = strategy.experience.current_experience
-        trained, held_out = (
-            sorted(set(e.classes_in_this_experience)) for e in (strategy.experience, self.validation[t])
-        )
+        if t >= len(self.validation) or not len(self.validation[t].dataset):
+            raise ValueError(
+                f"experience {t} has no held-out images, and validation has {len(self.validation)} experiences: "
+                f"give it one for each experience of the stream"
+            )
+        trained, held_out = (classes_of(e) for e in (strategy.experience, self.validation[t]))
         if trained != held_out:
             raise ValueError(
                 f"experience {t} has the classes {trained}, its held-out images have {held_out}: "
@@ -54,17 +58,27 @@ class BestEpoch(SupervisedPlugin[Any]):
 
     @torch.no_grad()
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model = require_continual_model(strategy.model, "BestEpoch")
         held_out = self.validation[strategy.experience.current_experience].dataset.eval()
         workers = kwargs.get("num_workers", 0)
-        features, targets = extract_features(model, held_out, strategy.eval_mb_size, strategy.device, workers)
-        predicted = model.heads(features.to(model.heads.group_anchor)).argmax(dim=1).cpu()
-        accuracy = 100 * float((predicted == targets).double().mean())
+        logits, targets = extract_logits(strategy.model, held_out, strategy.eval_mb_size, strategy.device, workers)
+        accuracy = 100 * float((logits.argmax(dim=1) == targets).double().mean())
         if accuracy > max(self.accuracies, default=-1.0):
-            self._best = copy.deepcopy(model.state_dict())
+            self._best = copy.deepcopy(strategy.model.state_dict())
         self.accuracies.append(accuracy)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if self._best:
-            strategy.model.load_state_dict(self._best)
+            strategy.model.load_state_dict(_grown(self._best, strategy.model.state_dict()))
             self._best = {}
+
+
+def _grown(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A saved state in the shapes of the present one. Avalanche's classifiers grow when other classes are evaluated."""
+    states = {**now}
+    for name, tensor in saved.items():
+        if isinstance(tensor, torch.Tensor) and name in now and tensor.shape != now[name].shape:
+            states[name] = now[name].clone()
+            states[name][tuple(slice(n) for n in tensor.shape)] = tensor
+        else:
+            states[name] = tensor
+    return states

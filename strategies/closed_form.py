@@ -15,8 +15,9 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from .features import extract_features
-from .heads import TaskHeads, require_continual_model
+from .features import check_features, extract_features
+from .heads import classes_of
+from .parts import Heads, parts_of, require_same_classes, trained_classes
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
@@ -30,8 +31,12 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
     Trainable flags, the modes of all modules and torch's global generator do not change.
 
-    :raises ValueError: while training, features are NaN or infinite, or the plugin missed an experience.
-    :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    The model is a :class:`~reclaim.strategies.heads.ContinualModel`, or ends in Avalanche's ``IncrementalClassifier``
+    or ``MultiHeadClassifier``, which mask the classes not seen.
+
+    :raises ValueError: before training, the plugin missed an experience, or the model's classifier does not mask the
+        classes not seen; before and after training, features are NaN or infinite.
+    :raises TypeError: before training, a model without a classifier, or batches without images and class ids.
     """
 
     def __init__(self) -> None:
@@ -44,12 +49,27 @@ class NearestClassMean(SupervisedPlugin[Any]):
         """Bytes of the means and counts, in double precision."""
         return sum(mean.nbytes + 8 for mean in self._means.values())
 
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        who = type(self).__name__
+        parts = parts_of(strategy.model, who)
+        if trained_classes(parts.classifier) is None:
+            raise ValueError(
+                f"{who} writes the rows of the classes seen, with which others of {type(parts.classifier).__name__} "
+                f"would compete: take Avalanche's IncrementalClassifier(masking=True), or a ContinualModel"
+            )
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        who, experience = type(self).__name__, strategy.experience
+        parts_of(strategy.model, who).require_classes({*self._means, *classes_of(experience)}, who)
+        check_features(strategy.model, experience.dataset.eval(), strategy.device, who)
+
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model = require_continual_model(strategy.model, type(self).__name__)
+        parts = parts_of(strategy.model, type(self).__name__)
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         workers = kwargs.get("num_workers", 0)
-        self.update(*extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers))
-        self.write(model.heads)
+        images = strategy.experience.dataset.eval()
+        self.update(*extract_features(parts.model, images, batch_size, strategy.device, workers))
+        self.write(parts.heads([list(self._means)]))
 
     def update(self, features: Tensor, targets: Tensor) -> None:
         """Add features (N, d) of the classes ``targets`` (N,) to the statistics, in float64.
@@ -75,7 +95,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
             self._counts[class_id] = count
 
     @torch.no_grad()
-    def write(self, heads: TaskHeads) -> None:
+    def write(self, heads: Heads) -> None:
         """Write weights and biases into heads over exactly the classes seen, in place.
 
         The same affine function of the features is added to every logit, so that the weights sum to zero over the
@@ -85,21 +105,17 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
         :raises ValueError: some classes have a head but no statistics, or the other way round.
         """
-        if set(heads.classes) != set(self._means):
-            raise ValueError(
-                f"classes with a head {sorted(heads.classes)} and classes with statistics {sorted(self._means)} "
-                f"differ: {type(self).__name__} has to see every experience, from the first on"
-            )
-        means = torch.stack([self._means[c] for c in heads.classes])
-        centre = means.mean(dim=0)
-        weights = self._precision_times(means - centre)
-        biases = -(weights * (means + centre)).sum(dim=1) / 2
-        biases -= biases.min()
-        sizes = [len(c) for c in heads.head_classes]
-        linears: list[Any] = list(heads.heads)
-        for head, weight, bias in zip(linears, weights.split(sizes), biases.split(sizes), strict=True):
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
+        require_same_classes(heads.classes, self._means, type(self).__name__)
+        rows = {}
+        for classes in heads.rivals:
+            means = torch.stack([self._means[c] for c in classes])
+            centre = means.mean(dim=0)
+            weights = self._precision_times(means - centre)
+            biases = -(weights * (means + centre)).sum(dim=1) / 2
+            biases -= biases.min()
+            rows |= dict(zip(classes, zip(weights, biases, strict=True), strict=True))
+        of_all = [torch.stack(parts) for parts in zip(*(rows[c] for c in heads.classes), strict=True)]
+        heads.write(*of_all)
 
     def _add_deviations(self, deviations: Tensor) -> None:
         """Add vectors (N, d) whose sum of outer products is the increase of the within-class scatter."""

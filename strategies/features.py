@@ -1,19 +1,22 @@
-"""Features of a whole dataset, for what is fitted to them:
+"""What a model makes of a whole dataset, for what is fitted to it:
 class statistics, heads in closed form, the choice of an epoch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from .heads import require_continual_model
+from .heads import unwrap
+from .parts import parts_of
 
 
-@torch.no_grad()
 def extract_features(
     model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -22,21 +25,79 @@ def extract_features(
 
     The modes of all modules are restored afterwards. torch's global generator is not used.
 
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :param model: see :func:`~reclaim.strategies.parts.parts_of`.
     :param num_workers: number of processes that load the images. Pass on what ``strategy.train`` was given.
-    :raises TypeError: the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :raises TypeError: no classifier is found in the model, so that its features are unknown.
     """
-    model = require_continual_model(model, "extract_features")
+    features = parts_of(model, "extract_features").features
+    return _of_all(features, model, dataset, batch_size, device, num_workers)
+
+
+def extract_logits(
+    model: nn.Module, dataset: Any, batch_size: int, device: torch.device | str, num_workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """As :func:`extract_features`, but logits (N, C), of any model."""
+    return _of_all(partial(avalanche_forward, unwrap(model)), model, dataset, batch_size, device, num_workers)
+
+
+def check_features(model: nn.Module, dataset: Any, device: torch.device | str, who: str) -> Tensor:
+    """Features (at most 2, d) of the first images of a dataset: whether those of all can be computed, before training.
+
+    Generators and modes do not change.
+
+    :param who: what needs them, for the message.
+    :raises TypeError: no classifier is found in the model, or samples are not images with targets.
+    :raises ValueError: the model does not end in its classifier, or features are NaN or infinite.
+    """
+    parts = parts_of(model, who)
+    first = [dataset[i] for i in range(min(2, len(dataset)))]
+    if not first:
+        return torch.empty(0, 0)
+    batch = (getattr(dataset, "collate_fn", None) or default_collate)(first)
+    if isinstance(batch, Mapping) or len(batch) < 2 or not hasattr(batch[0], "to"):
+        raise TypeError(
+            f"{who} needs batches that begin with images and class ids, got {type(batch).__name__} of "
+            f"{[type(b).__name__ for b in (batch.values() if isinstance(batch, Mapping) else batch)]}: "
+            f"let the dataset return tuples"
+        )
+    with torch.random.fork_rng(devices=[]):
+        loader: Any = [batch]
+        features, _ = _of_batches(parts.check, model, loader, device)
+    if not torch.isfinite(features).all():
+        raise ValueError(
+            f"NaN or infinity in the features that {type(parts.model).__name__} makes of the first images: "
+            f"check its weights and the images"
+        )
+    return features
+
+
+def _of_all(
+    function: Callable[..., Tensor],
+    model: nn.Module,
+    dataset: Any,
+    batch_size: int,
+    device: torch.device | str,
+    num_workers: int,
+) -> tuple[Tensor, Tensor]:
+    # without its own generator, the loader would draw a seed from the global one
+    collate = getattr(dataset, "collate_fn", None)
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
+    return _of_batches(function, model, loader, device)
+
+
+@torch.no_grad()
+def _of_batches(
+    function: Callable[..., Tensor], model: nn.Module, batches: Any, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """What a function of images (and task labels, in Avalanche the last entry) returns, and the targets."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # without its own generator, the loader would draw a seed from the global one
-        collate = getattr(dataset, "collate_fn", None)
-        loader = DataLoader(
-            dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator()
-        )
-        batches = [(model.features(batch[0].to(device)).float().cpu(), torch.as_tensor(batch[1])) for batch in loader]
+        results = [
+            (function(x.to(device), rest[-1].to(device) if rest else None).float().cpu(), torch.as_tensor(y))
+            for x, y, *rest in batches
+        ]
     finally:
         for module, mode in modes:
             module.training = mode
-    return torch.cat([features for features, _ in batches]), torch.cat([targets for _, targets in batches])
+    return torch.cat([result for result, _ in results]), torch.cat([targets for _, targets in results])

@@ -10,11 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from avalanche.models import DynamicModule
+from avalanche.models import BaseModel, DynamicModule, IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 UNSEEN = -1000.0
 """Logit of a class without a head: finite in float16, and never the largest."""
+
+CLASSIFIER_NAMES = frozenset(
+    ("classifier", "classifiers", "fc", "head", "heads", "last_linear", "linear", "logits", "output", "score")
+)
+"""What torchvision, timm, Avalanche and others call the layer that classifies."""
 
 
 class TaskHeads(DynamicModule):
@@ -55,7 +61,7 @@ class TaskHeads(DynamicModule):
 
     def adaptation(self, experience: Any) -> None:
         """Add a head for the new classes of an experience (training), or make room for its logits (evaluation)."""
-        present = sorted({int(c) for c in experience.classes_in_this_experience})
+        present = classes_of(experience)
         if not self.training:
             self._eval_width = max(self._eval_width, present[-1] + 1)
             return
@@ -101,6 +107,25 @@ class TaskHeads(DynamicModule):
         columns = torch.tensor(classes, device=joined.device)
         return joined.new_full((len(joined), width), UNSEEN).index_copy(1, columns, joined)
 
+    @property
+    def rivals(self) -> list[list[int]]:
+        """The classes, those together whose logits are ever compared: all of them."""
+        return [self.classes]
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Copies of the weights (C, d) and biases (C,) of all heads, in the order of :attr:`classes`."""
+        linears: list[Any] = list(self.heads)
+        return torch.cat([h.weight.detach() for h in linears]), torch.cat([h.bias.detach() for h in linears])
+
+    @torch.no_grad()
+    def write(self, weights: Tensor, biases: Tensor) -> None:
+        """The opposite of :meth:`rows`, in place."""
+        sizes = [len(c) for c in self.head_classes]
+        linears: list[Any] = list(self.heads)
+        for head, weight, bias in zip(linears, weights.split(sizes), biases.split(sizes), strict=True):
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+
     def snapshot(self) -> list[Tensor]:
         """Copies of all weights and biases, for :meth:`restore`."""
         return [p.detach().clone() for p in self.heads.parameters()]
@@ -125,7 +150,13 @@ class TaskHeads(DynamicModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class ContinualModel(nn.Module):
+def classes_of(experience: Any) -> list[int]:
+    """The ids of an experience's classes, in order. Those of online streams are known by their targets alone."""
+    classes = getattr(experience, "classes_in_this_experience", None)
+    return sorted({int(c) for c in (experience.dataset.targets if classes is None else classes)})
+
+
+class ContinualModel(nn.Module, BaseModel):  # type: ignore[misc]
     """A backbone that returns one feature vector per image, with :class:`TaskHeads` on top.
 
     :param backbone: maps images (N, C, H, W) to features (N, d). A timm model is stripped of its classifier
@@ -134,6 +165,8 @@ class ContinualModel(nn.Module):
     :param init_std: see :class:`TaskHeads`.
     :param autocast: bfloat16 or float16 for the backbone's matrix products. Heads, and everything computed from
         features, stay in float32.
+    :param keep_classifier: put the heads on the outputs of a classifier that the backbone still has.
+    :raises ValueError: the backbone still has its classifier, or the width of its features is unknown.
     """
 
     def __init__(
@@ -143,11 +176,22 @@ class ContinualModel(nn.Module):
         init_std: float = 0.02,
         freeze_earlier: bool = True,
         autocast: torch.dtype | None = None,
+        keep_classifier: bool = False,
     ) -> None:
         super().__init__()
+        classifier = find_classifier(backbone)
         reset_classifier: Any = getattr(backbone, "reset_classifier", None)
-        if reset_classifier is not None:
+        if keep_classifier:
+            in_features = in_features or getattr(classifier and classifier[1], "out_features", None)
+        elif reset_classifier is not None:
             reset_classifier(0)
+        elif classifier is not None and _is_named_as_one(*classifier):
+            name, layer = classifier
+            raise ValueError(
+                f"{type(backbone).__name__} still has its classifier, {name} ({_sizes(layer)}), and the heads would be "
+                f"put on its outputs: {_without(classifier)}; or leave the model as it is, because most plugins work "
+                f"with a model's own classifier; or, if these outputs are the features, keep_classifier=True"
+            )
         if in_features is None:
             in_features = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
             if in_features is None:
@@ -174,21 +218,95 @@ class ContinualModel(nn.Module):
             )
         return features
 
+    def get_features(self, x: Tensor) -> Tensor:
+        """The same as :meth:`features`, under the name that Avalanche's ``BaseModel`` has for it."""
+        return self.features(x)
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, largest class id + 1)."""
         logits: Tensor = self.heads(self.features(images))
         return logits
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` returns."""
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Name and module of the layer that makes logits of features, by the structure of the model alone.
+
+    It is the only :class:`TaskHeads`, ``IncrementalClassifier`` or ``MultiHeadClassifier``; else what a timm model's
+    ``get_classifier`` returns, or the last layer, if it is an ``nn.Linear``. ``None`` if there is none, or several.
+    """
+    model = unwrap(model)
+    kinds = (TaskHeads, IncrementalClassifier, MultiHeadClassifier)
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    outermost = [(n, m) for n, m in found if not any(m is not other and m in other.modules() for _, other in found)]
+    if outermost:
+        return outermost[0] if len(outermost) == 1 else None
+    inside = model
+    while not isinstance(inside, nn.Sequential) and len(children := _trainable_children(inside)) == 1:
+        inside = children[0]  # a model around a model
+    linear = _last_linear(inside)
+    return next(((name, module) for name, module in model.named_modules() if module is linear), None)
+
+
+def _last_linear(module: nn.Module) -> nn.Linear | None:
+    if isinstance(module, nn.Linear):
+        return module
+    get_classifier: Any = getattr(module, "get_classifier", None)
+    if get_classifier is not None:
+        classifier = get_classifier()
+        return classifier if isinstance(classifier, nn.Linear) else None
+    children = _trainable_children(module)
+    if isinstance(module, nn.Sequential):
+        return _last_linear(children[-1]) if children else None
+    # of another module, only what ends in such a layer by all appearances: not a layer with a linear map inside
+    is_model = len(children) > 1 and isinstance(children[-1], (nn.Linear, nn.Sequential))
+    return _last_linear(children[-1]) if is_model else None
+
+
+def _trainable_children(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if next(child.parameters(), None) is not None]
+
+
+def _is_named_as_one(name: str, layer: nn.Module) -> bool:
+    """Whether the last layer of a backbone is a classifier and not a projection of the features."""
+    return not isinstance(layer, nn.Linear) or bool(CLASSIFIER_NAMES & set(name.split(".")))
+
+
+def _sizes(layer: nn.Module) -> str:
+    sizes = f", {layer.in_features} to {layer.out_features}" if isinstance(layer, nn.Linear) else ""
+    return type(layer).__name__ + sizes
+
+
+def _without(classifier: tuple[str, nn.Module]) -> str:
+    name, layer = classifier
+    width = getattr(layer, "in_features", None) or "their width"
+    return (
+        f"put nn.Identity() in the place of {name} (in a timm model, reset_classifier(0)) and pass in_features={width}"
+    )
+
+
 def require_continual_model(model: nn.Module, who: str) -> ContinualModel:
-    """The model, checked to be a :class:`ContinualModel`.
+    """The model, or the one inside what :func:`unwrap` removes, checked to be a :class:`ContinualModel`.
 
     :param who: what needs it, for the message.
     :raises TypeError: it is another kind of model. The message says how to wrap it.
     """
+    model = unwrap(model)
     if not isinstance(model, ContinualModel):
+        classifier = None if hasattr(model, "reset_classifier") else find_classifier(model)
+        first = f"{_without(classifier)}, and " if classifier else ""
         raise TypeError(
-            f"{who} needs a backbone with heads of its own, got {type(model).__name__}: wrap it, "
+            f"{who} needs a backbone with heads of its own, got {type(model).__name__}: {first}wrap it, "
             f"ContinualModel(backbone)"
         )
     return model

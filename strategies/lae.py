@@ -19,7 +19,6 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import require_continual_model
 from .peft_module import peft_modules, peft_parameters
 
 
@@ -46,7 +45,7 @@ def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
 class LAE(SupervisedPlugin[Any]):
     """Keeps the offline expert and adds its prediction.
 
-    For a strategy on a :class:`~reclaim.strategies.heads.ContinualModel` with PEFT modules::
+    For a strategy on any model with PEFT modules::
 
         attach_lora(model)
         Naive(model=model, ..., criterion=TaskCrossEntropy(), plugins=[PEFTSchedule(30), LAE()])
@@ -62,9 +61,8 @@ class LAE(SupervisedPlugin[Any]):
 
     :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration
         (F18). 1 never changes the copy, 0 is the online expert only.
-    :raises ValueError: ``decay`` is out of its range; while training, the model has no PEFT modules; while training or
+    :raises ValueError: ``decay`` is out of its range; before training, the model has no PEFT modules; while training or
         evaluating, they are not those that were copied.
-    :raises TypeError: while training, a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -103,7 +101,7 @@ class LAE(SupervisedPlugin[Any]):
                 _write(modules, online)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model = require_continual_model(strategy.model, "LAE")
+        model = strategy.model
         if not peft_modules(model):
             raise ValueError(
                 "LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)"

@@ -23,7 +23,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .heads import require_continual_model
+from .parts import Parts, parts_of
 from .peft_module import PEFTModule, peft_modules, peft_parameters, require_vision_transformer
 
 
@@ -364,31 +364,30 @@ class PEFTSchedule(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Freeze what must not train in the first epoch.
 
-        :raises TypeError: the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
+        :raises TypeError: no classifier is found in the model.
         :raises ValueError: only the heads would ever train: there are fewer epochs than frozen ones, or no PEFT
             modules.
         """
-        backbone = require_continual_model(strategy.model, "PEFTSchedule").backbone
+        parts = parts_of(strategy.model, "PEFTSchedule")
         if self.frozen_epochs > strategy.train_epochs:
             raise ValueError(
                 f"frozen_epochs={self.frozen_epochs} is more than the strategy's train_epochs={strategy.train_epochs}"
             )
-        if self.freeze == "peft" and not peft_modules(backbone):
+        if self.freeze == "peft" and not peft_modules(parts.model):
             raise ValueError("the backbone has no PEFT modules to train: attach some first, attach_lora(model, ...)")
         if self._fixed is None:
-            self._fixed = [p for p in backbone.parameters() if not p.requires_grad]
-        self._apply(backbone, strategy, epoch=0)
+            self._fixed = [p for p in parts.backbone_parameters() if not p.requires_grad]
+        self._apply(parts, strategy, epoch=0)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._apply(strategy.model.backbone, strategy, epoch=strategy.clock.train_exp_epochs)
+        self._apply(parts_of(strategy.model, "PEFTSchedule"), strategy, epoch=strategy.clock.train_exp_epochs)
 
-    def _apply(self, backbone: nn.Module, strategy: Any, epoch: int) -> None:
+    def _apply(self, parts: Parts, strategy: Any, epoch: int) -> None:
         thawed = epoch >= self.frozen_epochs
+        for parameter in parts.backbone_parameters():
+            parameter.requires_grad_(thawed and self.freeze == "backbone")
         if self.freeze == "peft":
-            backbone.requires_grad_(False)
-            for parameter in peft_parameters(backbone):
+            for parameter in peft_parameters(parts.model):
                 parameter.requires_grad_(thawed or strategy.experience.current_experience == 0)
-        else:
-            backbone.requires_grad_(thawed)
         for parameter in self._fixed or ():
             parameter.requires_grad_(False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from .heads import ContinualModel
+from .heads import ContinualModel, unwrap
 
 
 class PEFTModule(nn.Module):
@@ -34,7 +34,8 @@ def require_vision_transformer(model: nn.Module) -> VisionTransformer:
 
     :raises TypeError: it is another kind of model.
     """
-    vit = model.backbone if isinstance(model, ContinualModel) else model
+    inner = unwrap(model)
+    vit = inner.backbone if isinstance(inner, ContinualModel) else inner
     # Similar models (BEiT, EVA) may read the weight of qkv without calling the layer. They would silently ignore LoRA.
     if not isinstance(vit, VisionTransformer):
         raise TypeError(

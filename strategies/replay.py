@@ -1,8 +1,9 @@
 """Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ train with a loss over all
-classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads
-(``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ take any model, and train with
+a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads
+(``ContinualModel(freeze_earlier=False)``). DER++ needs a ContinualModel with one head over all classes, made before the
+optimizer.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from avalanche.models import MultiTaskModule
 from avalanche.models.bic_model import BiasLayer
 from avalanche.training.plugins import BiCPlugin, GDumbPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.supervised.der import DER
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
-from .heads import require_continual_model
+from .heads import ContinualModel, require_continual_model, unwrap
 from .task_loss import TaskLoss
 
 
@@ -48,7 +50,8 @@ class Replay(ReplayPlugin):
 
     :param mem_size: number of images in the memory, equally many of each class.
     :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
-    :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
+    :raises ValueError: ``mem_size`` is below 1; before training, the model freezes earlier heads, or the loss sees the
+        current classes only.
     """
 
     def __init__(self, mem_size: int = 500, batch_size_mem: int | None = None) -> None:
@@ -60,7 +63,7 @@ class Replay(ReplayPlugin):
         return _bytes_of_images(self.storage_policy.buffer)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        _require_open_heads(strategy.model, "Replay")
+        _require_all_classes(strategy, "Replay")
         super().before_training_exp(strategy, **kwargs)
 
 
@@ -75,7 +78,8 @@ class GDumb(GDumbPlugin):
 
     :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are
         drawn before training.
-    :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
+    :raises ValueError: ``mem_size`` is below 1; before training, the model freezes earlier heads, or the loss sees the
+        current classes only.
     """
 
     def __init__(self, mem_size: int = 500) -> None:
@@ -88,7 +92,7 @@ class GDumb(GDumbPlugin):
         return _bytes_of_images(self.storage_policy.buffer) + bytes_of(self.init_model)
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        _require_open_heads(strategy.model, "GDumb")
+        _require_all_classes(strategy, "GDumb")
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
     def before_eval_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -117,8 +121,9 @@ class BiC(BiCPlugin):
     :param T: temperature of the distillation.
     :param stage_2_epochs: epochs of the fit. Its learning rate falls to a tenth after 50, 100 and 150 of them.
     :param lr: learning rate of the fit.
-    :raises ValueError: ``mem_size`` is below 1; while training, too few or too many held-out images, or frozen earlier
-        heads.
+    :raises ValueError: ``mem_size`` is below 1; before training, too few or too many held-out images, frozen earlier
+        heads, or a loss that sees the current classes only.
+    :raises TypeError: before training, a model with task labels, or a dataset that cannot be replaced.
     """
 
     def __init__(
@@ -147,7 +152,12 @@ class BiC(BiCPlugin):
         return sum(map(_bytes_of_images, images)) + bytes_of(self.model_old) + bytes_of(self.bias_layer)
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        _require_open_heads(strategy.model, "BiC")
+        _require_all_classes(strategy, "BiC")
+        if isinstance(unwrap(strategy.model), MultiTaskModule):
+            raise TypeError(
+                f"BiC compares the logits of all classes, and {type(strategy.model).__name__} has those of one task at "
+                f"a time: let the model end in Avalanche's IncrementalClassifier"
+            )
         seen = len(self.seen_classes | set(strategy.experience.classes_in_this_experience))
         held_out, fewest = (
             int(self.val_percentage * self.mem_size),
@@ -234,11 +244,7 @@ class DERPlusPlus(DER):
                 f"but there is no head for the classes {sorted(missing)}: "
                 "call model.heads.add_head(range(n_classes)) before you make the optimizer"
             )
-        if isinstance(self._criterion, TaskLoss) and self._criterion.restrict:
-            name = type(self._criterion).__name__
-            raise ValueError(
-                f"DER++ trains on all classes, but {name} only on the current ones: use {name}(restrict=False)"
-            )
+        _require_open_loss(self, "DER++")
         super()._before_training_exp(**kwargs)
         if self.replay_loader is not None:
             workers = kwargs.get("num_workers", 0)
@@ -284,8 +290,18 @@ class Endless:
         return {**vars(self), "_batches": None}
 
 
-def _require_open_heads(model: nn.Module, who: str) -> None:
-    if require_continual_model(model, who).heads.freeze_earlier:
+def _require_open_loss(strategy: Any, who: str) -> None:
+    if isinstance(strategy._criterion, TaskLoss) and strategy._criterion.restrict:
+        name = type(strategy._criterion).__name__
+        raise ValueError(
+            f"{who} trains on all classes, but {name} only on the current ones: use {name}(restrict=False)"
+        )
+
+
+def _require_all_classes(strategy: Any, who: str) -> None:
+    _require_open_loss(strategy, who)
+    model = unwrap(strategy.model)
+    if isinstance(model, ContinualModel) and model.heads.freeze_earlier:
         raise ValueError(
             f"{who} trains the heads of earlier experiences too: "
             f"make the model with ContinualModel(freeze_earlier=False)"

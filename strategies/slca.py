@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
 from .checks import require_not_negative
-from .features import extract_features
+from .features import check_features, extract_features
 from .fresh_optimizer import FreshOptimizer
 from .gaussians import ClassGaussians, CovarianceKind
-from .heads import TaskHeads, require_continual_model
+from .heads import ContinualModel, classes_of, unwrap
+from .parts import Heads, parts_of, require_same_classes
 from .task_loss import TaskCrossEntropy
 
 TaskIndex = Literal["true", "reference"]
@@ -41,18 +42,19 @@ def slow_learner_groups(
     """Two parameter groups for an optimizer: the backbone at ``lr * slow_factor``, and the heads, including future
     ones, at ``lr``.
 
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`.
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel`, or a model with a classifier of its own
+        (:func:`~reclaim.strategies.parts.parts_of`).
     :param slow_factor: 0.01 in the paper; 1 is plain fine-tuning, 0 does not train the backbone.
-    :param weight_decay: of both groups; ``None`` uses the optimizer's.
+    :param weight_decay: of both groups; ``None`` uses the optimizer's. It also acts on the rows of earlier classes,
+        unless heads are frozen, as a ContinualModel's earlier ones are.
     :raises ValueError: a rate is NaN, infinite or negative.
-    :raises TypeError: the model has no heads of its own.
+    :raises TypeError: no classifier is found in the model.
     """
-    heads = require_continual_model(model, "slow_learner_groups").heads
+    parts = parts_of(model, "slow_learner_groups")
     require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
-    of_heads = {id(p) for p in heads.parameters()}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in of_heads], "lr": lr * slow_factor},
-        {"params": list(heads.parameters()), "lr": lr},
+        {"params": parts.backbone_parameters(), "lr": lr * slow_factor},
+        {"params": list(parts.classifier.parameters()), "lr": lr},
     ]
     if weight_decay is not None:
         for group in groups:
@@ -63,10 +65,11 @@ def slow_learner_groups(
 def fresh_final_norm(model: nn.Module) -> None:
     """Reset the backbone's final LayerNorm, in place, to weight 1, bias 0 and eps 1e-5 (F1).
 
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` on a timm model.
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` on a timm model, or a timm model.
     :raises ValueError: the backbone has no LayerNorm where timm's models have their final one.
     """
-    backbone = require_continual_model(model, "fresh_final_norm").backbone
+    inner = unwrap(model)
+    backbone = inner.backbone if isinstance(inner, ContinualModel) else inner
     for name in ("fc_norm", "norm", "head.norm"):
         norm: Any = backbone
         for part in name.split("."):
@@ -84,7 +87,7 @@ def fresh_final_norm(model: nn.Module) -> None:
 
 
 def align_heads(
-    heads: TaskHeads,
+    heads: Heads,
     gaussians: ClassGaussians,
     *,
     epochs: int = 5,
@@ -105,7 +108,8 @@ def align_heads(
     momentum. The learning rate follows a cosine to 0 and changes once per epoch. The ``requires_grad`` flags of the
     heads are ignored and kept.
 
-    :param heads: heads for exactly the classes in ``gaussians``.
+    :param heads: heads for exactly the classes in ``gaussians``;
+        :class:`~reclaim.strategies.parts.ClassifierRows` stand for those of a model's own classifier.
     :param epochs: 0 does not change the heads.
     :param tau: temperature of :func:`normalised_logits`; ``None`` or 0 does not normalise the logits.
     :param mean_decay: whether to scale the means by :func:`mean_scales` (F4).
@@ -129,19 +133,13 @@ def align_heads(
         task_index=task_index,
     )
     classes = heads.classes
-    if set(classes) != set(gaussians.classes):
-        raise ValueError(
-            f"classes with a head {sorted(classes)} and classes with statistics {sorted(gaussians.classes)} differ: "
-            "alignment has to see every experience, from the first on"
-        )
+    require_same_classes(classes, gaussians.classes, "alignment")
     if epochs == 0:
         return
     sizes = [len(c) for c in heads.head_classes]
     scales = mean_scales(heads, gaussians, task_index) if mean_decay else None
-    linears: list[Any] = list(heads.heads)
     # One matrix for all heads: the same arithmetic as SGD on each head, in a single product.
-    weight = torch.cat([head.weight.detach() for head in linears]).requires_grad_()
-    bias = torch.cat([head.bias.detach() for head in linears]).requires_grad_()
+    weight, bias = (rows.requires_grad_() for rows in heads.rows())
     optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
     targets = torch.arange(len(classes)).repeat_interleave(samples_per_class)
     for epoch in range(epochs):
@@ -169,10 +167,7 @@ def align_heads(
         raise FloatingPointError(
             f"the aligned heads are NaN or infinite: lower the alignment's learning rate, now {lr}"
         )
-    with torch.no_grad():
-        for head, new_weight, new_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
-            head.weight.copy_(new_weight)
-            head.bias.copy_(new_bias)
+    heads.write(weight, bias)
 
 
 def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tensor:
@@ -186,7 +181,7 @@ def normalised_logits(logits: Tensor, sizes: Sequence[int], tau: float) -> Tenso
     return logits / ((norms.mean(dim=0) + 1e-7) * tau).unsqueeze(1)
 
 
-def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
+def mean_scales(heads: Heads, gaussians: ClassGaussians, task_index: TaskIndex = "true") -> list[float]:
     """A factor for each class's mean, in the order of ``heads.classes``:
     0.9 + 0.1 (t + 1) / (T + 1), with T the newest task (F4).
 
@@ -199,7 +194,7 @@ def mean_scales(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskInd
 
 
 def feature_scales(
-    heads: TaskHeads,
+    heads: Heads,
     gaussians: ClassGaussians,
     decay: tuple[float, float],
     count: int,
@@ -227,7 +222,7 @@ def feature_scales(
     return 1 / (1 + mu * ages.unsqueeze(1))
 
 
-def _task_indices(heads: TaskHeads, gaussians: ClassGaussians, task_index: TaskIndex) -> tuple[list[int], int]:
+def _task_indices(heads: Heads, gaussians: ClassGaussians, task_index: TaskIndex) -> tuple[list[int], int]:
     """t of each class, in the order of ``heads.classes``, and the newest task T (F5)."""
     tasks = [gaussians[c].experience for c in heads.classes]
     newest = max(tasks)
@@ -271,7 +266,8 @@ def _check_alignment(
 
 class ClassifierAlignment(SupervisedPlugin[Any]):
     """Stage 2 of SLCA as a plugin for any Avalanche strategy whose model is a
-    :class:`~reclaim.strategies.heads.ContinualModel`.
+    :class:`~reclaim.strategies.heads.ContinualModel`, or ends in a classifier of its own, such as Avalanche's
+    ``IncrementalClassifier`` (:func:`~reclaim.strategies.parts.parts_of`).
 
     After training on an experience it fits one Gaussian to the features of each of its classes (training images, test
     transform, eval mode). A class that occurs again is fitted again, only to its new images, and counts as a class of
@@ -301,8 +297,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     :param restore: go on training from the unaligned heads: they are put back before the next experience, so that
         evaluation in between sees the aligned ones (F6).
     :param seed: of the drawn features, together with the index of the experience.
-    :raises ValueError: a number out of its range; while training, features that are NaN or infinite.
-    :raises TypeError: while training, a model without heads of its own.
+    :raises ValueError: a number out of its range; before training, a missed experience, or a model that does not end in
+        its classifier; before and after training, features that are NaN or infinite.
+    :raises TypeError: before training, a model without a classifier, or batches without images and class ids.
     """
 
     def __init__(
@@ -343,7 +340,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self.restore = restore
         self.seed = seed
         self.gaussians = ClassGaussians(covariance_ridge, covariance, rank)
-        self._unaligned: tuple[TaskHeads, list[Tensor]] | None = None
+        self._tasks: list[list[int]] = []  # the classes that each experience brought
+        self._unaligned: tuple[nn.Module, list[Tensor]] | None = None
 
     @property
     def bytes_kept(self) -> int:
@@ -351,35 +349,43 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         return self.gaussians.nbytes
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        parts_of(strategy.model, "ClassifierAlignment")
         _go_behind_avalanches_plugins(self, strategy)
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
-            heads, unaligned = self._unaligned
-            if (
-                require_continual_model(strategy.model, "ClassifierAlignment").heads is heads
-            ):  # false if the strategy has another model now
-                heads.restore(unaligned)
+            classifier, unaligned = self._unaligned
+            parts = parts_of(strategy.model, "ClassifierAlignment")
+            if parts.classifier is classifier:  # false if the strategy has another model now
+                parts.heads(self._tasks).restore(unaligned)
             self._unaligned = None
 
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        parts, experience = parts_of(strategy.model, "ClassifierAlignment"), strategy.experience
+        parts.require_classes({*self.gaussians.classes, *classes_of(experience)}, "alignment")
+        check_features(parts.model, experience.dataset.eval(), strategy.device, "ClassifierAlignment")
+
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model = require_continual_model(strategy.model, "ClassifierAlignment")
+        parts = parts_of(strategy.model, "ClassifierAlignment")
         # Avalanche's clock runs after all plugins: here it still has the index of the experience that ends.
         experience = strategy.clock.train_exp_counter
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
         workers = kwargs.get("num_workers", 0)
         features, targets = extract_features(
-            model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers
+            parts.model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers
         )
+        new = set(targets.tolist()) - set(self.gaussians.classes)
         self.gaussians.fit(features, targets, experience)
+        self._tasks.append(sorted(new))
         if experience > 0:
+            heads = parts.heads(self._tasks)
             if self.restore:
-                self._unaligned = model.heads, model.heads.snapshot()
+                self._unaligned = parts.classifier, heads.snapshot()
             entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(entropy[0]))
-            align_heads(model.heads, self.gaussians, **self.settings, generator=generator)
+            align_heads(heads, self.gaussians, **self.settings, generator=generator)
 
 
 def _go_behind_avalanches_plugins(plugin: SupervisedPlugin[Any], strategy: Any) -> None:
@@ -411,7 +417,8 @@ class SLCA(SupervisedTemplate):
     defaults are those of CIFAR-100 with supervised pretraining; the paper's other data sets take 50 epochs with
     milestone 40, MoCo v3 90 with 80.
 
-    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with heads of ``init_std=0.02``.
+    :param model: a :class:`~reclaim.strategies.heads.ContinualModel` with heads of ``init_std=0.02``, or a model with a
+        classifier of its own.
     :param lr: of the heads, in both stages; the backbone's is ``lr * slow_factor``.
     :param milestones: epochs of each experience after which both rates are multiplied by ``lr_decay``; none beyond
         ``train_epochs``.
@@ -423,7 +430,7 @@ class SLCA(SupervisedTemplate):
     :param plugins: further plugins. They run before the alignment, so they see the heads before it.
     :param base_kwargs: other arguments of ``SupervisedTemplate``.
     :raises ValueError: a number is out of its range, or there is no LayerNorm to reset.
-    :raises TypeError: the model has no heads of its own.
+    :raises TypeError: no classifier is found in the model.
     """
 
     def __init__(

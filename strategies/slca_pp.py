@@ -267,7 +267,7 @@ class HeadScaling(SupervisedPlugin[Any]):
                 head.weight *= 1 + self.factor * age
 
     def after_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._put_back(strategy.model.heads)
+        self._put_back(require_continual_model(strategy.model, "HeadScaling").heads)
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._put_back(require_continual_model(strategy.model, "HeadScaling").heads)

@@ -41,7 +41,7 @@ class Stepwise(Naive):  # type: ignore[type-arg]
     def forward(self) -> Tensor:
         if not self.is_training or not self.micro_batch or len(self.mb_x) <= self.micro_batch:
             return super().forward()
-        model: Any = self.model
+        model = require_continual_model(self.model, "micro_batch")
         pieces = [
             checkpoint(model.features, images, use_reentrant=False) for images in self.mb_x.split(self.micro_batch)
         ]
