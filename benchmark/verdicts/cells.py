@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..papers.headers import papers
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
@@ -20,9 +20,6 @@ from ..records.record import Record, metric_of
 from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from ..stats.estimates import ALPHA, prediction_interval
 from ..stats.paired import holm
-
-if TYPE_CHECKING:
-    pass
 
 
 # --- cells and tables ---

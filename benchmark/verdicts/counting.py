@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..config import config_hash
 from ..papers.protocols import Uncovered, protocol_of, run_of
@@ -13,9 +12,6 @@ from ..papers.published import cells
 from ..recipes import CHOICE_SEEDS, recipes_of, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError, compare
 from ..records.store import RecordStore
-
-if TYPE_CHECKING:
-    pass
 
 
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
