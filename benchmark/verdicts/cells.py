@@ -21,7 +21,6 @@ from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from ..stats.estimates import ALPHA, prediction_interval
 from ..stats.paired import holm
 
-
 # --- cells and tables ---
 
 
