@@ -105,8 +105,8 @@ class Judgement:
     A small ``p`` supports the claim (it holds). A small ``reverse_p`` contradicts it. Both are one-sided.
 
     :ivar interval: of the difference, each end at the level at which Holm tests this claim on that side: the claim
-        holds if the interval lies above ``-margin``, and is contradicted if it lies below. None for a claim that was not
-        run, and where the differences have no spread or only one seed: p alone decides there.
+        holds if the interval lies above ``-margin``, and is contradicted if it lies below. None for a claim that was
+        not run, and where the differences have no spread or only one seed: p alone decides there.
     """
 
     outcome: Outcome

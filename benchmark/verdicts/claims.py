@@ -101,8 +101,8 @@ class ClaimVerdict:
 
 
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
-    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, each exploratory
-    claim is tested alone.
+    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, each
+    exploratory claim is tested alone.
 
     Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until
     a claim holds nor stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place

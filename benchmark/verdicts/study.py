@@ -64,8 +64,8 @@ def detectable_effect(n: int, alpha: float) -> float:
     """The paired effect, in standard deviations of the differences, that a two-sided t test over ``n`` seeds finds with
     80% power.
 
-    By the noncentral t distribution; ``alpha`` is that of this one test, half of it a side, so for Holm's first step the
-    family's over its number of claims.
+    By the noncentral t distribution; ``alpha`` is that of this one test, half of it a side, so for Holm's first step
+    the family's over its number of claims.
 
     :raises ValueError: fewer than 2 seeds.
     """

@@ -775,7 +775,8 @@ def test_a_verdict_agrees_with_its_interval(
             reading = "holds" if low > -margin else "contradicted" if high < -margin else "undecided"
             assert judged.outcome == reading
         plain = difference.interval(1 - alpha)
-        assert low <= plain[0] + 1e-9 and high >= plain[1] - 1e-9
+        assert low <= plain[0] + 1e-9
+        assert high >= plain[1] - 1e-9
     alone = judge_family(family[:1], alpha)[0].interval
     assert alone is None or alone == pytest.approx(family[0][1].interval(1 - alpha))
 
