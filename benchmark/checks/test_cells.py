@@ -45,4 +45,4 @@ def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: py
     if check.verdict in ("above", "below") or (
         check.verdict == "undecided" and request.config.getoption("--paper-strict")
     ):
-        pytest.fail("; ".join([f"{check.verdict}: ours {row[1]}, published {row[2]}, margin {row[4]}", *check.remarks]))
+        pytest.fail("; ".join([f"{check.words}: ours {row[1]}, published {row[2]}, margin {row[4]}", *check.remarks]))

@@ -194,9 +194,7 @@ def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
                 axes.plot(again.value, y - 0.15, "D", color=RERUN, fillstyle="none", markersize=3.5)
             if check.judged and check.judged.ours:
                 _dot(axes, check.judged.ours, y + 0.2, STYLES[0][0])
-        names = [
-            f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.verdict or 'not judged'}" for c in checks
-        ]
+        names = [f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.words}" for c in checks]
         axes.set_yticks(range(len(checks)), names, fontsize=5.5)
         axes.set_ylim(len(checks) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)

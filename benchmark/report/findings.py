@@ -84,8 +84,8 @@ def differences() -> str:
         f"reversed. It is in points, for entropies in nats. Every claim is tested two-sided at {100 * alpha:g}%, with "
         "Holm's correction over the confirmatory family on each side. It holds where its interval lies above 0, or "
         "above minus the margin, and is contradicted where it lies below: in the confirmatory family the adjusted "
-        "interval. p values are one-sided, after that correction: a claim holds where p, and is contradicted where the reverse p, "
-        f"is below {alpha / 2:g}. With fewer seeds than planned it is undecided and has no p."
+        "interval. p values are one-sided, after that correction: a claim holds where p, and is contradicted where the "
+        f"reverse p, is below {alpha / 2:g}. With fewer seeds than planned it is undecided and has no p."
     )
 
 

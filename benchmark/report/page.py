@@ -258,6 +258,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
     judged = check.judged if check.judged and check.judged.ours else None
     # without a published standard deviation there is no other verdict than that against the printed value
     alone = judged is not None and check.column is judged.constant
+    qualified = [*(["as a constant"] if alone else []), *(check.qualifiers if judged else [])]
     run = run_of(check.cell)
     protocol = protocol_of(run)
     return {
@@ -270,7 +271,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
         "reruns": check.cell.reruns,
         "ours": judged and judged.ours,
         "verdict": verdict,
-        "badge": f"{verdict} (as a constant)" if alone else verdict,
+        "badge": f"{verdict} ({'; '.join(qualified)})" if qualified else verdict,
         "difference": judged and check.column and check.column.difference,
         "spread": spread(check.column) if check.column else "",
         "constant": judged and judged.constant,

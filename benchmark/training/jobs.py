@@ -168,7 +168,7 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     Only what a job names explicitly, a folder or a file, is read for this check.
     """
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
-    starts: dict[Any, dict[str, str]] = {}
+    starts: dict[Any, dict[str, tuple[str, ...]]] = {}
     for job, record in named.items():
         surroundings = (
             job.stream.dataset,
@@ -181,12 +181,13 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
             from .run import start  # imported late, see _make
 
             starts[surroundings] = start(job.stream, job.config, job.setup)
-        for what, sha256 in starts[surroundings].items():
-            if record.result[what] != sha256:
+        for what, here in starts[surroundings].items():
+            there = record.images if what == "data_sha256" else {record.result[what]}
+            if there.isdisjoint(here):
                 kind = "images" if what == "data_sha256" else "weights"
                 raise RecordError(
                     f"{job} is already recorded with other {kind}: {record.result[what][:12]}... there, "
-                    f"{sha256[:12]}... here; --again replaces it, another --records folder keeps both"
+                    f"{here[0][:12]}... here; --again replaces it, another --records folder keeps both"
                 )
 
 

@@ -59,7 +59,7 @@ def run(
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
-    benchmark, data_sha256, remarks = _read(taught, order, config, setup)
+    benchmark, of_images = _read(taught, order, config, setup)
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
         if (n := len(experience.dataset)) < config.batch_size:
@@ -71,7 +71,7 @@ def run(
         torch.manual_seed(torch_seed)
         backbone = make_backbone(config, setup.weights, random=setup.rehearsal)
         weights_sha256 = fingerprint(backbone)
-        sources = {"sizes": taught.sizes, "data": data_sha256, "weights": weights_sha256}
+        sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
         checkpoint = Checkpoint(path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out)
@@ -129,39 +129,37 @@ def run(
         "entropy": observer.entropy,
         "train_loss": observer.train_loss,
         "class_order": order,
-        "data_sha256": data_sha256,
+        **of_images,
         "weights_sha256": weights_sha256,
         "trained_parameters": observer.trained_parameters,
         "bytes_kept": sum(int(getattr(p, "bytes_kept", 0)) for p in keepers),
         "hyperparameters_from": hyperparameters_from,
-        **({"remarks": list(remarks)} if remarks else {}),
         **({"rehearsal": True} if setup.rehearsal else {}),
     }
     return Record(result, where)
 
 
-def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
-    """The ``data_sha256`` and ``weights_sha256`` that a run would record,
-    for the ``root`` and ``weights`` that the setup names.
+def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, ...]]:
+    """The ``data_sha256`` and ``weights_sha256`` that a run could have recorded that started from the ``root`` and
+    ``weights`` that the setup names; of each the present one first.
     """
-    known = {}
+    known: dict[str, tuple[str, ...]] = {}
     if setup.root:
-        known["data_sha256"] = read_images(stream.dataset, setup.root, verify=not setup.unverified).sha256
+        data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
+        known["data_sha256"] = (data.sha256, *data.aliases)
     if setup.weights:
-        known["weights_sha256"] = fingerprint(make_backbone(config, setup.weights))
+        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
     return known
 
 
-def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
-    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index,
-    and remarks on them.
-    """
+def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
+    """The Avalanche benchmark of a stream of either tier, and what a record says of its images."""
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
         remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
-        return make_benchmark(stream, order, config.part), downstream(config.part).sha256, ()
+        return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
     if setup.root is None:
         raise ValueError(
             f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
@@ -179,4 +177,6 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
     benchmark = make_image_benchmark(
         stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
     )
-    return benchmark, data.sha256, data.remarks if verify else (*data.remarks, UNVERIFIED)
+    remarks = [*data.remarks, *([] if verify else [UNVERIFIED])]
+    said = {"remarks": remarks} if remarks else {}
+    return benchmark, {"data_sha256": data.sha256, "data_aliases": list(data.aliases), **said}

@@ -137,10 +137,13 @@ def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
     recipe, stream, _ = find_cell("slca/main/slca/split-cifar100-10")
     job = Job(recipe.name, recipe.config, stream, 0, "paper", Setup(root=Path("data"), weights=Path("weights.npz")))
     (record,) = run_jobs([job], store, 1)
-    found = {key: record.result[key] for key in ("data_sha256", "weights_sha256")}
+    found = {key: (record.result[key],) for key in ("data_sha256", "weights_sha256")}
     monkeypatch.setattr(runner, "start", lambda *start: found)
     assert run_jobs([job, replace(job, setup=replace(job.setup, workers=2))], store, 1) == [record, record]
-    found[what] = "e" * 64
+    # under a name of earlier versions, too
+    found[what] = ("d" * 64, record.result[what])
+    assert run_jobs([job], store, 1) == [record]
+    found[what] = ("e" * 64, "d" * 64)
     there = record.result[what][:12]
     with pytest.raises(
         RecordError,
