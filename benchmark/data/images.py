@@ -152,7 +152,7 @@ class ImageData:
         :raises ValueError: an image is listed twice, in one part or in two.
         """
         self._refuse_repeated()
-        ordered = {}
+        ordered: dict[str, Any] = {}
         for part, images in self.parts.items():
             pixels = isinstance(images.images, np.ndarray)
             names = images.contents if pixels else self.image_names(part)

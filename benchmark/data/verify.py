@@ -189,7 +189,7 @@ def repeated_images(data: ImageData) -> tuple[list[str], list[str]]:
 
     :raises OSError: a file is missing.
     """
-    problems, notes = [], []
+    problems, notes = list[str](), list[str]()
     labelled = {
         part: list(zip(images.labels, data.image_names(part), images.contents, strict=True))
         for part, images in data.parts.items()

@@ -168,8 +168,8 @@ def judge_family(
         if difference is None:
             outcome = "not run"
         elif difference.standard_error:
-            (low, _), (_, high) = (difference.interval(1 - 2 * level) or () for level in (level_for, level_against))
-            interval = low, high
+            low, high = (difference.interval(1 - 2 * level) for level in (level_for, level_against))
+            interval = (low[0], high[1]) if low and high else None
         judged.append(Judgement(outcome, p, reverse_p, interval))
     return judged
 
