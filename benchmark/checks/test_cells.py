@@ -31,15 +31,15 @@ def checks(pytestconfig: pytest.Config) -> Mapping[str, CellCheck]:
 )
 def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: pytest.FixtureRequest) -> None:
     check = checks[cell.id]
-    enter(request, "cells", check.as_dict())
-    if check.verdict in ("not run", "no reference"):
+    judged = check.verdict not in ("not run", "no reference")
+    enter(request, "cells", check.as_dict(), check.row() if judged else ())
+    if not judged:
         pytest.skip(
             f"{check.verdict}: no record of {cell.recipe} on {cell.stream}"
             if check.verdict == "not run"
             else "no reference"
         )
     row = check.row()
-    request.config.stash[REPORT].cell_rows.append(row)
     if check.problem:
         pytest.fail(check.problem)
     if check.verdict in ("above", "below") or (

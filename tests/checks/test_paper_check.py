@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from reclaim.benchmark.checks import session
 from reclaim.benchmark.checks.session import missing_jobs
+from reclaim.benchmark.config import config_hash
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.papers.published import Claim, cells, claims, planned_seeds
@@ -487,7 +488,9 @@ def test_missing_runs_are_made_into_the_first_store(
         second.write(synthetic_record(claim.better, claim.stream, seed, last_acc=70 + seed))
     asked: list[tuple[str, int]] = []
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is not None
         assert store.root == first.root
         asked.extend((job.recipe, job.seed) for job in jobs)
@@ -508,7 +511,9 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
     """Recipe -> what training it now gives."""
     runs = {recipe.name: synthetic_record(recipe.name, recipe.home, 0, last_acc=60) for recipe in HEADLINE}
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is None  # the committed record must not be overwritten
         assert [(job.recipe, job.seed) for job in jobs] == [(recipe.name, 0) for recipe in HEADLINE]
         return [runs[job.recipe] for job in jobs]
@@ -564,7 +569,9 @@ def test_fresh_makes_every_run_anew(
     store.write(record_of(CELL.id))
     asked: list[tuple[str, int]] = []
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is None
         assert n_jobs == 1
         asked.extend((job.recipe, job.seed) for job in jobs)
@@ -578,6 +585,80 @@ def test_fresh_makes_every_run_anew(
     result = check("--paper-check", "--paper-fresh", "--paper-jobs", "1", part="test_claims.py")
     result.assert_outcomes(passed=1)
     assert sorted(asked) == sorted((recipe, seed) for recipe in (claim.better, claim.worse) for seed in range(5))
+
+
+# --- in several processes ---
+
+TRAINS_NOTHING = """
+from reclaim.benchmark.checks import session
+from reclaim.benchmark.records.store import RecordStore
+
+def run_jobs(jobs, store, n_jobs=None, quiet=False):
+    return [RecordStore({root!r}).get(*job.place) for job in jobs]
+
+session.run_jobs = run_jobs
+"""
+
+
+def test_in_several_processes_it_finds_the_same(pytester: pytest.Pytester, store: RecordStore) -> None:
+    pytest.importorskip("xdist")
+    write_runs(store, claims()[0], *HOLDS)
+    for recipe in HEADLINE[:-1]:  # one has no record, and fails
+        if not store.path_of(recipe.name, recipe.home, config_hash(recipe.config.as_dict()), 0).exists():
+            store.write(synthetic_record(recipe.name, recipe.home, 0, last_acc=60))
+    for seed in range(5):
+        store.write(record_of(BELOW, seed, 80 + 0.1 * seed))
+    (store.root / "notes.txt").write_text("mine")
+    root = str(store.root)
+    pytester.makepyfile(trains_nothing=TRAINS_NOTHING.format(root=root))
+    pytester.syspathinsert()
+    parts = [str(BENCHMARK / name) for name in PARTS]
+    command = ("-p", "no:cacheprovider", "-p", "trains_nothing", *parts)
+    summaries, documents, outcomes = [], [], []
+    for n, processes in enumerate(((), ("-n", "2"))):
+        path = pytester.path / f"{n}.json"
+        options = ("--paper-check", "--paper-records", root, "--paper-verdicts", str(path), "--tb=no", "-q")
+        result = pytester.runpytest_subprocess(*command, *options, *processes)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        text = result.stdout.str()
+        summaries.append(text[text.index("= paper check =") : text.index("= short test summary info =")])
+        documents.append(path.read_text())
+        outcomes.append({kind: n for kind, n in result.parseoutcomes().items() if kind != "warnings"})
+    assert summaries[0] == summaries[1]
+    assert f"skipped {store.root / 'notes.txt'}: not a record" in summaries[0]
+    assert documents[0] == documents[1]
+    document = json.loads(documents[0])
+    assert len(document["claims"]) == len(claims())
+    assert len(document["cells"]) == len(cells())
+    assert len(document["live"]) == len(HEADLINE) - 1
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--paper-fresh",), "--paper-fresh trains in one process, --paper-jobs at a time"),
+        (("--paper-run-missing",), "--paper-run-missing trains in one process, --paper-jobs at a time"),
+        (("--paper-records", "nowhere"), "there is no folder nowhere: name a record store with --paper-records"),
+    ],
+)
+def test_what_cannot_be_done_in_several_processes_is_refused_before_they_start(
+    options: tuple[str, ...], complaint: str, pytester: pytest.Pytester, store: RecordStore
+) -> None:
+    pytest.importorskip("xdist")
+    place = () if "--paper-records" in options else ("--paper-records", str(store.root))
+    result = pytester.runpytest_subprocess("-n", "2", str(BENCHMARK), "--paper-check", *options, *place)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert complaint in result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_speed_is_not_measured_in_several_processes(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    path = pytester.makepyfile(test_fast="import pytest\n@pytest.mark.paper_speed\ndef test_it(): pass\n")
+    result = pytester.runpytest_subprocess("-n", "1", "-rs", str(path))
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*processes beside it would be measured, too: leave -n out*"])
 
 
 # --- options ---
