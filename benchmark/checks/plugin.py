@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ from .stash import FINDING, PARTS, RECORDS, REPORT, Report, is_worker
 
 SCHEMA = 1
 """Of the report that --paper-verdicts writes."""
+
+TRAINING = ("--paper-fresh", "--paper-run-missing")
+"""The options that make runs."""
+
+NOTHING_RUN = "--paper-require-run: no claim, cell or live run of this check had a run to judge"
 
 CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
 CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
@@ -45,11 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     missing = "train what the claims need and no record has, into the first store (hours)"
     option("run-missing", missing, action="store_true")
     option("fresh", "train every recipe and seed on record again before judging (hours)", action="store_true")
-    option("jobs", "runs at a time (default: one per core)", type=int, metavar="N")
+    option("jobs", "runs at a time (default: one per core)", type=_jobs, metavar="N")
     option("margin", "of every cell, instead of its table's (papers/*.toml)", type=_margin, metavar="POINTS")
     level = "of the cells' verdicts and their tables' sentences (default: 0.05)"
     option("alpha", level, type=_alpha, metavar="LEVEL")
     option("strict", "an undecided cell fails", action="store_true")
+    option("require-run", "a claim or cell without a run fails, and so does a check of nothing", action="store_true")
     option("verdicts", "write all verdicts, unrounded, as JSON", metavar="FILE")
 
 
@@ -69,6 +76,10 @@ def _margin(text: str) -> float:
 
 def _alpha(text: str) -> float:
     return _number(text, lambda value: 0 < value < 1, "a probability strictly between 0 and 1")
+
+
+def _jobs(text: str) -> int:
+    return int(_number(text, lambda value: value >= 1 and value == int(value), "a whole number of runs, at least 1"))
 
 
 def _keys(text: str) -> tuple[str, ...]:
@@ -100,17 +111,46 @@ def pytest_configure(config: pytest.Config) -> None:
             "--paper-run-missing trains what is not on record, --paper-fresh every run, --paper-records-only none: "
             "pass one of them"
         )
-    trains = [name for name in ("--paper-fresh", "--paper-run-missing") if config.getoption(name)]
+    trains = [name for name in TRAINING if config.getoption(name)]
     if trains and config.getoption("dist", "no") != "no":
         raise pytest.UsageError(
             f"{trains[0]} trains in one process, --paper-jobs at a time, and every process of -n would do it again: "
             "leave -n out"
         )
+    for name in ("--paper-verdicts", "--paper-strict", "--paper-require-run", *TRAINING):
+        if config.getoption(name) and not config.getoption("--paper-check"):
+            raise pytest.UsageError(f"{name} is about what --paper-check finds: pass that, too")
+    if config.getoption("--paper-require-run") and config.getoption("--collect-only"):
+        raise pytest.UsageError("--paper-require-run asks for runs, --collect-only judges none: pass one of them")
+    _check_places(config)
+
+
+def _check_places(config: pytest.Config) -> None:
+    """Folders that are not there or cannot be written into, before anything is imported or trained.
+
+    :raises pytest.UsageError: naming the first.
+    """
+    if folders := config.getoption("--paper-records"):
+        from ..records.store import RecordStore, named_store
+
+        made = folders[:1] if config.getoption("--paper-run-missing") else []
+        try:
+            for folder in folders:
+                if folder in made:
+                    RecordStore(folder).require_writable()
+                else:
+                    named_store(folder, "--paper-records")
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
     if verdicts := config.getoption("--paper-verdicts"):
-        if not config.getoption("--paper-check"):
-            raise pytest.UsageError("--paper-verdicts writes what --paper-check finds: pass that, too")
-        if not Path(verdicts).absolute().parent.is_dir() or Path(verdicts).is_dir():
+        path = Path(verdicts).absolute()
+        if not path.parent.is_dir() or path.is_dir():
             raise pytest.UsageError(f"--paper-verdicts {verdicts}: name a file in a folder that is there")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise pytest.UsageError(f"--paper-verdicts {verdicts} cannot be written: {error.strerror}") from error
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -179,8 +219,17 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[REPORT].take(session_wide)
 
 
+def _is_empty(config: pytest.Config) -> bool:
+    """Whether --paper-require-run asks for runs, and none was judged."""
+    report = config.stash[REPORT]
+    verdicts = {entry["verdict"] for part in PARTS for entry in report.of(part)}
+    return config.getoption("--paper-require-run") and verdicts <= {"not run", "no reference"}
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     report = config.stash[REPORT]
+    if _is_empty(config):
+        terminalreporter.write_line(f"ERROR: {NOTHING_RUN}", red=True)
     if not (report.findings or report.tables or report.notes):
         return
     terminalreporter.section("paper check")
@@ -215,12 +264,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if is_worker(config):
         config.workeroutput["paper"] = report.session_wide()  # type: ignore[attr-defined]
         return
+    if _is_empty(config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     path = config.getoption("--paper-verdicts")
     if not path or RECORDS not in config.stash:
         return
     if session.exitstatus == pytest.ExitCode.INTERRUPTED:
         report.notes.append("interrupted: checks are missing here")
-    options = ("only", "records", "records_only", "run_missing", "fresh", "margin", "alpha", "strict")
+    options = ("only", "records", "records_only", "run_missing", "fresh", "margin", "alpha", "strict", "require_run")
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "options": {option: config.getoption(f"paper_{option}") for option in options},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 
@@ -73,3 +73,10 @@ def enter(request: pytest.FixtureRequest, part: Part, entry: dict[str, Any], row
     request.node.user_properties += [
         (key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()
     ]
+
+
+def skip_or_fail(request: pytest.FixtureRequest, reason: str) -> NoReturn:
+    """End a test that has no run to judge: skipped or, with --paper-require-run, failed."""
+    if request.config.getoption("--paper-require-run"):
+        pytest.fail(f"{reason}, and --paper-require-run asks for one: make it, or choose what to check", pytrace=False)
+    pytest.skip(reason)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from reclaim.benchmark.checks.session import records_to_judge
-from reclaim.benchmark.checks.stash import enter
+from reclaim.benchmark.checks.stash import enter, skip_or_fail
 from reclaim.benchmark.papers.published import Claim, claims
 from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
 
@@ -30,7 +30,9 @@ def test_verdict_is_the_expected_one(
     row = (f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome)
     enter(request, "claims", verdict.as_dict(), row)
     if verdict.outcome == "not run":
-        pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")
+        skip_or_fail(
+            request, f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common"
+        )
     if claim.expected is None:
         pytest.fail(
             f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into "

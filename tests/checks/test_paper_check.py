@@ -677,6 +677,9 @@ def test_speed_is_not_measured_in_several_processes(pytester: pytest.Pytester) -
         ),
         (("--paper-margin", "-1"), "'-1': give a number of points above 0"),
         (("--paper-margin", "wide"), "'wide': give a number of points above 0"),
+        (("--paper-jobs", "0"), "'0': give a whole number of runs, at least 1"),
+        (("--paper-jobs", "1.5"), "'1.5': give a whole number of runs, at least 1"),
+        (("--paper-require-run", "--collect-only"), "--collect-only judges none: pass one of them"),
         (("--paper-alpha", "5"), "'5': give a probability strictly between 0 and 1"),
         (("--paper-only", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
         (
@@ -691,6 +694,70 @@ def test_bad_options_are_named(options: tuple[str, ...], complaint: str, check: 
     result = check("--paper-check", *options, part="test_claims.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert complaint in result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    "option", ["--paper-strict", "--paper-require-run", "--paper-fresh", "--paper-run-missing", "--paper-verdicts=v"]
+)
+def test_options_of_the_check_are_refused_without_it(option: str, check: Any) -> None:
+    result = check(option, part="test_claims.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"{option.split('=')[0]} is about what --paper-check finds" in result.stderr.str()
+
+
+def test_a_store_for_missing_runs_must_be_writable(check: Any) -> None:
+    options = ("--paper-run-missing", "--paper-records", f"{__file__}/r")
+    result = check("--paper-check", *options, part="test_claims.py", records=False)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"cannot write into {__file__}" in result.stderr.str().replace("\n", " ")
+
+
+@pytest.mark.parametrize("more", [(), ("--paper-check",)])
+def test_a_store_that_is_missing_is_named_before_anything_is_imported(
+    more: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_slow="raise RuntimeError('was imported')")
+    result = pytester.runpytest_inprocess("--paper-records", "nosuch", *more)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "there is no folder nosuch: name a record store with --paper-records" in result.stderr.str()
+    assert "was imported" not in result.stdout.str()
+
+
+def test_a_claim_or_cell_without_a_run_fails_where_runs_are_required(
+    check: Any, one_claim: Any, judged: RecordStore, tmp_path: Path
+) -> None:
+    options = ("--paper-check", "--paper-records-only", "--paper-require-run")
+    claim = one_claim("holds")
+    result = check(*options, part="test_claims.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} *, and --paper-require-run *",
+            "ERROR: --paper-require-run: no claim, cell or live run of this check had a run to judge",
+        ]
+    )
+    write_runs(judged, claim, *HOLDS)
+    result = check(*options, part="test_claims.py")
+    result.assert_outcomes(passed=1)
+    assert "ERROR" not in result.stdout.str()
+    result = check(*options, part="test_cells.py")
+    result.assert_outcomes(passed=3, failed=3)
+    assert f"not run: no record of {ALL[NOT_RUN].recipe} on {ALL[NOT_RUN].stream} counts, and" in result.stdout.str()
+
+
+@pytest.mark.parametrize("processes", [(), ("-n", "1")])
+def test_a_check_of_nothing_fails_where_runs_are_required(
+    processes: tuple[str, ...], pytester: pytest.Pytester, store: RecordStore
+) -> None:
+    """Where the tests themselves are skipped."""
+    if processes:
+        pytest.importorskip("xdist")
+    part = str(BENCHMARK / "test_live.py")
+    options = ("--paper-check", "--paper-records-only", "--paper-records", str(store.root), *processes)
+    assert pytester.runpytest_subprocess(part, *options).ret == 0
+    result = pytester.runpytest_subprocess(part, *options, "--paper-require-run")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "ERROR: --paper-require-run: no claim, cell or live run of this check had a run" in result.stdout.str()
 
 
 def test_without_a_folder_of_records_it_says_which_is_missing(check: Any) -> None:
@@ -788,7 +855,7 @@ def test_a_foreign_plugin_may_have_any_option_and_marker(pytester: pytest.Pytest
 def test_every_option_and_marker_begins_with_paper(pytestconfig: pytest.Config) -> None:
     (group,) = (group for group in pytestconfig._parser._groups if group.name == "reclaim")
     options = [name for option in group.options for name in option.names()]
-    assert len(options) == 11
+    assert len(options) == 12
     assert all(name.startswith("--paper-") for name in options)
     ours = [line for line in pytestconfig.getini("markers") if line.startswith("paper")]
     assert len(ours) == 3
