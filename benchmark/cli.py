@@ -27,7 +27,7 @@ from .report.tables import table, terminal_width
 from .training import sweep as tuning
 from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
 from .training.runtime import Setup
-from .verdicts.counting import current
+from .verdicts.counting import current, not_counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -221,9 +221,10 @@ def show(name: str, records: Path | None) -> None:
     """
     kind, width = _everything().get(name), terminal_width()
     if kind == "recipe":
-        _echo(shows.show_recipe(RECIPES[name], _counted(records), width))
+        _echo(shows.show_recipe(RECIPES[name], _counted(records, name), width))
     elif kind == "claim":
-        _echo(shows.show_claim(name, _counted(records), width))
+        claim = next(claim for claim in published.claims() if claim.id == name)
+        _echo(shows.show_claim(name, _counted(records, claim.better, claim.worse), width))
     elif kind == "stream":
         click.echo(shows.show_stream(find_stream(name)))
     elif kind == "run":
@@ -244,12 +245,17 @@ def _store_at_hand(records: Path | None) -> RecordStore | None:
     return default_store() if Path("leaderboards", "records").is_dir() else None
 
 
-def _counted(records: Path | None) -> list[Record]:
-    """The records of the store at hand that count; files that cannot be read are named."""
+def _counted(records: Path | None, *recipes: str) -> list[Record]:
+    """The records of the store at hand that count; files that cannot be read are named, and records of these recipes
+    that do not count.
+    """
     store = _store_at_hand(records)
     loaded, problems = store.load() if store else ([], [])
-    for problem in problems:
-        click.echo(f"skipped {problem}", err=True)
+    for note in (
+        *(f"skipped {problem}" for problem in problems),
+        *not_counted([r for r in loaded if r.recipe in recipes]),
+    ):
+        click.echo(note, err=True)
     return current(loaded)
 
 
@@ -508,14 +514,18 @@ def check(files: Sequence[Path], records: Path | None) -> None:
 @click.option(
     "--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib."
 )
+@click.option(
+    "--variants", is_flag=True, help="Also rows of other configurations of a recipe, marked with what they change."
+)
 def leaderboard(
     records: Path | None,
     output: Path,
     docs: Path | None,
     formats: Sequence[str],
     figures: Path | None,
+    variants: bool,
 ) -> None:
-    """Write the leaderboards from the records: same records, same bytes.
+    """Write the leaderboards from the records: same records, same bytes. Ends with what is left out, and why.
 
     index.html shows everything. embedded.md, .csv and .svg show all streams; <stream>.md, .csv, .json and, with
     --format latex, .tex show one.
@@ -526,14 +536,16 @@ def leaderboard(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            written = boards.write(store, output, formats or boards.FORMATS[:-1])
+            formats = formats or boards.FORMATS[:-1]
+            written = boards.write(store, output, formats, variants)
             written += boards.write_docs(store, docs) if docs else []
-            written += boards.write_figures(store, figures) if figures else []
+            written += boards.write_figures(store, figures, variants) if figures else []
         finally:
             for message in dict.fromkeys(str(warning.message) for warning in caught):
                 click.echo(f"warning: {message}", err=True)
     for path in written:
         click.echo(f"wrote {path}")
+    click.echo(str(boards.account(store, formats, docs is not None, variants)))
 
 
 @main.command(short_help="Hold the implementations against golden files.")

@@ -16,6 +16,7 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import flatten, shown
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
+from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of, run_of
 from reclaim.benchmark.papers.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
@@ -402,6 +403,108 @@ def test_leaderboard_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert all(str(path) in text for path in files)
         outputs.append([path.read_bytes() for path in files])
     assert outputs[0] == outputs[1]
+
+
+def mixed_store(folder: Path) -> RecordStore:
+    """Records that a leaderboard shows, and one or two for every reason to leave one out."""
+    store = RecordStore(folder)
+    changed = RECIPES["slca"].config.set(["lr=0.77"])
+    other_weights = synthetic_record("slca", seed=3)
+    other_weights.result["weights_sha256"] = "0" * 64
+    rehearsal = synthetic_record("slca", seed=4)
+    rehearsal.result["rehearsal"] = True
+    cell = next(cell for cell in cells() if not isinstance(protocol_of(run_of(cell)), Uncovered))
+    run, stream, _ = find_cell(cell.id)
+    middle = next(iter(recipes_of("middle")))
+    for record in (
+        *(synthetic_record("slca", seed=seed) for seed in range(3)),
+        *(synthetic_record("linear", seed=seed) for seed in range(3)),
+        *(synthetic_record("slca", seed=seed, last_acc=60, config=changed) for seed in range(2)),
+        other_weights,
+        rehearsal,
+        synthetic_record("slca", seed=1000),
+        synthetic_record("slca", "split-cub200-10"),
+        synthetic_record("slca.f3"),
+        synthetic_record(middle, "cifar10-5", config=RECIPES[middle].config),
+        synthetic_record("theirs"),
+        synthetic_record(run.name, stream.name, config=run.config),
+        synthetic_record(run.name, stream.name, 1, config=run.config.set(["lr=0.77"])),
+    ):
+        store.write(record)
+    (store.root / "notes.txt").write_text("mine")
+    return store
+
+
+def test_leaderboard_accounts_for_every_record(tmp_path: Path) -> None:
+    store = mixed_store(tmp_path / "r")
+    command = ("leaderboard", "--records", store.root, "--output", tmp_path / "out")
+
+    def accounted(*options: object) -> tuple[int, int, str]:
+        text = reclaim(*command, *options).split("\n", 1)[1]
+        found = re.search(r"^(\d+) of (\d+) records are shown, (\d+) are left out:$", text, re.MULTILINE)
+        assert found
+        shown, total, left_out = map(int, found.groups())
+        lines = text[found.end() :].strip().splitlines()
+        assert shown + left_out == total == len([path for path in store.root.rglob("*") if path.is_file()])
+        assert sum(int(line.split(":")[0]) for line in lines) == left_out
+        return shown, left_out, text
+
+    shown, _, text = accounted()
+    assert shown == 7  # of both recipes, and the cell's
+    for line in (
+        "2: another configuration than the recipe's (--variants shows them): slca on split-quickdraw-10, lr=0.77 "
+        f"instead of {RECIPES['slca'].config.lr:g} (2)",
+        "1: other starting weights than the recipe's (--variants shows them): slca on split-quickdraw-10",
+        "1: a rehearsal: slca on split-quickdraw-10",
+        "1: a seed on which hyper-parameters are chosen: slca on split-quickdraw-10",
+        "1: of the middle tier, which is on no leaderboard: ",
+        "1: no recipe or published cell of that name and stream: theirs on split-quickdraw-10",
+        "1: not made by the paper's protocol: ",
+        "1: a recipe on a stream without a leaderboard: slca on split-cub200-10",
+        "1: a recipe of docs/fidelity.md (--docs writes it): slca.f3 on split-quickdraw-10",
+        f"1: a file that cannot be read: {store.root / 'notes.txt'}",
+    ):
+        assert f"\n  {line}" in text
+    assert accounted("--docs", tmp_path / "docs")[0] == shown + 1
+    assert accounted("--format", "csv")[0] == shown - 1
+    assert accounted("--variants")[0] == shown + 3
+
+
+def test_leaderboard_shows_variants_on_request(tmp_path: Path) -> None:
+    store = mixed_store(tmp_path / "r")
+    names = ("split-quickdraw-10.md", "split-quickdraw-10.json", "split-quickdraw-10.csv", "index.html")
+
+    def written(folder: str, *options: object) -> dict[str, str]:
+        reclaim("leaderboard", "--records", store.root, "--output", tmp_path / folder, *options)
+        return {name: (tmp_path / folder / name).read_text() for name in names}
+
+    plain, varied = written("plain"), written("varied", "--variants")
+    assert not any("ariant" in text for name, text in plain.items() if name != "index.html")
+    mark = f"lr=0.77 instead of {RECIPES['slca'].config.lr:g}"
+    assert all(mark in text for text in varied.values())
+    assert "other starting weights than the recipe" in varied["split-quickdraw-10.md"]
+    assert "has no rank" in varied["split-quickdraw-10.md"]
+    rows = json.loads(varied["split-quickdraw-10.json"])["rows"]
+    own = json.loads(plain["split-quickdraw-10.json"])["rows"]
+    assert [row for row in rows if "variant" not in row] == own  # ranks, too, are what they were
+    (changed,) = (row for row in rows if row.get("variant") == [mark])
+    assert (changed["recipe"], changed["seeds"], changed["rank"]) == ("slca", [0, 1], None)
+    assert "reclaim run slca split-quickdraw-10 --seeds 2 --set lr=0.77" in varied["index.html"]
+    ids = re.findall(r' id="([^"]+)"', varied["index.html"])
+    assert len(ids) == len(set(ids))
+
+
+def test_records_that_do_not_count_are_named_where_nothing_else_is(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    store.write(synthetic_record("slca", config=RECIPES["slca"].config.set(["lr=0.77"])))
+    command = ("leaderboard", "--records", store.root, "--output", tmp_path / "out")
+    text = reclaim(*command, fails=True)
+    assert "0 of 1 records are shown, 1 are left out:" in text
+    assert "slca on split-quickdraw-10, lr=0.77 instead of" in text
+    assert "slca on split-quickdraw-10" not in reclaim(*command, "--variants")
+    assert (tmp_path / "out" / "split-quickdraw-10.md").exists()
+    text = reclaim("show", "slca", "--records", store.root)
+    assert "not counted: 1 of slca on split-quickdraw-10: another configuration than the recipe's: lr=0.77" in text
 
 
 def test_leaderboard_of_nothing_says_so(tmp_path: Path) -> None:

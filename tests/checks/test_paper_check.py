@@ -344,7 +344,8 @@ def test_only_runs_by_the_paper_s_protocol_count() -> None:
     assert any(
         "slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes
     )
-    assert len(notes) == 7
+    assert "not counted: 1 of slca on split-quickdraw-10: a rehearsal" in notes
+    assert len(notes) == 8
 
 
 @pytest.mark.parametrize(("key", "what"), [("weights_sha256", "backbones"), ("data_sha256", "sets of images")])
@@ -378,6 +379,31 @@ def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:
     assert check.verdict == judge().verdict
     assert f"made with {', '.join(check.deviations)}" in check.remarks
     assert check.as_dict()["deviations"] == check.deviations
+
+
+def test_every_record_that_does_not_count_is_noted() -> None:
+    changed = RECIPES["slca"].config.set(["lr=0.77"])
+    other_weights = synthetic_record("slca")
+    other_weights.result["weights_sha256"] = "0" * 64
+    middle = next(iter(recipes_of("middle")))
+    records = [
+        synthetic_record("slca"),
+        *(synthetic_record("slca", seed=seed, config=changed) for seed in range(2)),
+        other_weights,
+        synthetic_record("slca", seed=1000),
+        synthetic_record(middle, "cifar10-5", config=RECIPES[middle].config),
+        synthetic_record("theirs", config=changed),
+        synthetic_record("slca", "split-cub200-10"),
+    ]
+    assert current(records) == [records[0], records[-1]]
+    assert not_counted(records) == [
+        f"not counted: 2 of slca on split-quickdraw-10: another configuration than the recipe's: "
+        f"lr=0.77 instead of {RECIPES['slca'].config.lr:g}",
+        "not counted: 1 of slca on split-quickdraw-10: other starting weights than the recipe's",
+        "not counted: 1 of slca on split-quickdraw-10: a seed on which hyper-parameters are chosen",
+        f"not counted: 1 of {middle} on cifar10-5: of the middle tier, which is on no leaderboard",
+        "not counted: 1 of theirs on split-quickdraw-10: no recipe or published cell of that name and stream",
+    ]
 
 
 def test_the_best_of_a_papers_grid_is_taken() -> None:
