@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from .cli_data import data
-from .config import QUICKDRAW_VIT
+from .config import QUICKDRAW_VIT, shown
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
@@ -451,32 +452,57 @@ def rehearse(
 )
 @JOBS
 @click.option(
-    "--output",
+    "--records",
     type=click.Path(path_type=Path),
-    help=f"Where the choice is written [default: the package's assets/{CHOSEN}].",
+    default=Path("sweeps", "records"),
+    help="Where the candidates' runs are kept; no leaderboard shows them.",
 )
-def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path | None) -> None:
-    """Choose the hyper-parameters of RECIPES on the validation part, and record the choice.
+@click.option(
+    "--output", type=click.Path(path_type=Path), help=f"File that the choice is written into [default: ./{CHOSEN}]."
+)
+@click.option("--adopt", is_flag=True, help="Write it into the checkout that this package is in: the recipes take it.")
+def sweep(
+    recipes: Sequence[str], n_seeds: int, jobs: int | None, records: Path, output: Path | None, adopt: bool
+) -> None:
+    """Choose the hyper-parameters of RECIPES on the validation part, and write the choice into a file.
 
-    By default, of all recipes that have a grid.
+    By default, of all recipes that have a grid. Interrupting keeps what is finished, and the same command continues
+    from there.
     """
     known = recipes_of("embedded")
     chosen = [find_recipe(name, known) for name in recipes] or [r for r in known.values() if r.grid]
-    path = output or asset(CHOSEN)
-    tuning.save(path, {})  # a file that cannot be written should be known before hours of training
-    try:
-        choices = tuning.sweep(chosen, range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds), jobs)
-    except KeyboardInterrupt:
-        raise click.ClickException(
-            "interrupted: no choice is made from half a sweep, and its runs are not kept"
-        ) from None
+    seeds = range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds)
+    if adopt and output:
+        raise click.UsageError("--adopt writes into the checkout, --output into a file: pass one of them")
+    path = _asset_of_checkout() if adopt else output or Path(CHOSEN)
+    tuning.read(path)  # a file that cannot be written should be known before hours of training
+    store = RecordStore(records)
+    todo = tuning.jobs_of_candidates(chosen, seeds)
+    click.echo(f"{len(todo)} runs, {len(_stamps(store, todo))} of them on record in {store.root}", err=True)
+    choices = tuning.sweep(chosen, store, seeds, jobs)
     tuning.save(path, choices)
     for name, choice in choices.items():
         rows = [
             (json.dumps(c["settings"]), f"{c['score']:.2f}", "chosen" * (c["settings"] == choice["settings"]))
             for c in choice["candidates"]
         ]
-        _echo(table(rows, (name, choice["metric"], ""), terminal_width()) + "\n")
+        settings = " ".join(f"--set {shlex.quote(f'{key}={shown(v)}')}" for key, v in choice["settings"].items())
+        _echo(table(rows, (name, choice["metric"], ""), terminal_width()))
+        click.echo(f"reclaim run {name}\n" if adopt else f"reclaim run {name} {settings}\n")
+    click.echo(
+        f"wrote {path}" + (": the recipes take it from there" if adopt else "; the commands above use the choice")
+    )
+
+
+def _asset_of_checkout() -> Path:
+    """The package's own file of choices.
+
+    :raises ValueError: the package is not in a checkout but installed, where nothing is to be changed.
+    """
+    path = asset(CHOSEN)
+    if not (path.parents[2] / "pyproject.toml").is_file():
+        raise ValueError(f"{path.parents[1]} is an installed package, and --adopt writes into a checkout: use --output")
+    return path
 
 
 @main.command(short_help="Check records from elsewhere.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -324,21 +325,18 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "finished runs are kept, the same command continues" in reclaim(
         "run", "linear", "--records", tmp_path, fails=True
     )
-    assert "no choice is made from half a sweep" in reclaim(
-        "sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True
-    )
 
 
 # --- sweep ---
 
 
-def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "chosen.json"
-    text = reclaim("sweep", "linear", "slca", "--seeds", 2, "--jobs", 1, "--output", path)
+def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job], small: Path) -> None:
+    text = reclaim("sweep", "linear", "slca", "--seeds", 2, "--jobs", 1)
     assert {job.config.part for job in made} == {"validation"}
     assert {job.seed for job in made} == {1000, 1001}
     assert len(made) == 2 * 2 * 4
-    choices = json.loads(path.read_text())
+    assert f"16 runs, 0 of them on record in {Path('sweeps', 'records')}" in text
+    choices = json.loads((small / "chosen.json").read_text())
     assert list(choices) == ["linear", "slca"]
     for name, choice in choices.items():
         candidates = RECIPES[name].candidates()
@@ -348,43 +346,101 @@ def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job],
         assert choice["settings"] == candidates[scores.index(max(scores))]  # the first of several
         assert RECIPES[name].with_settings(choice["settings"])
         assert re.search(rf"{max(scores):.2f} +chosen", text)
+        # what it prints leads to the choice
+        (command,) = (line for line in text.splitlines() if line.startswith(f"reclaim run {name} --set"))
+        settings = shlex.split(command)[4::2]
+        assert RECIPES[name].config.set(settings) == RECIPES[name].with_settings(choice["settings"])
 
+    path = small / "mine.json"
     reclaim("sweep", "linear-1", "--seeds", 1, "--jobs", 1, "--output", path)
+    reclaim("sweep", "linear", "--seeds", 2, "--jobs", 1, "--output", path)
     merged = json.loads(path.read_text())
-    assert list(merged) == ["linear", "linear-1", "slca"]
-    assert merged["slca"] == choices["slca"]
-    assert [p.name for p in tmp_path.iterdir()] == ["chosen.json"]
+    assert list(merged) == ["linear", "linear-1"]
+    assert merged["linear"] == choices["linear"]
+    assert len(made) == 16 + 4  # the runs of the first sweep were kept
 
 
-def test_sweep_refuses_what_has_no_choice(made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim(
-        "sweep", "slca-no-norm", "--output", path, fails=True
+def test_an_interrupted_sweep_goes_on_from_there(made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = engines._make
+
+    def interrupted(job: Job, advance: Any) -> Record:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(job, advance)
+
+    command = ("sweep", "linear", "--jobs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "_make", interrupted)
+        text = reclaim(*command, fails=True)
+    assert "finished runs are kept, the same command continues" in text
+    assert not (small / "chosen.json").exists()
+    assert len(made) == 3
+    assert "4 runs, 3 of them on record" in reclaim(*command)
+    assert len(made) == 4
+    choice = json.loads((small / "chosen.json").read_text())["linear"]
+    made.clear()
+    reclaim(*command, "--records", small / "elsewhere", "--output", small / "whole.json")
+    assert len(made) == 4
+    assert json.loads((small / "whole.json").read_text())["linear"] == choice
+
+
+def test_sweep_changes_the_package_only_in_a_checkout_and_when_asked(
+    made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small / "reclaim" / "benchmark" / "assets" / "chosen.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    monkeypatch.setattr(cli, "asset", lambda name: file.with_name(name))
+    reclaim("sweep", "linear", "--jobs", 1)
+    assert "is an installed package, and --adopt writes into a checkout" in reclaim(
+        "sweep", "linear", "--adopt", fails=True
     )
-    assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", "--output", path, fails=True)
+    assert file.read_text() == "{}"
+    (small / "reclaim" / "pyproject.toml").write_text("")
+    assert "pass one of them" in reclaim("sweep", "linear", "--adopt", "--output", "c.json", fails=True)
+    reclaim("sweep", "linear", "--adopt")
+    assert json.loads(file.read_text()) == json.loads((small / "chosen.json").read_text())
+
+
+def test_sweep_refuses_what_has_no_choice(made: list[Job], small: Path) -> None:
+    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim(
+        "sweep", "slca-no-norm", fails=True
+    )
+    assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", fails=True)
     assert made == []
+    assert list(small.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
-def test_sweep_checks_its_file_before_hours_of_training(content: str | None, made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot write"),
+        ("{", "is not JSON"),
+        ("[1]", "is no file of choices"),
+        ('{"linear": 1}', "is no file of choices"),
+    ],
+)
+def test_sweep_checks_its_file_before_hours_of_training(
+    content: str | None, complaint: str, made: list[Job], small: Path
+) -> None:
+    path = small / "c.json"
     if content is None:
-        path = tmp_path / "nowhere" / "c.json"
+        path = small / "nowhere" / "c.json"
     else:
         path.write_text(content)
-    reclaim("sweep", "linear", "--output", path, fails=True)
+    assert complaint in reclaim("sweep", "linear", "--output", path, fails=True)
     assert made == []
 
 
-def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
     asked = []
 
-    def sweep(recipes: list[Recipe], seeds: object, jobs: object) -> dict[str, Any]:
+    def sweep(recipes: list[Recipe], *rest: object) -> dict[str, Any]:
         asked.append([recipe.name for recipe in recipes])
         return {}
 
     monkeypatch.setattr(tuning, "sweep", sweep)
-    reclaim("sweep", "--output", tmp_path / "c.json")
+    reclaim("sweep")
     assert asked == [[name for name, recipe in recipes_of("embedded").items() if recipe.grid]]
 
 
