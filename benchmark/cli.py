@@ -369,8 +369,8 @@ def run(
 
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:
     """File -> when it was written, of the runs on record."""
-    paths = [store.path_of(*job.place) for job in jobs]
-    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+    stamps = {store.path_of(*job.place): store.written(*job.place) for job in jobs}
+    return {path: stamp for path, stamp in stamps.items() if stamp is not None}
 
 
 def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:

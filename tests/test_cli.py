@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -295,6 +297,14 @@ def test_places_where_no_record_can_be_are_named_first(made: list[Job], small: P
     (small / "leaderboards" / "records").mkdir(parents=True)
     reclaim("run", "linear")
     assert len(list((small / "leaderboards" / "records").rglob("*.json"))) == 1
+
+
+def test_a_full_disk_is_named_first(made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    for command in ("run", "sweep"):
+        text = reclaim(command, "linear", "--records", small / "r", fails=True)
+        assert f"the disk of {small / 'r'} is full: 1.0 MiB are free, wanted 64 MiB for records" in text
+    assert made == []
 
 
 def test_a_diverging_run_is_reported_and_not_recorded(small: Path) -> None:
