@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from .heads import require_continual_model
 from .peft_module import peft_modules, peft_parameters
+from .runs import Owner
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
@@ -60,6 +61,9 @@ class LAE(SupervisedPlugin[Any]):
     sees the maximum of the two softmaxes divided by its sum. Training uses only the online expert, and so does
     classifier alignment: its aligned heads fit the online features, and the offline expert uses them, too.
 
+    The copy belongs to the strategy and its model. With another strategy on another model it has no vote, and training
+    starts without it.
+
     :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration
         (F18). 1 never changes the copy, 0 is the online expert only.
     :raises ValueError: ``decay`` is out of its range; while training, the model has no PEFT modules; while training or
@@ -73,6 +77,7 @@ class LAE(SupervisedPlugin[Any]):
             raise ValueError(f"decay must be in [0, 1], got {decay}")
         self.decay = decay
         self._offline: list[Tensor] = []
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -108,6 +113,8 @@ class LAE(SupervisedPlugin[Any]):
             raise ValueError(
                 "LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)"
             )
+        if self._owner.changes_to(strategy, strategy.model):
+            self._offline = []
         if self._offline:
             # the model may be on another device now
             self._offline = [copy.to(p.device) for copy, p in zip(self._offline, self._parameters(model), strict=True)]
@@ -126,7 +133,7 @@ class LAE(SupervisedPlugin[Any]):
             torch._foreach_lerp_(self._offline, online, 1 - self.decay)
 
     def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if self._offline:
+        if self._offline and not self._owner.is_another(strategy, strategy.model):
             with self.offline(strategy.model):
                 strategy.mb_output = combine(strategy.mb_output, strategy.forward())
 

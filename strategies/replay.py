@@ -8,6 +8,7 @@ classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier h
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,7 +24,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
-from .heads import require_continual_model
+from .heads import ContinualModel, require_continual_model
+from .runs import Owner
 from .task_loss import TaskLoss
 
 
@@ -49,10 +51,13 @@ class Replay(ReplayPlugin):
     :param mem_size: number of images in the memory, equally many of each class.
     :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
     :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
+
+    With another strategy on another model the memory starts empty. So do those of GDumb and BiC.
     """
 
     def __init__(self, mem_size: int = 500, batch_size_mem: int | None = None) -> None:
         super().__init__(mem_size, batch_size_mem=batch_size_mem, storage_policy=Memory(mem_size))
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -61,17 +66,23 @@ class Replay(ReplayPlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "Replay")
+        if self._owner.changes_to(strategy, strategy.model):
+            self.storage_policy = Memory(self.mem_size)
         super().before_training_exp(strategy, **kwargs)
 
 
 class GDumb(GDumbPlugin):
     """GDumb (Prabhu et al., 2020): in each experience, trains again from the initial model, on the memory only.
 
-    ``strategy.model`` is a new object in each experience. Avalanche replaces the old model's parameters by its
-    parameters in the optimizer. One epoch is one pass over the memory.
+    The model gets its initial values again in place, and the optimizer loses its momentum. One epoch is one pass
+    over the memory.
 
-    Fixes upstream: evaluating classes before training on them gave the initial model heads for them, and so all later
-    models.
+    Fixes upstream:
+
+    - Avalanche makes ``strategy.model`` a new object in each experience, with new parameters. What was keyed by the old
+      ones ended in silence, such as OLOR's rollback.
+    - Evaluating classes before training on them gave the initial model heads for them, and so all later models.
+    - A plugin used again, in another strategy, gave that strategy the first one's initial model.
 
     :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are
         drawn before training.
@@ -81,6 +92,7 @@ class GDumb(GDumbPlugin):
     def __init__(self, mem_size: int = 500) -> None:
         super().__init__(mem_size)
         self.storage_policy = Memory(mem_size)
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -89,7 +101,13 @@ class GDumb(GDumbPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "GDumb")
-        super().before_train_dataset_adaptation(strategy, **kwargs)
+        if self._owner.changes_to(strategy, strategy.model):
+            self.init_model, self.storage_policy = None, Memory(self.mem_size)
+        if self.init_model is None:
+            self.init_model = copy.deepcopy(strategy.model)
+        else:
+            _start_again(strategy, self.init_model)
+        strategy.model_adaptation(self.init_model)
 
     def before_eval_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         pass
@@ -121,6 +139,11 @@ class BiC(BiCPlugin):
         heads.
     """
 
+    bias_layer: Any
+    val_buffer: dict[int, Any]
+    seen_classes: set[int]
+    class_to_tasks: dict[int, int]
+
     def __init__(
         self,
         mem_size: int = 500,
@@ -139,6 +162,7 @@ class BiC(BiCPlugin):
             stage_2_epochs=stage_2_epochs,
             lr=lr,
         )
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -148,6 +172,11 @@ class BiC(BiCPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "BiC")
+        if self._owner.changes_to(strategy, strategy.model):
+            self.storage_policy, self.val_buffer = Memory(self.mem_size), {}
+            self.seen_classes, self.class_to_tasks = set(), {}
+            self.bias_layer = self.model_old = None
+            self.is_first_experience = True
         seen = len(self.seen_classes | set(strategy.experience.classes_in_this_experience))
         held_out, fewest = (
             int(self.val_percentage * self.mem_size),
@@ -170,6 +199,10 @@ class BiC(BiCPlugin):
                 f"make the stream with nc_benchmark"
             ) from error
         super().before_train_dataset_adaptation(strategy, **kwargs)
+
+    def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if not self._owner.is_another(strategy, strategy.model):
+            super().after_eval_forward(strategy, **kwargs)
 
     def cross_entropy(self, new_outputs: Tensor, old_outputs: Tensor) -> Tensor:
         return F.cross_entropy(new_outputs / self.T, torch.softmax(old_outputs / self.T, dim=1))
@@ -285,11 +318,34 @@ class Endless:
 
 
 def _require_open_heads(model: nn.Module, who: str) -> None:
-    if require_continual_model(model, who).heads.freeze_earlier:
+    if isinstance(model, ContinualModel) and model.heads.freeze_earlier:
         raise ValueError(
             f"{who} trains the heads of earlier experiences too: "
             f"make the model with ContinualModel(freeze_earlier=False)"
         )
+
+
+@torch.no_grad()
+def _start_again(strategy: Any, initial: nn.Module) -> None:
+    """Give the strategy's model the values and flags of ``initial``, in place. The optimizer forgets it.
+
+    A model of other tensors than the initial one, because it has grown in evaluation, is replaced by a copy. Avalanche
+    then puts the copy's parameters into the optimizer.
+    """
+    now, then = (
+        dict(itertools.chain(model.named_parameters(), model.named_buffers())) for model in (strategy.model, initial)
+    )
+    if {name: t.shape for name, t in now.items()} != {name: t.shape for name, t in then.items()}:
+        strategy.model = copy.deepcopy(initial)
+        return
+    for name, tensor in now.items():
+        tensor.copy_(then[name])
+    state = strategy.optimizer.state
+    for name, parameter in strategy.model.named_parameters():
+        parameter.requires_grad_(then[name].requires_grad)
+        parameter.grad = None
+        if parameter in state:
+            state[parameter] = {}
 
 
 def _bytes_of_images(dataset: Any) -> int:

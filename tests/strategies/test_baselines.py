@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin, GDumbPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.replay import GDumb
 from reclaim.strategies.slca import SLCA
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trained import Losses
+from trained import Losses, Strategy
 
 pytestmark = pytest.mark.trains
 
@@ -86,7 +87,7 @@ def penalty(plugin: L2SP, model: nn.Module) -> Tensor:
 
 def anchored(model: nn.Module, weight: float) -> L2SP:
     plugin = L2SP(weight)
-    plugin.before_training_exp(SimpleNamespace(model=model))
+    plugin.before_training_exp(Strategy(model=model))
     return plugin
 
 
@@ -184,6 +185,82 @@ def test_a_copy_belongs_to_the_copied_model() -> None:
     assert twin_model.backbone.weight.grad is not None
     assert model.backbone.weight.grad is None
     assert torch.equal(penalty(twin, twin_model), penalty(plugin, model))
+
+
+def strategy_of(*plugins: Any, model: ContinualModel | None = None) -> Naive:
+    model = model or make_model(freeze_earlier=False)
+    return Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=TaskCrossEntropy(restrict=False),
+        train_mb_size=8,
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(),
+    )
+
+
+def train_on(strategy: Naive, *experiences: int) -> Naive:
+    torch.manual_seed(2)
+    for t in experiences:
+        strategy.train(make_stream().train_stream[t], eval_streams=[])
+    return strategy
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: L2SP(1.0), lambda: LwF(1.0), lambda: EWC(1.0), lambda: EWC(1.0, "online", 0.5)]
+)
+def test_a_plugin_in_another_strategy_is_as_a_new_one(make: Any) -> None:
+    plugin = make()
+    train_on(strategy_of(plugin), 2, 1)
+    again, anew = (train_on(strategy_of(p), 0, 1) for p in (plugin, make()))
+    assert same(state(again.model), state(anew.model))
+    assert not same(state(again.model), state(train_on(strategy_of(), 0, 1).model))
+    assert plugin.bytes_kept == again.plugins[0].bytes_kept == anew.plugins[0].bytes_kept
+
+
+def test_a_new_strategy_on_the_same_model_keeps_theta_0() -> None:
+    plugin = L2SP(1.0)
+    first = train_on(strategy_of(plugin), 0)
+    kept = dict(plugin._anchors)
+    train_on(strategy_of(plugin, model=first.model), 1)
+    assert same(plugin._anchors, kept)
+
+
+class Penalties(SupervisedPlugin[Any]):
+    """What L2SP adds at each step."""
+
+    def __init__(self, plugin: L2SP) -> None:
+        super().__init__()
+        self.plugin, self.values = plugin, list[float]()
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.values.append(float(penalty(self.plugin, strategy.model)))
+
+
+@pytest.mark.parametrize("gdumb", [GDumbPlugin, GDumb])
+def test_theta_0_follows_a_model_that_is_replaced(gdumb: Any) -> None:
+    """As GDumb of Avalanche does in each experience."""
+    plugin = L2SP(1.0)
+    start = state(make_model().backbone)
+    penalties = Penalties(plugin)
+    train_on(strategy_of(plugin, penalties, gdumb(8)), 0, 1, 2)
+    assert len(penalties.values) >= 3
+    assert min(penalties.values) > 0
+    assert all(torch.equal(anchor, start[name]) for name, anchor in plugin._anchors.items())
+
+
+def test_theta_0_of_another_backbone() -> None:
+    plugin, strategy = L2SP(1.0), strategy_of()
+    strategy.plugins.insert(0, plugin)
+    train_on(strategy, 0)
+    strategy.model.backbone[0] = nn.Conv2d(1, 3, 5)
+    with pytest.raises(
+        ValueError, match=r"L2SP pulls 0.weight to a value of shape \(3, 1, 3, 3\), .* now has \(3, 1, 5, 5"
+    ):
+        plugin.before_training_exp(strategy)
+    strategy.model.backbone[0] = nn.Identity()
+    with pytest.raises(ValueError, match=r"L2SP pulls 0.weight .* now is missing: make a new L2SP"):
+        plugin.before_training_exp(strategy)
 
 
 def test_in_slca() -> None:

@@ -23,6 +23,7 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained import Strategy
 
 pytestmark = pytest.mark.trains
 
@@ -110,7 +111,7 @@ def shifted(lae: LAE) -> ContinualModel:
     model = small().eval()
     for classes in TASKS[:2]:
         model.heads.add_head(classes)
-    lae.before_training_exp(SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1)))
+    lae.before_training_exp(Strategy(model=model, experience=SimpleNamespace(current_experience=1)))
     with torch.no_grad():
         for parameter in peft_parameters(model):
             parameter.add_(2)
@@ -327,7 +328,7 @@ def test_the_online_values_come_back_whatever_happens() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lae.after_eval_forward(SimpleNamespace(model=model, mb_output=model(IMAGES), forward=broken))
+        lae.after_eval_forward(Strategy(model=model, mb_output=model(IMAGES), forward=broken))
     assert same(list(model.parameters()), before)
     assert [id(p) for p in model.parameters()] == [id(p) for p in parameters]
     assert torch.is_grad_enabled()
@@ -374,7 +375,7 @@ def test_half_precision_does_not_round_the_average_away(dtype: torch.dtype) -> N
     model = shifted(LAE()).to(dtype)
     model.heads.requires_grad_(False)
     start = values(model)
-    strategy = SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1))
+    strategy = Strategy(model=model, experience=SimpleNamespace(current_experience=1))
     lae.before_training_exp(strategy)
     with torch.no_grad():
         for parameter in peft_parameters(model):
@@ -392,10 +393,47 @@ def test_half_precision_does_not_round_the_average_away(dtype: torch.dtype) -> N
 def test_it_follows_the_model_to_another_device() -> None:
     lae = LAE()
     model = shifted(lae).to("meta")
-    strategy = SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1))
+    strategy = Strategy(model=model, experience=SimpleNamespace(current_experience=1))
     lae.before_training_exp(strategy)
     lae.after_update(strategy)
     assert {p.device.type for p in lae._offline} == {"meta"}
+
+
+# --- another strategy ---
+
+
+def outputs_of(strategy: Any) -> list[Tensor]:
+    """What the strategy predicts, batch by batch, in an evaluation of the whole stream."""
+    outputs: list[Tensor] = []
+    hook: Any = SupervisedPlugin()
+    hook.after_eval_iteration = lambda strategy, **_: outputs.append(strategy.mb_output)
+    strategy.plugins.append(hook)
+    strategy.eval(make_stream().test_stream)
+    strategy.plugins.remove(hook)
+    return outputs
+
+
+def test_the_expert_of_another_strategy_has_no_vote_and_does_not_go_on() -> None:
+    lae = LAE(0.5)
+    train(naive(small(), lae))
+    assert same(outputs_of(naive(small(), lae)), outputs_of(naive(small(), LAE(0.5))))
+    assert lae.bytes_kept == BYTES, "an evaluation of another model takes nothing away"
+    again, anew = (train(naive(small(), plugin)) for plugin in (lae, LAE(0.5)))
+    assert same(outputs_of(again), outputs_of(anew))
+
+
+@pytest.mark.parametrize("again", [lambda lae: lae, lambda lae: pickle.loads(pickle.dumps(lae))])
+def test_a_new_strategy_on_the_same_model_goes_on_with_the_expert(again: Any) -> None:
+    """Also a copy of the plugin, as from a file."""
+    lae = LAE(0.5)
+    first = train(naive(small(), lae))
+    expected, kept = outputs_of(first), offline_values(lae, first.model)
+    plugin = again(lae)
+    second = naive(first.model, plugin)
+    assert same(outputs_of(second), expected)
+    second.train_epochs = 0
+    train(second, 2)
+    assert same(offline_values(plugin, first.model), kept)
 
 
 # --- bad input ---

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
-from avalanche.training.plugins import SupervisedPlugin, bic
+from avalanche.models import IncrementalClassifier
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin, bic
 from avalanche.training.supervised import Naive
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
@@ -261,7 +262,49 @@ def test_gdumb_trains_the_initial_model_anew_on_the_memory_alone() -> None:
     backbone, heads = ({id(p) for p in group["params"]} for group in strategy.optimizer.param_groups)
     assert heads == of_heads
     assert backbone == {id(p) for p in strategy.model.backbone.parameters()}
-    assert model is not strategy.model
+    assert model is strategy.model, "in place: the optimizer and other plugins keep its parameters"
+
+
+def test_gdumb_replaces_a_model_that_has_grown_in_evaluation() -> None:
+    """Avalanche's classifier grows there, too; the copy of the initial one has no room for the classes."""
+    torch.manual_seed(0)
+    plugin, model = GDumb(13), nn.Sequential(nn.Flatten(), IncrementalClassifier(4, 1))
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=BATCH,
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    )
+    stream = make_stream()
+    strategy.train(stream.train_stream[0], eval_streams=[])
+    strategy.eval(stream.test_stream)
+    strategy.train(stream.train_stream[1], eval_streams=[])
+    assert strategy.model is not model
+    held = {p for group in strategy.optimizer.param_groups for p in group["params"]}
+    assert held == set(strategy.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["replay", "gdumb", "bic"])
+def test_a_plugin_in_another_strategy_is_as_a_new_one(name: str) -> None:
+    plugin = METHODS[name]()
+    train(make_strategy(plugin))
+    again, anew = (train(make_strategy(p), evaluate_all=True).model for p in (plugin, METHODS[name]()))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), anew.parameters(), strict=True))
+
+
+def test_a_correction_is_not_taken_to_another_model() -> None:
+    plugin = BiC(13, val_percentage=0.5)
+    train(make_strategy(plugin))
+    outputs: list[Tensor] = []
+    hook: Any = SupervisedPlugin()
+    hook.after_eval_iteration = lambda strategy, **_: outputs.append(strategy.mb_output)
+    other = make_strategy(plugin, hook)
+    other.model.heads.add_head(range(N_CLASSES))
+    other.eval(make_stream().test_stream)
+    expected = other.model.eval()(dataset().tensors[0])
+    torch.testing.assert_close(torch.cat(outputs), expected)
 
 
 # --- DER++ ---
