@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
 from .heads import ContinualModel, require_continual_model
-from .runs import Owner
+from .runs import Owner, classes_of
 from .task_loss import TaskLoss
 
 
@@ -177,7 +177,7 @@ class BiC(BiCPlugin):
             self.seen_classes, self.class_to_tasks = set(), {}
             self.bias_layer = self.model_old = None
             self.is_first_experience = True
-        seen = len(self.seen_classes | set(strategy.experience.classes_in_this_experience))
+        seen = len(self.seen_classes | set(classes_of(strategy.experience)))
         held_out, fewest = (
             int(self.val_percentage * self.mem_size),
             min(strategy.experience.dataset.targets.count.values()),
@@ -218,7 +218,7 @@ class BiC(BiCPlugin):
                 )
             ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        self.bias_layer = BiasLayer(strategy.experience.classes_in_this_experience).to(strategy.device)
+        self.bias_layer = BiasLayer(classes_of(strategy.experience)).to(strategy.device)
         optimizer = SGD(self.bias_layer.parameters(), self.lr, momentum=0.9)
         schedule = MultiStepLR(optimizer, [50, 100, 150], 0.1)
         for _ in range(self.stage_2_epochs):
@@ -258,9 +258,7 @@ class DERPlusPlus(DER):
         return _bytes_of_images(self.storage_policy.buffer)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        missing = set(self.experience.classes_in_this_experience) - set(
-            require_continual_model(self.model, "DER++").heads.classes
-        )
+        missing = set(classes_of(self.experience)) - set(require_continual_model(self.model, "DER++").heads.classes)
         if missing:
             raise ValueError(
                 f"DER++ stores logits and needs a head that does not grow, "

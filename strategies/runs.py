@@ -32,3 +32,43 @@ class Owner:
 
     def __reduce__(self) -> tuple[type[Owner], tuple[()]]:
         return Owner, ()
+
+
+def experiences_before(strategy: Any) -> int:
+    """How many experiences were trained on before the present one: as many as the strategy's clock has counted, and not
+    fewer than the stream says. Each delivery may be a benchmark of its own, and each strategy begin late in a stream.
+    """
+    clock = getattr(strategy, "clock", None)
+    return max(
+        0 if clock is None else int(clock.train_exp_counter), getattr(strategy.experience, "current_experience", 0)
+    )
+
+
+def classes_of(experience: Any) -> list[int]:
+    """The class ids of an experience, ascending.
+
+    Avalanche's online streams do not say which classes they have. Where they give access to the task's boundaries, they
+    are those of the task, else those of the images at hand.
+
+    :raises ValueError: neither the experience nor its dataset's ``targets`` tell.
+    """
+    for source in (experience, _task_of(experience)):
+        if hasattr(source, "classes_in_this_experience"):
+            return sorted({int(c) for c in source.classes_in_this_experience})
+    targets = getattr(getattr(experience, "dataset", None), "targets", None)
+    if targets is None:
+        raise ValueError(
+            f"cannot tell the classes of this {type(experience).__name__}: it has no classes_in_this_experience, and "
+            "its dataset no targets: give the dataset a list of targets, or use the loss with restrict=False"
+        )
+    return sorted({int(c) for c in targets})
+
+
+def is_online(experience: Any) -> bool:
+    """Whether an experience is a part of a task, from one of Avalanche's online streams."""
+    return "subexp_size" in vars(experience)  # not hasattr: reading it may be forbidden while training
+
+
+def _task_of(experience: Any) -> Any:
+    """The experience that an online stream was made of, if it gives access to that."""
+    return experience.origin_experience if getattr(experience, "access_task_boundaries", False) else None

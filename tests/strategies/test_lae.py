@@ -283,7 +283,7 @@ def test_decay_0_is_the_online_expert_and_1_the_copy_as_made() -> None:
 def test_it_is_made_once_and_not_in_the_first_experience() -> None:
     model, lae = small(), LAE(1)
     strategy = naive(model, lae)
-    train(strategy, 0, 0)
+    train(strategy, 0)
     assert lae.bytes_kept == 0
     made_of = values(model)
     train(strategy, 1, 1, 2, 0)
@@ -295,6 +295,58 @@ def test_it_is_made_once_and_not_in_the_first_experience() -> None:
         make_stream().train_stream, eval_streams=[]
     )
     assert joint.bytes_kept == 0
+
+
+def delivery(t: int) -> Any:
+    """An experience in a benchmark of its own, of which it is experience 0."""
+    x, y = zip(*((x, y) for x, y, *_ in make_stream().train_stream[t].dataset), strict=True)
+    data = [(torch.stack(x), torch.tensor(y))]
+    return tensors_benchmark(train_tensors=data, test_tensors=data, task_labels=[0]).train_stream[0]
+
+
+@pytest.mark.parametrize("new_strategy", [False, True])
+def test_each_delivery_a_benchmark_of_its_own(new_strategy: bool) -> None:
+    """Also with a strategy, and plugin, of its own, on a model of loaded weights."""
+    strategy = naive(small(), LAE(1))
+    strategy.train(delivery(0), eval_streams=[])
+    assert strategy.plugins[0].bytes_kept == 0
+    made_of = values(strategy.model)
+    if new_strategy:
+        model = small()
+        model.load_state_dict(strategy.model.state_dict())
+        strategy = naive(model, LAE(1))
+    strategy.train(delivery(1), eval_streams=[])
+    assert same(offline_values(strategy.plugins[0], strategy.model), made_of)
+
+
+def test_a_head_made_in_advance_is_no_earlier_experience() -> None:
+    strategy = naive(small(), LAE())
+    strategy.model.heads.add_head(range(7))
+    train(strategy, 0)
+    assert strategy.plugins[0].bytes_kept == 0
+
+
+class Mapped(Naive):
+    """A strategy whose batches are dictionaries, as Hugging Face's are."""
+
+    def _unpack_minibatch(self) -> None:
+        super()._unpack_minibatch()
+        self.mbatch[0] = {"pixels": self.mbatch[0]}
+
+    def forward(self) -> Tensor:
+        return self.model(**self.mb_x)
+
+
+class Named(ContinualModel):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels)
+
+
+def test_batches_that_are_dictionaries() -> None:
+    model = small()
+    model.__class__ = Named
+    expected = outputs_of(train(naive(small(), LAE(0.5))))
+    assert same(outputs_of(train(naive(model, LAE(0.5), host=Mapped))), expected)
 
 
 def test_predicting_without_avalanche() -> None:

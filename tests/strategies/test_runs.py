@@ -7,7 +7,7 @@ import gc
 import pickle
 
 import pytest
-from reclaim.strategies.runs import Owner
+from reclaim.strategies.runs import Owner, classes_of, experiences_before
 from trained import Strategy
 
 
@@ -41,3 +41,23 @@ def test_a_copy_belongs_to_its_first_user(again: object) -> None:
     assert not twin.changes_to(user := Strategy())
     assert twin.is_another(strategy)
     assert not twin.is_another(user)
+
+
+def test_experiences_before() -> None:
+    for clock, number, expected in ((0, 0, 0), (2, 0, 2), (0, 3, 3), (1, 1, 1)):
+        strategy = Strategy(clock=Strategy(train_exp_counter=clock), experience=Strategy(current_experience=number))
+        assert experiences_before(strategy) == expected
+    assert experiences_before(Strategy(experience=Strategy())) == 0
+
+
+def test_classes_of() -> None:
+    targets = Strategy(targets=[4, 1, 4])
+    assert classes_of(Strategy(classes_in_this_experience=(3, 0), dataset=targets)) == [0, 3]
+    assert classes_of(Strategy(dataset=targets)) == [1, 4]
+    task = Strategy(classes_in_this_experience=[1, 4, 7])
+    for access, expected in ((True, [1, 4, 7]), (False, [1, 4])):
+        part = Strategy(dataset=targets, origin_experience=task, access_task_boundaries=access)
+        assert classes_of(part) == expected
+    assert classes_of(Strategy(dataset=targets, origin_experience=None, access_task_boundaries=True)) == [1, 4]
+    with pytest.raises(ValueError, match=r"cannot tell the classes of this Strategy: .*restrict=False"):
+        classes_of(Strategy(dataset=Strategy()))
