@@ -7,6 +7,7 @@ replay.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,7 @@ class EWC(EWCPlugin):
     :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the
         last theta_t.
     :param decay_factor: of the older importances at each experience, for ``"online"`` only.
+    :param keep_importance_data: keep the older importances and weights in ``"online"`` mode, too.
     :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training
         batch.
     :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match.
@@ -108,6 +110,7 @@ class EWC(EWCPlugin):
         ewc_lambda: float,
         mode: Literal["separate", "online"] = "separate",
         decay_factor: float | None = None,
+        keep_importance_data: bool = False,
         importance_batch_size: int | None = None,
     ) -> None:
         require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
@@ -121,7 +124,7 @@ class EWC(EWCPlugin):
                 f"importance_batch_size must be at least 1, got {importance_batch_size}: "
                 f"leave it out for the training batch"
             )
-        super().__init__(ewc_lambda, mode, decay_factor)
+        super().__init__(ewc_lambda, mode, decay_factor, keep_importance_data)
         self.importance_batch_size = importance_batch_size
         self._owner = Owner()
 
@@ -164,15 +167,19 @@ class LwF(LwFPlugin):
     statistics active. With another strategy and another model it starts anew: Avalanche would distil the old strategy's
     model into the first experience.
 
-    :param alpha: factor of the distillation term, at least 0.
+    :param alpha: factor of the distillation term, at least 0; or one for each experience, the first without a use.
     :param temperature: T, above 0.
-    :raises ValueError: an option is out of its range.
+    :raises ValueError: an option is out of its range; while training, there is no alpha for the experience.
     """
 
     lwf: Any
 
-    def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
-        require_not_negative(alpha=alpha)
+    def __init__(self, alpha: float | Sequence[float] = 1.0, temperature: float = 2.0) -> None:
+        if isinstance(alpha, Sequence):
+            alpha = list(alpha)  # what Avalanche looks for
+            require_not_negative(**{f"alpha[{t}]": value for t, value in enumerate(alpha)})
+        else:
+            require_not_negative(alpha=alpha)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
         super().__init__(alpha, temperature)
@@ -186,6 +193,11 @@ class LwF(LwFPlugin):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if self._owner.changes_to(strategy, strategy.model):
             self.lwf = LearningWithoutForgetting(self.lwf.alpha, self.lwf.temperature)
+        if isinstance(self.lwf.alpha, list) and self.lwf.expcount >= len(self.lwf.alpha):
+            raise ValueError(
+                f"LwF has {len(self.lwf.alpha)} alphas, {self.lwf.alpha}, and none for experience {self.lwf.expcount}: "
+                f"give one for each experience, or a single number"
+            )
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)

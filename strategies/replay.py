@@ -1,8 +1,8 @@
 """Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ train with a loss over all
-classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads
-(``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream", and takes Avalanche's arguments and models.
+All but DER++ train with a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier
+heads (``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.models.bic_model import BiasLayer
 from avalanche.training.plugins import BiCPlugin, GDumbPlugin, ReplayPlugin
-from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
 from avalanche.training.supervised.der import DER
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
-from .heads import ContinualModel, require_continual_model
+from .heads import ContinualModel
 from .runs import Owner, classes_of
 from .task_loss import TaskLoss
 
@@ -48,15 +48,30 @@ class Replay(ReplayPlugin):
     """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem``
     images from the memory.
 
-    :param mem_size: number of images in the memory, equally many of each class.
-    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
-    :raises ValueError: ``mem_size`` is below 1; while training, the model freezes earlier heads.
+    The arguments are Avalanche's, in its order. Only the memory is another one by default. With another strategy on
+    another model it starts empty; so do those of GDumb and BiC.
 
-    With another strategy on another model the memory starts empty. So do those of GDumb and BiC.
+    :param mem_size: number of images in the memory.
+    :param batch_size: number of new images in each batch; by default the strategy's.
+    :param batch_size_mem: number of images from the memory in each batch; by default the strategy's, too.
+    :param task_balanced_dataloader: draw equally many images from each task in the memory.
+    :param storage_policy: Avalanche's, of ``mem_size`` images; by default :class:`Memory`, equally many of each class.
+    :raises ValueError: ``mem_size`` is below 1, or not that of ``storage_policy``; while training, the model freezes
+        earlier heads, or a given memory holds images of another strategy.
     """
 
-    def __init__(self, mem_size: int = 500, batch_size_mem: int | None = None) -> None:
-        super().__init__(mem_size, batch_size_mem=batch_size_mem, storage_policy=Memory(mem_size))
+    storage_policy: Any
+
+    def __init__(
+        self,
+        mem_size: int = 500,
+        batch_size: int | None = None,
+        batch_size_mem: int | None = None,
+        task_balanced_dataloader: bool = False,
+        storage_policy: ExemplarsBuffer | None = None,
+    ) -> None:
+        policy = _memory(mem_size, storage_policy)
+        super().__init__(mem_size, batch_size, batch_size_mem, task_balanced_dataloader, policy)
         self._owner = Owner()
 
     @property
@@ -67,7 +82,7 @@ class Replay(ReplayPlugin):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "Replay")
         if self._owner.changes_to(strategy, strategy.model):
-            self.storage_policy = Memory(self.mem_size)
+            self.storage_policy = _emptied(self.storage_policy)
         super().before_training_exp(strategy, **kwargs)
 
 
@@ -128,17 +143,22 @@ class BiC(BiCPlugin):
     - It removes the held-out images from the caller's experience. Streams whose experiences do not allow the copy that
       avoids this raise a ``TypeError``.
 
-    :param mem_size: number of images in the memory, equally many of each class.
-    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
+    The arguments are Avalanche's, in its order.
+
+    :param mem_size, batch_size, batch_size_mem, task_balanced_dataloader, storage_policy: see :class:`Replay`.
     :param val_percentage: number of held-out images as a fraction of ``mem_size`` (0.1 is a tenth); at least one per
         class is needed.
     :param T: temperature of the distillation.
     :param stage_2_epochs: epochs of the fit. Its learning rate falls to a tenth after 50, 100 and 150 of them.
+    :param lamb: factor of the distillation, beside cross-entropy; by default (-1) the part of the old classes among
+        all, and the rest for cross-entropy.
     :param lr: learning rate of the fit.
-    :raises ValueError: ``mem_size`` is below 1; while training, too few or too many held-out images, or frozen earlier
-        heads.
+    :param num_workers: processes that load the images of the fit; by default as many as for training.
+    :param verbose: print scale and shift after the fit.
+    :raises ValueError: as for :class:`Replay`; while training, too few or too many held-out images.
     """
 
+    storage_policy: Any
     bias_layer: Any
     val_buffer: dict[int, Any]
     seen_classes: set[int]
@@ -147,20 +167,31 @@ class BiC(BiCPlugin):
     def __init__(
         self,
         mem_size: int = 500,
+        batch_size: int | None = None,
         batch_size_mem: int | None = None,
+        task_balanced_dataloader: bool = False,
+        storage_policy: ExemplarsBuffer | None = None,
         val_percentage: float = 0.1,
         T: float = 2.0,
         stage_2_epochs: int = 200,
+        lamb: float = -1,
         lr: float = 0.1,
+        num_workers: int | Literal["as_strategy"] = "as_strategy",
+        verbose: bool = False,
     ) -> None:
         super().__init__(
             mem_size,
-            batch_size_mem=batch_size_mem,
-            storage_policy=Memory(mem_size),
-            val_percentage=val_percentage,
-            T=T,
-            stage_2_epochs=stage_2_epochs,
-            lr=lr,
+            batch_size,
+            batch_size_mem,
+            task_balanced_dataloader,
+            _memory(mem_size, storage_policy),
+            val_percentage,
+            T,
+            stage_2_epochs,
+            lamb,
+            lr,
+            num_workers,
+            verbose,
         )
         self._owner = Owner()
 
@@ -173,7 +204,7 @@ class BiC(BiCPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_open_heads(strategy.model, "BiC")
         if self._owner.changes_to(strategy, strategy.model):
-            self.storage_policy, self.val_buffer = Memory(self.mem_size), {}
+            self.storage_policy, self.val_buffer = _emptied(self.storage_policy), {}
             self.seen_classes, self.class_to_tasks = set(), {}
             self.bias_layer = self.model_old = None
             self.is_first_experience = True
@@ -214,7 +245,10 @@ class BiC(BiCPlugin):
                 (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
                 for held_out in self.val_buffer.values()
                 for images, targets, *_ in DataLoader(
-                    held_out.buffer.eval(), strategy.eval_mb_size, collate_fn=held_out.buffer.collate_fn
+                    held_out.buffer.eval(),
+                    strategy.eval_mb_size,
+                    num_workers=num_workers,
+                    collate_fn=held_out.buffer.collate_fn,
                 )
             ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -231,6 +265,9 @@ class BiC(BiCPlugin):
                 loss.backward()
                 optimizer.step()
             schedule.step()
+        if self.verbose:
+            alpha, beta = self.bias_layer.alpha.item(), self.bias_layer.beta.item()
+            print(f"BiC: classes {self.bias_layer.clss.tolist()}, scale {alpha:.4g}, shift {beta:.4g}")
 
 
 class DERPlusPlus(DER):
@@ -258,7 +295,9 @@ class DERPlusPlus(DER):
         return _bytes_of_images(self.storage_policy.buffer)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        missing = set(classes_of(self.experience)) - set(require_continual_model(self.model, "DER++").heads.classes)
+        # another model may have a head of fixed width; where it grows, Avalanche's code fails
+        heads = self.model.heads.classes if isinstance(self.model, ContinualModel) else classes_of(self.experience)
+        missing = set(classes_of(self.experience)) - set(heads)
         if missing:
             raise ValueError(
                 f"DER++ stores logits and needs a head that does not grow, "
@@ -313,6 +352,28 @@ class Endless:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_batches": None}
+
+
+def _memory(mem_size: int, policy: ExemplarsBuffer | None) -> ExemplarsBuffer:
+    if policy is None:
+        return Memory(mem_size)
+    if policy.max_size != mem_size:
+        raise ValueError(
+            f"mem_size={mem_size}, but the storage_policy is for max_size={policy.max_size} images: they must agree"
+        )
+    return policy
+
+
+def _emptied(policy: ExemplarsBuffer) -> ExemplarsBuffer:
+    """A memory for another strategy."""
+    if isinstance(policy, Memory):
+        return Memory(policy.max_size)
+    if len(policy.buffer):
+        raise ValueError(
+            f"the storage_policy {type(policy).__name__} holds {len(policy.buffer)} images of another strategy: "
+            f"make a new plugin with a new storage_policy"
+        )
+    return policy
 
 
 def _require_open_heads(model: nn.Module, who: str) -> None:

@@ -5,6 +5,7 @@ and what training leaves alone.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
-from avalanche.training.plugins import EvaluationPlugin, GDumbPlugin, SupervisedPlugin
+from avalanche.models import MTSimpleMLP
+from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, GDumbPlugin, LwFPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.heads import ContinualModel
@@ -422,7 +424,7 @@ class Consolidation(Added):
 def test_ewc_adds_the_distance_weighted_by_the_squared_gradients_of_the_restricted_loss(
     batch_size: int | None, decay: float | None
 ) -> None:
-    ewc = EWC(2000.0, "separate" if decay is None else "online", decay, batch_size)
+    ewc = EWC(2000.0, "separate" if decay is None else "online", decay, importance_batch_size=batch_size)
     penalty = Consolidation(2000.0, batch_size or 8, decay)
     model = train(make_model(), penalty, ewc, penalty.behind, stream=make_stream(([0, 1], [2, 3], [4])))
     penalty.check()
@@ -481,6 +483,49 @@ def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(
     assert LwF().bytes_kept == 0
 
 
+@pytest.mark.parametrize(("fixed", "upstream"), [(EWC, EWCPlugin), (LwF, LwFPlugin)])
+def test_the_arguments_of_upstream_come_first(fixed: Any, upstream: Any) -> None:
+    theirs, ours = (list(inspect.signature(cls).parameters) for cls in (upstream, fixed))
+    assert ours[: len(theirs)] == theirs
+
+
+@pytest.mark.parametrize("alphas", [[9.0, 2.0, 2.0], (9.0, 2.0, 2.0)])
+def test_an_alpha_for_each_experience(alphas: Any) -> None:
+    """The first one has no use."""
+    each, one = (state(train(make_model(), LwF(alpha))) for alpha in (alphas, 2.0))
+    assert same(each, one)
+    assert not same(each, state(train(make_model(), LwF([9.0, 2.0, 0.0]))))
+    with pytest.raises(
+        ValueError, match=r"LwF has 2 alphas, \[9.0, 2.0\], and none for experience 2: give one for each"
+    ):
+        train(make_model(), LwF([9.0, 2.0]))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_ewc_keeps_importances_if_asked(keep: bool) -> None:
+    ewc = EWC(1.0, "online", 0.5, keep)
+    train(make_model(), ewc)
+    assert sorted(ewc.importances) == ([0, 1, 2] if keep else [2])
+
+
+@pytest.mark.parametrize("make", [lambda: LwF(1.0), lambda: EWC(1.0)])
+def test_a_model_with_a_head_for_each_task(make: Any) -> None:
+    """Avalanche's, which is told the tasks, and is none of ours."""
+    torch.manual_seed(0)
+    model = MTSimpleMLP(input_size=36, hidden_size=4)
+    tasks = [(x, y) for x, y in ((torch.randn(8, 36), torch.arange(8) % 2) for _ in range(2))]
+    stream = tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0, 1])
+    plugin = make()
+    Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    ).train(stream.train_stream, eval_streams=[])
+    assert plugin.bytes_kept > 0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -492,6 +537,7 @@ def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(
         (lambda: EWC(1.0, decay_factor=0.5), "got 'separate' with decay_factor=0.5"),
         (lambda: EWC(1.0, importance_batch_size=0), "importance_batch_size must be at least 1, got 0"),
         (lambda: LwF(alpha=math.inf), "alpha must be a finite number, not negative, got inf"),
+        (lambda: LwF([1.0, -1.0]), r"alpha\[1\] must be a finite number, not negative, got -1"),
         (lambda: LwF(temperature=0.0), "temperature must be a finite number above 0, got 0"),
     ],
 )
