@@ -1,6 +1,6 @@
 """Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass lists what it fixes in Avalanche's code under "Fixes upstream", and takes Avalanche's arguments and models.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream", and takes its arguments and models.
 All but DER++ train with a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier
 heads (``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
 """
