@@ -17,6 +17,7 @@ import math
 import warnings
 from typing import Any, Literal
 
+from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
 from .losses import SCHEDULES, annealed_epg_loss, annealing_weight, epg_loss
@@ -169,6 +170,8 @@ class AnnealedEPGLoss(TaskLoss):
 
 def _batches_to_come(strategy: Any, **kwargs: Any) -> int:
     """Minibatches per epoch of all experiences after the current one, counted with the strategy's own data loader."""
+    if isinstance(strategy, JointTraining):  # which trains on all of them now
+        return 0
     saved = strategy.experience, strategy.adapted_dataset, strategy.dataloader
     batches = 0
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .byte_counts import bytes_of
 from .checks import require_not_negative
 from .heads import require_continual_model
-from .runs import Owner
+from .runs import Owner, require_counted
 
 
 class FrozenBackbone(SupervisedPlugin[Any]):
@@ -102,7 +102,8 @@ class EWC(EWCPlugin):
     :param keep_importance_data: keep the older importances and weights in ``"online"`` mode, too.
     :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training
         batch.
-    :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match.
+    :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match; while training, a
+        new strategy on the same model, whose clock has not counted the experiences before.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class EWC(EWCPlugin):
         if self._owner.changes_to(strategy, strategy.model):
             self.saved_params.clear()
             self.importances.clear()
+        require_counted(strategy, "EWC", max(self.saved_params, default=-1) + 1)
 
     def compute_importances(
         self,

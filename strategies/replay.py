@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
 from .heads import ContinualModel
-from .runs import Owner, classes_of
+from .runs import Owner, classes_of, require_counted
 from .task_loss import TaskLoss
 
 
@@ -155,7 +155,8 @@ class BiC(BiCPlugin):
     :param lr: learning rate of the fit.
     :param num_workers: processes that load the images of the fit; by default as many as for training.
     :param verbose: print scale and shift after the fit.
-    :raises ValueError: as for :class:`Replay`; while training, too few or too many held-out images.
+    :raises ValueError: as for :class:`Replay`; while training, too few or too many held-out images, or a new strategy
+        on the same model, whose clock has not counted the experiences before.
     """
 
     storage_policy: Any
@@ -208,6 +209,7 @@ class BiC(BiCPlugin):
             self.seen_classes, self.class_to_tasks = set(), {}
             self.bias_layer = self.model_old = None
             self.is_first_experience = True
+        require_counted(strategy, "BiC", max(self.class_to_tasks.values(), default=-1) + 1)
         seen = len(self.seen_classes | set(classes_of(strategy.experience)))
         held_out, fewest = (
             int(self.val_percentage * self.mem_size),

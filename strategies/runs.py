@@ -44,6 +44,21 @@ def experiences_before(strategy: Any) -> int:
     )
 
 
+def require_counted(strategy: Any, who: str, experiences: int) -> None:
+    """Check that the strategy's clock has counted the experiences that a plugin of Avalanche's keeps something of.
+
+    Such plugins number experiences by that clock, which starts from 0 in each strategy, also on a trained model.
+
+    :raises ValueError: the clock has counted fewer.
+    """
+    counted = strategy.clock.train_exp_counter
+    if counted < experiences:
+        raise ValueError(
+            f"{who} keeps something of {experiences} experiences, but this strategy has trained on {counted}: go on with "
+            f"the strategy that it was used in, set strategy.clock.train_exp_counter = {experiences}, or make a new {who}"
+        )
+
+
 def classes_of(experience: Any) -> list[int]:
     """The class ids of an experience, ascending.
 

@@ -17,7 +17,7 @@ import torch
 from avalanche.benchmarks import nc_benchmark, split_online_stream
 from avalanche.evaluation.metrics import loss_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
-from avalanche.training.supervised import Naive
+from avalanche.training.supervised import JointTraining, Naive
 from reclaim.strategies.aepg import AnnealedEPGLoss, EPGLoss
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.losses import annealing_weight
@@ -322,6 +322,15 @@ def test_T_when_the_last_batch_is_dropped(horizon: Any, expected: list[tuple[int
     assert sorted({(e, total) for e, _, total, _ in steps}) == expected
 
 
+@pytest.mark.parametrize("horizon", ["task", "stream"])
+def test_T_of_joint_training(horizon: Any) -> None:
+    """All experiences at once: 36 images, 9 minibatches."""
+    watch, loss = Alphas(), AnnealedEPGLoss(horizon=horizon, restrict=False)
+    plain(loss, watch, host=JointTraining).train(benchmark().train_stream, eval_streams=[])
+    falls(watch.alphas, 9)
+    assert len(watch.alphas) == loss.total_steps == 9
+
+
 def test_a_given_T_replaces_the_count() -> None:
     steps = run(AnnealedEPGLoss(total_steps=40)).steps
     assert {total for _, _, total, _ in steps} == {40}
@@ -401,11 +410,11 @@ def online(boundaries: bool) -> Any:
     return split_online_stream(stream, experience_size=4, access_task_boundaries=boundaries, seed=0)
 
 
-def plain(loss: nn.Module, *plugins: Any, epochs: int = 1) -> Any:
+def plain(loss: nn.Module, *plugins: Any, epochs: int = 1, host: Any = Naive) -> Any:
     """With a model that is no matter of this package, whose head has all classes."""
     torch.manual_seed(0)
     model = nn.Linear(4, 6)
-    return Naive(
+    return host(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         criterion=loss,

@@ -228,6 +228,23 @@ def test_a_new_strategy_on_the_same_model_keeps_theta_0() -> None:
     assert same(plugin._anchors, kept)
 
 
+def test_ewc_in_a_new_strategy_on_the_same_model() -> None:
+    """Avalanche's would have no penalty: it numbers experiences by the strategy's clock, which starts from 0."""
+
+    def go_on(count: int | None) -> dict[str, Tensor]:
+        plugin = EWC(100.0)
+        first = train_on(strategy_of(plugin), 0)
+        second = first if count is None else strategy_of(plugin, model=first.model)
+        second.clock.train_exp_counter = 1 if count is None else count
+        return state(train_on(second, 1).model)
+
+    with pytest.raises(
+        ValueError, match=r"EWC keeps something of 1 experiences, but .* trained on 0: .*counter = 1, or"
+    ):
+        go_on(0)
+    assert same(go_on(1), go_on(None))
+
+
 class Penalties(SupervisedPlugin[Any]):
     """What L2SP adds at each step."""
 

@@ -304,6 +304,13 @@ def test_a_plugin_in_another_strategy_is_as_a_new_one(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), anew.parameters(), strict=True))
 
 
+def test_bic_in_a_new_strategy_on_the_same_model() -> None:
+    plugin = BiC(13, val_percentage=0.5, stage_2_epochs=5)
+    model = train(make_strategy(plugin)).model
+    with pytest.raises(ValueError, match=r"BiC keeps something of 3 experiences, but this strategy has trained on 0"):
+        train(make_strategy(plugin, model=model))
+
+
 def test_a_correction_is_not_taken_to_another_model() -> None:
     plugin = BiC(13, val_percentage=0.5)
     train(make_strategy(plugin))
