@@ -54,8 +54,9 @@ def require_counted(strategy: Any, who: str, experiences: int) -> None:
     counted = strategy.clock.train_exp_counter
     if counted < experiences:
         raise ValueError(
-            f"{who} keeps something of {experiences} experiences, but this strategy has trained on {counted}: go on with "
-            f"the strategy that it was used in, set strategy.clock.train_exp_counter = {experiences}, or make a new {who}"
+            f"{who} keeps something of {experiences} experiences, but this strategy has trained on {counted}: "
+            f"go on with the strategy that it was used in, set strategy.clock.train_exp_counter = {experiences}, "
+            f"or make a new {who}"
         )
 
 
