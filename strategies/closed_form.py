@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .features import extract_features
 from .heads import TaskHeads, require_continual_model
+from .runs import Owner
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
@@ -26,7 +27,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
     mode) to one running mean per class. Then it sets all heads, including frozen ones: w_c = 2 mu_c, b_c = -|mu_c|^2,
     up to a term that all classes share (see :meth:`write`). The mean of a class that occurs again still includes its
     earlier images. If the backbone is trained, the means of earlier classes are still those of the earlier backbone. A
-    head that is trained later starts from the weights set here.
+    head that is trained later starts from the weights set here. With another strategy and another model it starts anew.
 
     Trainable flags, the modes of all modules and torch's global generator do not change.
 
@@ -38,6 +39,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
         super().__init__()
         self._means: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -46,6 +48,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, type(self).__name__)
+        if self._owner.changes_to(strategy, strategy.model):
+            self._forget()
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         workers = kwargs.get("num_workers", 0)
         self.update(*extract_features(model, strategy.experience.dataset.eval(), batch_size, strategy.device, workers))
@@ -101,6 +105,9 @@ class NearestClassMean(SupervisedPlugin[Any]):
             head.weight.copy_(weight)
             head.bias.copy_(bias)
 
+    def _forget(self) -> None:
+        self._means, self._counts = {}, {}
+
     def _add_deviations(self, deviations: Tensor) -> None:
         """Add vectors (N, d) whose sum of outer products is the increase of the within-class scatter."""
 
@@ -133,6 +140,10 @@ class LinearDiscriminant(NearestClassMean):
     def bytes_kept(self) -> int:
         """Bytes of the means, the counts and the covariance (d, d), in double precision."""
         return super().bytes_kept + self._scatter.nbytes
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._scatter = torch.zeros((), dtype=torch.float64)
 
     def _add_deviations(self, deviations: Tensor) -> None:
         self._scatter = self._scatter + deviations.T @ deviations

@@ -149,7 +149,7 @@ class OLOROptimizer(Optimizer, ABC):
 
     @property
     def anchors(self) -> Mapping[Tensor, Anchor]:
-        """Parameter -> what it is pulled to; changed by :meth:`add_anchors` and :meth:`reset_anchors`."""
+        """Parameter -> what it is pulled to; changed by the three methods below."""
         return MappingProxyType(self._anchors)
 
     def add_anchors(self, depths: Mapping[Any, float]) -> None:
@@ -157,6 +157,14 @@ class OLOROptimizer(Optimizer, ABC):
         for parameter, depth in depths.items():
             self._anchors[parameter] = Anchor(_checked_depth(depth), parameter.detach().clone())
             self.state.get(parameter, {}).pop("anchor", None)
+
+    def pass_anchors(self, successors: Mapping[Tensor, Tensor]) -> None:
+        """theta_0 and depth of each parameter go to the one of the same shape that has taken its place in the groups.
+
+        :param successors: old parameter, which has an anchor -> new parameter.
+        """
+        for old, new in successors.items():
+            self._anchors[new] = self._anchors.pop(old)
 
     @property
     def bytes_kept(self) -> int:
@@ -303,7 +311,7 @@ class OLOROptimizer(Optimizer, ABC):
                 f"{len(missing)} of the {len(self.anchors)} parameters that {type(self).__name__} pulls back are in "
                 f"none of its groups any more, the first has shape {tuple(next(iter(missing)).shape)}: parameters were "
                 "replaced after the optimizer was built. Build it anew, after the model is wrapped, sharded or "
-                "rebuilt, or replace the values in place (parameter.data.copy_)"
+                "rebuilt, replace the values in place (parameter.data.copy_), or call pass_anchors({old: new})"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -249,6 +249,9 @@ def test_replaced_parameters_are_an_error(make: Any) -> None:
     with pytest.raises(RuntimeError, match=r"4 of the 4 parameters .* are in none of its groups any more"):
         optimizer.step()
     assert all(torch.equal(p, start) for p, start in zip(group["params"], before, strict=True))
+    optimizer.pass_anchors(dict(zip(model.parameters(), group["params"], strict=True)))
+    optimizer.step()
+    assert set(optimizer.anchors) == {*group["params"]}
 
 
 # --- compiled code, types ---
