@@ -228,7 +228,8 @@ class OLOROptimizer(Optimizer, ABC):
 
         :param closure: evaluates the model and returns the loss.
         :raises ValueError: see :meth:`rates`; also for sparse gradients. No parameter has moved then.
-        :raises RuntimeError: parameters that are pulled back have been replaced in the groups.
+        :raises RuntimeError: all parameters that are pulled back have been replaced in the groups. If only some have, a
+            warning says so, and they are forgotten.
         """
         loss = None
         if closure is not None:
@@ -306,13 +307,23 @@ class OLOROptimizer(Optimizer, ABC):
                 # Avalanche moves a model to its device after the optimizer was made
                 if anchor and (anchor.value.device, anchor.value.dtype) != (p.device, p.dtype):
                     self._anchors[p] = anchor._replace(value=anchor.value.to(p.detach()))
-        if missing:
+        if missing and len(missing) == len(self.anchors):
             raise RuntimeError(
-                f"{len(missing)} of the {len(self.anchors)} parameters that {type(self).__name__} pulls back are in "
-                f"none of its groups any more, the first has shape {tuple(next(iter(missing)).shape)}: parameters were "
-                "replaced after the optimizer was built. Build it anew, after the model is wrapped, sharded or "
-                "rebuilt, replace the values in place (parameter.data.copy_), or call pass_anchors({old: new})"
+                f"none of the {len(missing)} parameters that {type(self).__name__} pulls back is in its groups any "
+                "more: they were replaced after the optimizer was built. Build it anew, after the model is wrapped, "
+                "sharded or rebuilt, replace the values in place (parameter.data.copy_), or call "
+                "pass_anchors({old: new})"
             )
+        if missing:
+            shapes = ", ".join(str(tuple(p.shape)) for p in list(missing)[:3])
+            warnings.warn(
+                f"{len(missing)} of the {len(self.anchors)} parameters that {type(self).__name__} pulls back are in "
+                f"none of its groups any more (of shape {shapes}): what has replaced them, such as a classifier that "
+                "grew, is trained without rollback. Leave classifiers out of depths",
+                stacklevel=2,
+            )
+            for p in missing:
+                del self._anchors[p]
 
     def state_dict(self) -> dict[str, Any]:
         """torch's dictionary. The state of each anchored parameter has ``anchor`` (theta_0) and its ``depth``, also
@@ -382,9 +393,11 @@ class OLOROptimizer(Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "anchors" in state:  # of an earlier version
             state = {**state, "_anchors": state.pop("anchors")}
-        super().__setstate__({"_depths": {}, "_warned": False, **self.__dict__, **state})
+        state = {"_depths": {}, "_warned": False, **self.__dict__, **state}
+        options = {**self._later, **state["defaults"]}  # torch adds options of its own
+        super().__setstate__(state)
         for group in self.param_groups:
-            for option, value in {**self._later, **self.defaults}.items():
+            for option, value in options.items():
                 group.setdefault(option, value)
             if group["base_lr"] is None:
                 group["base_lr"] = float(group.get("initial_lr", group["lr"]))

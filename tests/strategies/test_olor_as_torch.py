@@ -246,12 +246,26 @@ def test_replaced_parameters_are_an_error(make: Any) -> None:
     for p in group["params"]:
         p.grad = torch.ones_like(p)
     before = [p.detach().clone() for p in group["params"]]
-    with pytest.raises(RuntimeError, match=r"4 of the 4 parameters .* are in none of its groups any more"):
+    with pytest.raises(RuntimeError, match=r"none of the 4 parameters .* is in its groups any more"):
         optimizer.step()
     assert all(torch.equal(p, start) for p, start in zip(group["params"], before, strict=True))
     optimizer.pass_anchors(dict(zip(model.parameters(), group["params"], strict=True)))
     optimizer.step()
     assert set(optimizer.anchors) == {*group["params"]}
+
+
+@every_maker
+def test_a_classifier_that_grew_is_trained_without_rollback(make: Any) -> None:
+    model = network()
+    optimizer = make(model.parameters(), 1e-2, depths_of(model), rollback_input=0.5, rollback_output=0.5)
+    model[1] = nn.Linear(4, 5)
+    optimizer.param_groups[0]["params"][2:] = [*model[1].parameters()]  # as Avalanche does
+    with pytest.warns(UserWarning, match=r"2 of the 4 parameters .* \(2, 4\), \(2,\)\).*without rollback"):
+        train(model, optimizer, 1)
+    assert set(optimizer.anchors) == {*model[0].parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, optimizer, 2)
 
 
 # --- compiled code, types ---
@@ -455,6 +469,7 @@ def test_saving_and_going_on(ours: Any, theirs: Any, options: Any) -> None:
     resumed.load_state_dict(torch.load(file, weights_only=True))
     train(resumed_model, resumed, 6, first=3)
     assert same(resumed_model, straight_model)
+    assert resumed.param_groups[0].keys() == straight.param_groups[0].keys()
     again: OLOROptimizer = pickle.loads(pickle.dumps(optimizer))
     assert str(again.state_dict()["param_groups"]) == str(optimizer.state_dict()["param_groups"])
 
