@@ -10,8 +10,7 @@ i/n of each parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it 
 
     optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
 
-Without that function, which needs Avalanche and timm, pass a dict from parameter to i/n, or a ``"depth"`` in a
-parameter group. :class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
+Or pass a dict from parameter to i/n of your own, or a ``"depth"`` in a parameter group. :class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
 
@@ -33,6 +32,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.optim.sgd import sgd
+
+from .depths import layer_depths as layer_depths  # one import has all that a fine-tuning script needs
 
 Mode = Literal["paper", "reference"]
 
