@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import pickle
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -430,13 +430,25 @@ class _NotBuilt:
     def __setstate__(self, state: object) -> None: ...
 
 
+class _NotBuiltDict:
+    """The same for a kind of dictionary (``defaultdict``, ``EasyDict``, ``AttributeDict``): its items are kept, because
+    torch fills in no other objects.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return OrderedDict()
+
+
 def _torch_load(file: BinaryIO) -> Any:
     """``torch.load`` with ``weights_only=True``, every class and function that this does not know replaced."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except ValueError:  # the format before torch 1.6, which cannot be looked through
         unknown = []
-    stand_ins: list[Any] = [(type(name.rpartition(".")[2], (_NotBuilt,), {}), name) for name in unknown]
+    stand_ins: list[Any] = []
+    for name in unknown:
+        base = _NotBuiltDict if name.lower().endswith("dict") else _NotBuilt
+        stand_ins.append((type(name.rpartition(".")[2], (base,), {}), name))
     file.seek(0)
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -9,8 +9,10 @@ import importlib.util
 import re
 import traceback
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +269,10 @@ class Arguments:
         self.epochs = epochs
 
 
+class ArgumentsDict(dict):  # type: ignore[type-arg]
+    """As EasyDict and its like."""
+
+
 class Intruder:
     """What unpickling it would do is write a file."""
 
@@ -340,6 +346,8 @@ CHECKPOINTS: dict[str, Callable[[dict[str, Tensor], dict[str, Tensor]], Any]] = 
         "state_dict": under("model.backbone.", ours) | {"model.head.weight": torch.zeros(10, 64)},
         "optimizer_states": [optimizer_of(ours)],
         "hyper_parameters": {"args": Namespace(lr=0.1, data=Path("data")), "extra": Arguments(3)},
+        "of_the_script": [ArgumentsDict(lr=0.1), defaultdict(list, a=[1]), np.float64(0.5), {1, 2}, partial(max, 1)],
+        "network": nn.Linear(1, 1),
     },
     "UPPER.PTH": lambda ours, _: ours,
     "without_suffix": lambda ours, _: ours,
