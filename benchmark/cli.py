@@ -19,7 +19,7 @@ from .config import QUICKDRAW_VIT, shown
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
-from .papers.protocols import Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
+from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
@@ -327,8 +327,8 @@ def run(
     """Run RECIPE on STREAM (by default the recipe's home stream), or a published CELL, and record every seed.
 
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
-    there, long runs from their last checkpoint. Precision, compiling and micro-batches are recorded, and named next
-    to a cell's verdict.
+    there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
+    Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
     """
     settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
@@ -365,6 +365,8 @@ def run(
             click.echo(f"{what}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
     for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
         click.echo(f"note: {remark}")
+    if cell:
+        _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
 
 
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:

@@ -10,7 +10,8 @@ i/n of each parameter. :func:`~reclaim.strategies.depths.layer_depths` reads it 
 
     optimizer = OLORAdam(model.parameters(), lr=1e-4, depths=layer_depths(model))
 
-Or pass a dict from parameter to i/n of your own, or a ``"depth"`` in a parameter group. :class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
+Or pass a dict from parameter to i/n of your own, or a ``"depth"`` in a parameter group.
+:class:`~reclaim.strategies.olor_plugin.OLORPlugin` chooses theta_0 in a stream of experiences.
 
 Where the paper and its code disagree, an argument takes ``"paper"`` or ``"reference"`` (the authors' code).
 

@@ -28,6 +28,7 @@ from reclaim.benchmark.report.tables import table
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import sweep as tuning
 from reclaim.benchmark.training.jobs import Job
+from reclaim.benchmark.verdicts.cells import check_cells
 from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
 
@@ -238,6 +239,35 @@ def test_run_with_one_seed_has_no_interval(made: list[Job], tmp_path: Path) -> N
     assert [job.seed for job in made] == [0]
     assert made[0].config == RECIPES["slca"].config
     assert made[0].hyperparameters_from == RECIPES["slca"].hyperparameters_from
+
+
+def test_a_cell_ends_with_the_published_value_and_the_verdict(made: list[Job], small: Path) -> None:
+    (small / "leaderboards" / "records").mkdir(parents=True)
+    name = "slca/main/slca/split-cifar100-10"
+    text = reclaim("run", "--cell", f"{name}/last_acc", "--seeds", 3)
+    scores, _, verdicts = text.partition(f"\n\n{name}")
+    assert "slca.main.slca on split-cifar100-10, n = 3" in scores
+    records, _ = RecordStore(small / "leaderboards" / "records").load()
+    judged = check_cells(records)
+    for cell in (cell for cell in cells() if run_of(cell) == name):
+        (line,) = (line for line in verdicts.splitlines() if line.startswith(f"{cell.metric}  "))
+        check = judged[cell.id]
+        assert f"{check.judged.ours.mean:.2f}" in line  # type: ignore[union-attr]
+        assert f"{cell.published.mean:g}" in line
+        assert str(check.verdict) in line
+    assert "note: made with device=cpu" in verdicts
+    # those on record already are judged again, a changed setting qualifies, and not every run has a number
+    assert reclaim("run", "--cell", name, "--seeds", 3).rstrip().endswith(verdicts.rstrip())
+    assert "changed settings" in _unwrapped(reclaim("run", "--cell", name, "--precision", "bf16"))
+    unpublished = "olor/grid/olor/svhn-1/vit_base_patch16_224.augreg_in21k"
+    assert f"{unpublished}: no published value to compare with" in reclaim(
+        "run", "--cell", unpublished, "--root", small
+    )
+    assert "published" not in reclaim("run", "linear-1")
+
+
+def _unwrapped(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
 
 
 @pytest.mark.parametrize(

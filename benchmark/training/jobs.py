@@ -17,6 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -147,7 +148,7 @@ def try_jobs(
                 known[job] = record
                 discard_checkpoint(job)
             except Exception as error:
-                failures[job] = error
+                failures[job] = _out_of_memory(error, job, n_jobs) or error
                 _let_go(error)
                 if isinstance(error, FloatingPointError):  # it would diverge again
                     discard_checkpoint(job)
@@ -278,6 +279,31 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
                     f"{job} is already recorded with other {kind}: {record.result[what][:12]}... there, "
                     f"{here[0][:12]}... here; --again replaces it, another --records folder keeps both"
                 )
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+"""What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
+
+
+def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> MemoryError | None:
+    """The error with what helps against it, if it is that torch had, or probably had, too little memory."""
+    config = job.config
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+        what = f"out of memory ({next(line for line in str(error).splitlines() if line.strip())})"
+    elif isinstance(error, BrokenProcessPool):
+        what = f"a process was killed, most often for want of memory ({error})"
+    else:
+        return None
+    at_a_time = min(config.micro_batch or config.batch_size, config.batch_size)
+    remedies = [f"--jobs {n_jobs // 2}"] if n_jobs > 1 else []
+    if at_a_time > 1 and not (config.memory and config.memory.method == "der++"):
+        remedies.append(
+            f"--micro-batch {at_a_time // 2} (now {at_a_time} images at a time; the same gradient, but not for "
+            f"backbones with batch normalisation)"
+        )
+    if config.precision == "fp32" and job.setup.device != "cpu":
+        remedies.append("--precision bf16")
+    return MemoryError(f"{what}: use {', or '.join(remedies) or 'a smaller batch_size'}")
 
 
 def _let_go(error: Exception) -> None:

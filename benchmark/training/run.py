@@ -59,17 +59,22 @@ def run(
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
+    _require_fitting(taught, config, setup)
+    torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
+    with arithmetic(setup.threads, setup.device):
+        torch.manual_seed(torch_seed)
+        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
+        drawn = torch.get_rng_state()
     benchmark, of_images = _read(taught, order, config, setup)
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
         if (n := len(experience.dataset)) < config.batch_size:
             what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
             raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
-    torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
-        torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)
+        torch.manual_seed(torch_seed)  # of every device; of the CPU's some were drawn for the backbone
+        torch.set_rng_state(drawn)
         weights_sha256 = fingerprint(backbone)
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
@@ -144,22 +149,25 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
     ``weights`` that the setup names; of each the present one first.
     """
     known: dict[str, tuple[str, ...]] = {}
+    if setup.weights:
+        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
     if setup.root:
         data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
         known["data_sha256"] = (data.sha256, *data.aliases)
-    if setup.weights:
-        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
     return known
 
 
-def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
-    """The Avalanche benchmark of a stream of either tier, and what a record says of its images."""
+def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
+    """Refuse what can be refused without looking at weights or images.
+
+    :raises ValueError: the configuration does not fit the stream, or the setup does not fit either.
+    """
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
         remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
-        return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
+        return
     if setup.root is None:
         raise ValueError(
             f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
@@ -171,6 +179,14 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
             f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, "
             f"or the cache"
         )
+    prepared(config.images, stream.dataset)
+
+
+def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
+    """The Avalanche benchmark of a stream of either tier, and what a record says of its images."""
+    if config.images is None:
+        return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
+    assert setup.root is not None  # _require_fitting
     verify = not (setup.unverified or setup.rehearsal)
     data = read_images(stream.dataset, setup.root, verify=verify)
     transforms = prepared(config.images, stream.dataset)

@@ -16,6 +16,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,52 @@ def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore
     maker.instead, maker.made = {}, []
     run_jobs(jobs(3), store, 1)
     assert maker.made == [1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nIf reserved memory is large, try ..."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:76] DefaultCPUAllocator: not enough memory: you tried 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        BrokenProcessPool("A process in the process pool was terminated abruptly"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, store: RecordStore) -> None:
+    maker.instead = {0: fail(error)}
+    with pytest.raises(RuntimeError, match=r"seed 0: MemoryError: .* use --micro-batch 8 \(now 16 images") as raised:
+        run_jobs(jobs(2), store, 1)
+    assert str(error).splitlines()[0] in str(raised.value)
+    assert "If reserved" not in str(raised.value)
+    assert seeds_on_record(store) == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "n_jobs", "remedies"),
+    [
+        ((), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
+        (("micro_batch=6",), "cpu", 1, "--micro-batch 3 (now 6 images at a time"),
+        (("micro_batch=600",), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
+        ((), "cuda", 4, "--jobs 2, or --micro-batch 8 ("),
+        (("micro_batch=1",), "cuda", 1, "--precision bf16"),
+        (("micro_batch=1", "precision=bf16"), "cuda", 1, "a smaller batch_size"),
+    ],
+)
+def test_only_what_is_left_is_advised(settings: tuple[str, ...], device: str, n_jobs: int, remedies: str) -> None:
+    job = Job("linear", small_config("linear", *settings), STREAM, 0, "given", Setup(device))
+    error = engines._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"), job, n_jobs)
+    assert f"(CUDA out of memory): use {remedies}" in str(error)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    (job,) = jobs(1)
+    for error in (RuntimeError("shapes do not fit"), ValueError("out of memory"), MemoryError("of an array")):
+        assert engines._out_of_memory(error, job, 1) is None
 
 
 def test_a_record_that_is_not_sound_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:

@@ -105,8 +105,11 @@ def test_what_a_repeated_command_names_is_held_against_the_record(root: Path, tm
     stream, config = find_stream("cifar10-1"), RECIPES["lite-linear"].config.set(["epochs=1"])
     setup = Setup(root=root, weights=files[0], unverified=True)
     result = run("any", config, stream, 0, setup=setup).result
-    assert start(stream, config, setup) == {key: result[key] for key in ("data_sha256", "weights_sha256")}
-    assert start(stream, config, Setup(weights=files[1]))["weights_sha256"] != result["weights_sha256"]
+    assert start(stream, config, setup) == {
+        "data_sha256": (result["data_sha256"], *result["data_aliases"]),
+        "weights_sha256": (result["weights_sha256"],),
+    }
+    assert start(stream, config, Setup(weights=files[1]))["weights_sha256"] != (result["weights_sha256"],)
     assert start(stream, config, Setup()) == {}
 
 
@@ -144,3 +147,26 @@ def test_what_a_run_on_photographs_needs(root: Path) -> None:
         run("any", config, find_stream("split-quickdraw-5"), 0)
     with pytest.raises(ValueError, match="choose their transforms"):
         run("any", config.set(["images=null"]), stream, 0, setup=Setup(root=root))
+
+
+def test_weights_are_looked_at_before_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images take minutes to hours to be verified; a wrong file of weights is known at once."""
+    images_read: list[Path] = []
+    monkeypatch.setattr("reclaim.benchmark.training.run.read_images", lambda *_, **__: images_read.append(tmp_path))
+    stream, config = find_stream("split-cifar10-5"), RECIPES["lite-slow"].config
+    pointer = tmp_path / "weights.pth"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+    for begin in (
+        lambda setup: run("any", config, stream, 0, setup=setup),
+        lambda setup: start(stream, config, setup),
+    ):
+        with pytest.raises(ValueError, match="a git-LFS pointer, not the weights"):
+            begin(Setup(root=tmp_path, weights=pointer))
+        with pytest.raises(ValueError, match="no weights at"):
+            begin(Setup(root=tmp_path, weights=tmp_path / "none.pth"))
+    # and what needs neither is known before both
+    with pytest.raises(ValueError, match="needs the images of cifar10"):
+        run("any", config, stream, 0, setup=Setup(weights=pointer))
+    with pytest.raises(ValueError, match="clipped=true is a switch of OLOR's transform"):
+        run("any", config.set(["images.clipped=true"]), stream, 0, setup=Setup(root=tmp_path, weights=pointer))
+    assert not images_read
