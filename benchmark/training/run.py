@@ -55,10 +55,10 @@ def run(
     :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
     observer = Observer()  # starts the clock
-    stopwatch = Stopwatch()
-    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
+    stopwatch = Stopwatch(len(taught.sizes))
+    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     benchmark, of_images = _read(taught, order, config, setup)
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
