@@ -404,9 +404,10 @@ def rehearse(
     root: Path | None,
     workers: int,
 ) -> None:
-    """Rehearse published cells: one step per experience, seed 0, synthetic images, random weights; always again.
+    """Rehearse published cells: a few steps, seed 0, synthetic images, random weights; always again.
 
-    Shapes, memory and files are those of the real run, whose time is projected. No check counts these records.
+    Shapes, memory and files are those of the real run. Its time is projected from steps of two sizes, as a range. No
+    check counts these records.
     """
     from .training.rehearsal import project, shortened
 
@@ -431,8 +432,8 @@ def rehearse(
             rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
             continue
         measured = known[job].provenance
-        seconds, memory = project(measured["rehearsal"], config, job.stream, workers)
-        times = f"{measured['wall_seconds']:.0f} s", f"{seconds / 3600:.1f} h", f"{memory / 2**30:.1f} GiB"
+        real_run = project(measured["rehearsal"], config, job.stream, workers)
+        times = f"{measured['wall_seconds']:.0f} s", str(real_run), f"{real_run.bytes / 2**30:.1f} GiB"
         rows.append((job.recipe, job.stream.name, *times))
     click.echo(table(rows, ("run", "stream", "rehearsal", "real run: time here", "memory"), terminal_width()))
     click.echo(f"{len(known)} of {len(real)} rehearsed; no check counts their records")

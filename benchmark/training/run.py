@@ -55,10 +55,10 @@ def run(
     :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
     observer = Observer()  # starts the clock
-    stopwatch = Stopwatch()
-    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
+    stopwatch = Stopwatch(len(taught.sizes))
+    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     _require_fitting(taught, config, setup)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     with arithmetic(setup.threads, setup.device):
