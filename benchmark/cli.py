@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any, TypeVar
 import click
 
 from .cli_data import data
-from .config import QUICKDRAW_VIT
+from .config import QUICKDRAW_VIT, shown
 from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
-from .papers.protocols import Uncovered, covered_runs, find_cell, protocol_of, run_names, run_of
+from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
@@ -27,7 +28,7 @@ from .report.tables import table, terminal_width
 from .training import sweep as tuning
 from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
 from .training.runtime import Setup
-from .verdicts.counting import current
+from .verdicts.counting import current, not_counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -221,9 +222,10 @@ def show(name: str, records: Path | None) -> None:
     """
     kind, width = _everything().get(name), terminal_width()
     if kind == "recipe":
-        _echo(shows.show_recipe(RECIPES[name], _counted(records), width))
+        _echo(shows.show_recipe(RECIPES[name], _counted(records, name), width))
     elif kind == "claim":
-        _echo(shows.show_claim(name, _counted(records), width))
+        claim = next(claim for claim in published.claims() if claim.id == name)
+        _echo(shows.show_claim(name, _counted(records, claim.better, claim.worse), width))
     elif kind == "stream":
         click.echo(shows.show_stream(find_stream(name)))
     elif kind == "run":
@@ -244,12 +246,17 @@ def _store_at_hand(records: Path | None) -> RecordStore | None:
     return default_store() if Path("leaderboards", "records").is_dir() else None
 
 
-def _counted(records: Path | None) -> list[Record]:
-    """The records of the store at hand that count; files that cannot be read are named."""
+def _counted(records: Path | None, *recipes: str) -> list[Record]:
+    """The records of the store at hand that count; files that cannot be read are named, and records of these recipes
+    that do not count.
+    """
     store = _store_at_hand(records)
     loaded, problems = store.load() if store else ([], [])
-    for problem in problems:
-        click.echo(f"skipped {problem}", err=True)
+    for note in (
+        *(f"skipped {problem}" for problem in problems),
+        *not_counted([r for r in loaded if r.recipe in recipes]),
+    ):
+        click.echo(note, err=True)
     return current(loaded)
 
 
@@ -320,8 +327,8 @@ def run(
     """Run RECIPE on STREAM (by default the recipe's home stream), or a published CELL, and record every seed.
 
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
-    there, long runs from their last checkpoint. Precision, compiling and micro-batches are recorded, and named next
-    to a cell's verdict.
+    there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
+    Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
     """
     settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
@@ -358,12 +365,14 @@ def run(
             click.echo(f"{what}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
     for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
         click.echo(f"note: {remark}")
+    if cell:
+        _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
 
 
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:
     """File -> when it was written, of the runs on record."""
-    paths = [store.path_of(*job.place) for job in jobs]
-    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+    stamps = {store.path_of(*job.place): store.written(*job.place) for job in jobs}
+    return {path: stamp for path, stamp in stamps.items() if stamp is not None}
 
 
 def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
@@ -395,9 +404,10 @@ def rehearse(
     root: Path | None,
     workers: int,
 ) -> None:
-    """Rehearse published cells: one step per experience, seed 0, synthetic images, random weights; always again.
+    """Rehearse published cells: a few steps, seed 0, synthetic images, random weights; always again.
 
-    Shapes, memory and files are those of the real run, whose time is projected. No check counts these records.
+    Shapes, memory and files are those of the real run. Its time is projected from steps of two sizes, as a range. No
+    check counts these records.
     """
     from .training.rehearsal import project, shortened
 
@@ -422,8 +432,8 @@ def rehearse(
             rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
             continue
         measured = known[job].provenance
-        seconds, memory = project(measured["rehearsal"], config, job.stream, workers)
-        times = f"{measured['wall_seconds']:.0f} s", f"{seconds / 3600:.1f} h", f"{memory / 2**30:.1f} GiB"
+        real_run = project(measured["rehearsal"], config, job.stream, workers)
+        times = f"{measured['wall_seconds']:.0f} s", str(real_run), f"{real_run.bytes / 2**30:.1f} GiB"
         rows.append((job.recipe, job.stream.name, *times))
     click.echo(table(rows, ("run", "stream", "rehearsal", "real run: time here", "memory"), terminal_width()))
     click.echo(f"{len(known)} of {len(real)} rehearsed; no check counts their records")
@@ -445,32 +455,57 @@ def rehearse(
 )
 @JOBS
 @click.option(
-    "--output",
+    "--records",
     type=click.Path(path_type=Path),
-    help=f"Where the choice is written [default: the package's assets/{CHOSEN}].",
+    default=Path("sweeps", "records"),
+    help="Where the candidates' runs are kept; no leaderboard shows them.",
 )
-def sweep(recipes: Sequence[str], n_seeds: int, jobs: int | None, output: Path | None) -> None:
-    """Choose the hyper-parameters of RECIPES on the validation part, and record the choice.
+@click.option(
+    "--output", type=click.Path(path_type=Path), help=f"File that the choice is written into [default: ./{CHOSEN}]."
+)
+@click.option("--adopt", is_flag=True, help="Write it into the checkout that this package is in: the recipes take it.")
+def sweep(
+    recipes: Sequence[str], n_seeds: int, jobs: int | None, records: Path, output: Path | None, adopt: bool
+) -> None:
+    """Choose the hyper-parameters of RECIPES on the validation part, and write the choice into a file.
 
-    By default, of all recipes that have a grid.
+    By default, of all recipes that have a grid. Interrupting keeps what is finished, and the same command continues
+    from there.
     """
     known = recipes_of("embedded")
     chosen = [find_recipe(name, known) for name in recipes] or [r for r in known.values() if r.grid]
-    path = output or asset(CHOSEN)
-    tuning.save(path, {})  # a file that cannot be written should be known before hours of training
-    try:
-        choices = tuning.sweep(chosen, range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds), jobs)
-    except KeyboardInterrupt:
-        raise click.ClickException(
-            "interrupted: no choice is made from half a sweep, and its runs are not kept"
-        ) from None
+    seeds = range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds)
+    if adopt and output:
+        raise click.UsageError("--adopt writes into the checkout, --output into a file: pass one of them")
+    path = _asset_of_checkout() if adopt else output or Path(CHOSEN)
+    tuning.read(path)  # a file that cannot be written should be known before hours of training
+    store = RecordStore(records)
+    todo = tuning.jobs_of_candidates(chosen, seeds)
+    click.echo(f"{len(todo)} runs, {len(_stamps(store, todo))} of them on record in {store.root}", err=True)
+    choices = tuning.sweep(chosen, store, seeds, jobs)
     tuning.save(path, choices)
     for name, choice in choices.items():
         rows = [
             (json.dumps(c["settings"]), f"{c['score']:.2f}", "chosen" * (c["settings"] == choice["settings"]))
             for c in choice["candidates"]
         ]
-        _echo(table(rows, (name, choice["metric"], ""), terminal_width()) + "\n")
+        settings = " ".join(f"--set {shlex.quote(f'{key}={shown(v)}')}" for key, v in choice["settings"].items())
+        _echo(table(rows, (name, choice["metric"], ""), terminal_width()))
+        click.echo(f"reclaim run {name}\n" if adopt else f"reclaim run {name} {settings}\n")
+    click.echo(
+        f"wrote {path}" + (": the recipes take it from there" if adopt else "; the commands above use the choice")
+    )
+
+
+def _asset_of_checkout() -> Path:
+    """The package's own file of choices.
+
+    :raises ValueError: the package is not in a checkout but installed, where nothing is to be changed.
+    """
+    path = asset(CHOSEN)
+    if not (path.parents[2] / "pyproject.toml").is_file():
+        raise ValueError(f"{path.parents[1]} is an installed package, and --adopt writes into a checkout: use --output")
+    return path
 
 
 @main.command(short_help="Check records from elsewhere.")
@@ -508,14 +543,18 @@ def check(files: Sequence[Path], records: Path | None) -> None:
 @click.option(
     "--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib."
 )
+@click.option(
+    "--variants", is_flag=True, help="Also rows of other configurations of a recipe, marked with what they change."
+)
 def leaderboard(
     records: Path | None,
     output: Path,
     docs: Path | None,
     formats: Sequence[str],
     figures: Path | None,
+    variants: bool,
 ) -> None:
-    """Write the leaderboards from the records: same records, same bytes.
+    """Write the leaderboards from the records: same records, same bytes. Ends with what is left out, and why.
 
     index.html shows everything. embedded.md, .csv and .svg show all streams; <stream>.md, .csv, .json and, with
     --format latex, .tex show one.
@@ -526,14 +565,16 @@ def leaderboard(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            written = boards.write(store, output, formats or boards.FORMATS[:-1])
+            formats = formats or boards.FORMATS[:-1]
+            written = boards.write(store, output, formats, variants)
             written += boards.write_docs(store, docs) if docs else []
-            written += boards.write_figures(store, figures) if figures else []
+            written += boards.write_figures(store, figures, variants) if figures else []
         finally:
             for message in dict.fromkeys(str(warning.message) for warning in caught):
                 click.echo(f"warning: {message}", err=True)
     for path in written:
         click.echo(f"wrote {path}")
+    click.echo(str(boards.account(store, formats, docs is not None, variants)))
 
 
 @main.command(short_help="Hold the implementations against golden files.")

@@ -77,15 +77,17 @@ def _count(images: int | None) -> str:
 def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
     """Check NAME against its own lists and the expected counts; fails if it cannot be used.
 
-    Named are files that are missing, damaged or extra. Extra files are not used, and are no reason to fail. Hidden
-    files, files that the data set ships and we ignore, and the archive that `fetch` keeps are not extra.
+    Named are files that are missing, damaged or extra, and images that occur twice: in training and test, or in one of
+    them. Extra files are not used, and are no reason to fail. Hidden files, files that the data set ships and we
+    ignore, and the archive that `fetch` keeps are not extra.
     """
     from .data.catalogue import find_dataset
-    from .data.readers import list_images
-    from .data.verify import take_stock, undecodable_files, wrong_counts
+    from .data.layouts import list_images
+    from .data.verify import missing_files, repeated_images, take_stock, undecodable_files, wrong_counts
 
     stock = take_stock(name, root)
-    problems = list(stock.problems)
+    click.echo(f"layout: {stock.layout}")
+    problems, remarks = list(stock.problems), list[str]()
     found = None
     if stock.readable:
         try:
@@ -95,15 +97,21 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
     if found:
         for part, images in found.parts.items():
             click.echo(f"{part}: {len(images):,} images")
-        click.echo(f"{len(found.names)} classes; SHA-256 of the index: {found.sha256}")
+        click.echo(f"{len(found.names)} classes; SHA-256 of the split: {found.split_sha256}")
         problems += wrong_counts(found)
+        if missing_files(found):
+            click.echo("SHA-256 of the images: not computed, images are missing")
+        else:
+            click.echo(f"SHA-256 of the images: {found.sha256}")
+            repeated, remarks = repeated_images(found)
+            problems += repeated
         if decode and stock.missing:
             problems.append("not decoded: add what is missing first")
         elif decode:
             problems += undecodable_files(found)
     else:
         click.echo("not counted: the images cannot be read as a data set before the rest is fixed")
-    for note in (*(found.remarks if found else ()), *stock.notes):
+    for note in (*(found.remarks if found else ()), *remarks, *stock.notes):
         click.echo(f"note: {note}")
     for kind, paths in (("missing", stock.missing), ("extra", stock.extra)):
         shown = paths if everything else paths[:SHOWN]
@@ -121,6 +129,44 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
         found_out = f"{len(stock.missing):,} missing, {extra}, {len(problems):,} other problems"
         raise click.ClickException(f"{name} is not as it should be: {found_out}; nothing was changed{remedy}")
     click.echo(f"complete; {extra}, not used" if stock.extra else "complete")
+
+
+@data.command("split")
+@click.argument("name", type=click.Choice(["imagenet-r"]))
+@ROOT
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the lists [default: the data set's]."
+)
+def data_split(name: str, root: Path, out: Path | None) -> None:
+    """Write the split of NAME as lists, train.txt and test.txt, and print its hash.
+
+    The split is the one that the folder has: of train/ and test/, or of lists that are there. Where there is none it is
+    our own, 0.8 / 0.2 by a fixed seed, which is not the papers'. Two labs with one hash have the same split, in
+    whichever layout.
+    """
+    from .data.layouts import list_images
+    from .files import write_text
+
+    found = list_images(name, root)
+    folder = out or found.train.folder
+    lists = {
+        folder / f"{part}.txt": "".join(
+            f"{found.names[label]}/{image}\n"
+            for label, image in zip(images.labels, found.image_names(part), strict=True)
+        )
+        for part, images in found.parts.items()
+    }
+    for path, text in lists.items():
+        if path.exists() and sorted(path.read_text(encoding="utf-8").split()) != sorted(text.split()):
+            raise click.ClickException(f"{path} lists other images: move it away, or name another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    for (path, text), images in zip(lists.items(), found.parts.values(), strict=True):
+        if not path.exists():
+            write_text(path, text)
+        click.echo(f"{path}: {len(images):,} images")
+    for remark in found.remarks:
+        click.echo(f"note: {remark}")
+    click.echo(f"SHA-256 of the split: {found.split_sha256}")
 
 
 @data.command("fetch")

@@ -1,9 +1,9 @@
 """Recipes: what a name on a leaderboard means, and how its hyper-parameters were chosen.
 
 They are defined in recipes.toml. A recipe is a configuration and, unless it is tuned as another one, a grid of four
-candidates for settings that the paper's protocol cannot tell us for drawings of 28 x 28 pixels. `reclaim sweep` runs
-the grid on the validation part and writes the choice to assets/chosen.json, which is read here. A choice made for
-another grid, base configuration or backbone is ignored.
+candidates for settings that the paper's protocol cannot tell us for drawings of 28 x 28 pixels. `reclaim sweep`
+runs the grid on the validation part; with --adopt it writes the choice to assets/chosen.json, which is read here. A
+choice made for another grid, base configuration or backbone is ignored.
 """
 
 from __future__ import annotations

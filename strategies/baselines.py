@@ -7,15 +7,18 @@ replay.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from avalanche.training import LearningWithoutForgetting
 from avalanche.training.plugins import EWCPlugin, LwFPlugin, SupervisedPlugin
 from torch import Tensor, nn
 
 from .byte_counts import bytes_of
 from .checks import require_not_negative
 from .parts import parts_of
+from .runs import Owner, require_counted
 
 
 class FrozenBackbone(SupervisedPlugin[Any]):
@@ -24,7 +27,7 @@ class FrozenBackbone(SupervisedPlugin[Any]):
     """
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        for parameter in parts_of(strategy.model, "FrozenBackbone").backbone_parameters():
+        for parameter in parts_of(strategy.model, "FrozenBackbone").backbone_parameters().values():
             parameter.requires_grad_(False)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -36,27 +39,41 @@ class L2SP(SupervisedPlugin[Any]):
     weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
 
     OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum
-    instead. theta_0 is the backbone at the start of the first experience. Heads are not pulled.
+    instead. theta_0 is the backbone at the start of the first experience. Heads are not pulled. Parameters are known by
+    their names: those of a model that replaces the strategy's are pulled to the same theta_0. With another strategy and
+    another model, theta_0 is taken anew.
 
     :param weight: factor of the penalty, at least 0.
-    :raises ValueError: the weight is negative, infinite or NaN.
+    :raises ValueError: the weight is negative, infinite or NaN; while training, a parameter of theta_0 has another
+        shape, or is missing.
     """
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__()
         require_not_negative(weight=weight)
         self.weight = weight
-        self._anchors: dict[nn.Parameter, Tensor] = {}
+        self._theta_0: dict[str, Tensor] = {}
+        self._anchors: dict[nn.Parameter, Tensor] = {}  # the same, for the parameters of the present model
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
         """Bytes of theta_0."""
-        return sum(t.numel() * t.element_size() for t in self._anchors.values())
+        return sum(t.numel() * t.element_size() for t in self._theta_0.values())
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if not self._anchors:
-            backbone = parts_of(strategy.model, "L2SP").backbone_parameters()
-            self._anchors = {p: p.detach().clone() for p in backbone}
+        parameters = parts_of(strategy.model, "L2SP").backbone_parameters()
+        if self._owner.changes_to(strategy, strategy.model) or not self._theta_0:
+            self._theta_0 = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, anchor in self._theta_0.items():
+            have = tuple(parameters[name].shape) if name in parameters else None
+            if have != tuple(anchor.shape):
+                raise ValueError(
+                    f"L2SP pulls {name} to a value of shape {tuple(anchor.shape)}, but in the model it now "
+                    f"{'is missing' if have is None else f'has {have}'}: make a new L2SP for another backbone"
+                )
+            self._theta_0[name] = anchor.to(parameters[name].device)
+        self._anchors = {parameters[name]: anchor for name, anchor in self._theta_0.items()}
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         distances = [torch.mean((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]
@@ -81,9 +98,11 @@ class EWC(EWCPlugin):
     :param mode: ``"separate"`` keeps F and theta_t of every experience t, ``"online"`` one decaying sum of F, and the
         last theta_t.
     :param decay_factor: of the older importances at each experience, for ``"online"`` only.
+    :param keep_importance_data: keep the older importances and weights in ``"online"`` mode, too.
     :param importance_batch_size: number of images whose gradients are averaged before squaring; by default the training
         batch.
-    :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match.
+    :raises ValueError: an option is out of its range, or ``mode`` and ``decay_factor`` do not match; while training, a
+        new strategy on the same model, whose clock has not counted the experiences before.
     """
 
     def __init__(
@@ -91,6 +110,7 @@ class EWC(EWCPlugin):
         ewc_lambda: float,
         mode: Literal["separate", "online"] = "separate",
         decay_factor: float | None = None,
+        keep_importance_data: bool = False,
         importance_batch_size: int | None = None,
     ) -> None:
         require_not_negative(ewc_lambda=ewc_lambda, decay_factor=decay_factor or 0.0)
@@ -104,14 +124,21 @@ class EWC(EWCPlugin):
                 f"importance_batch_size must be at least 1, got {importance_batch_size}: "
                 f"leave it out for the training batch"
             )
-        super().__init__(ewc_lambda, mode, decay_factor)
+        super().__init__(ewc_lambda, mode, decay_factor, keep_importance_data)
         self.importance_batch_size = importance_batch_size
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
         """Bytes of the importances and of the weights they belong to."""
         kept = (*self.saved_params.values(), *self.importances.values())
         return sum(parameter.data.nbytes for of_experience in kept for parameter in of_experience.values())
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._owner.changes_to(strategy, strategy.model):
+            self.saved_params.clear()
+            self.importances.clear()
+        require_counted(strategy, "EWC", max(self.saved_params, default=-1) + 1)
 
     def compute_importances(
         self,
@@ -138,23 +165,40 @@ class LwF(LwFPlugin):
     by distillation, too, as in the paper. With frozen heads distillation trains the backbone only.
 
     Fixes upstream: the old model is in eval mode. Avalanche leaves it in training mode, with dropout and batch
-    statistics active.
+    statistics active. With another strategy and another model it starts anew: Avalanche would distil the old strategy's
+    model into the first experience.
 
-    :param alpha: factor of the distillation term, at least 0.
+    :param alpha: factor of the distillation term, at least 0; or one for each experience, the first without a use.
     :param temperature: T, above 0.
-    :raises ValueError: an option is out of its range.
+    :raises ValueError: an option is out of its range; while training, there is no alpha for the experience.
     """
 
-    def __init__(self, alpha: float = 1.0, temperature: float = 2.0) -> None:
-        require_not_negative(alpha=alpha)
+    lwf: Any
+
+    def __init__(self, alpha: float | Sequence[float] = 1.0, temperature: float = 2.0) -> None:
+        if isinstance(alpha, Sequence):
+            alpha = list(alpha)  # what Avalanche looks for
+            require_not_negative(**{f"alpha[{t}]": value for t, value in enumerate(alpha)})
+        else:
+            require_not_negative(alpha=alpha)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
         super().__init__(alpha, temperature)
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
         """Bytes of the old model."""
         return bytes_of(self.lwf.prev_model)
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._owner.changes_to(strategy, strategy.model):
+            self.lwf = LearningWithoutForgetting(self.lwf.alpha, self.lwf.temperature)
+        if isinstance(self.lwf.alpha, list) and self.lwf.expcount >= len(self.lwf.alpha):
+            raise ValueError(
+                f"LwF has {len(self.lwf.alpha)} alphas, {self.lwf.alpha}, and none for experience {self.lwf.expcount}: "
+                f"give one for each experience, or a single number"
+            )
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)

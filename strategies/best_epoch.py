@@ -13,7 +13,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from .features import extract_logits
-from .heads import classes_of
+from .runs import classes_of
 
 
 class BestEpoch(SupervisedPlugin[Any]):
@@ -27,10 +27,10 @@ class BestEpoch(SupervisedPlugin[Any]):
 
     List it before plugins that use the trained model: EWC, LwF, classifier alignment.
 
-    :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under
-        the same labels.
     The model may be any one.
 
+    :param validation: experiences with the held-out images; ``validation[t]`` has the classes of experience t, under
+        the same labels.
     :raises ValueError: before training, the two experiences have different classes, or there are no held-out images.
     """
 

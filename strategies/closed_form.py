@@ -16,8 +16,8 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from .features import check_features, extract_features
-from .heads import classes_of
 from .parts import Heads, parts_of, require_same_classes, trained_classes
+from .runs import Owner, classes_of
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
@@ -27,7 +27,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
     mode) to one running mean per class. Then it sets all heads, including frozen ones: w_c = 2 mu_c, b_c = -|mu_c|^2,
     up to a term that all classes share (see :meth:`write`). The mean of a class that occurs again still includes its
     earlier images. If the backbone is trained, the means of earlier classes are still those of the earlier backbone. A
-    head that is trained later starts from the weights set here.
+    head that is trained later starts from the weights set here. With another strategy and another model it starts anew.
 
     Trainable flags, the modes of all modules and torch's global generator do not change.
 
@@ -43,6 +43,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
         super().__init__()
         self._means: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -60,6 +61,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         who, experience = type(self).__name__, strategy.experience
+        if self._owner.changes_to(strategy, strategy.model):
+            self._forget()
         parts_of(strategy.model, who).require_classes({*self._means, *classes_of(experience)}, who)
         check_features(strategy.model, experience.dataset.eval(), strategy.device, who)
 
@@ -117,6 +120,9 @@ class NearestClassMean(SupervisedPlugin[Any]):
         of_all = [torch.stack(parts) for parts in zip(*(rows[c] for c in heads.classes), strict=True)]
         heads.write(*of_all)
 
+    def _forget(self) -> None:
+        self._means, self._counts = {}, {}
+
     def _add_deviations(self, deviations: Tensor) -> None:
         """Add vectors (N, d) whose sum of outer products is the increase of the within-class scatter."""
 
@@ -149,6 +155,10 @@ class LinearDiscriminant(NearestClassMean):
     def bytes_kept(self) -> int:
         """Bytes of the means, the counts and the covariance (d, d), in double precision."""
         return super().bytes_kept + self._scatter.nbytes
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._scatter = torch.zeros((), dtype=torch.float64)
 
     def _add_deviations(self, deviations: Tensor) -> None:
         self._scatter = self._scatter + deviations.T @ deviations

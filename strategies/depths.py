@@ -1,21 +1,28 @@
 """The relative depth i/n of each parameter in a model, which the rollback of OLOR (arXiv 2401.10962)
 depends on (F8).
 
+It needs torch only: what it must know of timm, Avalanche, peft, transformers and torchvision it sees in the model.
+
 F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
-from collections import defaultdict
+import re
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from timm.models import group_parameters
 from torch import nn
 
-from .heads import ContinualModel
-from .peft_module import peft_parameters
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_HEAD = re.compile(r"(\w+_)?(head|heads|classifier|classifiers)|fc|last_linear|score|aux_?(logits)?\d?", re.IGNORECASE)
+_NEW = re.compile(r"lora_\w+|(\w+_)?adapters?(_\w+)?|modules_to_save|(\w+_)?prompts?|prompt_(embeddings|tokens)")
+_PREDICTOR = re.compile(r"(^|\.)roi_heads\.\w+_predictor\.")
 
 
 def layer_depths(
@@ -23,64 +30,225 @@ def layer_depths(
 ) -> dict[nn.Parameter, float]:
     """Relative depth i/n of each pretrained parameter of a model: 0 at the input, 1 at the output.
 
-    Of a :class:`~reclaim.strategies.heads.ContinualModel` only the backbone counts. A timm model's classifier and all
-    PEFT modules are left out. Exclude everything else that is not pretrained: every parameter with a depth is rolled
-    back.
+    Every parameter with a depth is rolled back, so what is new gets none and does not count:
+
+    - PEFT modules: Reclaim's, peft's (all but the ``base_layer``, ``modules_to_save`` and prompts), and modules or
+      parameters called ``lora_...``, ``adapter`` or ``prompts``.
+    - The head. In a timm model it is ``get_classifier()``. In a transformers model it is all outside of the base model.
+      Elsewhere it is known by its name only (``head``, ``classifier``, ``fc``, ``..._head`` and the like, a detector's
+      ``roi_heads.*_predictor``, in the outermost module that has one), by being Avalanche's (``IncrementalClassifier``,
+      ``TaskHeads``), by standing behind the only backbone of a ``Sequential``, or as the last ``Linear`` behind a chain
+      of blocks. Of a plain ``Sequential`` that is not beside a backbone, such as the ``classifier`` of torchvision's
+      VGG, only the last layer is new.
+
+    Exclude everything else that is not pretrained. Of a torchvision detector with ``weights_backbone`` alone that is
+    all outside of ``model.backbone.body``. A head that is to be rolled back, or another layer, can be added to the
+    result: ``{**layer_depths(model), **dict.fromkeys(model.fc.parameters(), 1.0)}``.
 
     :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are
         0, block j is j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of
-        timm's ``group_matcher``; in a model without one each submodule is a layer, in order of registration, and so is
-        each item of a ``Sequential`` or ``ModuleList``. ``"tensors"`` (the code): each parameter tensor counts, in the
-        order of ``model.parameters()``.
-    :param exclude: parameters that are not pretrained, such as the head of a model that is not timm's. They get no
-        depth and do not count.
+        timm's ``group_matcher``, wherever in the model it is. Elsewhere they are the items of a ``Sequential`` or
+        ``ModuleList`` that holds several of one class with two or more weight matrices each; in stages, those of every
+        stage. In a model with no such chain each submodule is a layer, in order of registration, and so is each item of
+        a ``Sequential`` or ``ModuleList``. Wrappers, such as ``torch.compile``'s and ``DataParallel``, are no layers.
+        ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
+    :param exclude: parameters that are not pretrained. They get no depth and do not count.
     :raises ValueError: unknown ``counting``, or no parameter left.
+    :warns UserWarning: one layer of a model without a ``group_matcher`` holds more than half of the weights, in several
+        tensors: they all share a depth.
     """
     if counting not in ("layers", "tensors"):
         raise ValueError(f"counting must be 'layers' or 'tensors', got {counting!r}")
-    if isinstance(model, ContinualModel):
-        model = model.backbone
-    excluded = {*exclude, *peft_parameters(model), *_classifier_parameters(model)}
-    layers = [[p] for p in model.parameters()] if counting == "tensors" else _layers(model)
+    excluded = {*exclude, *_additions(model), *_timm_classifiers(model), *_heads(model)}
+    layers = [[p] for p in model.parameters()] if counting == "tensors" else _merged(_pieces(model, excluded))
     layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
     if not layers:
         raise ValueError(
             f"no parameter of {type(model).__name__} is left to give a depth to: exclude only what is not pretrained"
         )
+    if counting == "layers":
+        _warn_of_a_heavy_layer(model, layers)
     # With a single layer n would be 0; its depth 0 makes lambda = iota_1 (F11). A parameter shared by two layers counts
     # in the first.
     n = max(len(layers) - 1, 1)
     return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
 
 
-def _classifier_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+# What a module is
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """What the module or its class itself has: wrappers pass on attributes of what they wrap, whose parameters have
+    other names there.
+    """
+    return inspect.getattr_static(module, name, None)
+
+
+def _knows_its_layers(module: nn.Module) -> bool:
+    return _own(module, "group_matcher") is not None
+
+
+def _matrices(module: nn.Module) -> int:
+    return sum(p.ndim > 1 for p in module.parameters())
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether it is a container of blocks: several modules of one class with two or more weight matrices each."""
+    blocks = Counter(type(item) for item in module.children() if _matrices(item) > 1)
+    return isinstance(module, _CONTAINERS) and max(blocks.values(), default=0) > 1
+
+
+def _is_net(module: nn.Module) -> bool:
+    """Whether it holds layers, rather than being one."""
+    return any(_knows_its_layers(part) or _is_chain(part) for part in module.modules())
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    """Children with parameters. Of peft's model only the base model counts."""
+    children = {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
+    return {"base_model": children["base_model"]} if "base_model" in children and _is_peft(module) else children
+
+
+def _is_peft(module: nn.Module) -> bool:
+    return "peft_config" in vars(module)
+
+
+# What is new
+
+
+def _additions(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of modules of parameter-efficient fine-tuning."""
     for module in model.modules():
-        get_classifier = getattr(module, "get_classifier", None)
-        if get_classifier is not None:
-            classifier = get_classifier()
+        if any(cls.__name__ == "PEFTModule" for cls in type(module).__mro__):  # by name: its module imports timm
+            yield from module.parameters()
+        elif isinstance(_own(module, "adapter_layer_names"), tuple):  # a layer of peft, around the pretrained one
+            pretrained = {*getattr(module, "base_layer", nn.Module()).parameters()}
+            yield from (p for p in module.parameters() if p not in pretrained)
+        elif _is_peft(module) and "base_model" in dict(module.named_children()):  # prompts stand beside it
+            pretrained = {*module.base_model.parameters()}
+            yield from (p for p in module.parameters() if p not in pretrained)
+    for name, parameter in model.named_parameters():
+        if any(_NEW.fullmatch(part) for part in name.split(".")):
+            yield parameter
+
+
+def _timm_classifiers(model: nn.Module) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        if _own(module, "get_classifier") is not None:
+            classifier = module.get_classifier()  # type: ignore[operator]
             # timm's distilled models have two
             for head in classifier if isinstance(classifier, (tuple, list)) else [classifier]:
                 if isinstance(head, nn.Module):
                     yield from head.parameters()
 
 
-def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of each layer, from the input to the output."""
-    group_matcher = getattr(model, "group_matcher", None)
-    if group_matcher is not None:
-        return _timm_layers(model, group_matcher(coarse=False))
-    own = list(model.parameters(recurse=False))
-    children = [child for child in model.children() if next(child.parameters(), None) is not None]
+def _heads(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of the head of a model that is not timm's: that of the outermost module which has one."""
+    yield from (p for name, p in model.named_parameters() if _PREDICTOR.search(name))
+    nets = [model]
+    while nets:
+        net = nets.pop()
+        if _knows_its_layers(net):
+            continue
+        children = _children(net)
+        heads = {name: children.pop(name) for name in _heads_among(net, children)}
+        for head in heads.values():
+            yield from _new_part(head, beside=children)
+        if not heads:
+            nets += [child for child in children.values() if len(children) == 1 or _is_net(child)]
+
+
+def _heads_among(net: nn.Module, children: dict[str, nn.Module]) -> list[str]:
+    if len(children) < 2:  # a wrapper
+        return []
+    prefix = _own(net, "base_model_prefix")
+    if isinstance(prefix, str) and prefix in children:  # a transformers model: all but the base model is for the task
+        return [name for name in children if name != prefix]
+    named = [name for name, child in children.items() if _HEAD.fullmatch(name) or _own(child, "adaptation")]
+    # what knows its layers is the backbone, whatever its name
+    named = [name for name in named if name != "roi_heads" and not _holds_layers_that_it_knows(children[name])]
+    if named or isinstance(prefix, str):
+        return named
+    nets = [i for i, child in enumerate(children.values()) if _is_net(child)]
+    if isinstance(net, nn.Sequential) and len(nets) == 1 and _is_backbone("", list(children.values())[nets[0]]):
+        return list(children)[nets[0] + 1 :]
+    last = list(children)[-1]
+    return [last] if nets and isinstance(children[last], nn.Linear) else []
+
+
+def _holds_layers_that_it_knows(module: nn.Module) -> bool:
+    return any(_knows_its_layers(part) for part in module.modules())
+
+
+def _is_backbone(name: str, module: nn.Module) -> bool:
+    return name == "backbone" or (_is_net(module) and not isinstance(module, _CONTAINERS))
+
+
+def _new_part(head: nn.Module, beside: dict[str, nn.Module]) -> Iterator[nn.Parameter]:
+    if type(head) is nn.Sequential and not any(_is_backbone(name, other) for name, other in beside.items()):
+        layers = [module for module in head.modules() if not [*module.children()] and _matrices(module)]
+        yield from layers[-1].parameters() if layers else ()
+    else:
+        yield from head.parameters()
+
+
+# Layers
+
+
+class _Piece(NamedTuple):
+    parameters: list[nn.Parameter]
+    is_block: bool
+
+
+def _pieces(module: nn.Module, excluded: set[nn.Parameter]) -> list[_Piece]:
+    """Blocks of a model, and what stands before, between and after them, from the input to the output."""
+    if _knows_its_layers(module):
+        return [_Piece(layer, i > 0) for i, layer in enumerate(_timm_layers(module))]
+    children = {name: child for name, child in _children(module).items() if not excluded.issuperset(child.parameters())}
+    own = list(module.parameters(recurse=False))
     if len(children) == 1 and not own:
-        return _layers(children[0])
+        return _pieces(*children.values(), excluded)
+    # timm's few models that have a classifier and no group_matcher keep the depths that they always had
+    if not _is_net(module) or _own(module, "get_classifier") is not None:
+        return [_Piece(layer, True) for layer in _submodules(module, children)]
+    pieces = [_Piece(own, False)] if own else []  # tokens and embeddings
+    for child in children.values():
+        if _is_net(child):
+            pieces += _pieces(child, excluded)
+        else:
+            pieces.append(_Piece(list(child.parameters()), _is_chain(module) and _matrices(child) > 1))
+    return pieces
+
+
+def _submodules(module: nn.Module, children: dict[str, nn.Module]) -> list[list[nn.Parameter]]:
+    """Each child is a layer, and of a container each item."""
+    own = list(module.parameters(recurse=False))
+    if len(children) == 1 and not own:
+        (child,) = children.values()
+        return _submodules(child, _children(child))
     layers: list[list[nn.Parameter]] = []
-    for child in children:
-        layers += _layers(child) if isinstance(child, (nn.Sequential, nn.ModuleList)) else [list(child.parameters())]
+    for child in children.values():
+        inner = isinstance(child, (nn.Sequential, nn.ModuleList))
+        layers += _submodules(child, _children(child)) if inner else [list(child.parameters())]
     # A module's own tensors are tokens and embeddings: input.
     return [own + layers[0], *layers[1:]] if own and layers else layers or [own]
 
 
-def _timm_layers(model: nn.Module, matcher: Any) -> list[list[nn.Parameter]]:
+def _merged(pieces: list[_Piece]) -> list[list[nn.Parameter]]:
+    """The layers: a piece each, but all before the first block is one, and so is all after the last."""
+    blocks = [i for i, piece in enumerate(pieces) if piece.is_block]
+    if not blocks:
+        return [piece.parameters for piece in pieces]
+    first, last = blocks[0], blocks[-1]
+    before = [*itertools.chain(*(piece.parameters for piece in pieces[:first]))]
+    after = [*itertools.chain(*(piece.parameters for piece in pieces[last + 1 :]))]
+    return [before, *(piece.parameters for piece in pieces[first : last + 1]), after]
+
+
+def _timm_layers(model: Any) -> list[list[nn.Parameter]]:
+    from timm.models import group_parameters  # a model with a group_matcher has loaded timm
+
+    matcher = model.group_matcher(coarse=False)
     if isinstance(matcher, dict):
         matcher = {name: _own_layer_for_the_rest(spec) for name, spec in matcher.items()}
     layer_of = group_parameters(model, matcher, reverse=True)
@@ -103,3 +271,24 @@ def _own_layer_for_the_rest(spec: Any) -> Any:
     if not isinstance(spec, (list, tuple)):
         return spec
     return [(pattern, (math.inf,) if suffix == (99999,) else suffix) for pattern, suffix in spec]
+
+
+def _warn_of_a_heavy_layer(model: nn.Module, layers: list[list[nn.Parameter]]) -> None:
+    if _holds_layers_that_it_knows(model):
+        return
+    weights = [sum(p.numel() for p in layer) for layer in layers]
+    heaviest = max(weights)
+    layer = layers[weights.index(heaviest)]
+    # a single tensor that heavy cannot be divided, and neither can a linear layer
+    if 2 * heaviest <= sum(weights) or sum(p.ndim > 1 for p in layer) < 2:
+        return
+    if 2 * max(p.numel() for p in layer) > sum(weights):
+        return
+    names = [name for name, p in model.named_parameters() if any(p is held for held in layer)]
+    warnings.warn(
+        f"layer {weights.index(heaviest)} of 0 to {len(layers) - 1} of {type(model).__name__}, from {names[0]} to "
+        f"{names[-1]}, holds {heaviest / sum(weights):.0%} of the weights, which all get one depth: put its blocks "
+        "into a Sequential or ModuleList, or give depths of your own, a dict from parameter to i/n",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -160,6 +160,10 @@ class ClassGaussians:
         self._gaussians: dict[int, Gaussian] = {}
         self._degrees = 0  # of freedom of the shared covariance
 
+    def empty(self) -> ClassGaussians:
+        """One of the same settings, without classes."""
+        return ClassGaussians(self.ridge, self.covariance, self.rank)
+
     @property
     def classes(self) -> list[int]:
         """Ids of the classes, in the order in which they were first fitted."""

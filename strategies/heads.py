@@ -14,6 +14,8 @@ from avalanche.models import BaseModel, DynamicModule, IncrementalClassifier, Mu
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from .runs import classes_of
+
 UNSEEN = -1000.0
 """Logit of a class without a head: finite in float16, and never the largest."""
 
@@ -148,12 +150,6 @@ class TaskHeads(DynamicModule):
         for classes in saved[len(self.heads) :]:
             self.add_head(classes)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def classes_of(experience: Any) -> list[int]:
-    """The ids of an experience's classes, in order. Those of online streams are known by their targets alone."""
-    classes = getattr(experience, "classes_in_this_experience", None)
-    return sorted({int(c) for c in (experience.dataset.targets if classes is None else classes)})
 
 
 class ContinualModel(nn.Module, BaseModel):  # type: ignore[misc]

@@ -19,7 +19,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .parts import parts_of, trained_classes
 from .peft_module import peft_modules, peft_parameters
+from .runs import Owner, classes_of, experiences_before
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
@@ -50,7 +52,9 @@ class LAE(SupervisedPlugin[Any]):
         attach_lora(model)
         Naive(model=model, ..., criterion=TaskCrossEntropy(), plugins=[PEFTSchedule(30), LAE()])
 
-    The copy is made when training first starts on an experience other than experience 0 of its stream, and never again.
+    The copy is made when training starts on the second experience, and never again. The second one it is by the
+    strategy's clock or by its number in the stream, or if the model already has heads, none of them for a class of this
+    experience: weights from elsewhere were loaded.
     After every optimizer step from then on, including steps with frozen modules, offline <- decay * offline + (1 -
     decay) * online.
 
@@ -58,6 +62,9 @@ class LAE(SupervisedPlugin[Any]):
     :func:`combine`. These are unnormalised log-probabilities: a criterion that begins with a softmax, as all here do,
     sees the maximum of the two softmaxes divided by its sum. Training uses only the online expert, and so does
     classifier alignment: its aligned heads fit the online features, and the offline expert uses them, too.
+
+    The copy belongs to the strategy and its model. With another strategy on another model it has no vote, and training
+    starts without it.
 
     :param decay: of the exponential moving average, in [0, 1]: 0.999 in aEPG's paper, 0.9999 in LAE's configuration
         (F18). 1 never changes the copy, 0 is the online expert only.
@@ -71,6 +78,8 @@ class LAE(SupervisedPlugin[Any]):
             raise ValueError(f"decay must be in [0, 1], got {decay}")
         self.decay = decay
         self._offline: list[Tensor] = []
+        self._owner = Owner()
+        self._has_earlier_heads = False
 
     @property
     def bytes_kept(self) -> int:
@@ -100,16 +109,23 @@ class LAE(SupervisedPlugin[Any]):
             finally:
                 _write(modules, online)
 
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # here the model has no head yet for the classes of this experience
+        trained = trained_classes(parts_of(strategy.model, "LAE").classifier) or set()
+        self._has_earlier_heads = bool(trained) and trained.isdisjoint(classes_of(strategy.experience))
+
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = strategy.model
         if not peft_modules(model):
             raise ValueError(
                 "LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)"
             )
+        if self._owner.changes_to(strategy, strategy.model):
+            self._offline = []
         if self._offline:
             # the model may be on another device now
             self._offline = [copy.to(p.device) for copy, p in zip(self._offline, self._parameters(model), strict=True)]
-        elif strategy.experience.current_experience > 0:
+        elif self._has_earlier_heads or experiences_before(strategy) > 0:
             # in half precision a step of 1 - decay would be rounded away
             self._offline = [
                 p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in peft_parameters(model)
@@ -124,7 +140,7 @@ class LAE(SupervisedPlugin[Any]):
             torch._foreach_lerp_(self._offline, online, 1 - self.decay)
 
     def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if self._offline:
+        if self._offline and not self._owner.is_another(strategy, strategy.model):
             with self.offline(strategy.model):
                 strategy.mb_output = combine(strategy.mb_output, strategy.forward())
 

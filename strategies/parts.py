@@ -109,7 +109,11 @@ class Parts:
         if isinstance(self.model, ContinualModel):
             return self.model.features(images)
         features, logits, output = self._forward(images, task_labels)
-        if not (isinstance(output, Tensor) and output.shape == logits.shape and torch.equal(output, logits)):
+        if not (
+            isinstance(output, Tensor)
+            and output.shape == logits.shape
+            and torch.equal(output.nan_to_num(), logits.nan_to_num())
+        ):
             raise ValueError(
                 f"the output of {type(self.model).__name__} is not that of its classifier, "
                 f"{type(self.classifier).__name__}: let the model end in the classifier, without a softmax or anything "
@@ -157,10 +161,10 @@ class Parts:
                 f"which has {self.classifier.out_features}: make it wider, or use Avalanche's IncrementalClassifier"
             )
 
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the classifier's."""
-        of_classifier = {id(p) for p in self.classifier.parameters()}
-        return [p for p in self.model.parameters() if id(p) not in of_classifier]
+    def backbone_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, of all but the classifier's."""
+        of_classifier = set(self.classifier.parameters())
+        return {name: p for name, p in self.model.named_parameters() if p not in of_classifier}
 
     def eval_backbone(self) -> None:
         """Put all modules but the classifier into eval mode."""
@@ -179,7 +183,7 @@ def parts_of(model: nn.Module, who: str) -> Parts:
     """
     model = unwrap(model)
     found = find_classifier(model)
-    if found is None:
+    if found is None or found[1] is model:
         raise TypeError(
             f"{who} needs a backbone with a classifier, and {type(model).__name__} has none that can be told from the "
             f"backbone, or several: wrap a backbone without one, ContinualModel(backbone), or let the model end in "

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from .parts import Parts, parts_of
 from .peft_module import PEFTModule, peft_modules, peft_parameters, require_vision_transformer
+from .runs import Owner, experiences_before
 
 
 class LoRA(PEFTModule):
@@ -342,7 +343,8 @@ def _plain_class(adapted: type[nn.Module]) -> type[nn.Module]:
 class PEFTSchedule(SupervisedPlugin[Any]):
     """Decides which parameters of the backbone train in which epoch (F17). It does not change the heads.
 
-    Parameters that are frozen when the first training starts stay frozen in either mode.
+    Parameters that are frozen when the first training of a model starts stay frozen in either mode. What is the first
+    experience the strategy's clock and the stream say; where each delivery is a stream of its own, the clock.
 
     :param frozen_epochs: number of first epochs of an experience in which only the head trains; 30 of 50 in aEPG's
         protocol.
@@ -359,7 +361,9 @@ class PEFTSchedule(SupervisedPlugin[Any]):
             raise ValueError(f"freeze must be 'peft' or 'backbone', got {freeze!r}")
         self.frozen_epochs = frozen_epochs
         self.freeze = freeze
-        self._fixed: list[nn.Parameter] | None = None
+        self._fixed: list[str] | None = None
+        self._owner = Owner()
+        self._is_first = True
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Freeze what must not train in the first epoch.
@@ -375,19 +379,21 @@ class PEFTSchedule(SupervisedPlugin[Any]):
             )
         if self.freeze == "peft" and not peft_modules(parts.model):
             raise ValueError("the backbone has no PEFT modules to train: attach some first, attach_lora(model, ...)")
-        if self._fixed is None:
-            self._fixed = [p for p in parts.backbone_parameters() if not p.requires_grad]
-        self._apply(parts, strategy, epoch=0)
+        if self._owner.changes_to(strategy, strategy.model) or self._fixed is None:
+            self._fixed = [name for name, p in parts.backbone_parameters().items() if not p.requires_grad]
+        self._is_first = experiences_before(strategy) == 0
+        self._apply(parts, epoch=0)
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._apply(parts_of(strategy.model, "PEFTSchedule"), strategy, epoch=strategy.clock.train_exp_epochs)
+        self._apply(parts_of(strategy.model, "PEFTSchedule"), epoch=strategy.clock.train_exp_epochs)
 
-    def _apply(self, parts: Parts, strategy: Any, epoch: int) -> None:
+    def _apply(self, parts: Parts, epoch: int) -> None:
         thawed = epoch >= self.frozen_epochs
-        for parameter in parts.backbone_parameters():
+        backbone = parts.backbone_parameters()
+        for parameter in backbone.values():
             parameter.requires_grad_(thawed and self.freeze == "backbone")
         if self.freeze == "peft":
             for parameter in peft_parameters(parts.model):
-                parameter.requires_grad_(thawed or strategy.experience.current_experience == 0)
-        for parameter in self._fixed or ():
-            parameter.requires_grad_(False)
+                parameter.requires_grad_(thawed or self._is_first)
+        for name in self._fixed or ():
+            backbone[name].requires_grad_(False)

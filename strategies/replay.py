@@ -1,31 +1,32 @@
 """Baselines with a replay buffer, on Avalanche's own implementations: experience replay, GDumb, BiC and DER++.
 
-Each subclass lists what it fixes in Avalanche's code under "Fixes upstream". All but DER++ take any model, and train with
-a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier heads
-(``ContinualModel(freeze_earlier=False)``). DER++ needs a ContinualModel with one head over all classes, made before the
-optimizer.
+Each subclass lists what it fixes in Avalanche's code under "Fixes upstream", and takes its arguments and models. All
+but DER++ train with a loss over all classes seen (``TaskCrossEntropy(restrict=False)``) and with trainable earlier
+heads (``ContinualModel(freeze_earlier=False)``). DER++ needs one head over all classes, made before the optimizer.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.models import MultiTaskModule
 from avalanche.models.bic_model import BiasLayer
 from avalanche.training.plugins import BiCPlugin, GDumbPlugin, ReplayPlugin
-from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
 from avalanche.training.supervised.der import DER
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
-from .heads import ContinualModel, require_continual_model, unwrap
+from .heads import ContinualModel, unwrap
+from .runs import Owner, classes_of, require_counted
 from .task_loss import TaskLoss
 
 
@@ -48,14 +49,31 @@ class Replay(ReplayPlugin):
     """Experience replay by Avalanche's plugin: each batch of new images is joined by ``batch_size_mem``
     images from the memory.
 
-    :param mem_size: number of images in the memory, equally many of each class.
-    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
-    :raises ValueError: ``mem_size`` is below 1; before training, the model freezes earlier heads, or the loss sees the
-        current classes only.
+    The arguments are Avalanche's, in its order. Only the memory is another one by default. With another strategy on
+    another model it starts empty; so do those of GDumb and BiC.
+
+    :param mem_size: number of images in the memory.
+    :param batch_size: number of new images in each batch; by default the strategy's.
+    :param batch_size_mem: number of images from the memory in each batch; by default the strategy's, too.
+    :param task_balanced_dataloader: draw equally many images from each task in the memory.
+    :param storage_policy: Avalanche's, of ``mem_size`` images; by default :class:`Memory`, equally many of each class.
+    :raises ValueError: ``mem_size`` is below 1, or not that of ``storage_policy``; before training, the model freezes
+        earlier heads, the loss sees the current classes only, or a given memory holds images of another strategy.
     """
 
-    def __init__(self, mem_size: int = 500, batch_size_mem: int | None = None) -> None:
-        super().__init__(mem_size, batch_size_mem=batch_size_mem, storage_policy=Memory(mem_size))
+    storage_policy: Any
+
+    def __init__(
+        self,
+        mem_size: int = 500,
+        batch_size: int | None = None,
+        batch_size_mem: int | None = None,
+        task_balanced_dataloader: bool = False,
+        storage_policy: ExemplarsBuffer | None = None,
+    ) -> None:
+        policy = _memory(mem_size, storage_policy)
+        super().__init__(mem_size, batch_size, batch_size_mem, task_balanced_dataloader, policy)
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -64,17 +82,23 @@ class Replay(ReplayPlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_all_classes(strategy, "Replay")
+        if self._owner.changes_to(strategy, strategy.model):
+            self.storage_policy = _emptied(self.storage_policy)
         super().before_training_exp(strategy, **kwargs)
 
 
 class GDumb(GDumbPlugin):
     """GDumb (Prabhu et al., 2020): in each experience, trains again from the initial model, on the memory only.
 
-    ``strategy.model`` is a new object in each experience. Avalanche replaces the old model's parameters by its
-    parameters in the optimizer. One epoch is one pass over the memory.
+    The model gets its initial values again in place, and the optimizer loses its momentum. One epoch is one pass
+    over the memory.
 
-    Fixes upstream: evaluating classes before training on them gave the initial model heads for them, and so all later
-    models.
+    Fixes upstream:
+
+    - Avalanche makes ``strategy.model`` a new object in each experience, with new parameters. What was keyed by the old
+      ones ended in silence, such as OLOR's rollback.
+    - Evaluating classes before training on them gave the initial model heads for them, and so all later models.
+    - A plugin used again, in another strategy, gave that strategy the first one's initial model.
 
     :param mem_size: number of images in the memory, equally many of each class. Those of the current experience are
         drawn before training.
@@ -85,6 +109,7 @@ class GDumb(GDumbPlugin):
     def __init__(self, mem_size: int = 500) -> None:
         super().__init__(mem_size)
         self.storage_policy = Memory(mem_size)
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -93,7 +118,13 @@ class GDumb(GDumbPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         _require_all_classes(strategy, "GDumb")
-        super().before_train_dataset_adaptation(strategy, **kwargs)
+        if self._owner.changes_to(strategy, strategy.model):
+            self.init_model, self.storage_policy = None, Memory(self.mem_size)
+        if self.init_model is None:
+            self.init_model = copy.deepcopy(strategy.model)
+        else:
+            _start_again(strategy, self.init_model)
+        strategy.model_adaptation(self.init_model)
 
     def before_eval_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         pass
@@ -114,36 +145,59 @@ class BiC(BiCPlugin):
     - It removes the held-out images from the caller's experience. Streams whose experiences do not allow the copy that
       avoids this raise a ``TypeError``.
 
-    :param mem_size: number of images in the memory, equally many of each class.
-    :param batch_size_mem: number of images from the memory in each batch; by default as many as new ones.
+    The arguments are Avalanche's, in its order.
+
+    :param mem_size, batch_size, batch_size_mem, task_balanced_dataloader, storage_policy: see :class:`Replay`.
     :param val_percentage: number of held-out images as a fraction of ``mem_size`` (0.1 is a tenth); at least one per
         class is needed.
     :param T: temperature of the distillation.
     :param stage_2_epochs: epochs of the fit. Its learning rate falls to a tenth after 50, 100 and 150 of them.
+    :param lamb: factor of the distillation, beside cross-entropy; by default (-1) the part of the old classes among
+        all, and the rest for cross-entropy.
     :param lr: learning rate of the fit.
-    :raises ValueError: ``mem_size`` is below 1; before training, too few or too many held-out images, frozen earlier
-        heads, or a loss that sees the current classes only.
+    :param num_workers: processes that load the images of the fit; by default as many as for training.
+    :param verbose: print scale and shift after the fit.
+    :raises ValueError: as for :class:`Replay`; before training, too few or too many held-out images, or a new strategy
+        on the same model, whose clock has not counted the experiences before.
     :raises TypeError: before training, a model with task labels, or a dataset that cannot be replaced.
     """
+
+    storage_policy: Any
+    bias_layer: Any
+    val_buffer: dict[int, Any]
+    seen_classes: set[int]
+    class_to_tasks: dict[int, int]
 
     def __init__(
         self,
         mem_size: int = 500,
+        batch_size: int | None = None,
         batch_size_mem: int | None = None,
+        task_balanced_dataloader: bool = False,
+        storage_policy: ExemplarsBuffer | None = None,
         val_percentage: float = 0.1,
         T: float = 2.0,
         stage_2_epochs: int = 200,
+        lamb: float = -1,
         lr: float = 0.1,
+        num_workers: int | Literal["as_strategy"] = "as_strategy",
+        verbose: bool = False,
     ) -> None:
         super().__init__(
             mem_size,
-            batch_size_mem=batch_size_mem,
-            storage_policy=Memory(mem_size),
-            val_percentage=val_percentage,
-            T=T,
-            stage_2_epochs=stage_2_epochs,
-            lr=lr,
+            batch_size,
+            batch_size_mem,
+            task_balanced_dataloader,
+            _memory(mem_size, storage_policy),
+            val_percentage,
+            T,
+            stage_2_epochs,
+            lamb,
+            lr,
+            num_workers,
+            verbose,
         )
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -158,7 +212,13 @@ class BiC(BiCPlugin):
                 f"BiC compares the logits of all classes, and {type(strategy.model).__name__} has those of one task at "
                 f"a time: let the model end in Avalanche's IncrementalClassifier"
             )
-        seen = len(self.seen_classes | set(strategy.experience.classes_in_this_experience))
+        if self._owner.changes_to(strategy, strategy.model):
+            self.storage_policy, self.val_buffer = _emptied(self.storage_policy), {}
+            self.seen_classes, self.class_to_tasks = set(), {}
+            self.bias_layer = self.model_old = None
+            self.is_first_experience = True
+        require_counted(strategy, "BiC", max(self.class_to_tasks.values(), default=-1) + 1)
+        seen = len(self.seen_classes | set(classes_of(strategy.experience)))
         held_out, fewest = (
             int(self.val_percentage * self.mem_size),
             min(strategy.experience.dataset.targets.count.values()),
@@ -181,6 +241,10 @@ class BiC(BiCPlugin):
             ) from error
         super().before_train_dataset_adaptation(strategy, **kwargs)
 
+    def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if not self._owner.is_another(strategy, strategy.model):
+            super().after_eval_forward(strategy, **kwargs)
+
     def cross_entropy(self, new_outputs: Tensor, old_outputs: Tensor) -> Tensor:
         return F.cross_entropy(new_outputs / self.T, torch.softmax(old_outputs / self.T, dim=1))
 
@@ -191,11 +255,14 @@ class BiC(BiCPlugin):
                 (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
                 for held_out in self.val_buffer.values()
                 for images, targets, *_ in DataLoader(
-                    held_out.buffer.eval(), strategy.eval_mb_size, collate_fn=held_out.buffer.collate_fn
+                    held_out.buffer.eval(),
+                    strategy.eval_mb_size,
+                    num_workers=num_workers,
+                    collate_fn=held_out.buffer.collate_fn,
                 )
             ]
         logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        self.bias_layer = BiasLayer(strategy.experience.classes_in_this_experience).to(strategy.device)
+        self.bias_layer = BiasLayer(classes_of(strategy.experience)).to(strategy.device)
         optimizer = SGD(self.bias_layer.parameters(), self.lr, momentum=0.9)
         schedule = MultiStepLR(optimizer, [50, 100, 150], 0.1)
         for _ in range(self.stage_2_epochs):
@@ -208,6 +275,9 @@ class BiC(BiCPlugin):
                 loss.backward()
                 optimizer.step()
             schedule.step()
+        if self.verbose:
+            alpha, beta = self.bias_layer.alpha.item(), self.bias_layer.beta.item()
+            print(f"BiC: classes {self.bias_layer.clss.tolist()}, scale {alpha:.4g}, shift {beta:.4g}")
 
 
 class DERPlusPlus(DER):
@@ -235,9 +305,9 @@ class DERPlusPlus(DER):
         return _bytes_of_images(self.storage_policy.buffer)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        missing = set(self.experience.classes_in_this_experience) - set(
-            require_continual_model(self.model, "DER++").heads.classes
-        )
+        # another model may have a head of fixed width; where it grows, Avalanche's code fails
+        heads = self.model.heads.classes if isinstance(self.model, ContinualModel) else classes_of(self.experience)
+        missing = set(classes_of(self.experience)) - set(heads)
         if missing:
             raise ValueError(
                 f"DER++ stores logits and needs a head that does not grow, "
@@ -290,6 +360,28 @@ class Endless:
         return {**vars(self), "_batches": None}
 
 
+def _memory(mem_size: int, policy: ExemplarsBuffer | None) -> ExemplarsBuffer:
+    if policy is None:
+        return Memory(mem_size)
+    if policy.max_size != mem_size:
+        raise ValueError(
+            f"mem_size={mem_size}, but the storage_policy is for max_size={policy.max_size} images: they must agree"
+        )
+    return policy
+
+
+def _emptied(policy: ExemplarsBuffer) -> ExemplarsBuffer:
+    """A memory for another strategy."""
+    if isinstance(policy, Memory):
+        return Memory(policy.max_size)
+    if len(policy.buffer):
+        raise ValueError(
+            f"the storage_policy {type(policy).__name__} holds {len(policy.buffer)} images of another strategy: "
+            f"make a new plugin with a new storage_policy"
+        )
+    return policy
+
+
 def _require_open_loss(strategy: Any, who: str) -> None:
     if isinstance(strategy._criterion, TaskLoss) and strategy._criterion.restrict:
         name = type(strategy._criterion).__name__
@@ -306,6 +398,29 @@ def _require_all_classes(strategy: Any, who: str) -> None:
             f"{who} trains the heads of earlier experiences too: "
             f"make the model with ContinualModel(freeze_earlier=False)"
         )
+
+
+@torch.no_grad()
+def _start_again(strategy: Any, initial: nn.Module) -> None:
+    """Give the strategy's model the values and flags of ``initial``, in place. The optimizer forgets it.
+
+    A model of other tensors than the initial one, because it has grown in evaluation, is replaced by a copy. Avalanche
+    then puts the copy's parameters into the optimizer.
+    """
+    now, then = (
+        dict(itertools.chain(model.named_parameters(), model.named_buffers())) for model in (strategy.model, initial)
+    )
+    if {name: t.shape for name, t in now.items()} != {name: t.shape for name, t in then.items()}:
+        strategy.model = copy.deepcopy(initial)
+        return
+    for name, tensor in now.items():
+        tensor.copy_(then[name])
+    state = strategy.optimizer.state
+    for name, parameter in strategy.model.named_parameters():
+        parameter.requires_grad_(then[name].requires_grad)
+        parameter.grad = None
+        if parameter in state:
+            state[parameter] = {}
 
 
 def _bytes_of_images(dataset: Any) -> int:

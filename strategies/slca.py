@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.supervised import JointTraining
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,8 +27,9 @@ from .checks import require_not_negative
 from .features import check_features, extract_features
 from .fresh_optimizer import FreshOptimizer
 from .gaussians import ClassGaussians, CovarianceKind
-from .heads import ContinualModel, classes_of, unwrap
+from .heads import ContinualModel, unwrap
 from .parts import Heads, parts_of, require_same_classes
+from .runs import Owner, classes_of
 from .task_loss import TaskCrossEntropy
 
 TaskIndex = Literal["true", "reference"]
@@ -53,7 +55,7 @@ def slow_learner_groups(
     parts = parts_of(model, "slow_learner_groups")
     require_not_negative(lr=lr, slow_factor=slow_factor, weight_decay=weight_decay or 0.0)
     groups: list[dict[str, Any]] = [
-        {"params": parts.backbone_parameters(), "lr": lr * slow_factor},
+        {"params": [*parts.backbone_parameters().values()], "lr": lr * slow_factor},
         {"params": list(parts.classifier.parameters()), "lr": lr},
     ]
     if weight_decay is not None:
@@ -272,7 +274,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     After training on an experience it fits one Gaussian to the features of each of its classes (training images, test
     transform, eval mode). A class that occurs again is fitted again, only to its new images, and counts as a class of
     the newest experience. Then, from the second experience on, it runs :func:`align_heads`. Every call of ``train`` on
-    an experience counts as one experience.
+    an experience counts as one experience, also in a new strategy on the same model. With another strategy on another
+    model it starts anew.
 
     It draws from generators of its own, and leaves torch's global one, the modes of all modules and the trainable flags
     of the heads as they were. Plugins listed before it see the unaligned heads in their ``after_training_exp``, plugins
@@ -342,6 +345,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self.gaussians = ClassGaussians(covariance_ridge, covariance, rank)
         self._tasks: list[list[int]] = []  # the classes that each experience brought
         self._unaligned: tuple[nn.Module, list[Tensor]] | None = None
+        self._owner = Owner()
 
     @property
     def bytes_kept(self) -> int:
@@ -363,13 +367,16 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts, experience = parts_of(strategy.model, "ClassifierAlignment"), strategy.experience
+        if self._owner.changes_to(strategy, strategy.model):
+            self.gaussians, self._tasks = self.gaussians.empty(), []
+        if isinstance(strategy, JointTraining):
+            return  # one training on all experiences: no alignment follows
         parts.require_classes({*self.gaussians.classes, *classes_of(experience)}, "alignment")
         check_features(parts.model, experience.dataset.eval(), strategy.device, "ClassifierAlignment")
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts = parts_of(strategy.model, "ClassifierAlignment")
-        # Avalanche's clock runs after all plugins: here it still has the index of the experience that ends.
-        experience = strategy.clock.train_exp_counter
+        experience = len(self._tasks)  # not the strategy's clock, which begins anew in a new strategy on this model
         batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
         workers = kwargs.get("num_workers", 0)

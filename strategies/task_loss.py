@@ -10,12 +10,15 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .runs import classes_of
+
 
 class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
     """A criterion and Avalanche plugin: while training, it sees only the logits of the current experience's classes.
 
     Pass it to a strategy as its criterion. Avalanche then registers it as a plugin, too. In evaluation, and outside
-    Avalanche, it uses all logits.
+    Avalanche, it uses all logits. An online stream that gives no access to the tasks' boundaries does not tell their
+    classes: there it sees only those of the images at hand.
 
     :param restrict: ``False`` uses all logits in training as well. A replay buffer needs that.
     """
@@ -26,6 +29,22 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
         self.restrict = restrict
         self._classes: Tensor | None = None
         self._evaluating = False
+
+    @property
+    def reduction(self) -> str:
+        """Always "mean", over the batch.
+
+        :raises ValueError: when it is set to anything else.
+        """
+        return "mean"
+
+    @reduction.setter
+    def reduction(self, reduction: str) -> None:
+        if reduction != "mean":
+            raise ValueError(
+                f"{type(self).__name__} is the mean over the batch, got reduction={reduction!r}: "
+                f"multiply by the batch's size for a sum, or pass the images one by one"
+            )
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -53,7 +72,7 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._evaluating = False  # an interrupted evaluation leaves it set
         if self.restrict:
-            self._classes = torch.tensor(sorted({int(c) for c in strategy.experience.classes_in_this_experience}))
+            self._classes = torch.tensor(classes_of(strategy.experience))
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._classes = None

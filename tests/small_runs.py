@@ -49,14 +49,19 @@ def make_small(job: Job, advance: Callable[[Tick], Any]) -> Record:
         return _make(job, advance)
 
 
-def small_config(recipe: str, *settings: str) -> Config:
-    """A recipe's configuration with few epochs and samples."""
+def small_settings(recipe: str) -> list[str]:
+    """What makes a recipe's configuration one of few epochs and samples."""
     config = RECIPES[recipe].config
     parts = ["alignment.epochs=1", "alignment.samples_per_class=8"] if config.alignment else []
     parts += [f"{name}.frozen_epochs=1" for name in ("lora", "adapter", "prefix") if getattr(config, name)]
     parts += ["batch_size=5"] if config.drop_last else []  # the smallest experience has eight
     parts += ["memory.size=24", "memory.held_out=0.25"] if config.memory else []
-    return config.set([*(SETTINGS if config.epochs else SETTINGS[1:]), *parts, *settings])
+    return [*(SETTINGS if config.epochs else SETTINGS[1:]), *parts]
+
+
+def small_config(recipe: str, *settings: str) -> Config:
+    """A recipe's configuration with few epochs and samples, and other settings on top."""
+    return RECIPES[recipe].config.set([*small_settings(recipe), *settings])
 
 
 def synthetic_record(

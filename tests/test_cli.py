@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -16,6 +19,7 @@ from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import flatten, shown
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
+from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of, run_of
 from reclaim.benchmark.papers.published import cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
@@ -24,6 +28,7 @@ from reclaim.benchmark.report.tables import table
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import sweep as tuning
 from reclaim.benchmark.training.jobs import Job
+from reclaim.benchmark.verdicts.cells import check_cells
 from reclaim.strategies.backbones import KNOWN_BACKBONES
 from small_runs import shrink, synthetic_record
 
@@ -122,11 +127,11 @@ def test_show_of_a_recipe_has_its_scores_and_verdicts(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "r")
     for seed in range(5):
         store.write(synthetic_record(claim.better, claim.stream, seed, last_acc=50 + seed))
-        store.write(synthetic_record(claim.worse, claim.stream, seed, last_acc=30 + seed))
+        store.write(synthetic_record(claim.worse, claim.stream, seed, last_acc=30 + seed % 2))
     text = reclaim("show", claim.better, "--records", store.root)
     assert f"{claim.better} on {claim.stream}, n = 5" in text
     assert re.search(r"^last_acc +52\.00 +1\.58 +50\.04 to 53\.96$", text, re.MULTILINE)
-    assert re.search(rf"^{re.escape(claim.id)} .* holds +\+20\.00", text, re.MULTILINE)
+    assert re.search(rf"^{re.escape(claim.id)} .* holds +\+21\.60", text, re.MULTILINE)
     assert re.search(r"^verdict +holds$", reclaim("show", claim.id, "--records", store.root), re.MULTILINE)
 
 
@@ -236,6 +241,35 @@ def test_run_with_one_seed_has_no_interval(made: list[Job], tmp_path: Path) -> N
     assert made[0].hyperparameters_from == RECIPES["slca"].hyperparameters_from
 
 
+def test_a_cell_ends_with_the_published_value_and_the_verdict(made: list[Job], small: Path) -> None:
+    (small / "leaderboards" / "records").mkdir(parents=True)
+    name = "slca/main/slca/split-cifar100-10"
+    text = reclaim("run", "--cell", f"{name}/last_acc", "--seeds", 3)
+    scores, _, verdicts = text.partition(f"\n\n{name}")
+    assert "slca.main.slca on split-cifar100-10, n = 3" in scores
+    records, _ = RecordStore(small / "leaderboards" / "records").load()
+    judged = check_cells(records)
+    for cell in (cell for cell in cells() if run_of(cell) == name):
+        (line,) = (line for line in verdicts.splitlines() if line.startswith(f"{cell.metric}  "))
+        check = judged[cell.id]
+        assert f"{check.judged.ours.mean:.2f}" in line  # type: ignore[union-attr]
+        assert f"{cell.published.mean:g}" in line
+        assert str(check.verdict) in line
+    assert "note: made with device=cpu" in verdicts
+    # those on record already are judged again, a changed setting qualifies, and not every run has a number
+    assert reclaim("run", "--cell", name, "--seeds", 3).rstrip().endswith(verdicts.rstrip())
+    assert "changed settings" in _unwrapped(reclaim("run", "--cell", name, "--precision", "bf16"))
+    unpublished = "olor/grid/olor/svhn-1/vit_base_patch16_224.augreg_in21k"
+    assert f"{unpublished}: no published value to compare with" in reclaim(
+        "run", "--cell", unpublished, "--root", small
+    )
+    assert "published" not in reclaim("run", "linear-1")
+
+
+def _unwrapped(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("1993-1994", [1993, 1994])]
 )
@@ -295,6 +329,14 @@ def test_places_where_no_record_can_be_are_named_first(made: list[Job], small: P
     assert len(list((small / "leaderboards" / "records").rglob("*.json"))) == 1
 
 
+def test_a_full_disk_is_named_first(made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    for command in ("run", "sweep"):
+        text = reclaim(command, "linear", "--records", small / "r", fails=True)
+        assert f"the disk of {small / 'r'} is full: 1.0 MiB are free, wanted 64 MiB for records" in text
+    assert made == []
+
+
 def test_a_diverging_run_is_reported_and_not_recorded(small: Path) -> None:
     text = reclaim(
         "run",
@@ -323,21 +365,18 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "finished runs are kept, the same command continues" in reclaim(
         "run", "linear", "--records", tmp_path, fails=True
     )
-    assert "no choice is made from half a sweep" in reclaim(
-        "sweep", "linear", "--jobs", 1, "--output", tmp_path / "c.json", fails=True
-    )
 
 
 # --- sweep ---
 
 
-def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "chosen.json"
-    text = reclaim("sweep", "linear", "slca", "--seeds", 2, "--jobs", 1, "--output", path)
+def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job], small: Path) -> None:
+    text = reclaim("sweep", "linear", "slca", "--seeds", 2, "--jobs", 1)
     assert {job.config.part for job in made} == {"validation"}
     assert {job.seed for job in made} == {1000, 1001}
     assert len(made) == 2 * 2 * 4
-    choices = json.loads(path.read_text())
+    assert f"16 runs, 0 of them on record in {Path('sweeps', 'records')}" in text
+    choices = json.loads((small / "chosen.json").read_text())
     assert list(choices) == ["linear", "slca"]
     for name, choice in choices.items():
         candidates = RECIPES[name].candidates()
@@ -347,43 +386,101 @@ def test_sweep_writes_the_best_candidate_of_the_validation_part(made: list[Job],
         assert choice["settings"] == candidates[scores.index(max(scores))]  # the first of several
         assert RECIPES[name].with_settings(choice["settings"])
         assert re.search(rf"{max(scores):.2f} +chosen", text)
+        # what it prints leads to the choice
+        (command,) = (line for line in text.splitlines() if line.startswith(f"reclaim run {name} --set"))
+        settings = shlex.split(command)[4::2]
+        assert RECIPES[name].config.set(settings) == RECIPES[name].with_settings(choice["settings"])
 
+    path = small / "mine.json"
     reclaim("sweep", "linear-1", "--seeds", 1, "--jobs", 1, "--output", path)
+    reclaim("sweep", "linear", "--seeds", 2, "--jobs", 1, "--output", path)
     merged = json.loads(path.read_text())
-    assert list(merged) == ["linear", "linear-1", "slca"]
-    assert merged["slca"] == choices["slca"]
-    assert [p.name for p in tmp_path.iterdir()] == ["chosen.json"]
+    assert list(merged) == ["linear", "linear-1"]
+    assert merged["linear"] == choices["linear"]
+    assert len(made) == 16 + 4  # the runs of the first sweep were kept
 
 
-def test_sweep_refuses_what_has_no_choice(made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim(
-        "sweep", "slca-no-norm", "--output", path, fails=True
+def test_an_interrupted_sweep_goes_on_from_there(made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = engines._make
+
+    def interrupted(job: Job, advance: Any) -> Record:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(job, advance)
+
+    command = ("sweep", "linear", "--jobs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "_make", interrupted)
+        text = reclaim(*command, fails=True)
+    assert "finished runs are kept, the same command continues" in text
+    assert not (small / "chosen.json").exists()
+    assert len(made) == 3
+    assert "4 runs, 3 of them on record" in reclaim(*command)
+    assert len(made) == 4
+    choice = json.loads((small / "chosen.json").read_text())["linear"]
+    made.clear()
+    reclaim(*command, "--records", small / "elsewhere", "--output", small / "whole.json")
+    assert len(made) == 4
+    assert json.loads((small / "whole.json").read_text())["linear"] == choice
+
+
+def test_sweep_changes_the_package_only_in_a_checkout_and_when_asked(
+    made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small / "reclaim" / "benchmark" / "assets" / "chosen.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    monkeypatch.setattr(cli, "asset", lambda name: file.with_name(name))
+    reclaim("sweep", "linear", "--jobs", 1)
+    assert "is an installed package, and --adopt writes into a checkout" in reclaim(
+        "sweep", "linear", "--adopt", fails=True
     )
-    assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", "--output", path, fails=True)
+    assert file.read_text() == "{}"
+    (small / "reclaim" / "pyproject.toml").write_text("")
+    assert "pass one of them" in reclaim("sweep", "linear", "--adopt", "--output", "c.json", fails=True)
+    reclaim("sweep", "linear", "--adopt")
+    assert json.loads(file.read_text()) == json.loads((small / "chosen.json").read_text())
+
+
+def test_sweep_refuses_what_has_no_choice(made: list[Job], small: Path) -> None:
+    assert "'slca-no-norm' has no grid to choose from: it is tuned as 'slca'" in reclaim(
+        "sweep", "slca-no-norm", fails=True
+    )
+    assert "unknown recipe 'nothing'" in reclaim("sweep", "nothing", fails=True)
     assert made == []
+    assert list(small.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
-def test_sweep_checks_its_file_before_hours_of_training(content: str | None, made: list[Job], tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot write"),
+        ("{", "is not JSON"),
+        ("[1]", "is no file of choices"),
+        ('{"linear": 1}', "is no file of choices"),
+    ],
+)
+def test_sweep_checks_its_file_before_hours_of_training(
+    content: str | None, complaint: str, made: list[Job], small: Path
+) -> None:
+    path = small / "c.json"
     if content is None:
-        path = tmp_path / "nowhere" / "c.json"
+        path = small / "nowhere" / "c.json"
     else:
         path.write_text(content)
-    reclaim("sweep", "linear", "--output", path, fails=True)
+    assert complaint in reclaim("sweep", "linear", "--output", path, fails=True)
     assert made == []
 
 
-def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_sweep_is_all_recipes_with_a_grid(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
     asked = []
 
-    def sweep(recipes: list[Recipe], seeds: object, jobs: object) -> dict[str, Any]:
+    def sweep(recipes: list[Recipe], *rest: object) -> dict[str, Any]:
         asked.append([recipe.name for recipe in recipes])
         return {}
 
     monkeypatch.setattr(tuning, "sweep", sweep)
-    reclaim("sweep", "--output", tmp_path / "c.json")
+    reclaim("sweep")
     assert asked == [[name for name, recipe in recipes_of("embedded").items() if recipe.grid]]
 
 
@@ -402,6 +499,108 @@ def test_leaderboard_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert all(str(path) in text for path in files)
         outputs.append([path.read_bytes() for path in files])
     assert outputs[0] == outputs[1]
+
+
+def mixed_store(folder: Path) -> RecordStore:
+    """Records that a leaderboard shows, and one or two for every reason to leave one out."""
+    store = RecordStore(folder)
+    changed = RECIPES["slca"].config.set(["lr=0.77"])
+    other_weights = synthetic_record("slca", seed=3)
+    other_weights.result["weights_sha256"] = "0" * 64
+    rehearsal = synthetic_record("slca", seed=4)
+    rehearsal.result["rehearsal"] = True
+    cell = next(cell for cell in cells() if not isinstance(protocol_of(run_of(cell)), Uncovered))
+    run, stream, _ = find_cell(cell.id)
+    middle = next(iter(recipes_of("middle")))
+    for record in (
+        *(synthetic_record("slca", seed=seed) for seed in range(3)),
+        *(synthetic_record("linear", seed=seed) for seed in range(3)),
+        *(synthetic_record("slca", seed=seed, last_acc=60, config=changed) for seed in range(2)),
+        other_weights,
+        rehearsal,
+        synthetic_record("slca", seed=1000),
+        synthetic_record("slca", "split-cub200-10"),
+        synthetic_record("slca.f3"),
+        synthetic_record(middle, "cifar10-5", config=RECIPES[middle].config),
+        synthetic_record("theirs"),
+        synthetic_record(run.name, stream.name, config=run.config),
+        synthetic_record(run.name, stream.name, 1, config=run.config.set(["lr=0.77"])),
+    ):
+        store.write(record)
+    (store.root / "notes.txt").write_text("mine")
+    return store
+
+
+def test_leaderboard_accounts_for_every_record(tmp_path: Path) -> None:
+    store = mixed_store(tmp_path / "r")
+    command = ("leaderboard", "--records", store.root, "--output", tmp_path / "out")
+
+    def accounted(*options: object) -> tuple[int, int, str]:
+        text = reclaim(*command, *options).split("\n", 1)[1]
+        found = re.search(r"^(\d+) of (\d+) records are shown, (\d+) are left out:$", text, re.MULTILINE)
+        assert found
+        shown, total, left_out = map(int, found.groups())
+        lines = text[found.end() :].strip().splitlines()
+        assert shown + left_out == total == len([path for path in store.root.rglob("*") if path.is_file()])
+        assert sum(int(line.split(":")[0]) for line in lines) == left_out
+        return shown, left_out, text
+
+    shown, _, text = accounted()
+    assert shown == 7  # of both recipes, and the cell's
+    for line in (
+        "2: another configuration than the recipe's (--variants shows them): slca on split-quickdraw-10, lr=0.77 "
+        f"instead of {RECIPES['slca'].config.lr:g} (2)",
+        "1: other starting weights than the recipe's (--variants shows them): slca on split-quickdraw-10",
+        "1: a rehearsal: slca on split-quickdraw-10",
+        "1: a seed on which hyper-parameters are chosen: slca on split-quickdraw-10",
+        "1: of the middle tier, which is on no leaderboard: ",
+        "1: no recipe or published cell of that name and stream: theirs on split-quickdraw-10",
+        "1: not made by the paper's protocol: ",
+        "1: a recipe on a stream without a leaderboard: slca on split-cub200-10",
+        "1: a recipe of docs/fidelity.md (--docs writes it): slca.f3 on split-quickdraw-10",
+        f"1: a file that cannot be read: {store.root / 'notes.txt'}",
+    ):
+        assert f"\n  {line}" in text
+    assert accounted("--docs", tmp_path / "docs")[0] == shown + 1
+    assert accounted("--format", "csv")[0] == shown - 1
+    assert accounted("--variants")[0] == shown + 3
+
+
+def test_leaderboard_shows_variants_on_request(tmp_path: Path) -> None:
+    store = mixed_store(tmp_path / "r")
+    names = ("split-quickdraw-10.md", "split-quickdraw-10.json", "split-quickdraw-10.csv", "index.html")
+
+    def written(folder: str, *options: object) -> dict[str, str]:
+        reclaim("leaderboard", "--records", store.root, "--output", tmp_path / folder, *options)
+        return {name: (tmp_path / folder / name).read_text() for name in names}
+
+    plain, varied = written("plain"), written("varied", "--variants")
+    assert not any("ariant" in text for name, text in plain.items() if name != "index.html")
+    mark = f"lr=0.77 instead of {RECIPES['slca'].config.lr:g}"
+    assert all(mark in text for text in varied.values())
+    assert "other starting weights than the recipe" in varied["split-quickdraw-10.md"]
+    assert "has no rank" in varied["split-quickdraw-10.md"]
+    rows = json.loads(varied["split-quickdraw-10.json"])["rows"]
+    own = json.loads(plain["split-quickdraw-10.json"])["rows"]
+    assert [row for row in rows if "variant" not in row] == own  # ranks, too, are what they were
+    (changed,) = (row for row in rows if row.get("variant") == [mark])
+    assert (changed["recipe"], changed["seeds"], changed["rank"]) == ("slca", [0, 1], None)
+    assert "reclaim run slca split-quickdraw-10 --seeds 2 --set lr=0.77" in varied["index.html"]
+    ids = re.findall(r' id="([^"]+)"', varied["index.html"])
+    assert len(ids) == len(set(ids))
+
+
+def test_records_that_do_not_count_are_named_where_nothing_else_is(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    store.write(synthetic_record("slca", config=RECIPES["slca"].config.set(["lr=0.77"])))
+    command = ("leaderboard", "--records", store.root, "--output", tmp_path / "out")
+    text = reclaim(*command, fails=True)
+    assert "0 of 1 records are shown, 1 are left out:" in text
+    assert "slca on split-quickdraw-10, lr=0.77 instead of" in text
+    assert "slca on split-quickdraw-10" not in reclaim(*command, "--variants")
+    assert (tmp_path / "out" / "split-quickdraw-10.md").exists()
+    text = reclaim("show", "slca", "--records", store.root)
+    assert "not counted: 1 of slca on split-quickdraw-10: another configuration than the recipe's: lr=0.77" in text
 
 
 def test_leaderboard_of_nothing_says_so(tmp_path: Path) -> None:

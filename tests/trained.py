@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -95,3 +96,7 @@ class Losses(SupervisedPlugin[Any]):
         """
         both = [(before, after) for before, after in zip(self.at_start, self.at_end, strict=True) if before > above]
         return all(after <= to * before for before, after in both)
+
+
+class Strategy(SimpleNamespace):
+    """What a hook reads of a strategy. Unlike a plain namespace it can be referred to weakly."""

@@ -12,7 +12,7 @@ from ..records.record import Record
 from ..records.store import RecordStore, default_store, named_store
 from ..training.jobs import Job, jobs_of, run_jobs
 from ..verdicts.counting import current, merge, not_counted
-from .stash import JUDGED, RECORDS
+from .stash import JUDGED, RECORDS, is_worker
 
 if TYPE_CHECKING:
     import pytest
@@ -82,4 +82,4 @@ def records_to_judge(config: pytest.Config) -> list[Record]:
 def train(config: pytest.Config, jobs: Sequence[Job], store: RecordStore | None) -> list[Record]:
     """Run the jobs with their progress shown, --paper-jobs at a time."""
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        return run_jobs(jobs, store, config.getoption("--paper-jobs"))
+        return run_jobs(jobs, store, config.getoption("--paper-jobs"), quiet=is_worker(config))

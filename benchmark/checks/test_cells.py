@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from reclaim.benchmark.checks.session import records_to_judge
-from reclaim.benchmark.checks.stash import REPORT, enter
+from reclaim.benchmark.checks.stash import REPORT, enter, skip_or_fail
 from reclaim.benchmark.papers.published import Cell, cells
 from reclaim.benchmark.verdicts.cells import CellCheck, check_cells, judge_tables
 
@@ -31,18 +31,16 @@ def checks(pytestconfig: pytest.Config) -> Mapping[str, CellCheck]:
 )
 def test_published_cell(cell: Cell, checks: Mapping[str, CellCheck], request: pytest.FixtureRequest) -> None:
     check = checks[cell.id]
-    enter(request, "cells", check.as_dict())
-    if check.verdict in ("not run", "no reference"):
-        pytest.skip(
-            f"{check.verdict}: no record of {cell.recipe} on {cell.stream}"
-            if check.verdict == "not run"
-            else "no reference"
-        )
+    judged = check.verdict not in ("not run", "no reference")
+    enter(request, "cells", check.as_dict(), check.row() if judged else ())
+    if check.verdict == "not run":
+        skip_or_fail(request, f"not run: no record of {cell.recipe} on {cell.stream} counts")
+    if not judged:
+        pytest.skip("no reference")
     row = check.row()
-    request.config.stash[REPORT].cell_rows.append(row)
     if check.problem:
         pytest.fail(check.problem)
     if check.verdict in ("above", "below") or (
         check.verdict == "undecided" and request.config.getoption("--paper-strict")
     ):
-        pytest.fail("; ".join([f"{check.verdict}: ours {row[1]}, published {row[2]}, margin {row[4]}", *check.remarks]))
+        pytest.fail("; ".join([f"{check.words}: ours {row[1]}, published {row[2]}, margin {row[4]}", *check.remarks]))

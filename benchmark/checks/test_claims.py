@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from reclaim.benchmark.checks.session import records_to_judge
-from reclaim.benchmark.checks.stash import REPORT, enter
+from reclaim.benchmark.checks.stash import enter, skip_or_fail
 from reclaim.benchmark.papers.published import Claim, claims
 from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
 
@@ -25,14 +25,14 @@ def test_verdict_is_the_expected_one(
     claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest
 ) -> None:
     verdict = verdicts[claim.id]
-    enter(request, "claims", verdict.as_dict())
     unit = "nats" if claim.metric == "final_entropy" else "points"
     bound = f"> {-claim.margin:g} {unit}" if claim.kind == "noninferior" else f"> 0 {unit}"
-    request.config.stash[REPORT].claim_rows.append(
-        (f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome)
-    )
+    row = (f"{claim.id}: {claim}", str(verdict), f"{bound}, {claim.family}", verdict.outcome)
+    enter(request, "claims", verdict.as_dict(), row)
     if verdict.outcome == "not run":
-        pytest.skip(f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common")
+        skip_or_fail(
+            request, f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} with a seed in common"
+        )
     if claim.expected is None:
         pytest.fail(
             f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into "

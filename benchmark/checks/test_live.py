@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import pytest
 from reclaim.benchmark.checks.session import records_on_record, train
-from reclaim.benchmark.checks.stash import REPORT, enter
+from reclaim.benchmark.checks.stash import enter, is_worker
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.papers.published import claims
 from reclaim.benchmark.recipes import recipes_of
@@ -23,21 +23,34 @@ def papers_about(recipe: str) -> pytest.MarkDecorator:
     return pytest.mark.paper_keys(*{claim.paper for claim in claims() if recipe in (claim.better, claim.worse)})
 
 
+def train_live(config: pytest.Config, recipes: Container[str | None]) -> dict[str, tuple[Job, Record]]:
+    """Recipe -> its job and the run just made, of the headline recipes among these."""
+    jobs = [
+        jobs_of(recipe, find_stream(recipe.home), [SEED])[0] for name, recipe in HEADLINE.items() if name in recipes
+    ]
+    return {job.recipe: (job, record) for job, record in zip(jobs, train(config, jobs, None), strict=True)}
+
+
 @pytest.fixture(scope="module")
-def live(request: pytest.FixtureRequest) -> Mapping[str, tuple[Job, Record]]:
-    """Recipe -> its job and the run just made; all of them at once, one per core."""
+def all_live(request: pytest.FixtureRequest) -> Mapping[str, tuple[Job, Record]]:
+    """The runs of all tests of this session at once, one per core."""
+    chosen = {item.callspec.params.get("recipe") for item in request.session.items if hasattr(item, "callspec")}
+    return train_live(request.config, chosen)
+
+
+@pytest.fixture
+def live(recipe: str, request: pytest.FixtureRequest) -> tuple[Job, Record]:
     if request.config.getoption("--paper-records-only"):
         pytest.skip("--paper-records-only trains nothing")
-    chosen = {item.callspec.params.get("recipe") for item in request.session.items if hasattr(item, "callspec")}
-    jobs = [jobs_of(recipe, find_stream(recipe.home), [SEED])[0] for name, recipe in HEADLINE.items() if name in chosen]
-    return {job.recipe: (job, record) for job, record in zip(jobs, train(request.config, jobs, None), strict=True)}
+    if is_worker(request.config):  # the others train the other recipes meanwhile
+        return train_live(request.config, [recipe])[recipe]
+    runs: Mapping[str, tuple[Job, Record]] = request.getfixturevalue("all_live")
+    return runs[recipe]
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(name, id=name, marks=papers_about(name)) for name in HEADLINE])
-def test_live_run_agrees_with_its_record(
-    recipe: str, live: Mapping[str, tuple[Job, Record]], request: pytest.FixtureRequest
-) -> None:
-    job, record = live[recipe]
+def test_live_run_agrees_with_its_record(recipe: str, live: tuple[Job, Record], request: pytest.FixtureRequest) -> None:
+    job, record = live
     committed = [
         r for r in records_on_record(request.config) if (r.recipe, r.stream, r.config_hash, r.seed) == job.place
     ]
@@ -46,8 +59,7 @@ def test_live_run_agrees_with_its_record(
     comparison = compare(record, committed[0])
     verdict = ("same bits" if comparison.exact else "within tolerance") if comparison.agree else "DIFFERS"
     accuracies = [r.metrics()["last_acc"] for r in (record, committed[0])]
-    enter(request, "live", {"id": str(job), "verdict": verdict, "last_acc": accuracies[0], "on_record": accuracies[1]})
-    request.config.stash[REPORT].claim_rows.append(
-        (f"live {job}", f"Last-Acc {accuracies[0]:.2f}", f"{accuracies[1]:.2f} on record", verdict)
-    )
+    entry = {"id": str(job), "verdict": verdict, "last_acc": accuracies[0], "on_record": accuracies[1]}
+    row = (f"live {job}", f"Last-Acc {accuracies[0]:.2f}", f"{accuracies[1]:.2f} on record", verdict)
+    enter(request, "live", entry, row)
     assert comparison.agree, str(comparison)

@@ -41,7 +41,7 @@ class CatalogueEntry:
 
     :ivar licence: as stated by its distributor; "not verified" if we could not read it.
     :ivar page: its official page.
-    :ivar folder: its folder, below the root.
+    :ivar folder: its folder, below the root; ``other_folders``: other names that it has with people.
     :ivar layout: content of that folder.
     :ivar files: required files, apart from images.
     :ivar also: globs of shipped files we ignore.
@@ -70,6 +70,7 @@ class CatalogueEntry:
     class_folders: tuple[str, ...] = ()
     domains: Mapping[str, int] = field(default_factory=dict, hash=False)
     per_class: int | None = None
+    other_folders: tuple[str, ...] = ()
 
 
 class CatalogueError(ValueError):
@@ -90,7 +91,7 @@ _REQUIRED: dict[str, Kind] = {
 }
 _OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("train", "test", "validation", "per_class"), COUNT),
-    **dict.fromkeys(("files", "also", "class_folders"), TEXTS),
+    **dict.fromkeys(("files", "also", "class_folders", "other_folders"), TEXTS),
     "domains": _COUNTS,
     "archives": _ENTRIES,
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,15 @@ from torch.utils.data import Dataset
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FOLDS, FOLD_SEED = 10, 1  # OLOR
+
+OTHER_SPLIT = "NOT the papers' split"
+OUR_SPLIT = "the paper does not say its split"
+GIVEN_SPLIT = "the split is that of"
+"""How remarks on a split begin; verdicts on published numbers are qualified by them."""
+
+_OF_LAYOUTS = frozenset({"train", "test", "val", "validation", "images", "car_ims", "cars_train", "cars_test"})
+"""Folders of a layout, which are not part of an image's name."""
+_BLOCK = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,17 @@ class ImageList:
         images = self.images[chosen] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in chosen)
         return ImageList(self.folder, images, tuple(self.labels[i] for i in chosen))
 
-    def names(self) -> list[str]:
-        """An identifier of each image: its path, or the SHA-256 of its pixels."""
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """What tells the content of each image: the SHA-256, in hex, of its pixels, or of its file's size and its first
+        and last 4,096 bytes. Reads every file.
+
+        :raises OSError: a file is missing.
+        """
         if isinstance(self.images, np.ndarray):
-            return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in self.images]
-        return list(self.images)
+            return tuple(hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in self.images)
+        with ThreadPoolExecutor(8) as pool:  # a network drive answers several at a time
+            return tuple(pool.map(_ends_of, (self.folder / image for image in self.images)))
 
 
 @dataclass(frozen=True)
@@ -87,11 +105,98 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256, in hex, of the sorted index (part, label, path or hash of the pixels) and the class names."""
+        """The identity of the data set: SHA-256, in hex, of its classes and of the sorted (part, class, name, content)
+        of its images.
+
+        It does not depend on the layout (an image's name leaves out the folders of parts and classes) or on the order
+        of lists. For the content see :attr:`ImageList.contents`. Reads every file.
+        """
+        lines = [f"class\0{label}\0{name}" for label, name in enumerate(self.names)]
+        for part, images in self.parts.items():
+            names = self.image_names(part)
+            rows = zip(images.labels, names, images.contents, strict=True)
+            lines += [f"image\0{part}\0{label}\0{name}\0{content}" for label, name, content in rows]
+        return _digest(lines)
+
+    @cached_property
+    def split_sha256(self) -> str:
+        """SHA-256, in hex, of the sorted (part, class, name) of its images: of the split alone. Reads no file."""
+        return _digest(
+            f"{part}\0{self.names[label]}\0{name}"
+            for part, images in self.parts.items()
+            for label, name in zip(images.labels, self.image_names(part), strict=True)
+        )
+
+    @cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The identities that earlier versions recorded for these images: the SHA-256 of the sorted index (part, label,
+        path in this layout or pixels) and the class names.
+        """
         lines = [f"class\t{label}\t{name}" for label, name in enumerate(self.names)]
         for part, images in self.parts.items():
-            lines += [f"{part}\t{label}\t{name}" for label, name in zip(images.labels, images.names(), strict=True)]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+            which = images.contents if isinstance(images.images, np.ndarray) else images.images
+            lines += [f"{part}\t{label}\t{name}" for label, name in zip(images.labels, which, strict=True)]
+        return (hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),)
+
+    def image_names(self, part: str) -> list[str]:
+        """Name of each image of a part within its class, the same in every layout; "" for pixels."""
+        images = self.parts[part]
+        if isinstance(images.images, np.ndarray):
+            return [""] * len(images)
+        return [_name_within(path, self.names[label]) for path, label in zip(images.images, images.labels, strict=True)]
+
+    def in_order(self) -> ImageData:
+        """The same images, each part ordered by class and name (pixels: by content): training does not depend on the
+        layout, or on the order of lists.
+
+        :raises ValueError: an image is listed twice, in one part or in two.
+        """
+        self._refuse_repeated()
+        ordered: dict[str, Any] = {}
+        for part, images in self.parts.items():
+            pixels = isinstance(images.images, np.ndarray)
+            names = images.contents if pixels else self.image_names(part)
+            paths = names if pixels else images.images
+            ordered[part] = images.take(
+                sorted(range(len(images)), key=lambda i: (images.labels[i], names[i], paths[i]))
+            )
+        return replace(self, **ordered)
+
+    def _refuse_repeated(self) -> None:
+        parts_of: dict[str, list[str]] = {}
+        for part, images in self.parts.items():
+            if not isinstance(images.images, np.ndarray):
+                for path in images.images:
+                    parts_of.setdefault(path, []).append(part)
+        repeated = {path: parts for path, parts in parts_of.items() if len(parts) > 1}
+        if repeated:
+            path, parts = min(repeated.items())
+            where = " and ".join(f"{n} times in {part}" for part, n in Counter(parts).items())
+            raise ValueError(
+                f"{self.name}: {len(repeated):,} images are listed more than once, the first is "
+                f"{self.train.folder / path}, {where}: list every image once, in one part"
+            )
+
+
+def _ends_of(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        digest = hashlib.sha256(f"{size}\0".encode())
+        for start in (0, max(_BLOCK, size - _BLOCK)):
+            file.seek(start)
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def _name_within(path: str, class_name: str) -> str:
+    """The path of an image without the folders of its layout, its part and its class."""
+    *folders, file = path.split("/")
+    own = [folder for folder in folders if folder != class_name and folder not in _OF_LAYOUTS]
+    return unicodedata.normalize("NFC", "/".join([*own, file]))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
@@ -118,8 +223,8 @@ def hold_out(data: ImageData) -> tuple[Selection, Selection]:
     """The training images without a validation part, and that part.
 
     It is the official validation part if there is one: F16 (docs/fidelity.md). Otherwise it is the first of OLOR's ten
-    stratified folds (shuffled, random state 1). OLOR splits lists in the order in which the file system returned the
-    files, so its folds have the same size but other images.
+    stratified folds (shuffled, random state 1), of the images in the order of their names. OLOR splits lists in the
+    order in which the file system returned the files, so its folds have the same size but other images.
     """
     if data.validation is not None:
         return ("train", range(len(data.train))), ("validation", range(len(data.validation)))

@@ -13,24 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import CatalogueEntry, find_dataset
-from .images import ImageData, ImageList, is_image
+from .catalogue import find_dataset
+from .images import GIVEN_SPLIT, OTHER_SPLIT, OUR_SPLIT, ImageData, ImageList, is_image
 
 SPLIT_SEED = 0
-
-
-def list_images(name: str, root: Path | str, *, verify: bool = True) -> ImageData:
-    """Like :func:`read_images`, but from the lists only: does not check that all images exist, or their number."""
-    entry = find_dataset(name)
-    return READERS[entry.name](folder_of(entry, root), verify)
-
-
-def folder_of(entry: CatalogueEntry, root: Path | str) -> Path:
-    folder = Path(root) / entry.folder
-    if not folder.is_dir():
-        how = f"`reclaim data fetch {entry.name} --root {root}`" if entry.archives else f"download it from {entry.page}"
-        raise ValueError(f"{entry.title} is not in {folder}: {how}, or give the folder above {entry.folder}/ as --root")
-    return folder
 
 
 def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -> ImageData:
@@ -50,28 +36,79 @@ def read_cars196(folder: Path, verify: bool = True, *, official: bool = False) -
         )
         for is_train in (True, False)
     )
-    remark = (
+    return ImageData("cars196", names, train, test, remarks=(_which_cars(official, train, test),))
+
+
+def read_devkit(folder: Path, verify: bool = True, *, official: bool = False) -> ImageData:
+    """Stanford Cars in torchvision's layout.
+
+    :param folder: contains ``devkit/``, ``cars_test_annos_withlabels.mat``, ``cars_train/`` and ``cars_test/``.
+    :param official: as for :func:`read_cars196`; by default the images of cars_test/ are trained on (F7).
+    """
+    meta = folder / "devkit" / "cars_meta.mat"
+    try:
+        names = tuple(str(n).strip() for n in np.atleast_1d(_matlab(meta)["class_names"]))
+    except (KeyError, *_NO_MATLAB) as error:
+        raise ValueError(f"{meta} is not Stanford Cars' cars_meta.mat ({error}): put a fresh copy there") from error
+    parts = []
+    for path, below in ((folder / file, below) for file, below in _DEVKIT.items()):
+        rows = _devkit_rows(path, below)
+        _labels_fit(path, [label for _, label in rows], len(names))
+        parts.append(_listed(folder, rows))
+    train, test = parts if official else parts[::-1]
+    return ImageData("cars196", names, train, test, remarks=(_which_cars(official, train, test),))
+
+
+_DEVKIT = {"devkit/cars_train_annos.mat": "cars_train/", "cars_test_annos_withlabels.mat": "cars_test/"}
+
+
+def _devkit_rows(path: Path, below: str) -> list[tuple[str, int]]:
+    try:
+        rows = np.atleast_1d(_matlab(path)["annotations"])
+        return [(below + str(file), int(c) - 1) for file, c in zip(rows["fname"], rows["class"], strict=True)]
+    except (KeyError, *_NO_MATLAB) as error:
+        raise ValueError(f"{path} does not list Stanford Cars' images ({error}): put a fresh copy there") from error
+
+
+def split_lists_of_devkit() -> dict[str, Callable[[Path], list[str]]]:
+    return {
+        file: lambda path, below=below: [image for image, _ in _devkit_rows(path, below)]  # type: ignore[misc]
+        for file, below in _DEVKIT.items()
+    }
+
+
+def _which_cars(official: bool, train: ImageList, test: ImageList) -> str:
+    return (
         "the official split: the papers may train on its test part (F7)"
         if official
-        else f"rows whose column `test` is 1 are trained on, as in the papers' code (F7): "
+        else f"the images of the official test part are trained on, as in the papers' code (F7): "
         f"{len(train):,} train, {len(test):,} test"
     )
-    return ImageData("cars196", names, train, test, remarks=(remark,))
+
+
+_NO_MATLAB = (ValueError, IndexError, TypeError, OSError, EOFError, NotImplementedError, zlib.error)
+
+
+def _matlab(path: Path) -> Any:
+    from scipy.io.matlab import MatReadError, loadmat
+
+    try:
+        return loadmat(str(_there(path)), squeeze_me=True)
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
 
 
 def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tuple[str, ...]]:
     """Paths, labels, the column "test" and the class names."""
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(str(_there(path)), squeeze_me=True)
+        content = _matlab(path)
         rows, names = (
             np.atleast_1d(content["annotations"]),
             tuple(str(n).strip() for n in np.atleast_1d(content["class_names"])),
         )
         paths = [str(p) for p in rows["relative_im_path"]]
         return paths, [int(c) - 1 for c in rows["class"]], [int(t) for t in rows["test"]], names
-    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+    except (KeyError, *_NO_MATLAB) as error:
         raise ValueError(f"{path} is not Stanford Cars' cars_annos.mat ({error}): put a fresh copy there") from error
 
 
@@ -117,43 +154,50 @@ def _svhn(folder: Path, verify: bool) -> ImageData:
 
 
 def _imagenet_r(folder: Path, verify: bool) -> ImageData:
-    lists = [folder / f"{part}.txt" for part in ("train", "test")]
-    if (folder / "train").is_dir():
-        tests = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
-        if not tests:
-            raise ValueError(
-                f"{folder / 'train'} exists, but neither test/ nor val/ next to it: put the test images there"
-            )
-        names = _classes(folder / "train")
-        train, test = (_labelled(folder, _images(folder, part.name), names) for part in (folder / "train", tests[0]))
-        remark = (
-            f"the split is that of the folders train/ and {tests[0].name}/: "
-            "the papers' (DualPrompt's) if they were made from it"
-        )
-    elif lists[0].is_file() or lists[1].is_file():
-        names = _classes(folder)
-        train, test = (_labelled(folder, lines_of(path), names) for path in lists)
-        both = set(train.images) & set(test.images)
-        if both:
-            raise ValueError(
-                f"{folder}: {len(both)} images are both in train.txt and in test.txt, the first is {min(both)}: "
-                f"fix the lists"
-            )
-        remark = "the split is that of train.txt and test.txt: the papers' (DualPrompt's) if these are its lists"
-    else:
-        names = _classes(folder)
-        train, test = seeded_split(_labelled(folder, _images(folder), names))
-        remark = (
-            f"NOT the papers' split: 0.8 / 0.2 by seed {SPLIT_SEED}, "
-            f"for there is neither a train.txt nor a train/ in {folder}"
-        )
+    names = _classes(folder)
+    train, test = seeded_split(_labelled(folder, _images(folder), names))
+    why = f"there is neither a train.txt nor a train/ in {folder.name}/"
+    remark = f"{OTHER_SPLIT}: 0.8 / 0.2 by seed {SPLIT_SEED}, for {why}"
     return ImageData("imagenet-r", names, train, test, remarks=(remark,))
+
+
+def read_split_lists(folder: Path, verify: bool = True) -> ImageData:
+    """ImageNet-R as one folder per class, with train.txt and test.txt: a path, such as n01443537/art_0.jpg, a line."""
+    names = _classes(folder)
+    train, test = (_labelled(folder, lines_of(folder / file), names) for file in SPLIT_LISTS)
+    remark = f"{GIVEN_SPLIT} train.txt and test.txt: the papers' (DualPrompt's) if these are its lists"
+    everything = sorted({*zip(train.images, train.labels, strict=True), *zip(test.images, test.labels, strict=True)})
+    ours, _ = seeded_split(ImageList(folder, *(tuple(column) for column in zip(*everything, strict=True))))
+    if set(ours.images) == set(train.images):
+        remark = f"{OTHER_SPLIT}: train.txt and test.txt are the 0.8 / 0.2 by seed {SPLIT_SEED} of `reclaim data split`"
+    return ImageData("imagenet-r", names, train, test, remarks=(remark,))
+
+
+def read_part_folders(name: str, folder: Path, verify: bool = True) -> ImageData:
+    """A data set as train/ and test/ (or val/), each with one folder per class."""
+    names = _classes(folder / "train")
+    train, test = (_labelled(folder, _images(folder, part), names) for part in ("train", test_folder(folder)))
+    whose = "the papers' (DualPrompt's)" if name == "imagenet-r" else "the papers'"
+    remark = f"{GIVEN_SPLIT} the folders train/ and {test_folder(folder)}: {whose} if they were made from it"
+    return ImageData(name, names, train, test, remarks=(remark,))
+
+
+def test_folder(folder: Path) -> str:
+    """The folder of the test images beside train/: "test/" or "val/".
+
+    :raises ValueError: there is neither, or there are both.
+    """
+    found = [part for part in ("test/", "val/") if (folder / part).is_dir()]
+    if len(found) != 1:
+        what = "both test/ and val/ exist" if found else "neither test/ nor val/ exists"
+        raise ValueError(f"{what} next to {folder / 'train'}: keep the one that has the test images there")
+    return found[0]
 
 
 def _clrs25(folder: Path, verify: bool) -> ImageData:
     names = _classes(folder)
     train, test = seeded_split(_labelled(folder, _images(folder), names))
-    remark = f"the paper does not say its split: ours is 0.8 / 0.2 by seed {SPLIT_SEED}"
+    remark = f"{OUR_SPLIT}: ours is 0.8 / 0.2 by seed {SPLIT_SEED}"
     return ImageData("clrs25", names, train, test, remarks=(remark,))
 
 
@@ -261,6 +305,9 @@ READERS: dict[str, Callable[[Path, bool], ImageData]] = {
     "pacs": partial(_domains, "pacs", ("cartoon", "photo", "sketch"), "art_painting"),
 }
 
+
+SPLIT_LISTS = dict.fromkeys(("train.txt", "test.txt"), lambda path: lines_of(path))
+"""ImageNet-R's lists."""
 
 LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
     "cub200": {"images.txt": lambda path: [f"images/{image}" for _, image in _pairs(path)]},

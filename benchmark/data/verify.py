@@ -5,7 +5,7 @@ numbers of images.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,19 +14,20 @@ import numpy as np
 
 from .catalogue import CatalogueEntry, find_dataset
 from .images import ImageData, is_image
-from .readers import LISTS, folder_of, lines_of, list_images, no_image
+from .layouts import find_layout, list_images
+from .readers import no_image
 
 OF_A_COPY = "SYNTHETIC.txt"  # describes a synthetic copy
 
 
 def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageData:
-    """Read a data set below ``root``.
+    """Read a data set below ``root``, in any form that :mod:`~reclaim.benchmark.data.layouts` knows.
 
-    :param verify: also check the counts against the catalogue and, if the images are in one file (CIFAR, SVHN), its MD5
-        against the published one. Use ``False`` only for small or synthetic data that you made yourself: CIFAR's files
-        are pickles, which can run code.
-    :raises ValueError: something is missing or damaged, or a count is wrong; names it and the remedy. Nothing is
-        changed.
+    :param verify: also check the counts against the catalogue, test images against training images and, if the images
+        are in one file (CIFAR, SVHN), its MD5 against the published one. Use ``False`` only for small or synthetic data
+        that you made yourself: CIFAR's files are pickles, which can run code.
+    :raises ValueError: something is missing or damaged, a count is wrong, or test images are training images; names it
+        and the remedy. Nothing is changed.
     """
     data = list_images(name, root, verify=verify)
     missing = missing_files(data)
@@ -39,9 +40,9 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
     wrong = wrong_counts(data) if verify else []
     if wrong:
         entry = find_dataset(name)
-        raise ValueError(
-            f"{name} in {Path(root) / entry.folder} is not complete, or not {entry.title}: {'; '.join(wrong)}"
-        )
+        raise ValueError(f"{name} in {data.train.folder} is not complete, or not {entry.title}: {'; '.join(wrong)}")
+    if verify and (problems := repeated_images(data)[0]):
+        raise ValueError("; ".join(problems))
     return data
 
 
@@ -67,6 +68,7 @@ class Stock:
     """A data set's folder compared with its lists and the catalogue. Paths include the folder;
     paths of folders end in "/".
 
+    :ivar layout: the form that the folder has, in words.
     :ivar missing: what the reader needs or a list names, but does not exist; folders first.
     :ivar extra: what neither the reader, a list nor the catalogue names. Hidden files are ignored.
     :ivar problems: other problems, one sentence each: an unreadable list, or a folder with a wrong number of images.
@@ -74,6 +76,7 @@ class Stock:
     :ivar readable: the reader has everything it needs, apart from images.
     """
 
+    layout: str
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     problems: tuple[str, ...]
@@ -88,9 +91,9 @@ def take_stock(name: str, root: Path | str) -> Stock:
     :raises ValueError: there is no such folder.
     """
     entry = find_dataset(name)
-    folder = folder_of(entry, root)
-    lists = _lists(entry.name, folder)
-    files = [file for file in dict.fromkeys([*entry.files, *lists]) if not (folder / file).is_file()]
+    folder, layout = find_layout(name, root)
+    lists = layout.lists
+    files = [file for file in dict.fromkeys([*layout.files, *lists]) if not (folder / file).is_file()]
     listed: set[str] = set()
     problems, notes = [], []
     unread = [file for file in lists if file in files]
@@ -102,7 +105,7 @@ def take_stock(name: str, root: Path | str) -> Stock:
             unread.append(file)
     images = sorted(image for image in listed if not os.path.isfile(folder / image))
 
-    above = _folders_of_classes(entry, folder)
+    above = layout.classes_below(folder)
     absent, surplus = [below for below in above if not (folder / below).is_dir()], []
     readable = not files and not absent
     for below in [below for below in above if below not in absent]:
@@ -124,7 +127,8 @@ def take_stock(name: str, root: Path | str) -> Stock:
         if below.rstrip("/") in entry.domains:
             wrong.append((below, sum(map(len, counts.values())), entry.domains[below.rstrip("/")]))
         problems += [f"{folder / place}: {n:,} images instead of {right:,}" for place, n, right in wrong if n != right]
-    extra = _beside(entry, folder, listed)
+    # the root has other data sets beside the files of one that has no folder of its own
+    extra = [] if folder == Path(root) else _beside(entry, folder, listed)
     if unread:
         notes.append(f"cannot tell which images are extra without {', '.join(sorted(unread))}")
         extra = [file for file in extra if not is_image(Path(file))]
@@ -134,6 +138,7 @@ def take_stock(name: str, root: Path | str) -> Stock:
             "only their numbers can be checked, not which ones are missing or extra"
         )
     return Stock(
+        layout=layout.title,
         missing=tuple([*(f"{folder / path}/" for path in absent), *(str(folder / path) for path in (*files, *images))]),
         extra=tuple([*(f"{folder / path}/" for path in surplus), *(str(folder / path) for path in extra)]),
         problems=tuple(problems),
@@ -166,27 +171,68 @@ def _files(folder: Path) -> Iterator[str]:
         yield from ((below / name).as_posix() for name in files if not name.startswith("."))
 
 
-def _lists(name: str, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
-    """Files that list the images, and the function that reads each. ImageNet-R has lists in one of its forms only."""
-    if name == "imagenet-r":
-        lists = ("train.txt", "test.txt")
-        in_lists = not (folder / "train").is_dir() and any((folder / file).is_file() for file in lists)
-        return dict.fromkeys(lists, lines_of) if in_lists else {}
-    return LISTS.get(name, {})
-
-
-def _folders_of_classes(entry: CatalogueEntry, folder: Path) -> list[str]:
-    """Folders that contain one folder per class, relative to ``folder``,
-    with a slash at the end unless it is ``folder`` itself.
-    """
-    if entry.name == "imagenet-r" and (folder / "train").is_dir():
-        return ["train/", "val/" if (folder / "val").is_dir() and not (folder / "test").is_dir() else "test/"]
-    return [f"{domain}/" for domain in entry.domains] or ([""] if entry.class_folders else [])
-
-
 def _plain(name: str) -> str:
     """A class name without differences of case, spaces and hyphens."""
     return "".join(c for c in name.lower() if c.isalnum())
+
+
+REPEATED = 0.01
+"""Share of a part's images whose content may occur twice: the published data sets have a few such images each."""
+
+
+def repeated_images(data: ImageData) -> tuple[list[str], list[str]]:
+    """Images that occur twice, by name and by content, in two parts or in one: problems and notes, a sentence each.
+
+    By content it is a problem above :data:`REPEATED` of the test (or validation) images, or of a part's own, and where
+    the name is the same as well. Images of one name and different content are a note: some data sets number the images
+    of each part anew. Reads every file.
+
+    :raises OSError: a file is missing.
+    """
+    problems, notes = list[str](), list[str]()
+    labelled = {
+        part: list(zip(images.labels, data.image_names(part), images.contents, strict=True))
+        for part, images in data.parts.items()
+    }
+    for part, images in data.parts.items():
+        contents = {content: i for i, content in enumerate(images.contents)}
+        twice = [i for i, content in enumerate(images.contents) if contents[content] != i]
+        twice = [i for i in twice if _same_content(data, part, i, part, contents[images.contents[i]])]
+        if twice:
+            i, other = twice[0], contents[images.contents[twice[0]]]
+            where = f"{_shown(data, part, i)} and {_shown(data, part, other)}"
+            text = f"{len(twice):,} of {len(images):,} {part} images repeat others (the same content): {where}"
+            (problems if len(twice) > REPEATED * len(images) else notes).append(text)
+    training = {content: i for i, content in enumerate(data.train.contents)}
+    names = {(label, name): content for label, name, content in labelled["train"] if name}
+    for part in (part for part in data.parts if part != "train"):
+        held = data.parts[part]
+        both = [i for i, content in enumerate(held.contents) if content in training]
+        both = [i for i in both if _same_content(data, part, i, "train", training[held.contents[i]])]
+        known = [i for i, (label, name, content) in enumerate(labelled[part]) if names.get((label, name)) == content]
+        if both:
+            i = both[0]
+            where = f"{_shown(data, part, i)} is {_shown(data, 'train', training[held.contents[i]])}"
+            text = f"{len(both):,} of {len(held):,} {part} images are training images, too (the same content): {where}"
+            (problems if known or len(both) > REPEATED * len(held) else notes).append(text)
+        renamed = [i for i, row in enumerate(labelled[part]) if names.get(row[:2], row[2]) != row[2]]
+        if renamed:
+            notes.append(
+                f"{len(renamed):,} {part} images have the name of a training image of their class, but another "
+                f"content; the first is {_shown(data, part, renamed[0])}"
+            )
+    return problems, notes
+
+
+def _same_content(data: ImageData, part: str, i: int, other_part: str, j: int) -> bool:
+    """Whether two images whose :attr:`~reclaim.benchmark.data.images.ImageList.contents` agree are the same."""
+    path, other = data.parts[part].path(i), data.parts[other_part].path(j)
+    return path is None or other is None or path.read_bytes() == other.read_bytes()
+
+
+def _shown(data: ImageData, part: str, i: int) -> str:
+    path = data.parts[part].path(i)
+    return f"number {i} of {part} in class {data.names[data.parts[part].labels[i]]}" if path is None else str(path)
 
 
 def undecodable_files(data: ImageData) -> list[str]:

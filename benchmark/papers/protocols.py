@@ -27,7 +27,7 @@ from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
 from .slca import SLCA_METHODS, SLCA_STREAMS, slca
-from .sources import IN21K, MOCO_V3, Settings
+from .sources import IN21K, MOCO_V3, OURS, Settings
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ class Protocol:
         return list(differences(recorded, self.made_with(recorded) or self.configs[0]).values())
 
     @property
+    def readings(self) -> list[str]:
+        """What is our reading, because neither the paper nor its code says: keys of :attr:`settings`, the stream, the
+        split.
+        """
+        keys = [key for key, (_, source) in self.settings.items() if OURS in source]
+        return [*keys, *(what for what, datasets in _READINGS.items() if self.stream.dataset in datasets)]
+
+    @property
     def facts(self) -> list[str]:
         """Ids of the entries of docs/fidelity.md that sources and remarks name, in that page's order."""
         named = set(
@@ -105,6 +113,8 @@ _OF_DATASETS = {
     "officehome": "Tested on Real World, trained on the other three domains (code).",
     "pacs": "Tested on art_painting, trained on the other three domains (code).",
 }
+_READINGS = {"stream": ("food101",), "split": ("clrs25",)}
+"""What of a data set the papers do not say: how its classes make experiences, which images are tested on."""
 _OF_DATASETS_IN = {
     "slca": {
         "imagenet-r": "The paper's split is DualPrompt's.",

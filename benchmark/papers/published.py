@@ -81,7 +81,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about two recipes on one stream, checked on runs paired by seed."""
+    """A statement about two recipes on one stream, checked on runs paired by seed.
+
+    :ivar expected: the verdict over the committed records.
+    :ivar earlier: a verdict of an earlier rule, where the rule was changed after the runs; empty otherwise.
+    """
 
     id: str
     text: str
@@ -95,6 +99,7 @@ class Claim:
     margin: float = 0.0
     margin_reason: str = ""
     expected: Outcome | None = None
+    earlier: str = ""
 
     @property
     def paper(self) -> str:
@@ -131,7 +136,7 @@ def claims() -> tuple[Claim, ...]:
     for number, entry in enumerate(_entries(file, document, "claim"), start=1):
         where = f"{file}, claim {entry.get('id', f'number {number}')!r}"
         required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
-        _check_entry(where, entry, required, ("margin", "margin_reason", "expected"))
+        _check_entry(where, entry, required, ("margin", "margin_reason", "expected", "earlier"))
         try:
             find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,11 @@ class Record:
     @property
     def config_hash(self) -> str:
         return str(self.result["config_hash"])
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Every identity under which the images of this run are known. Two runs that share one have the same images."""
+        return frozenset({self.result["data_sha256"], *self.result.get("data_aliases", ())})
 
     def metrics(self) -> dict[str, float]:
         """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.records.metrics.metrics`)."""
@@ -159,10 +164,15 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rehearsal": (lambda value: value is True, "true, or absent"),
     "remarks": (_list_of(lambda remark: isinstance(remark, str)), "a list of texts"),
+    "data_aliases": (_list_of(_is_sha256), "a list of texts of 64 hex digits"),
 }
 """Optional keys of ``result``. ``rehearsal``: the run does not count (``rehearsal.py``). ``remarks``: how its images
-differ, or may differ, from the paper's.
+differ, or may differ, from the paper's. ``data_aliases``: what earlier versions recorded as ``data_sha256`` for the
+same images.
 """
+
+OF_THE_FOLDER = frozenset({"remarks", "data_aliases"})
+"""Keys of ``result`` that depend on the layout in which the images lay, not on the images."""
 
 MEASURED = frozenset({"accuracy", "accuracy_task_known", "correct", "entropy", "train_loss"})
 """Keys of ``result`` that floating-point arithmetic may change between kinds of machine."""
@@ -287,7 +297,8 @@ class Comparison:
 def compare(a: Record, b: Record) -> Comparison:
     """Compare two runs of the same configuration and seed.
 
-    - On the same kind of machine, on its CPU, every key of ``result`` must be equal.
+    - On the same kind of machine, on its CPU, every key of ``result`` must be equal, but for what says in which layout
+      the images lay (:data:`OF_THE_FOLDER`).
     - On different kinds of machine, or on an accelerator (whose sums have no fixed order), every accuracy may differ by
       half a point plus the weight of one test image of its task. Accuracies change in steps of one image, which in a
       small task is more than half a point, and a single borderline image does not indicate a changed method. Keys that
@@ -305,7 +316,13 @@ def compare(a: Record, b: Record) -> Comparison:
             )
     same_crops = a.provenance.get("loading") == b.provenance.get("loading")
     exact = same_crops and same_kind_of_machine(a.provenance, b.provenance) and a.provenance["accelerator"] is None
-    differing = tuple(key for key in (*RESULT_KEYS, *OPTIONAL_KEYS) if a.result.get(key) != b.result.get(key))
+    differing = tuple(
+        key
+        for key in (*RESULT_KEYS, *OPTIONAL_KEYS)
+        if key not in OF_THE_FOLDER
+        and a.result.get(key) != b.result.get(key)
+        and not (key == "data_sha256" and a.images & b.images)
+    )
     failures = [f"{key} differs" for key in differing if exact or key not in MEASURED]
 
     deviations = []
@@ -323,6 +340,15 @@ def compare(a: Record, b: Record) -> Comparison:
                         )
     largest, where = max(deviations, key=lambda deviation: deviation[0], default=(0.0, None))
     return Comparison(exact, differing, largest, where if largest > 0 else None, tuple(failures), same_crops)
+
+
+def image_sets(records: Iterable[Record]) -> list[frozenset[str]]:
+    """The different sets of images that records are of, each with all the identities under which it is known."""
+    sets: list[frozenset[str]] = []
+    for record in records:
+        same = [known for known in sets if known & record.images]
+        sets = [*(known for known in sets if known not in same), record.images.union(*same)]
+    return sets
 
 
 def metric_of(record: Record, metric: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
+
+ROOM = 64 * 2**20
+"""Bytes that must be free before a run starts. A record has a hundredth of that; checkpoints, which a run can do
+without, may need more.
+"""
 
 # --- the store ---
 
@@ -51,16 +57,30 @@ class RecordStore:
         return self.root / recipe / stream / config_hash / f"{seed}.json"
 
     def require_writable(self) -> None:
-        """Create the folder and a test file in it, so that a missing permission is found before a run and not after it.
+        """Create the folder and a test file in it: a missing permission or a full disk is found before a run, not
+        after it.
 
-        :raises RecordError: either fails; names the folder.
+        :raises RecordError: either fails, or less than :data:`ROOM` is free; names the folder.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
+            free = shutil.disk_usage(self.root).free
         except OSError as error:
             raise _not_writable(self.root, error) from error
+        if free < ROOM:
+            raise RecordError(
+                f"the disk of {self.root} is full: {free / 2**20:.1f} MiB are free, wanted {ROOM / 2**20:.0f} MiB for "
+                "records: make room or choose another folder with --records"
+            )
+
+    def written(self, recipe: str, stream: str, config_hash: str, seed: int) -> int | None:
+        """When this run's record was written, in nanoseconds; None if there is none that can be read."""
+        try:
+            return self.path_of(recipe, stream, config_hash, seed).stat().st_mtime_ns
+        except OSError:
+            return None
 
     def write(self, record: Record) -> Path:
         """Check a record and write it, replacing an older one.

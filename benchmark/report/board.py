@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
+from ..config import QUICKDRAW_VIT, differences
 from ..data.streams import STREAMS, pretraining_overlap
 from ..recipes import RECIPES
 from ..records.record import Record, metric_of
 from ..stats.estimates import MeanInterval, mean_interval
 from ..stats.ranking import RankInterval, rank_intervals
+from ..verdicts.counting import OTHER_WEIGHTS
 
 COLUMNS = (
     "last_acc",
@@ -68,6 +71,8 @@ class Group:
 class Row:
     """A recipe on a stream, over its seeds.
 
+    :ivar key: tells the row from others of its stream: the recipe's name, with a hash for a variant.
+    :ivar variant: how another configuration differs from the recipe's, such as ("lr=0.1 instead of 0.01",).
     :ivar numbers: by column; without the entropy of what is not trained.
     :ivar seconds: median time of a run, evaluation included.
     :ivar clock: "processor" or, of records that have no processor time, "wall"; "" without seconds.
@@ -77,11 +82,15 @@ class Row:
     :ivar matrices: ``accuracy`` and ``accuracy_task_known``, the means over seeds; row t holds the accuracies after
         task t, in percent.
     :ivar rank: by mean Last-Acc among the ``ranked`` rows of the group; None for joint training, or where there is
-        only one.
+        only one, or for a variant.
     """
 
     recipe: str
     stream: str
+    key: str
+    variant: tuple[str, ...]
+    joint: bool
+    config: dict[str, Any]
     seeds: tuple[int, ...]
     numbers: dict[str, MeanInterval]
     trained_parameters: int
@@ -99,49 +108,64 @@ class Row:
     ranked: int = 0
 
     @property
-    def joint(self) -> bool:
-        return RECIPES[self.recipe].config.joint
+    def title(self) -> str:
+        """The recipe's; of a variant with what it changes."""
+        title = RECIPES[self.recipe].title
+        return f"{title} (variant: {', '.join(self.variant)})" if self.variant else title
 
     @property
     def group(self) -> Group:
         return Group(self.stream, self.backbone, self.epochs)
 
 
-def rows(records: Sequence[Record]) -> list[Row]:
-    """One row per recipe and stream: by stream, then group (that of most rows first), then falling Last-Acc."""
+def rows(records: Sequence[Record], variants: Sequence[Record] = ()) -> list[Row]:
+    """One row per recipe and stream: by stream, then group (that of most rows first), then falling Last-Acc.
+
+    :param variants: records of other configurations or starting weights than the recipe's; each gets rows of its own,
+        without a rank.
+    """
     runs: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda r: r.seed):
         runs.setdefault((record.stream, record.recipe), []).append(record)
+    for record in sorted(variants, key=lambda r: r.seed):
+        runs.setdefault((record.stream, _key_of_variant(record)), []).append(record)
     groups: dict[Group, list[Row]] = {}
-    for same in runs.values():
-        row = _row(same)
+    for (_, key), same in runs.items():
+        row = _row(key, same)
         groups.setdefault(row.group, []).append(row)
     streams = list(STREAMS)
     found = []
     for group in sorted(groups, key=lambda p: (streams.index(p.stream), -len(groups[p]), p.epochs, p.backbone)):
-        members = sorted(groups[group], key=lambda r: (-r.numbers["last_acc"].mean, r.recipe))
+        members = sorted(groups[group], key=lambda r: (-r.numbers["last_acc"].mean, r.key))
         rivals = {
-            row.recipe: {record.seed: metric_of(record, "last_acc") for record in runs[row.stream, row.recipe]}
+            row.recipe: {record.seed: metric_of(record, "last_acc") for record in runs[row.stream, row.key]}
             for row in members
-            if not row.joint
+            if not row.joint and not row.variant
         }
         ranks = rank_intervals(rivals) if len(rivals) > 1 else {}
-        found += [replace(row, rank=ranks.get(row.recipe), ranked=len(ranks)) for row in members]
+        found += [replace(row, rank=ranks.get(row.key), ranked=len(ranks)) for row in members]
     return found
+
+
+def _key_of_variant(record: Record) -> str:
+    key = f"{record.recipe}@{record.config_hash}"
+    # drawn at random, weights are others for every seed
+    of_file = record.result["config"].get("backbone") == QUICKDRAW_VIT
+    return f"{key}-{record.result['weights_sha256'][:12]}" if of_file else key
 
 
 def headline(table: Sequence[Row], most: int) -> list[Row]:
     """The rows of one stream whose curves are drawn unless others are asked for: the headline recipes, else the first
     rows.
     """
-    drawn = [row for row in table if not row.joint]
+    drawn = [row for row in table if not row.joint and not row.variant]
     return ([row for row in drawn if RECIPES[row.recipe].headline] or drawn)[:most]
 
 
 def label(row: Row, table: Sequence[Row]) -> str:
     """The row's name next to a curve, with its epochs where the rows of the table differ in them."""
     mixed = len({other.group for other in table}) > 1
-    return RECIPES[row.recipe].title + (f" ({row.epochs} epochs)" if mixed else "")
+    return row.title + (f" ({row.epochs} epochs)" if mixed else "")
 
 
 def ends_of_grids(recipes: Iterable[str]) -> str:
@@ -177,8 +201,12 @@ def by_group(table: Sequence[Row]) -> list[tuple[Group, list[Row]]]:
     return [(group, [r for r in table if r.group == group]) for group in dict.fromkeys(row.group for row in table)]
 
 
-def _row(group: Sequence[Record]) -> Row:
+def _row(key: str, group: Sequence[Record]) -> Row:
     recipe, stream, result = group[0].recipe, group[0].stream, group[0].result
+    variant: tuple[str, ...] = ()
+    if key != recipe:
+        changed = differences(result["config"], RECIPES[recipe].config)
+        variant = tuple(changed.values()) or (OTHER_WEIGHTS,)
     columns = {column: [_number(record, column) for record in group] for column in COLUMNS}
     matrices = ("accuracy", "accuracy_task_known")
     curves = {key: [_after_each_task(r.result[key], r.result["test_counts"]) for r in group] for key in matrices}
@@ -187,6 +215,10 @@ def _row(group: Sequence[Record]) -> Row:
     return Row(
         recipe=recipe,
         stream=stream,
+        key=key,
+        variant=variant,
+        joint=result["config"].get("joint", False),
+        config=result["config"],
         seeds=tuple(record.seed for record in group),
         numbers={
             column: mean_interval(values) for column, values in columns.items() if not any(map(math.isnan, values))

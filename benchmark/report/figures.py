@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..recipes import RECIPES
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
 from .board import METRICS, NOT_COMPARABLE, Row, by_group, headline, label
@@ -102,7 +101,7 @@ def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
         for axes, (group, rows) in zip(parts, groups, strict=True):
             for y, row in enumerate(rows):
                 _dot(axes, row.numbers["last_acc"], y, STYLES[0][0])
-            axes.set_yticks(range(len(rows)), [RECIPES[row.recipe].title for row in rows])
+            axes.set_yticks(range(len(rows)), [row.title for row in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.grid(axis="x", alpha=0.3)
             axes.set_title(str(group), loc="left", fontsize=8)
@@ -170,7 +169,7 @@ def _matrices(row: Row) -> Callable[[Figure], None]:
             axes.set_xlabel("on task")
             axes.set_title(title, fontsize=8)
         figure.axes[0].set_ylabel("after task")
-        figure.suptitle(f"{RECIPES[row.recipe].title}, {row.stream}: percent right", fontsize=9)
+        figure.suptitle(f"{row.title}, {row.stream}: percent right", fontsize=9)
         figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
 
     return draw
@@ -194,9 +193,7 @@ def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
                 axes.plot(again.value, y - 0.15, "D", color=RERUN, fillstyle="none", markersize=3.5)
             if check.judged and check.judged.ours:
                 _dot(axes, check.judged.ours, y + 0.2, STYLES[0][0])
-        names = [
-            f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.verdict or 'not judged'}" for c in checks
-        ]
+        names = [f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.words}" for c in checks]
         axes.set_yticks(range(len(checks)), names, fontsize=5.5)
         axes.set_ylim(len(checks) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)

@@ -11,12 +11,15 @@ import io
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from ..config import differences
 from ..data.drawings import shared_classes
 from ..data.streams import STREAMS
 from ..files import write_text
@@ -26,14 +29,14 @@ from ..records.store import RecordStore
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
-from ..verdicts.counting import current
+from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, reasons
 from . import fidelity, findings, page
 from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_group, ends_of_grids, rows, time_in_words
 from .coverage import coverage_page
 from .svg import dot_plot, templates
 from .tables import markdown_table
 
-__all__ = ["COLUMNS", "FORMATS", "Row", "rows", "write", "write_docs", "write_figures"]
+__all__ = ["COLUMNS", "FORMATS", "Account", "Row", "account", "rows", "write", "write_docs", "write_figures"]
 
 FORMATS = ("markdown", "csv", "json", "svg", "html", "latex")
 PICTURED = ("split-quickdraw-10", *STREAMS)
@@ -58,10 +61,16 @@ TIES = (
     "of the group, cannot tell from this one."
 )
 
+VARIANTS = "A variant is another configuration of a recipe, as far as it differs, and has no rank."
+NAMED = 3
+"""How many of the records that are left out for one reason are named."""
+
 # --- the files ---
 
 
-def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1]) -> list[Path]:
+def write(
+    store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1], with_variants: bool = False
+) -> list[Path]:
     """Write the leaderboards, each file replaced whole.
 
     ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json``
@@ -69,11 +78,12 @@ def write(store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1
     are no others, it is all that is written. Files of streams that have no record any more are warned of and left.
 
     :param formats: of :data:`FORMATS`; all but LaTeX by default.
+    :param with_variants: also rows of other configurations of a recipe.
     :raises ValueError: there is no record to show, or none to show in these formats.
     """
-    counted = _counted(store)
+    counted, variants = _counted(store, with_variants)
     ranked = _ranked(counted)
-    table, verdicts = rows(ranked), judge_claims(ranked)
+    table, verdicts = rows(ranked, variants), judge_claims(ranked)
     streams = {
         stream: [row for row in table if row.stream == stream] for stream in dict.fromkeys(row.stream for row in table)
     }
@@ -113,7 +123,7 @@ def write_docs(store: RecordStore, folder: Path) -> list[Path]:
 
     :raises ValueError: there is no record to show.
     """
-    counted = [record for record in _counted(store) if record.recipe in RECIPES and record.stream in STREAMS]
+    counted = [record for record in _counted(store)[0] if record.recipe in RECIPES and record.stream in STREAMS]
     pages = {
         "fidelity.md": fidelity.page(counted),
         "findings.md": findings.page(counted),
@@ -122,32 +132,111 @@ def write_docs(store: RecordStore, folder: Path) -> list[Path]:
     return _write(folder, pages)
 
 
-def write_figures(store: RecordStore, folder: Path) -> list[Path]:
+def write_figures(store: RecordStore, folder: Path, with_variants: bool = False) -> list[Path]:
     """Write the figures for papers and slides (:mod:`reclaim.benchmark.report.figures`), as SVG and PNG.
 
     :raises ValueError: there is no record to show, or matplotlib is not installed.
     """
     from . import figures
 
-    counted = _counted(store)
-    return figures.write(rows(_ranked(counted)), check_cells(counted), folder)
+    counted, variants = _counted(store, with_variants)
+    return figures.write(rows(_ranked(counted), variants), check_cells(counted), folder)
 
 
-def _counted(store: RecordStore) -> list[Record]:
-    """The records that count (:func:`reclaim.benchmark.verdicts.counting.current`); damaged files are warned of and
-    skipped.
+@dataclass(frozen=True)
+class Account:
+    """What the leaderboards show of a store, and what they leave out.
+
+    :ivar left_out: why and what, of every other record and of every file that is none.
+    """
+
+    shown: int
+    left_out: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        total = self.shown + len(self.left_out)
+        names: dict[str, Counter[str]] = {}
+        for why, what in self.left_out:
+            names.setdefault(why, Counter())[what] += 1
+        lines = [
+            f"{self.shown} of {total} records are shown{f', {len(self.left_out)} are left out:' * (total > self.shown)}"
+        ]
+        for why, found in sorted(names.items(), key=lambda reason: -reason[1].total()):
+            listed = "; ".join(f"{what}{f' ({n})' * (n > 1)}" for what, n in itertools.islice(found.items(), NAMED))
+            more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            lines.append(f"  {found.total()}: {why}: {listed}{more}")
+        return "\n".join(lines)
+
+
+def account(
+    store: RecordStore, formats: Iterable[str] = FORMATS[:-1], docs: bool = False, with_variants: bool = False
+) -> Account:
+    """What :func:`write` shows of the store's records and, with ``docs``, :func:`write_docs`."""
+    records, problems = store.load()
+    counted = list(zip(records, reasons(records), strict=True))
+    checks = check_cells([record for record, reason in counted if reason is None])
+    of_cells = {_place(run) for check in checks.values() for run in check.runs} if "html" in formats else set()
+    left_out = [("a file that cannot be read", str(problem.path)) for problem in problems]
+    for record, reason in counted:
+        why = _why_left_out(record, reason, of_cells, docs, with_variants)
+        if why:
+            detail = f", {reason.detail}" if reason and reason.detail else ""
+            left_out.append((why, f"{record.recipe} on {record.stream}{detail}"))
+    return Account(len(records) + len(problems) - len(left_out), left_out)
+
+
+def _why_left_out(
+    record: Record, reason: Reason | None, of_cells: Set[tuple[str, ...]], docs: bool, with_variants: bool
+) -> str:
+    if _is_variant(record, reason):
+        return "" if with_variants else f"{reason.kind} (--variants shows them)" if reason else ""
+    if reason:
+        return reason.kind
+    if record.recipe not in RECIPES:
+        return (
+            ""
+            if _place(record) in of_cells
+            else "a run of a published cell, which the page alone shows (--format html)"
+        )
+    if record.stream not in STREAMS:
+        return "a recipe on a stream without a leaderboard"
+    if RECIPES[record.recipe].fact and not docs:
+        return "a recipe of docs/fidelity.md (--docs writes it)"
+    return ""
+
+
+def _place(record: Record) -> tuple[str, ...]:
+    return record.recipe, record.stream, record.config_hash, str(record.seed)
+
+
+def _is_variant(record: Record, reason: Reason | None) -> bool:
+    """Whether it can be shown as another configuration of a recipe that is on the leaderboards."""
+    return (
+        reason is not None
+        and reason.kind in (OTHER_CONFIGURATION, OTHER_WEIGHTS)
+        and record.stream in STREAMS
+        and RECIPES[record.recipe].fact is None
+        and "" not in differences(record.result["config"], RECIPES[record.recipe].config)
+    )
+
+
+def _counted(store: RecordStore, with_variants: bool = False) -> tuple[list[Record], list[Record]]:
+    """The records that count (:func:`reclaim.benchmark.verdicts.counting.reasons`), and with ``with_variants`` those of
+    other configurations; damaged files are warned of and skipped.
     """
     records, problems = store.load()
     for problem in problems:
         warnings.warn(f"skipped {problem}", stacklevel=3)
-    counted = current(records)
-    if not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
+    why = list(zip(records, reasons(records), strict=True))
+    counted = [record for record, reason in why if reason is None]
+    variants = [record for record, reason in why if with_variants and _is_variant(record, reason)]
+    if not variants and not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
+        left_out = f"\n{account(store)}" if records or problems else ""
         raise ValueError(
             "no records of any recipe's present configuration, or of a published cell by its paper's protocol, in "
-            f"{store.root}: "
-            "make some with `reclaim run`"
+            f"{store.root}: make some with `reclaim run`{left_out}"
         )
-    return counted
+    return counted, variants
 
 
 def _ranked(counted: Sequence[Record]) -> list[Record]:
@@ -167,7 +256,7 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     """The whole tier: a table per stream and group, then the verdicts on the claims."""
-    validated = {row.recipe for row in table if row.hyperparameters.startswith("validation")}
+    validated = {row.recipe for row in table if not row.variant and row.hyperparameters.startswith("validation")}
     introduction = templates().get_template("embedded.md")
     parts = [
         introduction.render(
@@ -205,7 +294,7 @@ def as_latex(table: Sequence[Row]) -> str:
             (
                 _rank(row),
                 _ties(row, members),
-                RECIPES[row.recipe].title,
+                row.title,
                 len(row.seeds),
                 *_accuracies(row),
                 f"{row.bytes_kept:,}",
@@ -239,7 +328,7 @@ def _tables(table: Sequence[Row], level: int) -> str:
             (
                 _rank(row),
                 _ties(row, members),
-                RECIPES[row.recipe].title,
+                row.title,
                 f"`{row.recipe}`",
                 len(row.seeds),
                 *_accuracies(row),
@@ -251,6 +340,8 @@ def _tables(table: Sequence[Row], level: int) -> str:
             for row in members
         ]
         parts.append(f"{'#' * level} {group}\n\n{markdown_table(lines, header)}\n")
+        if any(row.variant for row in members):
+            parts.append(f"{VARIANTS}\n")
     return "\n".join(parts)
 
 
@@ -280,9 +371,11 @@ def as_csv(table: Sequence[Row]) -> str:
     """All numbers, unrounded: mean, standard deviation and the ends of the 95% interval of each."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    variants = any(row.variant for row in table)
     statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
     writer.writerow(
         ["stream", "tier", "recipe", "n", *statistics, *OTHERS, "rank", "rank_low", "rank_high", "ranked", "tied_with"]
+        + ["variant"] * variants
     )
     for row in table:
         summaries = [row.numbers.get(column) for column in COLUMNS]
@@ -295,6 +388,7 @@ def as_csv(table: Sequence[Row]) -> str:
         tier = STREAMS[row.stream].tier
         writer.writerow(
             [row.stream, tier, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS), *ranks]
+            + ["; ".join(row.variant)] * variants
         )
     return buffer.getvalue()
 
@@ -314,7 +408,8 @@ def _as_dict(row: Row) -> dict[str, Any]:
     rank = row.rank
     return {
         "recipe": row.recipe,
-        "title": RECIPES[row.recipe].title,
+        "title": row.title,
+        **({"variant": row.variant} if row.variant else {}),
         "seeds": row.seeds,
         "rank": rank
         and {"rank": rank.rank, "low": rank.low, "high": rank.high, "of": row.ranked, "tied_with": rank.tied_with},
@@ -343,10 +438,7 @@ def svg(table: Sequence[Row]) -> str:
     pictured = [row for row in table if not RECIPES[row.recipe].tuned_as] or list(table)
     stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
     pictured = [row for row in pictured if row.stream == stream]
-    groups = [
-        (str(p), [(RECIPES[r.recipe].title, r.numbers["last_acc"]) for r in members])
-        for p, members in by_group(pictured)
-    ]
+    groups = [(str(p), [(r.title, r.numbers["last_acc"]) for r in members]) for p, members in by_group(pictured)]
     n = sorted({len(row.seeds) for row in pictured})
     seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
     return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", groups)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import flatten, shown
+from ..config import config_hash, flatten, shown
 from ..data.drawings import shared_classes
 from ..data.streams import STREAMS, Stream
 from ..papers.headers import papers
@@ -23,6 +24,7 @@ from ..stats.equivalence import Column
 from ..stats.estimates import Estimate, MeanInterval, Published
 from ..verdicts.cells import CellCheck, judge_tables
 from ..verdicts.claims import ClaimVerdict
+from ..verdicts.counting import OTHER_WEIGHTS
 from .board import (
     COLUMNS,
     METRICS,
@@ -64,7 +66,7 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
         of_cells=len(
             {(run.recipe, run.stream, run.config_hash, run.seed) for check in checks.values() for run in check.runs}
         ),
-        shown_rows={f"{row.recipe}@{row.stream}" for row in table},
+        shown_rows={f"{row.key}@{row.stream}" for row in table},
         overlap=shared_classes() or "none",
         not_comparable=NOT_COMPARABLE,
         ranks=RANKS,
@@ -142,12 +144,12 @@ class Section:
 
 
 def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
-    slots = {row.recipe: slot for slot, row in enumerate(headline(table, CURVES - 2))}
+    slots = {row.key: slot for slot, row in enumerate(headline(table, CURVES - 2))}
     groups = [(group, [_entry(row, slots, verdicts) for row in members]) for group, members in by_group(table)]
     drawn = [row for row in table if not row.joint]
-    labels = {row.recipe: label(row, drawn) for row in drawn}
-    accuracy = [(row.recipe, labels[row.recipe], row.curves["accuracy"]) for row in drawn]
-    entropy = [(row.recipe, labels[row.recipe], row.curves["entropy"]) for row in drawn if row.curves["entropy"]]
+    labels = {row.key: label(row, drawn) for row in drawn}
+    accuracy = [(row.key, labels[row.key], row.curves["accuracy"]) for row in drawn]
+    entropy = [(row.key, labels[row.key], row.curves["entropy"]) for row in drawn if row.curves["entropy"]]
     charts = (
         chart("Accuracy after each task", "tasks seen", "percent of their test images right", accuracy),
         chart(
@@ -160,8 +162,8 @@ def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
 
 def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict]) -> Entry:
     recipe = RECIPES[row.recipe]
-    claims = [v for v in verdicts if v.claim.stream == row.stream and row.recipe in (v.claim.better, v.claim.worse)]
-    outcomes = Counter(v.outcome for v in claims if v.claim.better == row.recipe)
+    claims = [v for v in verdicts if v.claim.stream == row.stream and row.key in (v.claim.better, v.claim.worse)]
+    outcomes = Counter(v.outcome for v in claims if v.claim.better == row.key)
     curves = [
         ("unknown", "task not known", row.curves["accuracy"]),
         ("known", "task known", row.curves["accuracy_task_known"]),
@@ -171,17 +173,20 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
     return Entry(
         row=row,
         recipe=recipe,
-        id=f"{row.recipe}@{row.stream}",
-        slot=slots.get(row.recipe),
-        commands=[f"reclaim run {row.recipe} {row.stream} --seeds {seeds}" for seeds in seed_options(row.seeds)],
-        config="\n".join(f"{key}={shown(value)}" for key, value in flatten(recipe.config.as_dict()).items()),
+        id=f"{row.key}@{row.stream}",
+        slot=slots.get(row.key),
+        commands=_commands(row),
+        config="\n".join(
+            f"{key}={shown(value)}"
+            for key, value in flatten(row.config if row.variant else recipe.config.as_dict()).items()
+        ),
         claims=claims,
         outcomes=[
             (outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]
         ],
-        accuracy=chart(f"Accuracy of {recipe.title} after each task", "tasks seen", "percent right", curves, small),
+        accuracy=chart(f"Accuracy of {row.title} after each task", "tasks seen", "percent right", curves, small),
         entropy=chart(
-            f"Entropy of {recipe.title} in training",
+            f"Entropy of {row.title} in training",
             "epoch, over all experiences",
             "nats",
             entropy,
@@ -189,6 +194,20 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
             (0, math.inf),
         ),
     )
+
+
+def _commands(row: Row) -> list[str]:
+    """That repeat the row's runs; none for a variant that `--set` with its differences does not lead to."""
+    changed = [text.split(" instead of ")[0] for text in row.variant]
+    if row.variant:
+        try:
+            same = config_hash(RECIPES[row.recipe].config.set(changed).as_dict()) == row.config_hash
+        except ValueError:
+            same = False
+        if not same or row.variant == (OTHER_WEIGHTS,):
+            return []
+    more = "".join(f" --set {shlex.quote(setting)}" for setting in changed)
+    return [f"reclaim run {row.recipe} {row.stream} --seeds {seeds}{more}" for seeds in seed_options(row.seeds)]
 
 
 def seed_options(seeds: Sequence[int]) -> list[str]:
@@ -258,6 +277,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
     judged = check.judged if check.judged and check.judged.ours else None
     # without a published standard deviation there is no other verdict than that against the printed value
     alone = judged is not None and check.column is judged.constant
+    qualified = [*(["as a constant"] if alone else []), *(check.qualifiers if judged else [])]
     run = run_of(check.cell)
     protocol = protocol_of(run)
     return {
@@ -270,7 +290,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
         "reruns": check.cell.reruns,
         "ours": judged and judged.ours,
         "verdict": verdict,
-        "badge": f"{verdict} (as a constant)" if alone else verdict,
+        "badge": f"{verdict} ({'; '.join(qualified)})" if qualified else verdict,
         "difference": judged and check.column and check.column.difference,
         "spread": spread(check.column) if check.column else "",
         "constant": judged and judged.constant,

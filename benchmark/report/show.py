@@ -16,6 +16,7 @@ from ..recipes import Recipe
 from ..records.metrics import METRICS
 from ..records.record import Record, metric_of
 from ..stats.estimates import mean_interval
+from ..verdicts.cells import check_cells
 from ..verdicts.claims import judge_claims
 from .tables import table
 
@@ -71,6 +72,33 @@ def scores_table(records: Sequence[Record], width: int | None = None) -> str:
         rows.append((metric, f"{summary.mean:.2f}", std, interval))
     title = f"{records[0].recipe} on {records[0].stream}, n = {len(records)}"
     return table(rows, (title, "mean", "std", "95% interval"), width)
+
+
+def show_cells(run: str, records: Sequence[Record], width: int | None = None) -> str:
+    """The published values of a paper's run beside those of these records, and the verdicts.
+
+    :param run: its name (:func:`~reclaim.benchmark.papers.protocols.run_of`).
+    :param records: of that run.
+    """
+    judged = check_cells(records, papers=[run.partition("/")[0]])
+    checks = [judged[cell.id] for cell in cells() if run_of(cell) == run]
+    if not checks:
+        return f"{run}: no published value to compare with"
+    rows = []
+    about: dict[str, list[str]] = {}
+    for check in checks:
+        _, ours, published, _, margin, verdict, _, predicted = check.row()
+        rows.append((check.cell.metric, ours, published, margin, verdict, predicted))
+        for note in filter(None, (check.problem, *check.remarks)):
+            about.setdefault(note, []).append(check.cell.metric)
+    header = (run, "ours", "published", "margin", "verdict", "prediction interval")
+    known = {remark for record in records for remark in record.result.get("remarks", ())}  # named with the scores
+    notes = [
+        f"note: {note}" if len(metrics) == len(checks) else f"note: {', '.join(metrics)}: {note}"
+        for note, metrics in about.items()
+        if note not in known
+    ]
+    return "\n".join([table(rows, header, width), *notes])
 
 
 def _verdicts(recipe: Recipe, records: Sequence[Record], width: int | None) -> str:

@@ -100,25 +100,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Outcome of a claim, and its p-values after Holm's correction over its family.
+    """Outcome of a claim, its p-values after Holm's correction over its family, and the interval that agrees with it.
 
-    A small ``p`` supports the claim (it holds). A small ``reverse_p`` contradicts it.
+    A small ``p`` supports the claim (it holds). A small ``reverse_p`` contradicts it. Both are one-sided.
+
+    :ivar interval: of the difference, each end at the level at which Holm tests this claim on that side: the claim
+        holds if the interval lies above ``-margin``, and is contradicted if it lies below. None for a claim that was
+        not run, and where the differences have no spread or only one seed: p alone decides there.
     """
 
     outcome: Outcome
     p: float
     reverse_p: float
+    interval: tuple[float, float] | None = None
 
 
 def judge_claim(
     kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA
 ) -> Outcome:
-    """Outcome of a single claim about a - b, without a family.
+    """Outcome of a single claim about a - b, without a family: two-sided at ``alpha``.
 
-    - ``superior`` holds if its p-value is below ``alpha``. It is contradicted if the (1 - alpha) interval lies below 0.
-    - ``noninferior`` holds if the one-sided lower bound lies above ``-margin``. It is contradicted if the (1 - alpha)
-      interval lies below ``-margin``.
-    - Otherwise the outcome is ``undecided``, or ``not run`` without seeds.
+    It holds if the (1 - alpha) interval lies above ``-margin``, and is contradicted if it lies below. Otherwise it is
+    ``undecided``, or ``not run`` without seeds.
 
     :param margin: points; positive for ``noninferior``, 0 for ``superior``.
     """
@@ -148,21 +151,41 @@ def judge_family(
 ) -> list[Judgement]:
     """Judge every claim (kind, difference, margin) of one family. Claims that were not run count towards its size.
 
-    Holm's correction is applied twice. Over the p-values of the claims it bounds the probability of any false ``holds``
-    by ``alpha``. Over the p-values of the reverse sides ("a - b lies below ``-margin``") it bounds the probability of
-    any false ``contradicted`` by ``alpha / 2``, one tail of the (1 - alpha) interval.
+    Two-sided: Holm's correction is applied at ``alpha / 2`` to the p-values of the claims, which bounds the probability
+    of any false ``holds`` by that, and at ``alpha / 2`` to those of the reverse sides ("a - b lies below ``-margin``"),
+    which bounds that of any false ``contradicted``.
     """
     require_probability("alpha", alpha)
-    p_values = holm([claim_p(*claim) for claim in claims])
-    reverse = holm([1.0 if difference is None else difference.p_below(-margin) for _, difference, margin in claims])
-
-    def outcome(difference: PairedDifference | None, p: float, reverse_p: float) -> Outcome:
+    p_for = [claim_p(*claim) for claim in claims]
+    p_against = [1.0 if difference is None else difference.p_below(-margin) for _, difference, margin in claims]
+    sides = zip(
+        claims, holm(p_for), holm(p_against), _levels(p_for, alpha / 2), _levels(p_against, alpha / 2), strict=True
+    )
+    judged = []
+    for (_, difference, _), p, reverse_p, level_for, level_against in sides:
+        outcome: Outcome = "holds" if p < alpha / 2 else "contradicted" if reverse_p < alpha / 2 else "undecided"
+        interval = None
         if difference is None:
-            return "not run"
-        return "holds" if p < alpha else "contradicted" if reverse_p < alpha / 2 else "undecided"
+            outcome = "not run"
+        elif difference.standard_error:
+            low, high = (difference.interval(1 - 2 * level) for level in (level_for, level_against))
+            interval = (low[0], high[1]) if low and high else None
+        judged.append(Judgement(outcome, p, reverse_p, interval))
+    return judged
 
-    found = zip(claims, p_values, reverse, strict=True)
-    return [Judgement(outcome(difference, p, reverse_p), p, reverse_p) for (_, difference, _), p, reverse_p in found]
+
+def _levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm tests each p-value: ``alpha`` over the number of those not rejected before it.
+
+    It stops at the first that it does not reject; those behind it are as far from rejection at the level of that one.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    levels, level = [0.0] * len(p_values), 0.0
+    for rejected, i in enumerate(order):
+        if rejected == 0 or p_values[order[rejected - 1]] < level:
+            level = alpha / (len(p_values) - rejected)
+        levels[i] = level
+    return levels
 
 
 # --- factorial designs ---

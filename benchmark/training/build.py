@@ -16,7 +16,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
-from reclaim.strategies.backbones import PRETRAINED, QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.backbones import OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
@@ -60,7 +60,8 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
     """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
     otherwise random.
 
-    :param weights: load the weights from this file instead of timm's hub.
+    :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
+        classifier, is ignored.
     :param random: use random weights even if the name has a tag.
     """
     if config.backbone == QUICKDRAW_VIT:
@@ -73,7 +74,9 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
             f"{config.backbone!r} starts from random weights, because its name has no tag: "
             f"leave out the weights {weights}"
         )
-    return create_backbone(config.backbone, weights or (PRETRAINED if tagged else None))
+    if weights:
+        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING)
+    return create_backbone(config.backbone, PRETRAINED if tagged else None)
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:

@@ -7,12 +7,17 @@ import gc
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -25,6 +30,7 @@ from ..data.streams import Stream
 from ..recipes import Recipe, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError
 from ..records.store import RecordStore
+from .locks import RunLocks
 from .runtime import HERE, Setup
 
 Tick = tuple[str, int]
@@ -70,7 +76,8 @@ def run_jobs(
 ) -> list[Record]:
     """The records of all jobs, in their order. Existing records are read, the others are made and written one by one.
 
-    An interruption keeps finished runs, and checkpoints of unfinished ones. The same call then resumes them.
+    An interruption keeps finished runs, and checkpoints of unfinished ones. The same call then resumes them. Runs that
+    another process is making into the same store are left to it, and their records waited for.
 
     :param store: where records are read and written. ``None`` makes every run and writes nothing. Checkpoints are in
         the folder ``<store>.checkpoints`` next to it, unless a job's setup names another folder.
@@ -78,7 +85,7 @@ def run_jobs(
     :param again: repeat runs that are already recorded.
     :raises RuntimeError: some runs failed; names them, after all others are finished and, with a store, recorded.
     :raises RecordError: before any run: a record is damaged, or was made from other images or weights than the job
-        names, or the store is not writable.
+        names, or the store is not writable or has no room.
     """
     known, failures = try_jobs(jobs, store, n_jobs, again, quiet)
     if failures:
@@ -107,6 +114,7 @@ def try_jobs(
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
+    written = {job: store.written(*job.place) if store else None for job in missing}
     n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
     failures: dict[Job, Exception] = {}
     placed = {job: _with_checkpoints(job, store) for job in (*known, *missing)}
@@ -114,25 +122,17 @@ def try_jobs(
     def discard_checkpoint(job: Job) -> None:
         placed[job].setup.discard_checkpoint(*job.place)
 
-    for job in known:
-        discard_checkpoint(job)  # remains if the run ended between writing its record and removing its checkpoint
-
-    def finish(job: Job, make: Callable[[], Record]) -> None:
-        try:
-            record = make()
-            if store:
-                store.write(record)
-            known[job] = record
-            discard_checkpoint(job)
-        except Exception as error:
-            failures[job] = error
-            _let_go(error)
-            if isinstance(error, FloatingPointError):  # it would diverge again
+    with (
+        RunLocks(_beside(store) if store else None) as locks,
+        tqdm(
+            total=sum(_epochs(job) for job in missing), unit="epoch", disable=quiet or not missing, smoothing=0.05
+        ) as bar,
+    ):
+        for job in known:  # its checkpoint remains if the run ended between writing its record and removing it
+            path = placed[job].setup.checkpoint_of(*job.place)
+            if path and path.exists() and locks.take(*job.place):  # else it is being made --again
                 discard_checkpoint(job)
-
-    with tqdm(
-        total=sum(_epochs(job) for job in missing), unit="epoch", disable=quiet or not missing, smoothing=0.05
-    ) as bar:
+                locks.release(*job.place)
 
         def advance(tick: Tick) -> None:
             label, epochs = tick
@@ -140,12 +140,102 @@ def try_jobs(
             bar.set_description_str(f"{label}, {left} of {len(missing)} runs to go")
             bar.update(epochs)
 
+        def finish(job: Job, make: Callable[[], Record]) -> None:
+            try:
+                record = make()
+                if store:
+                    _write(store, record)
+                known[job] = record
+                discard_checkpoint(job)
+            except Exception as error:
+                failures[job] = _out_of_memory(error, job, n_jobs) or error
+                _let_go(error)
+                if isinstance(error, FloatingPointError):  # it would diverge again
+                    discard_checkpoint(job)
+            finally:
+                locks.release(*job.place)
+
+        waiting, named = deque(missing), set[Job]()
+
+        def take() -> Job | None:
+            """The next run that no other process is making, locked; None if there is none at the moment."""
+            for _ in range(len(waiting)):
+                job = waiting.popleft()
+                if job.setup.rehearsal:
+                    return job
+                if not locks.take(*job.place):
+                    waiting.append(job)
+                    if job not in named and not quiet:
+                        named.add(job)
+                        bar.write(f"{locks.holder(*job.place)} is making {job}: its record is waited for", sys.stderr)
+                    continue
+                if not store or store.written(*job.place) == written[job]:
+                    return job
+                if (record := _made_elsewhere(job, store, failures)) is None and job not in failures:
+                    return job
+                if record:
+                    known[job] = record
+                    advance((f"{job}, made by another process", _epochs(job)))
+                locks.release(*job.place)
+            return None
+
         if n_jobs == 1:
-            for job in missing:
-                finish(job, lambda job=job: _make(placed[job], advance))  # type: ignore[misc]
-        else:
-            _in_processes({job: placed[job] for job in missing}, n_jobs, finish, advance)
+            while waiting:
+                if found := take():
+                    finish(found, lambda job=found: _make(placed[job], advance))  # type: ignore[misc]
+                elif waiting:
+                    time.sleep(POLL)
+        elif waiting:
+            _in_processes(take, waiting, placed, n_jobs, finish, advance)
     return known, failures
+
+
+POLL = 0.2
+"""Seconds between two looks at what other processes have finished."""
+
+
+def _made_elsewhere(job: Job, store: RecordStore, failures: dict[Job, Exception]) -> Record | None:
+    """The record that another process has written meanwhile, if it stands for the job."""
+    try:
+        record = store.get(*job.place)
+        if record is None or not _stands_for(job, record):
+            return None
+        _require_same_start({job: record})
+    except (ValueError, OSError) as error:
+        failures[job] = error
+        return None
+    return record
+
+
+def _write(store: RecordStore, record: Record) -> None:
+    """Write a record, at worst elsewhere: the run took hours.
+
+    :raises RecordError: it is not in the store; says where it is kept instead.
+    """
+    try:
+        store.write(record)
+    except RecordError as error:
+        kept = _keep(record)
+        if kept is None:
+            raise
+        raise RecordError(
+            f"{error}. The run is finished and its record is kept in {kept}: once the store can be written into, copy "
+            "what is in that folder there"
+        ) from error
+
+
+def _keep(record: Record) -> Path | None:
+    """A store of its own, in the first folder that takes one, with the record in it; None if it is invalid, too."""
+    for parent in (Path(tempfile.gettempdir()), Path.cwd(), Path.home()):
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="reclaim-kept-", dir=parent))
+            try:
+                RecordStore(folder).write(record)
+            except RecordError:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                return folder
+    return None
 
 
 def _stands_for(job: Job, record: Record) -> bool:
@@ -168,7 +258,7 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     Only what a job names explicitly, a folder or a file, is read for this check.
     """
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
-    starts: dict[Any, dict[str, str]] = {}
+    starts: dict[Any, dict[str, tuple[str, ...]]] = {}
     for job, record in named.items():
         surroundings = (
             job.stream.dataset,
@@ -181,13 +271,39 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
             from .run import start  # imported late, see _make
 
             starts[surroundings] = start(job.stream, job.config, job.setup)
-        for what, sha256 in starts[surroundings].items():
-            if record.result[what] != sha256:
+        for what, here in starts[surroundings].items():
+            there = record.images if what == "data_sha256" else {record.result[what]}
+            if there.isdisjoint(here):
                 kind = "images" if what == "data_sha256" else "weights"
                 raise RecordError(
                     f"{job} is already recorded with other {kind}: {record.result[what][:12]}... there, "
-                    f"{sha256[:12]}... here; --again replaces it, another --records folder keeps both"
+                    f"{here[0][:12]}... here; --again replaces it, another --records folder keeps both"
                 )
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+"""What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
+
+
+def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> MemoryError | None:
+    """The error with what helps against it, if it is that torch had, or probably had, too little memory."""
+    config = job.config
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+        what = f"out of memory ({next(line for line in str(error).splitlines() if line.strip())})"
+    elif isinstance(error, BrokenProcessPool):
+        what = f"a process was killed, most often for want of memory ({error})"
+    else:
+        return None
+    at_a_time = min(config.micro_batch or config.batch_size, config.batch_size)
+    remedies = [f"--jobs {n_jobs // 2}"] if n_jobs > 1 else []
+    if at_a_time > 1 and not (config.memory and config.memory.method == "der++"):
+        remedies.append(
+            f"--micro-batch {at_a_time // 2} (now {at_a_time} images at a time; the same gradient, but not for "
+            f"backbones with batch normalisation)"
+        )
+    if config.precision == "fp32" and job.setup.device != "cpu":
+        remedies.append("--precision bf16")
+    return MemoryError(f"{what}: use {', or '.join(remedies) or 'a smaller batch_size'}")
 
 
 def _let_go(error: Exception) -> None:
@@ -201,13 +317,18 @@ def _let_go(error: Exception) -> None:
         torch.cuda.empty_cache()
 
 
+def _beside(store: RecordStore) -> Path:
+    """Folder of the checkpoints and locks of a store's runs."""
+    root = Path(os.path.abspath(store.root))
+    return root.parent / f"{root.name}.checkpoints"
+
+
 def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:
     if (
         store is None or job.setup.checkpoints or job.setup.rehearsal
     ):  # a rehearsal is shorter than writing its checkpoints
         return job
-    root = Path(os.path.abspath(store.root))
-    return replace(job, setup=replace(job.setup, checkpoints=root.parent / f"{root.name}.checkpoints"))
+    return replace(job, setup=replace(job.setup, checkpoints=_beside(store)))
 
 
 def _epochs(job: Job) -> int:
@@ -236,7 +357,9 @@ def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
 
 
 def _in_processes(
-    jobs: Mapping[Job, Job],
+    take: Callable[[], Job | None],
+    waiting: Sequence[Job],
+    placed: Mapping[Job, Job],
     n_jobs: int,
     finish: Callable[[Job, Callable[[], Record]], None],
     advance: Callable[[Tick], None],
@@ -249,14 +372,14 @@ def _in_processes(
         messages = manager.Queue()
         pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
         try:
-            # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
-            with _interrupts_wait():
-                pending: dict[Future[Record], Job] = {
-                    pool.submit(_make, placed, messages.put): job for job, placed in jobs.items()
-                }
-            while pending:
+            pending: dict[Future[Record], Job] = {}
+            while pending or waiting:
+                # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
+                with _interrupts_wait():
+                    while len(pending) < n_jobs and (job := take()):
+                        pending[pool.submit(_make, placed[job], messages.put)] = job
                 with contextlib.suppress(queue.Empty):
-                    advance(messages.get(timeout=0.2))
+                    advance(messages.get(timeout=POLL))
                 for future in [future for future in pending if future.done()]:
                     finish(pending.pop(future), future.result)
             while not messages.empty():

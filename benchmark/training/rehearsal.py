@@ -2,18 +2,21 @@
 and estimates of the time and memory of the real runs.
 
 Backbone, modules, heads, numbers of experiences and classes, image sizes, file formats, optimizer and schedule are the
-real ones. The weights are random. Each experience is trained for one step of a few images (the first experience for two
-steps, because its first step is slow) and tested on one image of each experience so far; on an accelerator, on real
-batches. The record is marked as a rehearsal, and no check counts it. The measured times are extrapolated to the length
-of the real run.
+real ones. The weights are random. The first two experiences are trained for a few steps of two sizes, the others for
+one, and each is tested on one image of each experience so far; the last test is of a few batches of two sizes. The
+record is marked as a rehearsal, and no check counts it.
+
+A step costs something whatever its size: the optimizer, copies of the weights in lower precision. So the time of a real
+step is on the line through those of two sizes. Neighbouring steps make a pair, and every pair has a line: their spread
+is the range that is printed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +33,22 @@ from ..data.streams import Stream
 from ..data.synthetic import write_dataset
 from .runtime import Setup
 
-STEP_IMAGES = 2
+STEP_IMAGES = 8
 """Images per step on the CPU. An accelerator is only busy with a whole batch (or micro-batch),
-so there the real size is used.
+so there the real size is used. Every other step has a quarter of the images.
 """
+
+PAIRS = 3
+"""Timed pairs of a step and a smaller one."""
+
+STEPS = 2 + 2 * PAIRS
+"""Of the first two experiences, and batches of the last test. The first of each size is slow, and not timed."""
+
+NOISY = 2.0
+"""Times that the slowest of like steps may take as long as the fastest. Above it, nothing is projected."""
+
+Timings = Sequence[tuple[int, float]]
+"""Images and seconds of steps, in their order: the larger and the smaller size by turns."""
 
 ALIGNED_IMAGES = 2  # per class: the smallest number that has a covariance
 
@@ -47,10 +62,10 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
     :raises ValueError: a folder with other images exists.
     """
     at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
-    config = replace(
-        config, batch_size=min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time, micro_batch=None
-    )
-    per_class = max(ALIGNED_IMAGES, -(-config.batch_size // min(stream.sizes)))
+    size = min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time
+    config = replace(config, batch_size=size, micro_batch=None, drop_last=True)
+    batches = -(-STEPS // max(1, _epochs_alike(config)))  # an epoch's, so that all timed steps train the same weights
+    per_class = max(ALIGNED_IMAGES, -(-batches * size // min(stream.sizes)))
     if config.images and config.images.hold_out:  # one fold is not trained on
         per_class = max(FOLDS, -(-per_class * FOLDS // (FOLDS - 1)) + 1)
     folder = root / f"{per_class}-a-class"
@@ -58,17 +73,31 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
     return config, replace(setup, root=folder, workers=0, rehearsal=True)
 
 
+def _epochs_alike(config: Config) -> int:
+    """Epochs from the start of an experience in which the same weights are trained."""
+    return min(config.epochs, config.peft.frozen_epochs or config.epochs) if config.peft else config.epochs
+
+
+def _part_of(size: int) -> int:
+    """Images of the smaller steps."""
+    return max(min(2, size), size // 4)
+
+
 class Stopwatch(SupervisedPlugin[Any]):
     """Shortens a run, and measures its time and memory.
 
-    Ends the training of each experience after one step (of the first after two) and, on the CPU, tests on its first
-    image only. Append it after a plugin that reads the loss and the logits, so that the device has finished.
+    Ends the training of the first two experiences after :data:`STEPS` steps and that of others after one, and tests on
+    one image of an experience, or on copies of it to be timed. Append it after a plugin that reads the loss and the
+    logits, so that the device has finished.
+
+    :param experiences: number of experiences of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, experiences: int) -> None:
         super().__init__()
-        self.steps: list[list[float]] = []  # seconds per step, without loading, by experience
-        self.image_seconds: list[float] = []  # per test image
+        self._experiences = experiences
+        self.steps: list[list[tuple[int, float]]] = []  # images and seconds, without loading, by experience
+        self.tests: list[tuple[int, float]] = []  # the same of the last test's batches
         self.load_seconds: list[float] = []  # per image
         self.closing_seconds: list[float] = []  # from the last step to the evaluation: mainly alignment
         self.activation_bytes: dict[int, int] = {}  # by number of images
@@ -85,7 +114,13 @@ class Stopwatch(SupervisedPlugin[Any]):
             self._measure_activations(strategy.model, strategy.mb_x)
         else:  # the first batch is not representative
             self.load_seconds.append((time.perf_counter() - self._mark) / len(strategy.mb_x))
+        size, taken = len(strategy.mb_x), len(self.steps[-1])
+        _keep_first(strategy, size if self._timed and taken % 2 == 0 else _part_of(size))
         self._mark = time.perf_counter()
+
+    @property
+    def _timed(self) -> bool:
+        return len(self.steps) <= 2
 
     def _measure_activations(self, model: nn.Module, images: Tensor) -> None:
         """Memory kept by forward passes of all images and of half of them. Weight copies for lower precisions do not
@@ -99,7 +134,7 @@ class Stopwatch(SupervisedPlugin[Any]):
 
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
-        self.steps[-1].append(now - self._mark)
+        self.steps[-1].append((len(strategy.mb_x), now - self._mark))
         self._mark = now
         parameters = list(strategy.model.parameters())
         states = [t for state in strategy.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
@@ -108,41 +143,47 @@ class Stopwatch(SupervisedPlugin[Any]):
             int(getattr(keeper, "bytes_kept", 0)) for keeper in (strategy, *strategy.plugins, strategy.optimizer)
         )
         self.fixed_bytes = max(self.fixed_bytes, sum(t.nbytes for t in (*parameters, *gradients, *states)) + kept)
-        if len(self.steps[-1]) == (2 if len(self.steps) == 1 else 1):
+        if len(self.steps[-1]) == (STEPS if self._timed else 1):
             strategy.stop_training()
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.closing_seconds.append(time.perf_counter() - self._mark)
 
     def after_eval_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if strategy.device.type == "cpu":
-            strategy.adapted_dataset = strategy.adapted_dataset.subset([0])
+        self._last_test = strategy.experience.current_experience == self._experiences - 1
+        copies = STEPS * strategy.eval_mb_size if self._last_test else 1
+        strategy.adapted_dataset = strategy.adapted_dataset.subset([0] * copies)
 
     def before_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._last_test and len(self.tests) % 2:
+            _keep_first(strategy, _part_of(strategy.eval_mb_size))
         self._mark = time.perf_counter()
 
     def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.image_seconds.append((time.perf_counter() - self._mark) / len(strategy.mb_x))
+        if self._last_test:
+            self.tests.append((len(strategy.mb_x), time.perf_counter() - self._mark))
 
-    def as_dict(self) -> dict[str, float]:
-        """The measurements that :func:`project` needs.
+    def as_dict(self) -> dict[str, Any]:
+        """The measurements that :func:`project` needs, without the first step of each size.
 
-        The step is the second one of the first experience, in which everything that ever trains does. The later step is
-        the median of the other experiences' first steps.
+        In the first experience everything trains that ever does; the second stands for all later ones.
         """
-        first, *later = (seconds[-1] for seconds in self.steps)
+        first, later = self.steps[0], self.steps[min(1, len(self.steps) - 1)]
         (images, whole), *half = self.activation_bytes.items()
         per_image = (whole - half[0][1]) / (images - half[0][0]) if half else whole / images
         return {
-            "step_seconds": first,
-            "later_step_seconds": median(later or [first]),
-            "step_images": images,
+            "steps": first[2:],
+            "later_steps": later[2:],
+            "tests": self.tests[2:],
             "load_seconds": median(self.load_seconds),
-            "test_image_seconds": median(self.image_seconds),
             "closing_seconds": sum(self.closing_seconds),
             "activation_bytes_per_image": per_image,
             "fixed_bytes": self.fixed_bytes + whole - per_image * images,
         }
+
+
+def _keep_first(strategy: Any, images: int) -> None:
+    strategy.mbatch = [part[:images] for part in strategy.mbatch]
 
 
 @contextmanager
@@ -166,8 +207,57 @@ def _storages_saved() -> Iterator[dict[int, int]]:
         yield found
 
 
-def project(measured: Mapping[str, float], config: Config, stream: Stream, workers: int = 0) -> tuple[float, float]:
-    """Estimated seconds and bytes of the real run on this machine.
+@dataclass(frozen=True)
+class Projection:
+    """What a real run takes on this machine.
+
+    :ivar seconds: the least and the most; None if it cannot be known.
+    :ivar unknown: why not.
+    :ivar bytes: of memory.
+    """
+
+    seconds: tuple[float, float] | None
+    unknown: str
+    bytes: float
+
+    def __str__(self) -> str:
+        """The time, in hours."""
+        if not self.seconds:
+            return f"not known: {self.unknown}"
+        least, most = (f"{seconds / 3600:.1f}" for seconds in self.seconds)
+        return f"{least} h" if least == most else f"{least} to {most} h"
+
+
+class UnknownTimeError(ValueError):
+    """No time can be projected from these steps; the message says why."""
+
+
+def batch_seconds(timings: Timings, images: int) -> tuple[float, float]:
+    """The least and the most seconds of a batch of ``images``, on the lines through neighbouring steps of two sizes.
+
+    :raises UnknownTimeError: like steps took very different times, or, for a batch larger than they were, the larger
+        ones took no longer than the smaller ones.
+    """
+    for size in sorted({n for n, _ in timings}):
+        alike = [seconds for n, seconds in timings if n == size]
+        if max(alike) > NOISY * min(alike):
+            raise UnknownTimeError(
+                f"{size} images took {min(alike):.2g} s and {max(alike):.2g} s, {max(alike) / min(alike):.1f} times as "
+                f"long: try again on an idle machine"
+            )
+    estimates = []
+    for (whole, longer), (part, shorter) in zip(timings[::2], timings[1::2], strict=True):
+        if images > whole and (whole == part or longer <= shorter):
+            raise UnknownTimeError(
+                f"{whole} images took {longer:.2g} s, {part} took {shorter:.2g} s: no line leads from these to {images}"
+            )
+        slope = (longer - shorter) / (whole - part) if whole != part else 0.0
+        estimates.append(longer + slope * (images - whole))
+    return min(estimates), max(estimates)
+
+
+def project(measured: Mapping[str, Any], config: Config, stream: Stream, workers: int = 0) -> Projection:
+    """Estimated time and memory of the real run on this machine.
 
     The time covers training, alignment and all tests. The memory covers weights, gradients, optimizer state, the state
     of methods, and the activations of a batch. Synthetic images decode faster than photographs.
@@ -182,22 +272,28 @@ def project(measured: Mapping[str, float], config: Config, stream: Stream, worke
     held = config.images is not None and config.images.hold_out and entry.validation is None
     train, test = (entry.train or 0) * (1 - 1 / FOLDS if held else 1), entry.test or 0
     tested = test * float(np.cumsum(sizes).sum()) / stream.n_classes
+    evaluated = tested + (train if config.alignment else 0)  # alignment starts from the features of all training images
+    first = train * sizes[0] / stream.n_classes
+    alike = _epochs_alike(config)  # in which a later experience's steps cost what they did
+    at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
 
     def phase(images: float, seconds: float) -> float:
         loading = images * measured["load_seconds"]
         return max(loading / workers, seconds) if workers else loading + seconds
 
-    first = train * sizes[0] / stream.n_classes
-    step, later = (
-        measured["step_seconds"] / measured["step_images"],
-        measured["later_step_seconds"] / measured["step_images"],
-    )
-    frozen = (
-        min(config.epochs, config.peft.frozen_epochs) if config.peft else config.epochs
-    )  # epochs that cost as the later step did
-    of_later = frozen * later + (config.epochs - frozen) * step
-    trained = phase(config.epochs * train, first * config.epochs * step + (train - first) * of_later)
-    evaluated = tested + (train if config.alignment else 0)  # alignment starts from the features of all training images
-    seconds = trained + phase(evaluated, evaluated * measured["test_image_seconds"]) + measured["closing_seconds"]
-    at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
-    return seconds, measured["fixed_bytes"] + measured["activation_bytes_per_image"] * at_a_time
+    def total(step: float, later: float, tests: float) -> float:
+        """Seconds, from those per image."""
+        if at_a_time < config.batch_size:  # micro-batches pass twice through the backbone
+            step, later = step + tests, later + tests
+        of_later = alike * later + (config.epochs - alike) * step
+        trained = phase(config.epochs * train, first * config.epochs * step + (train - first) * of_later)
+        return trained + phase(evaluated, evaluated * tests) + float(measured["closing_seconds"])
+
+    seconds, unknown = None, ""
+    try:
+        costs = [batch_seconds(measured[key], config.batch_size) for key in ("steps", "later_steps", "tests")]
+        least, most = (total(*(cost / config.batch_size for cost in bounds)) for bounds in zip(*costs, strict=True))
+        seconds = least, most
+    except UnknownTimeError as error:
+        unknown = str(error)
+    return Projection(seconds, unknown, measured["fixed_bytes"] + measured["activation_bytes_per_image"] * at_a_time)

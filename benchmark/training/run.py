@@ -55,23 +55,28 @@ def run(
     :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
     observer = Observer()  # starts the clock
-    stopwatch = Stopwatch()
-    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
-    benchmark, data_sha256, remarks = _read(taught, order, config, setup)
+    stopwatch = Stopwatch(len(taught.sizes))
+    watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
+    _require_fitting(taught, config, setup)
+    torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
+    with arithmetic(setup.threads, setup.device):
+        torch.manual_seed(torch_seed)
+        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
+        drawn = torch.get_rng_state()
+    benchmark, of_images = _read(taught, order, config, setup)
     held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
     for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
         if (n := len(experience.dataset)) < config.batch_size:
             what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
             raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
-    torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
-        torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)
+        torch.manual_seed(torch_seed)  # of every device; of the CPU's some were drawn for the backbone
+        torch.set_rng_state(drawn)
         weights_sha256 = fingerprint(backbone)
-        sources = {"sizes": taught.sizes, "data": data_sha256, "weights": weights_sha256}
+        sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
         checkpoint = Checkpoint(path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out)
@@ -129,39 +134,40 @@ def run(
         "entropy": observer.entropy,
         "train_loss": observer.train_loss,
         "class_order": order,
-        "data_sha256": data_sha256,
+        **of_images,
         "weights_sha256": weights_sha256,
         "trained_parameters": observer.trained_parameters,
         "bytes_kept": sum(int(getattr(p, "bytes_kept", 0)) for p in keepers),
         "hyperparameters_from": hyperparameters_from,
-        **({"remarks": list(remarks)} if remarks else {}),
         **({"rehearsal": True} if setup.rehearsal else {}),
     }
     return Record(result, where)
 
 
-def start(stream: Stream, config: Config, setup: Setup) -> dict[str, str]:
-    """The ``data_sha256`` and ``weights_sha256`` that a run would record,
-    for the ``root`` and ``weights`` that the setup names.
+def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, ...]]:
+    """The ``data_sha256`` and ``weights_sha256`` that a run could have recorded that started from the ``root`` and
+    ``weights`` that the setup names; of each the present one first.
     """
-    known = {}
-    if setup.root:
-        known["data_sha256"] = read_images(stream.dataset, setup.root, verify=not setup.unverified).sha256
+    known: dict[str, tuple[str, ...]] = {}
     if setup.weights:
-        known["weights_sha256"] = fingerprint(make_backbone(config, setup.weights))
+        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
+    if setup.root:
+        data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
+        known["data_sha256"] = (data.sha256, *data.aliases)
     return known
 
 
-def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, str, tuple[str, ...]]:
-    """The Avalanche benchmark of a stream of either tier, the SHA-256 of its images or of their index,
-    and remarks on them.
+def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
+    """Refuse what can be refused without looking at weights or images.
+
+    :raises ValueError: the configuration does not fit the stream, or the setup does not fit either.
     """
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
         remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
-        return make_benchmark(stream, order, config.part), downstream(config.part).sha256, ()
+        return
     if setup.root is None:
         raise ValueError(
             f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
@@ -173,10 +179,20 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
             f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, "
             f"or the cache"
         )
+    prepared(config.images, stream.dataset)
+
+
+def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
+    """The Avalanche benchmark of a stream of either tier, and what a record says of its images."""
+    if config.images is None:
+        return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
+    assert setup.root is not None  # _require_fitting
     verify = not (setup.unverified or setup.rehearsal)
     data = read_images(stream.dataset, setup.root, verify=verify)
     transforms = prepared(config.images, stream.dataset)
     benchmark = make_image_benchmark(
         stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
     )
-    return benchmark, data.sha256, data.remarks if verify else (*data.remarks, UNVERIFIED)
+    remarks = [*data.remarks, *([] if verify else [UNVERIFIED])]
+    said = {"remarks": remarks} if remarks else {}
+    return benchmark, {"data_sha256": data.sha256, "data_aliases": list(data.aliases), **said}

@@ -26,7 +26,7 @@ class Setup:
         one, too.
     :ivar unverified: use data sets without verification, such as small ones of your own: without counting, and without
         the checksums of files that can run code (CIFAR's are pickles). The record says so.
-    :ivar rehearsal: random weights, one step and one test image per experience, small synthetic data: see
+    :ivar rehearsal: random weights, a few steps and test images per experience, small synthetic data: see
         ``rehearsal.py``.
     """
 

@@ -5,6 +5,7 @@ with seeds that no leaderboard uses.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,18 +14,14 @@ from typing import Any
 from ..data.streams import find_stream
 from ..files import write_text
 from ..recipes import CHOICE_SEEDS, Recipe
+from ..records.store import RecordStore
 from .jobs import Job, try_jobs
 
 METRIC = "last_acc"
 
 
-def sweep(
-    recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, n_jobs: int | None = None
-) -> dict[str, dict[str, Any]]:
-    """Recipe -> the chosen settings, and the score of every candidate. Test drawings are not used.
-
-    The candidate with the highest mean Last-Acc on the validation part is chosen; of several, the first. A run that
-    diverges scores 0.
+def jobs_of_candidates(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS) -> list[Job]:
+    """A job on the validation part for every recipe, candidate and seed, in this order.
 
     :raises ValueError: a recipe has no grid of its own.
     """
@@ -32,7 +29,7 @@ def sweep(
         if not recipe.grid:
             own = f": it is tuned as {recipe.tuned_as!r}" if recipe.tuned_as else ""
             raise ValueError(f"recipe {recipe.name!r} has no grid to choose from{own}")
-    jobs = [
+    return [
         Job(
             recipe.name,
             recipe.with_settings(candidate).set(["part=validation"]),
@@ -44,10 +41,30 @@ def sweep(
         for candidate in recipe.candidates()
         for seed in seeds
     ]
-    records, failures = try_jobs(jobs, None, n_jobs)
+
+
+def sweep(
+    recipes: Sequence[Recipe],
+    store: RecordStore,
+    seeds: Sequence[int] = CHOICE_SEEDS,
+    n_jobs: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Recipe -> the chosen settings, and the score of every candidate. Test drawings are not used.
+
+    The candidate with the highest mean Last-Acc on the validation part is chosen; of several, the first. A run that
+    diverges scores 0.
+
+    :param store: where the candidates' runs are kept: the same call after an interruption goes on from there.
+    :raises ValueError: a recipe has no grid of its own.
+    :raises RuntimeError: a run failed for another reason than divergence; the others are kept.
+    """
+    jobs = jobs_of_candidates(recipes, seeds)
+    records, failures = try_jobs(jobs, store, n_jobs)
     for job, error in failures.items():
         if not isinstance(error, FloatingPointError):
-            raise RuntimeError(f"{job} failed: {error}") from error
+            raise RuntimeError(
+                f"{job} failed: {error}; finished runs are kept in {store.root}, the same command goes on from there"
+            ) from error
     scores_of = iter([records[job].metrics()[METRIC] if job in records else 0.0 for job in jobs])
     chosen = {}
     for recipe in recipes:
@@ -67,7 +84,24 @@ def sweep(
     return chosen
 
 
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The choices in a file that :func:`save` can merge others into, which may not be there yet.
+
+    :raises ValueError: it is no file of choices, or it cannot be written.
+    """
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror or error}): name another file with --output") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): name another file with --output") from error
+    if not isinstance(known, dict) or not all(isinstance(choice, dict) for choice in known.values()):
+        raise ValueError(f"{path} is no file of choices, recipe -> choice: name another file with --output")
+    return known
+
+
 def save(path: Path, choices: dict[str, dict[str, Any]]) -> None:
     """Merge choices into the JSON file at ``path`` and replace the file atomically."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_text(path, json.dumps(dict(sorted({**known, **choices}.items())), indent=1) + "\n")
+    write_text(path, json.dumps(dict(sorted({**read(path), **choices}.items())), indent=1) + "\n")

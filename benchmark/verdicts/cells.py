@@ -10,20 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..data.images import GIVEN_SPLIT, OTHER_SPLIT
 from ..papers.headers import papers
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
-from ..papers.seed_scope import caveats
-from ..records.record import Record, metric_of
+from ..papers.seed_scope import caveats, comparable
+from ..records.record import UNVERIFIED, Record, image_sets, metric_of
 from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from ..stats.estimates import ALPHA, prediction_interval
 from ..stats.paired import holm
 
-if TYPE_CHECKING:
-    pass
-
+_OF_REMARKS = {
+    OTHER_SPLIT: "another split",
+    GIVEN_SPLIT: "split not verified",
+    UNVERIFIED: "unverified images",
+}
+"""How a remark on a run's images begins -> the qualifier of a verdict on them."""
 
 # --- cells and tables ---
 
@@ -58,6 +62,30 @@ class CellCheck:
     @property
     def verdict(self) -> Verdict | None:
         return self.column.verdict if self.column else None
+
+    @cached_property
+    def qualifiers(self) -> list[str]:
+        """Why the verdict is not one on what the paper did, in a few words each: other or unverified images, another
+        split, changed settings, a natural reading. Such a verdict does not count as reproduced.
+        """
+        protocol = protocol_of(run_of(self.cell))
+        if not self.runs or isinstance(protocol, Uncovered):
+            return []
+        remarks = dict.fromkeys(remark for run in self.runs for remark in run.result.get("remarks", ()))
+        found = [words for begin, words in _OF_REMARKS.items() if any(remark.startswith(begin) for remark in remarks)]
+        changed = dict.fromkeys(change for run in self.runs for change in protocol.deviations(run.result["config"]))
+        found += [f"changed settings: {_first_of([*changed])}"] if changed else []
+        found += [f"natural reading: {_first_of(protocol.readings)}"] if protocol.readings else []
+        kinds = {record.result["varied"] for record in self.runs}
+        if self.cell.published.std is not None and any(comparable(kind, self.cell.paper) is False for kind in kinds):
+            found.append("seeds of another kind")
+        return found
+
+    @property
+    def words(self) -> str:
+        """The verdict with its qualifiers, such as "reproduced (another split)"."""
+        verdict = self.verdict or "not judged"
+        return f"{verdict} ({'; '.join(self.qualifiers)})" if self.qualifiers and self.verdict else verdict
 
     @cached_property
     def prediction_interval(self) -> tuple[float, float] | None:
@@ -112,9 +140,11 @@ class CellCheck:
             if predicted is None
             else "{} {:.2f} to {:.2f}".format("in" if self.judged.in_prediction_interval else "not in", *predicted)
         )
+        qualified = [*(["as a constant"] if published.std is None else []), *self.qualifiers]
+        verdict = f"{self.verdict} ({'; '.join(qualified)})" if qualified else str(self.verdict)
         return (
             *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
-            *(self.column.verdict + " (as a constant)" * (published.std is None), self.judged.constant.verdict, inside),
+            *(verdict, self.judged.constant.verdict, inside),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,6 +154,7 @@ class CellCheck:
         return {
             "id": self.cell.id,
             "verdict": self.verdict or "not judged",
+            "qualifiers": self.qualifiers,
             "problem": self.problem,
             "remarks": self.remarks,
             "deviations": self.deviations,
@@ -146,6 +177,10 @@ class CellCheck:
             "in_prediction_interval": judged and judged.in_prediction_interval,
             "reruns": [{"value": again.value, "source": again.source} for again in self.cell.reruns],
         }
+
+
+def _first_of(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 def _column_as_dict(column: Column) -> dict[str, Any]:
@@ -182,13 +217,13 @@ def check_cells(
 def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
     runs, choice = _best_of_grid(cell, runs)
     problem = judged = None
-    for what, key in (
-        ("configurations", "config_hash"),
-        ("backbones", "weights_sha256"),
-        ("sets of images", "data_sha256"),
-    ):
+    images = [min(known) for known in image_sets(runs)]
+    for what, found in (
+        ("configurations", sorted({record.config_hash for record in runs})),
         # weights that are drawn at random differ from seed to seed
-        found = sorted({record.result[key] for record in runs}) if key != "weights_sha256" or _same_start(cell) else []
+        ("backbones", sorted({record.result["weights_sha256"] for record in runs}) if _same_start(cell) else []),
+        ("sets of images", sorted(images)),
+    ):
         if len(found) > 1:
             problem = (
                 f"the records of {cell.recipe} on {cell.stream} are of {len(found)} {what}, "
@@ -237,8 +272,8 @@ def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record],
 
 
 def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
-    """ "k of K reproduced" for every table, with the family error held by Holm over all K cells: one that was not run
-    keeps its place.
+    """ "k of K reproduced" for every table, with the family error held by Holm over all K cells: one that was not run,
+    or whose verdict is qualified, keeps its place and is not counted as reproduced. "K not run" where nothing was.
     """
     families: dict[Table, list[CellCheck]] = {}
     for check in checks.values():
@@ -247,20 +282,28 @@ def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:
     for table, family in families.items():
         alpha = family[0].alpha
         p_values = [
-            check.column.p_equivalence if check.column and check.column.p_equivalence is not None else 1.0
+            1.0
+            if check.qualifiers or check.column is None or check.column.p_equivalence is None
+            else check.column.p_equivalence
             for check in family
         ]
         reproduced = sum(p < alpha for p in holm(p_values))
         verdicts = Counter(check.verdict or "not judged" for check in family)
         counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
+        qualified = sum(bool(check.verdict and check.qualifiers) for check in family)
+        not_counted = f" ({qualified} qualified and not counted as reproduced)" if qualified else ""
         sentence = (
-            f"{reproduced} of {len(family)} reproduced, family error {100 * alpha:g}% (Holm); one by one: {counts}"
+            f"{reproduced} of {len(family)} reproduced, family error {100 * alpha:g}% (Holm); one by one: "
+            f"{counts}{not_counted}"
+            if any(check.runs for check in family)
+            else f"{len(family)} not run"
         )
         judged.append(
             {
                 "table": table.id,
                 "reproduced": reproduced,
                 "cells": len(family),
+                "qualified": qualified,
                 "alpha": alpha,
                 "margin": family[0].margin,
                 "verdicts": dict(sorted(verdicts.items())),

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..records.record import Record
-from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 from ..papers.published import Claim, claims, confirmatory_plan, planned_seeds
 from ..records.metrics import LESS_IS_BETTER
-from ..records.record import metric_of
+from ..records.record import Record, metric_of
+from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,8 @@ class ClaimVerdict:
 
     @property
     def p_name(self) -> str:
-        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both after Holm over
-        the family.
+        """Which p-value belongs to the outcome: "p" speaks for the claim, "reverse p" against it; both one-sided, after
+        Holm over the family.
         """
         return "reverse p" if self.outcome == "contradicted" else "p"
 
@@ -54,11 +47,19 @@ class ClaimVerdict:
         """The p-value that belongs to the outcome: :attr:`p_name`."""
         return self.judged.reverse_p if self.outcome == "contradicted" else self.judged.p
 
+    @property
+    def adjusted_interval(self) -> tuple[float, float] | None:
+        """The interval that agrees with the verdict; None as long as planned seeds are missing, and for a claim that is
+        tested alone: that is its 95% interval.
+        """
+        return self.judged.interval if self.claim.family == "confirmatory" and not self.note else None
+
     def __str__(self) -> str:
         if self.difference is None:
             return "-"
-        interval = self.difference.interval()
+        interval, adjusted = self.difference.interval(), self.adjusted_interval
         spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+        spread += f", adjusted [{adjusted[0]:+.2f}, {adjusted[1]:+.2f}]" if adjusted else ""
         p = "" if self.note else f", {self.p_name} = {self.adjusted_p:.2g}"
         other = f", reverse p = {self.judged.reverse_p:.2g}" if self.outcome == "undecided" and p else ""
         return f"{self.difference.value:+.2f}{spread}, n = {self.note or self.difference.n}{p}{other}"
@@ -72,10 +73,21 @@ class ClaimVerdict:
             "expected": claim.expected,
             **{
                 key: getattr(claim, key)
-                for key in ("family", "kind", "better", "worse", "stream", "metric", "margin", "margin_reason")
+                for key in (
+                    "family",
+                    "kind",
+                    "better",
+                    "worse",
+                    "stream",
+                    "metric",
+                    "margin",
+                    "margin_reason",
+                    "earlier",
+                )
             },
             "difference": difference and difference.value,
             "interval": difference and difference.interval(),
+            "adjusted_interval": self.judged.interval,
             "std": difference and difference.std,
             "effect_size": difference and difference.effect_size,
             "hedges_g": difference and difference.hedges_g,
@@ -89,7 +101,8 @@ class ClaimVerdict:
 
 
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
-    """The verdict on every claim; Holm runs over the confirmatory family, each exploratory claim is tested alone.
+    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, each
+    exploratory claim is tested alone.
 
     Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until
     a claim holds nor stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place

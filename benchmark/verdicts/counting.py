@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..config import config_hash
-from ..papers.protocols import Uncovered, protocol_of, run_of
+from ..config import config_hash, differences
+from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells
-from ..recipes import CHOICE_SEEDS, recipes_of, weights_sha256
+from ..recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError, compare
 from ..records.store import RecordStore
-
-if TYPE_CHECKING:
-    pass
 
 
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
@@ -57,35 +54,81 @@ def _place(record: Record) -> tuple[str, str, str, int]:
     return record.recipe, record.stream, record.config_hash, record.seed
 
 
-def current(records: list[Record]) -> list[Record]:
-    """The records that count.
+@dataclass(frozen=True)
+class Reason:
+    """Why a record does not count.
 
-    Of a recipe: those made with its present configuration from the present weights, on seeds that no choice of
-    hyper-parameters used. Of a published cell: those made by its paper's protocol, up to how the arithmetic was done
-    (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
+    :ivar kind: the same for many records, such as :data:`OTHER_CONFIGURATION`.
+    :ivar detail: what it is about this one.
     """
-    embedded = recipes_of("embedded")
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+OTHER_CONFIGURATION = "another configuration than the recipe's"
+OTHER_WEIGHTS = "other starting weights than the recipe's"
+
+
+def reasons(records: Iterable[Record]) -> list[Reason | None]:
+    """Why each of the records does not count; None for those that do.
+
+    Of a recipe those count that were made with its present configuration from the present weights, on seeds that no
+    choice of hyper-parameters used. Of a published cell: those made by its paper's protocol, up to how the arithmetic
+    was done (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
+    """
     made_with = {
-        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in embedded.items()
+        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config))
+        for name, recipe in recipes_of("embedded").items()
     }
     runs = _runs_of_cells()
-    counted = []
-    for record in records:
-        if record.recipe in embedded:
-            present = made_with[record.recipe] == (record.config_hash, record.result["weights_sha256"])
-            if present and record.seed < min(CHOICE_SEEDS) and not record.result.get("rehearsal"):
-                counted.append(record)
-        elif (place := (record.recipe, record.stream)) in runs and not _against(runs[place], record):
-            counted.append(record)
-    return counted
+    return [_reason(record, made_with, runs) for record in records]
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """The records that count, see :func:`reasons`."""
+    return [record for record, reason in zip(records, reasons(records), strict=True) if reason is None]
 
 
 def not_counted(records: Sequence[Record]) -> list[str]:
-    """A note on the runs under a published cell's name that :func:`current` leaves out: how many for which reason."""
+    """A note on the runs that :func:`current` leaves out: how many of which run or recipe for which reason."""
     runs = _runs_of_cells()
-    places = [(record, (record.recipe, record.stream)) for record in records]
-    reasons = Counter((runs[place], _against(runs[place], record)) for record, place in places if place in runs)
-    return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in reasons.items() if reason]
+    left_out = Counter(
+        (runs.get((record.recipe, record.stream), f"{record.recipe} on {record.stream}"), reason)
+        for record, reason in zip(records, reasons(records), strict=True)
+        if reason
+    )
+    return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in left_out.items()]
+
+
+def _reason(
+    record: Record, made_with: Mapping[str, tuple[str, str | None]], runs: Mapping[tuple[str, str], str]
+) -> Reason | None:
+    if record.recipe in made_with:
+        present, weights = made_with[record.recipe]
+        if record.result.get("rehearsal"):
+            return Reason("a rehearsal")
+        if record.seed >= min(CHOICE_SEEDS):
+            return Reason("a seed on which hyper-parameters are chosen")
+        if record.config_hash != present:
+            changed = differences(record.result["config"], RECIPES[record.recipe].config)
+            return Reason(OTHER_CONFIGURATION, _few(list(changed.values())))
+        return Reason(OTHER_WEIGHTS) if record.result["weights_sha256"] != weights else None
+    if (record.recipe, record.stream) in runs:
+        return _against(runs[record.recipe, record.stream], record)
+    if record.recipe in RECIPES:
+        return Reason("of the middle tier, which is on no leaderboard")
+    if f"{record.recipe.replace('.', '/')}/{record.stream}" in run_names():
+        return Reason("a run of a paper without a published number here")
+    return Reason("no recipe or published cell of that name and stream")
+
+
+def _few(differing: Sequence[str]) -> str:
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return f"{', '.join(differing[:3])}{more}"
 
 
 def _runs_of_cells() -> dict[tuple[str, str], str]:
@@ -93,17 +136,15 @@ def _runs_of_cells() -> dict[tuple[str, str], str]:
     return {(cell.recipe, cell.stream): run_of(cell) for cell in cells()}
 
 
-def _against(run: str, record: Record) -> str:
-    """Why a record does not count for a paper's run; nothing if it does."""
+def _against(run: str, record: Record) -> Reason | None:
+    """Why a record does not count for a paper's run."""
     protocol = protocol_of(run)
     if record.result.get("rehearsal"):
-        return "a rehearsal"
+        return Reason("a rehearsal")
     if UNVERIFIED in record.result.get("remarks", ()):
-        return UNVERIFIED
+        return Reason(UNVERIFIED)
     if isinstance(protocol, Uncovered):
-        return f"no protocol to hold it against: {protocol.reason}"
+        return Reason("no protocol to hold it against", protocol.reason)
     if protocol.made_with(record.result["config"]) is None:
-        differences = protocol.deviations(record.result["config"])
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        return f"not made by the paper's protocol: {', '.join(differences[:3])}{more}"
-    return ""
+        return Reason("not made by the paper's protocol", _few(protocol.deviations(record.result["config"])))
+    return None

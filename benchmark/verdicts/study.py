@@ -61,17 +61,17 @@ def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
 
 
 def detectable_effect(n: int, alpha: float) -> float:
-    """The paired effect, in standard deviations of the differences, that a one-sided t test over ``n`` seeds finds with
+    """The paired effect, in standard deviations of the differences, that a two-sided t test over ``n`` seeds finds with
     80% power.
 
-    By the noncentral t distribution; ``alpha`` is that of this one test, so for Holm's first step the family's over its
-    number of claims.
+    By the noncentral t distribution; ``alpha`` is that of this one test, half of it a side, so for Holm's first step
+    the family's over its number of claims.
 
     :raises ValueError: fewer than 2 seeds.
     """
     if n < 2:
         raise ValueError(f"n is {n}: at least 2 seeds are needed for a t test")
-    critical = float(stats.t.ppf(1 - alpha, n - 1))
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
 
     def shortfall(noncentrality: float) -> float:
         return float(stats.nct.sf(critical, n - 1, noncentrality)) - POWER
@@ -118,9 +118,9 @@ def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None
             )
         )
     step = (
-        f"Holm's first step of {len(family)} claims at {100 * alpha:g}%"
+        f"Holm's first step of {len(family)} claims at {100 * alpha:g}%, two-sided"
         if len(family) > 1
-        else f"alone at {100 * alpha:g}%"
+        else f"alone at {100 * alpha:g}%, two-sided"
     )
     bound = (
         f"holds if the difference is above -{claim.margin:g} {unit} ({claim.margin_reason})\n" if claim.margin else ""

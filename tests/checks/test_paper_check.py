@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from reclaim.benchmark.checks import session
 from reclaim.benchmark.checks.session import missing_jobs
+from reclaim.benchmark.config import config_hash
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.papers.published import Claim, cells, claims, planned_seeds
@@ -111,7 +112,7 @@ def test_without_records_everything_is_not_run(check: Any) -> None:
     # cells without runs are counted in their table's sentence, claims named one by one
     for name in dict.fromkeys(cell.table for cell in cells()):
         n = sum(cell.table == name for cell in cells())
-        assert f"{name}: 0 of {n} reproduced, family error 5% (Holm); one by one: {n} not run" in table
+        assert f"{name}: {n} not run" in table.splitlines()
     assert all(f"{claim.id}: {claim.better} " in table for claim in claims())
     assert sum(line.rstrip().endswith("  not run") for line in table.splitlines()) == len(claims())
 
@@ -230,7 +231,7 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
             f"the published n0 and std alone leave +-*",
             f"{WITHOUT_STD}: undecided, limited by: ours; seeds needed: * in all",
             "slca/main: 0 of 6 reproduced, family error 5% (Holm); one by one: 1 below, 1 not judged, 1 not run, "
-            "1 reproduced, 2 undecided",
+            "1 reproduced, 2 undecided (1 qualified and not counted as reproduced)",
         ],
         consecutive=False,
     )
@@ -343,7 +344,8 @@ def test_only_runs_by_the_paper_s_protocol_count() -> None:
     assert any(
         "slca/main/slca/split-imagenet-r-10: not made" in note and "epochs=20 instead of 50" in note for note in notes
     )
-    assert len(notes) == 7
+    assert "not counted: 1 of slca on split-quickdraw-10: a rehearsal" in notes
+    assert len(notes) == 8
 
 
 @pytest.mark.parametrize(("key", "what"), [("weights_sha256", "backbones"), ("data_sha256", "sets of images")])
@@ -377,6 +379,31 @@ def test_how_the_arithmetic_was_done_stands_beside_the_verdict() -> None:
     assert check.verdict == judge().verdict
     assert f"made with {', '.join(check.deviations)}" in check.remarks
     assert check.as_dict()["deviations"] == check.deviations
+
+
+def test_every_record_that_does_not_count_is_noted() -> None:
+    changed = RECIPES["slca"].config.set(["lr=0.77"])
+    other_weights = synthetic_record("slca")
+    other_weights.result["weights_sha256"] = "0" * 64
+    middle = next(iter(recipes_of("middle")))
+    records = [
+        synthetic_record("slca"),
+        *(synthetic_record("slca", seed=seed, config=changed) for seed in range(2)),
+        other_weights,
+        synthetic_record("slca", seed=1000),
+        synthetic_record(middle, "cifar10-5", config=RECIPES[middle].config),
+        synthetic_record("theirs", config=changed),
+        synthetic_record("slca", "split-cub200-10"),
+    ]
+    assert current(records) == [records[0], records[-1]]
+    assert not_counted(records) == [
+        f"not counted: 2 of slca on split-quickdraw-10: another configuration than the recipe's: "
+        f"lr=0.77 instead of {RECIPES['slca'].config.lr:g}",
+        "not counted: 1 of slca on split-quickdraw-10: other starting weights than the recipe's",
+        "not counted: 1 of slca on split-quickdraw-10: a seed on which hyper-parameters are chosen",
+        f"not counted: 1 of {middle} on cifar10-5: of the middle tier, which is on no leaderboard",
+        "not counted: 1 of theirs on split-quickdraw-10: no recipe or published cell of that name and stream",
+    ]
 
 
 def test_the_best_of_a_papers_grid_is_taken() -> None:
@@ -487,7 +514,9 @@ def test_missing_runs_are_made_into_the_first_store(
         second.write(synthetic_record(claim.better, claim.stream, seed, last_acc=70 + seed))
     asked: list[tuple[str, int]] = []
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is not None
         assert store.root == first.root
         asked.extend((job.recipe, job.seed) for job in jobs)
@@ -508,7 +537,9 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
     """Recipe -> what training it now gives."""
     runs = {recipe.name: synthetic_record(recipe.name, recipe.home, 0, last_acc=60) for recipe in HEADLINE}
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is None  # the committed record must not be overwritten
         assert [(job.recipe, job.seed) for job in jobs] == [(recipe.name, 0) for recipe in HEADLINE]
         return [runs[job.recipe] for job in jobs]
@@ -564,7 +595,9 @@ def test_fresh_makes_every_run_anew(
     store.write(record_of(CELL.id))
     asked: list[tuple[str, int]] = []
 
-    def run_jobs(jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None) -> list[Record]:
+    def run_jobs(
+        jobs: list[Job], store: RecordStore | None, n_jobs: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         assert store is None
         assert n_jobs == 1
         asked.extend((job.recipe, job.seed) for job in jobs)
@@ -578,6 +611,80 @@ def test_fresh_makes_every_run_anew(
     result = check("--paper-check", "--paper-fresh", "--paper-jobs", "1", part="test_claims.py")
     result.assert_outcomes(passed=1)
     assert sorted(asked) == sorted((recipe, seed) for recipe in (claim.better, claim.worse) for seed in range(5))
+
+
+# --- in several processes ---
+
+TRAINS_NOTHING = """
+from reclaim.benchmark.checks import session
+from reclaim.benchmark.records.store import RecordStore
+
+def run_jobs(jobs, store, n_jobs=None, quiet=False):
+    return [RecordStore({root!r}).get(*job.place) for job in jobs]
+
+session.run_jobs = run_jobs
+"""
+
+
+def test_in_several_processes_it_finds_the_same(pytester: pytest.Pytester, store: RecordStore) -> None:
+    pytest.importorskip("xdist")
+    write_runs(store, claims()[0], *HOLDS)
+    for recipe in HEADLINE[:-1]:  # one has no record, and fails
+        if not store.path_of(recipe.name, recipe.home, config_hash(recipe.config.as_dict()), 0).exists():
+            store.write(synthetic_record(recipe.name, recipe.home, 0, last_acc=60))
+    for seed in range(5):
+        store.write(record_of(BELOW, seed, 80 + 0.1 * seed))
+    (store.root / "notes.txt").write_text("mine")
+    root = str(store.root)
+    pytester.makepyfile(trains_nothing=TRAINS_NOTHING.format(root=root))
+    pytester.syspathinsert()
+    parts = [str(BENCHMARK / name) for name in PARTS]
+    command = ("-p", "no:cacheprovider", "-p", "trains_nothing", *parts)
+    summaries, documents, outcomes = [], [], []
+    for n, processes in enumerate(((), ("-n", "2"))):
+        path = pytester.path / f"{n}.json"
+        options = ("--paper-check", "--paper-records", root, "--paper-verdicts", str(path), "--tb=no", "-q")
+        result = pytester.runpytest_subprocess(*command, *options, *processes)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        text = result.stdout.str()
+        summaries.append(text[text.index("= paper check =") : text.index("= short test summary info =")])
+        documents.append(path.read_text())
+        outcomes.append({kind: n for kind, n in result.parseoutcomes().items() if kind != "warnings"})
+    assert summaries[0] == summaries[1]
+    assert f"skipped {store.root / 'notes.txt'}: not a record" in summaries[0]
+    assert documents[0] == documents[1]
+    document = json.loads(documents[0])
+    assert len(document["claims"]) == len(claims())
+    assert len(document["cells"]) == len(cells())
+    assert len(document["live"]) == len(HEADLINE) - 1
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--paper-fresh",), "--paper-fresh trains in one process, --paper-jobs at a time"),
+        (("--paper-run-missing",), "--paper-run-missing trains in one process, --paper-jobs at a time"),
+        (("--paper-records", "nowhere"), "there is no folder nowhere: name a record store with --paper-records"),
+    ],
+)
+def test_what_cannot_be_done_in_several_processes_is_refused_before_they_start(
+    options: tuple[str, ...], complaint: str, pytester: pytest.Pytester, store: RecordStore
+) -> None:
+    pytest.importorskip("xdist")
+    place = () if "--paper-records" in options else ("--paper-records", str(store.root))
+    result = pytester.runpytest_subprocess("-n", "2", str(BENCHMARK), "--paper-check", *options, *place)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert complaint in result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_speed_is_not_measured_in_several_processes(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    path = pytester.makepyfile(test_fast="import pytest\n@pytest.mark.paper_speed\ndef test_it(): pass\n")
+    result = pytester.runpytest_subprocess("-n", "1", "-rs", str(path))
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*processes beside it would be measured, too: leave -n out*"])
 
 
 # --- options ---
@@ -596,6 +703,9 @@ def test_fresh_makes_every_run_anew(
         ),
         (("--paper-margin", "-1"), "'-1': give a number of points above 0"),
         (("--paper-margin", "wide"), "'wide': give a number of points above 0"),
+        (("--paper-jobs", "0"), "'0': give a whole number of runs, at least 1"),
+        (("--paper-jobs", "1.5"), "'1.5': give a whole number of runs, at least 1"),
+        (("--paper-require-run", "--collect-only"), "--collect-only judges none: pass one of them"),
         (("--paper-alpha", "5"), "'5': give a probability strictly between 0 and 1"),
         (("--paper-only", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
         (
@@ -610,6 +720,70 @@ def test_bad_options_are_named(options: tuple[str, ...], complaint: str, check: 
     result = check("--paper-check", *options, part="test_claims.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert complaint in result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    "option", ["--paper-strict", "--paper-require-run", "--paper-fresh", "--paper-run-missing", "--paper-verdicts=v"]
+)
+def test_options_of_the_check_are_refused_without_it(option: str, check: Any) -> None:
+    result = check(option, part="test_claims.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"{option.split('=')[0]} is about what --paper-check finds" in result.stderr.str()
+
+
+def test_a_store_for_missing_runs_must_be_writable(check: Any) -> None:
+    options = ("--paper-run-missing", "--paper-records", f"{__file__}/r")
+    result = check("--paper-check", *options, part="test_claims.py", records=False)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"cannot write into {__file__}" in result.stderr.str().replace("\n", " ")
+
+
+@pytest.mark.parametrize("more", [(), ("--paper-check",)])
+def test_a_store_that_is_missing_is_named_before_anything_is_imported(
+    more: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_slow="raise RuntimeError('was imported')")
+    result = pytester.runpytest_inprocess("--paper-records", "nosuch", *more)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "there is no folder nosuch: name a record store with --paper-records" in result.stderr.str()
+    assert "was imported" not in result.stdout.str()
+
+
+def test_a_claim_or_cell_without_a_run_fails_where_runs_are_required(
+    check: Any, one_claim: Any, judged: RecordStore, tmp_path: Path
+) -> None:
+    options = ("--paper-check", "--paper-records-only", "--paper-require-run")
+    claim = one_claim("holds")
+    result = check(*options, part="test_claims.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"no runs on record of {claim.better} and {claim.worse} on {claim.stream} *, and --paper-require-run *",
+            "ERROR: --paper-require-run: no claim, cell or live run of this check had a run to judge",
+        ]
+    )
+    write_runs(judged, claim, *HOLDS)
+    result = check(*options, part="test_claims.py")
+    result.assert_outcomes(passed=1)
+    assert "ERROR" not in result.stdout.str()
+    result = check(*options, part="test_cells.py")
+    result.assert_outcomes(passed=3, failed=3)
+    assert f"not run: no record of {ALL[NOT_RUN].recipe} on {ALL[NOT_RUN].stream} counts, and" in result.stdout.str()
+
+
+@pytest.mark.parametrize("processes", [(), ("-n", "1")])
+def test_a_check_of_nothing_fails_where_runs_are_required(
+    processes: tuple[str, ...], pytester: pytest.Pytester, store: RecordStore
+) -> None:
+    """Where the tests themselves are skipped."""
+    if processes:
+        pytest.importorskip("xdist")
+    part = str(BENCHMARK / "test_live.py")
+    options = ("--paper-check", "--paper-records-only", "--paper-records", str(store.root), *processes)
+    assert pytester.runpytest_subprocess(part, *options).ret == 0
+    result = pytester.runpytest_subprocess(part, *options, "--paper-require-run")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "ERROR: --paper-require-run: no claim, cell or live run of this check had a run" in result.stdout.str()
 
 
 def test_without_a_folder_of_records_it_says_which_is_missing(check: Any) -> None:
@@ -707,7 +881,7 @@ def test_a_foreign_plugin_may_have_any_option_and_marker(pytester: pytest.Pytest
 def test_every_option_and_marker_begins_with_paper(pytestconfig: pytest.Config) -> None:
     (group,) = (group for group in pytestconfig._parser._groups if group.name == "reclaim")
     options = [name for option in group.options for name in option.names()]
-    assert len(options) == 11
+    assert len(options) == 12
     assert all(name.startswith("--paper-") for name in options)
     ours = [line for line in pytestconfig.getini("markers") if line.startswith("paper")]
     assert len(ours) == 3

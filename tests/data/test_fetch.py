@@ -283,10 +283,12 @@ def test_check_prints_fifty_paths_of_a_kind_or_all(reclaim: Callable[..., str], 
 def test_what_fetch_leaves_is_not_extra(
     reclaim: Callable[..., str], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = io.BytesIO()
-    Image.new("RGB", (3, 2)).save(image, "png")
-    names = [f"CLRS/{name}/{i}.png" for name in ("port", "river") for i in range(5)]
-    server.content = tar_of(tmp_path / "x.tar.gz", *((name, image.getvalue()) for name in names)).read_bytes()
+    images = {}
+    for number, name in enumerate(f"CLRS/{name}/{i}.png" for name in ("port", "river") for i in range(5)):
+        image = io.BytesIO()
+        Image.new("RGB", (3, 2), (number, 0, 0)).save(image, "png")
+        images[name] = image.getvalue()
+    server.content = tar_of(tmp_path / "x.tar.gz", *images.items()).read_bytes()
     archive = Archive(server.url, hashlib.md5(server.content).hexdigest())
     small = replace(
         find_dataset("clrs25"),
@@ -320,7 +322,7 @@ def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatc
     for name in ("river", "port"):
         (tmp_path / "CLRS" / name).mkdir(parents=True)
         for i in range(5):
-            Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / name / f"{i}.png")
+            Image.new("RGB", (3, 2), (i, len(name), 0)).save(tmp_path / "CLRS" / name / f"{i}.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "CLRS" / "preview.png")
     output = reclaim("check", "clrs25", "--root", root, fails=True)
     for text in (
@@ -357,7 +359,7 @@ def test_the_commands_of_the_page_are_understood() -> None:
         for line in (Path(__file__).parents[2] / "docs" / "data.md").read_text().splitlines()
         if line.startswith("reclaim data ")
     ]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         _, _, command, *arguments = shlex.split(line.partition("#")[0])
         data.commands[command].make_context(

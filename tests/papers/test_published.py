@@ -492,7 +492,7 @@ def test_seeds_beyond_the_planned_ones_do_not_count(family: str, planned: int, m
     assert planned == published.planned_seeds(claim(family=family))
     # the first seeds speak for the claim, all others against it
     values = [50 + seed / 2 for seed in range(planned + 5)]
-    better = [x + (5 if seed < planned else -40) for seed, x in enumerate(values)]
+    better = [x + (5 + seed % 2 if seed < planned else -40) for seed, x in enumerate(values)]
     (verdict,) = judge(monkeypatch, [claim(family=family)], runs("slca", better) + runs("seqft-slow", values))
     assert verdict.difference is not None
     assert verdict.difference.seeds == tuple(range(planned))

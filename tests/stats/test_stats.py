@@ -659,6 +659,10 @@ def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
     ("kind", "margin", "differences", "expected"),
     [
         ("superior", 0.0, [2.0, 2.2, 1.8], "holds"),
+        # p = 0.037, 95% interval -0.48 to 4.48: neither side is favoured
+        ("superior", 0.0, [1.0, 2.0, 3.0], "undecided"),
+        ("superior", 0.0, [-1.0, -2.0, -3.0], "undecided"),
+        ("noninferior", 1.0, [0.0, 1.0, 2.0], "undecided"),
         ("superior", 0.0, [-2.0, -2.2, -1.8], "contradicted"),
         ("superior", 0.0, [2.0, -2.0, 0.1], "undecided"),
         ("noninferior", 1.0, [0.0, 0.1, -0.1], "holds"),
@@ -682,17 +686,18 @@ def test_claims_without_runs() -> None:
 def test_claims_on_equal_differences() -> None:
     # two methods that do the same: not worse, once there are enough seeds to say so, and never better
     assert judge_claim("noninferior", paired([0.0] * 2), 1.0) == "undecided"
-    assert judge_claim("noninferior", paired([0.0] * 5), 1.0) == "holds"
     assert judge_claim("superior", paired([0.0] * 10)) == "undecided"
-    assert judge_claim("superior", paired([0.5] * 5)) == "holds"
-    assert judge_claim("superior", paired([-0.5] * 6)) == "contradicted"
+    # the sign test: 2^-5 is above 2.5%, 2^-6 below
+    for n, decided in ((5, False), (6, True)):
+        assert judge_claim("noninferior", paired([0.0] * n), 1.0) == ("holds" if decided else "undecided")
+        assert judge_claim("superior", paired([0.5] * n)) == ("holds" if decided else "undecided")
+        assert judge_claim("superior", paired([-0.5] * n)) == ("contradicted" if decided else "undecided")
 
 
 @pytest.mark.parametrize(
     ("differences", "alone", "between", "outcome"),
     [
-        ([1.0, 2.0, 3.0], lambda difference: difference.p_superior, (0.025, 0.05), "holds"),
-        # against the claim one tail of the 95% interval counts
+        ([1.5, 2.0, 2.9], lambda difference: difference.p_superior, (0.0125, 0.025), "holds"),
         ([-1.5, -2.0, -2.9], lambda difference: difference.p_below(0.0), (0.0125, 0.025), "contradicted"),
     ],
 )
@@ -738,12 +743,42 @@ def test_family_errors_of_both_outcomes_by_simulation() -> None:
         for outcome in found:
             found[outcome] += outcome in outcomes
         by_itself += any(difference.p_below(-margin) < 0.025 for _, difference, margin in family)
-    for outcome, error in (("holds", 0.05), ("contradicted", 0.025)):
+    error = 0.025
+    for outcome in found:
         # independent claims: 1 - (1 - error / 11) ** 11, all but the error itself
         assert found[outcome] / studies == pytest.approx(error, abs=4 * math.sqrt(error * (1 - error) / studies)), (
             outcome
         )
     assert by_itself / studies > 0.15  # 1 - 0.975 ** 11 = 0.24: what the correction is for
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[tuple[ClaimKind, PairedDifference | None, float]]:
+    claim = st.tuples(st.sampled_from([0.0, 1.0]), st.none() | st.lists(st.floats(-4, 4), min_size=2, max_size=8))
+    return [
+        ("noninferior" if margin else "superior", None if differences is None else paired(differences), margin)
+        for margin, differences in draw(st.lists(claim, min_size=1, max_size=6))
+    ]
+
+
+@given(families(), st.sampled_from([0.01, 0.05, 0.2]))
+@settings(deadline=None)
+def test_a_verdict_agrees_with_its_interval(
+    family: list[tuple[ClaimKind, PairedDifference | None, float]], alpha: float
+) -> None:
+    for (_, difference, margin), judged in zip(family, judge_family(family, alpha), strict=True):
+        if judged.interval is None:
+            assert difference is None or not difference.standard_error
+            continue
+        low, high = judged.interval
+        if min(abs(low + margin), abs(high + margin)) > 1e-9:  # at the border p and interval are rounded apart
+            reading = "holds" if low > -margin else "contradicted" if high < -margin else "undecided"
+            assert judged.outcome == reading
+        plain = difference.interval(1 - alpha)
+        assert low <= plain[0] + 1e-9
+        assert high >= plain[1] - 1e-9
+    alone = judge_family(family[:1], alpha)[0].interval
+    assert alone is None or alone == pytest.approx(family[0][1].interval(1 - alpha))
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,20 @@ import copy
 import itertools
 import math
 import pickle
+import warnings
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks import nc_benchmark, split_online_stream
 from avalanche.evaluation.metrics import loss_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin, SupervisedPlugin
-from avalanche.training.supervised import Naive
+from avalanche.training.supervised import JointTraining, Naive
 from reclaim.strategies.aepg import AnnealedEPGLoss, EPGLoss
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.losses import annealing_weight
+from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -319,6 +322,15 @@ def test_T_when_the_last_batch_is_dropped(horizon: Any, expected: list[tuple[int
     assert sorted({(e, total) for e, _, total, _ in steps}) == expected
 
 
+@pytest.mark.parametrize("horizon", ["task", "stream"])
+def test_T_of_joint_training(horizon: Any) -> None:
+    """All experiences at once: 36 images, 9 minibatches."""
+    watch, loss = Alphas(), AnnealedEPGLoss(horizon=horizon, restrict=False)
+    plain(loss, watch, host=JointTraining).train(benchmark().train_stream, eval_streams=[])
+    falls(watch.alphas, 9)
+    assert len(watch.alphas) == loss.total_steps == 9
+
+
 def test_a_given_T_replaces_the_count() -> None:
     steps = run(AnnealedEPGLoss(total_steps=40)).steps
     assert {total for _, _, total, _ in steps} == {40}
@@ -379,6 +391,122 @@ def test_the_whole_stream_can_be_evaluated_before_during_and_after(make: Any) ->
     # training goes on after it, restricted to the classes then current
     trainer.train(bench.train_stream[1], eval_streams=[])
     assert loss._evaluating is False
+
+
+class Alphas(SupervisedPlugin[Any]):
+    """Alpha at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alphas: list[float] = []
+
+    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.alphas.append(strategy._criterion.alpha)
+
+
+def online(boundaries: bool) -> Any:
+    """4 images a part: 5, 3 and 3 parts of the tasks."""
+    stream = benchmark().train_stream
+    return split_online_stream(stream, experience_size=4, access_task_boundaries=boundaries, seed=0)
+
+
+def plain(loss: nn.Module, *plugins: Any, epochs: int = 1, host: Any = Naive) -> Any:
+    """With a model that is no matter of this package, whose head has all classes."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 6)
+    return host(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=loss,
+        train_mb_size=4,
+        train_epochs=epochs,
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(),
+    )
+
+
+def falls(alphas: list[float], steps: int) -> None:
+    expected = [annealing_weight(t / steps) for t in range(steps)]
+    assert alphas == pytest.approx(expected[: len(alphas)])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_online_stream_without_boundaries(epochs: int) -> None:
+    """The classes are those of the images at hand; alpha falls over the stream, and a task is warned of."""
+    watch = Alphas()
+    plain(AnnealedEPGLoss(horizon="stream"), watch, epochs=epochs).train(online(False), eval_streams=[])
+    assert len(watch.alphas) == 11 * epochs
+    falls(watch.alphas, 11 * epochs)
+    with pytest.warns(UserWarning, match=r"each part of an online stream, over T = 1 steps: use .*horizon='stream'"):
+        plain(AnnealedEPGLoss()).train(online(False), eval_streams=[])
+
+
+def test_an_online_stream_with_boundaries() -> None:
+    """A task is what it says; the classes are those of the task, whichever a part has."""
+    watch, seen = Alphas(), list[list[int]]()
+    loss = AnnealedEPGLoss()
+    hook: Any = SupervisedPlugin()
+    hook.before_training_epoch = lambda strategy, **_: seen.append(loss._classes.tolist())  # type: ignore[union-attr]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="alpha anneals")
+        plain(loss, watch, hook).train(online(True), eval_streams=[])
+    assert seen == [[0, 1, 2]] * 5 + [[3, 4]] * 3 + [[5]] * 3
+    falls(watch.alphas[:5], 5)
+    falls(watch.alphas[5:8], 3)
+    falls(watch.alphas[8:], 3)
+
+
+def test_a_reused_loss_starts_anew() -> None:
+    """In another strategy, and in each stream whose steps it counts; not where T was given for all of them."""
+    for loss in (AnnealedEPGLoss(horizon="stream"), AnnealedEPGLoss(horizon="stream", total_steps=22)):
+        first, second = run(loss), run(loss)
+        assert first.steps == second.steps
+    for total_steps, expected in ((None, 0), (40, 22)):
+        loss = AnnealedEPGLoss(horizon="stream", total_steps=total_steps)
+        recorder = Recorder()
+        trainer = strategy(loss, recorder)
+        for _ in range(2):
+            trainer.train(benchmark().train_stream, eval_streams=[])
+        assert recorder.steps[22][1] == expected
+
+
+@pytest.mark.parametrize(("options", "epochs"), [({"drop_last": True}, 1), ({}, 0)])
+@pytest.mark.parametrize("horizon", ["task", "stream"])
+def test_an_experience_without_a_step(horizon: Any, options: dict[str, Any], epochs: int) -> None:
+    loss, bench = AnnealedEPGLoss(horizon=horizon), benchmark()
+    trainer = strategy(loss, epochs=epochs)
+    trainer.train_mb_size = 64
+    trainer.train(bench.train_stream, **options)
+    metrics = trainer.eval(bench.test_stream)
+    assert all(math.isfinite(value) for name, value in metrics.items() if name.startswith("Loss_Exp"))
+    assert loss.alpha == annealing_weight(0)
+
+
+def test_an_annealed_loss_is_cross_entropy_in_evaluation() -> None:
+    """Else it would fall by annealing alone, and mislead early stopping and schedules of a plateau."""
+    logits, targets = batch()
+    loss = AnnealedEPGLoss(total_steps=4)
+    loss.step()
+    training = loss(logits, targets)
+    loss.eval()
+    torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))
+    assert loss.train()(logits, targets) == training
+    loss.before_eval(None)
+    torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))
+    loss.after_eval(None)
+    assert loss(logits, targets) == training
+    constant = AnnealedEPGLoss(0.3)
+    assert constant(logits, targets) == constant.eval()(logits, targets)
+
+
+@pytest.mark.parametrize("make", [EPGLoss, AnnealedEPGLoss, TaskCrossEntropy])
+def test_reduction(make: Any) -> None:
+    loss = make()
+    assert loss.reduction == "mean"
+    loss.reduction = "mean"
+    for other in ("sum", "none"):
+        with pytest.raises(ValueError, match=f"{make.__name__} is the mean over the batch, got reduction='{other}'"):
+            loss.reduction = other
 
 
 def test_a_model_can_be_evaluated_before_any_training() -> None:

@@ -5,6 +5,7 @@ and what training leaves alone.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,15 +14,17 @@ from typing import Any
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.models import MTSimpleMLP
+from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, GDumbPlugin, LwFPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.replay import GDumb
 from reclaim.strategies.slca import SLCA
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trained import Losses
+from trained import Losses, Strategy
 
 pytestmark = pytest.mark.trains
 
@@ -86,7 +89,7 @@ def penalty(plugin: L2SP, model: nn.Module) -> Tensor:
 
 def anchored(model: nn.Module, weight: float) -> L2SP:
     plugin = L2SP(weight)
-    plugin.before_training_exp(SimpleNamespace(model=model))
+    plugin.before_training_exp(Strategy(model=model))
     return plugin
 
 
@@ -174,7 +177,7 @@ def test_the_heavier_the_nearer_to_where_the_stream_began() -> None:
     # 0.56 to 0.78 and 0.73 to 0.80 in 8 runs, of seeds and versions of torch
     assert 0 < near < 0.9 * far
     assert far < 0.9 * free
-    assert all(torch.equal(a, b) for a, b in zip(plugin._anchors.values(), start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plugin._theta_0.values(), start, strict=True))
 
 
 def test_a_copy_belongs_to_the_copied_model() -> None:
@@ -184,6 +187,99 @@ def test_a_copy_belongs_to_the_copied_model() -> None:
     assert twin_model.backbone.weight.grad is not None
     assert model.backbone.weight.grad is None
     assert torch.equal(penalty(twin, twin_model), penalty(plugin, model))
+
+
+def strategy_of(*plugins: Any, model: ContinualModel | None = None) -> Naive:
+    model = model or make_model(freeze_earlier=False)
+    return Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=TaskCrossEntropy(restrict=False),
+        train_mb_size=8,
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(),
+    )
+
+
+def train_on(strategy: Naive, *experiences: int) -> Naive:
+    torch.manual_seed(2)
+    for t in experiences:
+        strategy.train(make_stream().train_stream[t], eval_streams=[])
+    return strategy
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: L2SP(1.0), lambda: LwF(1.0), lambda: EWC(1.0), lambda: EWC(1.0, "online", 0.5)]
+)
+def test_a_plugin_in_another_strategy_is_as_a_new_one(make: Any) -> None:
+    plugin = make()
+    train_on(strategy_of(plugin), 2, 1)
+    again, anew = (train_on(strategy_of(p), 0, 1) for p in (plugin, make()))
+    assert same(state(again.model), state(anew.model))
+    assert not same(state(again.model), state(train_on(strategy_of(), 0, 1).model))
+    assert plugin.bytes_kept == again.plugins[0].bytes_kept == anew.plugins[0].bytes_kept
+
+
+def test_a_new_strategy_on_the_same_model_keeps_theta_0() -> None:
+    plugin = L2SP(1.0)
+    first = train_on(strategy_of(plugin), 0)
+    kept = dict(plugin._theta_0)
+    train_on(strategy_of(plugin, model=first.model), 1)
+    assert same(plugin._theta_0, kept)
+
+
+def test_ewc_in_a_new_strategy_on_the_same_model() -> None:
+    """Avalanche's would have no penalty: it numbers experiences by the strategy's clock, which starts from 0."""
+
+    def go_on(count: int | None) -> dict[str, Tensor]:
+        plugin = EWC(100.0)
+        first = train_on(strategy_of(plugin), 0)
+        second = first if count is None else strategy_of(plugin, model=first.model)
+        second.clock.train_exp_counter = 1 if count is None else count
+        return state(train_on(second, 1).model)
+
+    with pytest.raises(
+        ValueError, match=r"EWC keeps something of 1 experiences, but .* trained on 0: .*counter = 1, or"
+    ):
+        go_on(0)
+    assert same(go_on(1), go_on(None))
+
+
+class Penalties(SupervisedPlugin[Any]):
+    """What L2SP adds at each step."""
+
+    def __init__(self, plugin: L2SP) -> None:
+        super().__init__()
+        self.plugin, self.values = plugin, list[float]()
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.values.append(float(penalty(self.plugin, strategy.model)))
+
+
+@pytest.mark.parametrize("gdumb", [GDumbPlugin, GDumb])
+def test_theta_0_follows_a_model_that_is_replaced(gdumb: Any) -> None:
+    """As GDumb of Avalanche does in each experience."""
+    plugin = L2SP(1.0)
+    start = state(make_model())
+    penalties = Penalties(plugin)
+    train_on(strategy_of(plugin, penalties, gdumb(8)), 0, 1, 2)
+    assert len(penalties.values) >= 3
+    assert min(penalties.values) > 0
+    assert all(torch.equal(anchor, start[name]) for name, anchor in plugin._theta_0.items())
+
+
+def test_theta_0_of_another_backbone() -> None:
+    plugin, strategy = L2SP(1.0), strategy_of()
+    strategy.plugins.insert(0, plugin)
+    train_on(strategy, 0)
+    strategy.model.backbone[0] = nn.Conv2d(1, 3, 5)
+    with pytest.raises(
+        ValueError, match=r"L2SP pulls backbone.0.weight to a value of shape \(3, 1, 3, 3\), .* now has \(3, 1, 5, 5"
+    ):
+        plugin.before_training_exp(strategy)
+    strategy.model.backbone[0] = nn.Identity()
+    with pytest.raises(ValueError, match=r"L2SP pulls backbone.0.weight .* now is missing: make a new L2SP"):
+        plugin.before_training_exp(strategy)
 
 
 def test_in_slca() -> None:
@@ -257,10 +353,10 @@ def test_l2sp_has_nothing_to_pull_in_a_frozen_backbone() -> None:
 
 @pytest.mark.parametrize("plugin", [FrozenBackbone(), L2SP()], ids=["FrozenBackbone", "L2SP"])
 def test_a_model_without_heads(plugin: SupervisedPlugin[Any]) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.Tanh(), nn.BatchNorm1d(5))
     strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin], evaluator=None)
     with pytest.raises(
-        TypeError, match=rf"{type(plugin).__name__} needs a backbone with heads of its own, got Sequential"
+        TypeError, match=rf"{type(plugin).__name__} needs a backbone with a classifier, and Sequential has none"
     ):
         strategy.train(make_stream().train_stream[0])
 
@@ -345,7 +441,7 @@ class Consolidation(Added):
 def test_ewc_adds_the_distance_weighted_by_the_squared_gradients_of_the_restricted_loss(
     batch_size: int | None, decay: float | None
 ) -> None:
-    ewc = EWC(2000.0, "separate" if decay is None else "online", decay, batch_size)
+    ewc = EWC(2000.0, "separate" if decay is None else "online", decay, importance_batch_size=batch_size)
     penalty = Consolidation(2000.0, batch_size or 8, decay)
     model = train(make_model(), penalty, ewc, penalty.behind, stream=make_stream(([0, 1], [2, 3], [4])))
     penalty.check()
@@ -404,6 +500,49 @@ def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(
     assert LwF().bytes_kept == 0
 
 
+@pytest.mark.parametrize(("fixed", "upstream"), [(EWC, EWCPlugin), (LwF, LwFPlugin)])
+def test_the_arguments_of_upstream_come_first(fixed: Any, upstream: Any) -> None:
+    theirs, ours = (list(inspect.signature(cls).parameters) for cls in (upstream, fixed))
+    assert ours[: len(theirs)] == theirs
+
+
+@pytest.mark.parametrize("alphas", [[9.0, 2.0, 2.0], (9.0, 2.0, 2.0)])
+def test_an_alpha_for_each_experience(alphas: Any) -> None:
+    """The first one has no use."""
+    each, one = (state(train(make_model(), LwF(alpha))) for alpha in (alphas, 2.0))
+    assert same(each, one)
+    assert not same(each, state(train(make_model(), LwF([9.0, 2.0, 0.0]))))
+    with pytest.raises(
+        ValueError, match=r"LwF has 2 alphas, \[9.0, 2.0\], and none for experience 2: give one for each"
+    ):
+        train(make_model(), LwF([9.0, 2.0]))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_ewc_keeps_importances_if_asked(keep: bool) -> None:
+    ewc = EWC(1.0, "online", 0.5, keep)
+    train(make_model(), ewc)
+    assert sorted(ewc.importances) == ([0, 1, 2] if keep else [2])
+
+
+@pytest.mark.parametrize("make", [lambda: LwF(1.0), lambda: EWC(1.0)])
+def test_a_model_with_a_head_for_each_task(make: Any) -> None:
+    """Avalanche's, which is told the tasks, and is none of ours."""
+    torch.manual_seed(0)
+    model = MTSimpleMLP(input_size=36, hidden_size=4)
+    tasks = [(x, y) for x, y in ((torch.randn(8, 36), torch.arange(8) % 2) for _ in range(2))]
+    stream = tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0, 1])
+    plugin = make()
+    Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    ).train(stream.train_stream, eval_streams=[])
+    assert plugin.bytes_kept > 0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -415,6 +554,7 @@ def test_lwf_adds_the_divergence_from_the_old_model_in_eval_mode(
         (lambda: EWC(1.0, decay_factor=0.5), "got 'separate' with decay_factor=0.5"),
         (lambda: EWC(1.0, importance_batch_size=0), "importance_batch_size must be at least 1, got 0"),
         (lambda: LwF(alpha=math.inf), "alpha must be a finite number, not negative, got inf"),
+        (lambda: LwF([1.0, -1.0]), r"alpha\[1\] must be a finite number, not negative, got -1"),
         (lambda: LwF(temperature=0.0), "temperature must be a finite number above 0, got 0"),
     ],
 )

@@ -271,3 +271,16 @@ def test_errors(plugin: Any) -> None:
 def test_bad_shrinkage(bad: float) -> None:
     with pytest.raises(ValueError, match=f"shrinkage must be above 0 and at most 1, got {bad}"):
         LinearDiscriminant(bad)
+
+
+@pytest.mark.parametrize("make", [NearestClassMean, LinearDiscriminant])
+def test_in_another_strategy_it_is_as_a_new_one(make: Any) -> None:
+    """With the classes of the first strategy, whose images it must not count."""
+    plugin = make()
+    make_strategy(plugin).train(make_stream(STREAMS[0], scale=3.0).train_stream)
+    ends = []
+    for again in (plugin, make()):
+        strategy = make_strategy(again)
+        strategy.train(make_stream(STREAMS[0]).train_stream)
+        ends.append(strategy.model.heads.snapshot())
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

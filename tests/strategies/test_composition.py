@@ -476,7 +476,7 @@ def test_the_model_may_move_after_the_optimizer_was_built() -> None:
     model.features(torch.ones(2, 1, 8, 8, dtype=torch.float64)).sum().backward()
     optimizer.step()
     assert same([p.detach() for p in model.backbone.parameters()], theta_0)
-    assert optimizer.state_dict()["anchors"][0]["value"].dtype == torch.float64
+    assert optimizer.state_dict()["state"][0]["anchor"].dtype == torch.float64
 
 
 def test_it_learns_where_fine_tuning_forgets() -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
+from avalanche.models import IncrementalClassifier
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.olor import OLORAdam
 from reclaim.strategies.peft import attach_lora
 from reclaim.strategies.peft_module import peft_parameters
 from timm.models.vision_transformer import VisionTransformer
@@ -136,6 +146,7 @@ def test_layers_of_other_models_come_in_the_order_of_their_registration() -> Non
             self.stem = nn.Linear(2, 2)
             self.act = nn.ReLU()
             self.blocks = nn.Sequential(nn.ModuleList([nn.Linear(2, 2)]), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+            self.neck = nn.Linear(2, 2)
             self.head = nn.Linear(2, 2)
 
     net = Net()
@@ -144,11 +155,12 @@ def test_layers_of_other_models_come_in_the_order_of_their_registration() -> Non
         "stem.weight": 0.0,
         "blocks.0.0.weight": 1 / 3,
         "blocks.1.0.weight": 2 / 3,
-        "head.weight": 1.0,
+        "neck.weight": 1.0,
     }
     assert {name: by_name(net)[name] for name in expected} == expected
-    without = by_name(net, exclude=net.head.parameters())
-    assert "head.weight" not in without
+    assert "head.weight" not in by_name(net)
+    without = by_name(net, exclude=net.neck.parameters())
+    assert "neck.weight" not in without
     assert without["blocks.1.0.bias"] == 1.0
 
 
@@ -169,3 +181,275 @@ def test_depths_of_nothing() -> None:
     for counting in ("layers", "tensors"):
         with pytest.raises(ValueError, match="no parameter of ReLU"):
             layer_depths(nn.ReLU(), counting)  # type: ignore[arg-type]
+
+
+# Recorded with timm 1.0.31: "tensors levels hash of each tensor's level". Records depend on depths of timm's models.
+TIMM_DEPTHS: dict[str, str] = json.loads(Path(__file__).with_name("timm_depths.json").read_text(encoding="utf-8"))
+
+
+def meta(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model of any size, without its numbers."""
+    with torch.device("meta"):
+        return make()
+
+
+def summary(model: nn.Module) -> str:
+    depths = layer_depths(model)
+    levels = sorted(set(depths.values()))
+    assert levels == [i / (len(levels) - 1) for i in range(len(levels))]
+    level_of = [levels.index(depths[p]) if p in depths else -1 for p in model.parameters()]
+    return f"{len(level_of)} {len(levels)} {hashlib.sha256(json.dumps(level_of).encode()).hexdigest()[:8]}"
+
+
+@pytest.mark.filterwarnings("ignore:layer .* holds")  # the three models of timm that do not say their layers
+@pytest.mark.parametrize("name", TIMM_DEPTHS)
+def test_depths_of_timm_models_stay_as_they_are(name: str) -> None:
+    if name not in timm.list_models():
+        pytest.skip(f"timm {timm.__version__} has no {name}")
+    model: Any = meta(lambda: timm.create_model(name, num_classes=3))
+    if f"{len(list(model.parameters()))} " not in TIMM_DEPTHS[name]:
+        pytest.skip(f"{name} is another network in timm {timm.__version__}")
+    assert summary(model) == TIMM_DEPTHS[name]
+    tensors = by_name(model, counting="tensors")
+    assert list(tensors.values()) == [i / (len(tensors) - 1) for i in range(len(tensors))]
+    assert set(tensors) == set(by_name(model))
+
+
+class Net(nn.Module):
+    """What people write: a backbone and a head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+
+def new_head() -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compile": lambda model: torch.compile(model),  # type: ignore[dict-item]
+    "data parallel": nn.DataParallel,
+    "both": lambda model: nn.DataParallel(torch.compile(model)),  # type: ignore[arg-type]
+    "sequential": lambda model: nn.Sequential(model, nn.Linear(16, 5)),
+    "a normalisation before it": lambda model: nn.Sequential(nn.Identity(), model, nn.ReLU(), new_head()),
+    "backbone and head": lambda model: Net(model, new_head()),
+    "compiled backbone and head": lambda model: Net(torch.compile(model), new_head()),  # type: ignore[arg-type]
+    "Avalanche's classifier": lambda model: nn.ModuleDict({"net": model, "out": IncrementalClassifier(16)}),
+    "continual": ContinualModel,
+    "compiled continual": lambda model: torch.compile(ContinualModel(model)),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("counting", ["layers", "tensors"])
+def test_a_wrapped_model_keeps_its_depths_and_a_new_head_has_none(wrap: Any, counting: Any) -> None:
+    backbone = vit()
+    expected = layer_depths(backbone, counting)
+    backbone.reset_classifier(0)
+    assert layer_depths(wrap(backbone), counting) == expected
+
+
+def test_blocks_compiled_one_by_one_keep_their_depths() -> None:
+    model = vit()
+    expected = [*by_name(model).values()]
+    for i, block in enumerate(model.blocks):
+        model.blocks[i] = torch.compile(block)  # type: ignore[assignment]
+    assert [*by_name(model).values()] == expected
+
+
+TORCHVISION = {
+    "resnet18": (9, {"fc"}),
+    "densenet121": (63, {"classifier"}),
+    "mobilenet_v3_small": (13, {"classifier.3"}),
+    "efficientnet_b0": (18, {"classifier.1"}),
+    "convnext_tiny": (23, {"classifier.2"}),
+    "vit_b_16": (14, {"heads.head"}),
+    "swin_t": (17, {"head"}),
+    "vgg11": (10, {"classifier.6"}),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_classifiers(name: str) -> None:
+    levels, head = TORCHVISION[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = meta(lambda: getattr(torchvision.models, name)(weights=None))
+        depths = by_name(model)
+    assert {name.rpartition(".")[0] for name, _ in model.named_parameters()} - {
+        name.rpartition(".")[0] for name in depths
+    } == head
+    assert len(set(depths.values())) == levels
+    assert next(iter(depths.values())) == 0.0
+    if name != "vit_b_16":  # whose position embedding is registered behind the patches
+        assert list(depths.values()) == sorted(depths.values())
+
+
+def test_layers_of_torchvisions_vit_are_those_of_timms() -> None:
+    depths = by_name(meta(lambda: torchvision.models.vit_b_16(weights=None)))
+    for name in ("class_token", "conv_proj.weight", "encoder.pos_embedding"):
+        assert depths[name] == 0.0
+    assert [depths[f"encoder.layers.encoder_layer_{i}.mlp.0.weight"] for i in range(12)] == [
+        (i + 1) / 13 for i in range(12)
+    ]
+    assert depths["encoder.ln.weight"] == 1.0
+
+
+def detector() -> Any:
+    return torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
+    )
+
+
+def segmenter() -> Any:
+    return torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+
+
+@pytest.mark.parametrize("freshness", ["all pretrained", "backbone pretrained"])
+@pytest.mark.trains
+def test_a_detector_is_fine_tuned(freshness: str) -> None:
+    torch.manual_seed(0)
+    model = detector()
+    body = {*model.backbone.body.parameters()}
+    exclude = [p for p in model.parameters() if p not in body] if freshness == "backbone pretrained" else []
+    depths = layer_depths(model, exclude=exclude)
+    new = {*model.roi_heads.box_predictor.parameters(), *exclude}
+    assert set(depths) == {*model.parameters()} - new
+    blocks = [depths[next(block.parameters())] for block in model.backbone.body.children()]
+    assert blocks == sorted(blocks)
+    assert len(set(depths.values())) >= len(set(blocks)) >= 15
+    if not exclude:
+        assert {depths[p] for part in (model.backbone.fpn, model.rpn) for p in part.parameters()} == {1.0}
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
+    targets = [{"boxes": torch.tensor([[4.0, 4.0, 40.0, 50.0]]), "labels": torch.tensor([1])} for _ in images]
+    _train(model, depths, lambda: sum(model(images, targets).values()))
+
+
+@pytest.mark.trains
+def test_a_segmenter_is_fine_tuned() -> None:
+    torch.manual_seed(0)
+    model = segmenter()
+    depths = layer_depths(model)
+    assert set(depths) == {*model.backbone.parameters()}
+    assert len(set(depths.values())) == 17
+    images, targets = torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))
+    _train(model, depths, lambda: nn.functional.cross_entropy(model(images)["out"], targets))
+
+
+def _train(model: nn.Module, depths: dict[nn.Parameter, float], loss: Callable[[], Any]) -> None:
+    """Three steps, each of which ends with a rollback of all at the input: it must stay, and what is new must move."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in parameters]
+    optimizer = OLORAdam(parameters, lr=1e-3, depths=depths, rollback_input=1.0, rollback_output=0.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    moved = {p: bool((p != old).any()) for p, old in zip(parameters, before, strict=True)}
+    assert not any(moved[p] for p in parameters if depths.get(p) == 0.0)
+    assert any(moved[p] for p in parameters if p not in depths)
+    assert any(moved[p] for p in parameters if 0 < depths.get(p, 0.0) < 1)
+
+
+def test_lora_and_saved_modules_of_peft_are_new() -> None:
+    peft = pytest.importorskip("peft")
+    model = vit()
+    expected = [*by_name(model).values()]
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv", "proj"], modules_to_save=["head"]))
+    for counting in ("layers", "tensors"):
+        depths = by_name(wrapped, counting=counting)
+        assert not [name for name in depths if "lora_" in name or "head" in name]
+        assert not {*layer_depths(wrapped, counting)} & {p for p in wrapped.parameters() if p.requires_grad}
+    assert [*by_name(wrapped).values()] == expected
+    ia3 = peft.get_peft_model(vit(), peft.IA3Config(target_modules=["qkv", "fc2"], feedforward_modules=["fc2"]))
+    assert [*by_name(ia3).values()] == expected
+    assert not [name for name in by_name(ia3) if "ia3" in name]
+
+
+@pytest.mark.parametrize("modules_to_save", [None, ["classifier"]])
+def test_transformers_models(modules_to_save: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.ViTConfig(**sizes, image_size=28, patch_size=7, num_labels=5)
+    model = transformers.ViTForImageClassification(config)
+    depths = by_name(model)
+    assert {name for name, _ in model.named_parameters()} - set(depths) == {"classifier.weight", "classifier.bias"}
+    for name, depth in depths.items():
+        block = [int(part) for part in name.split(".") if part.isdigit()]
+        embedding = "embeddings" in name
+        assert depth == (0.0 if embedding else (block[0] + 1) / 4 if block else 1.0), name
+    peft = pytest.importorskip("peft")
+    attention = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+    targets = [name for name in attention if name != "classifier"]
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, modules_to_save=modules_to_save))
+    assert [*by_name(wrapped).values()] == [*depths.values()]
+    assert not [name for name in by_name(wrapped) if "lora_" in name or "classifier" in name]
+
+
+def test_stages_of_a_transformers_resnet_are_gone_into() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[2, 3], layer_type="basic", num_labels=3
+    )
+    depths = by_name(transformers.ResNetForImageClassification(config))
+    assert len(set(depths.values())) == 1 + 2 + 3
+
+
+def test_new_parts_by_their_names() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.adapter = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+            self.lora_a = nn.Parameter(torch.zeros(2))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prompts = nn.Parameter(torch.zeros(2))
+            self.stem = nn.Linear(2, 2)
+            self.blocks = nn.Sequential(Block(), Block())
+            self.norm = nn.LayerNorm(2)
+            self.out = nn.Linear(2, 2)  # the last Linear behind a chain
+
+    depths = by_name(Model())
+    assert {name.rpartition(".")[0]: depth for name, depth in depths.items()} == {
+        "stem": 0.0,
+        "blocks.0.first": 1 / 3,
+        "blocks.0.second": 1 / 3,
+        "blocks.1.first": 2 / 3,
+        "blocks.1.second": 2 / 3,
+        "norm": 1.0,
+    }
+
+
+def test_a_layer_with_most_of_the_weights_is_told() -> None:
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.stage = nn.Linear(8, 8), Stage()
+
+    with pytest.warns(UserWarning, match=r"layer 1 of 0 to 1 of Model, from stage.a.weight to stage.c.bias, holds 75%"):
+        depths = layer_depths(Model())
+    assert set(depths.values()) == {0.0, 1.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer_depths(Model(), "tensors")
+        layer_depths(nn.Sequential(nn.Linear(2, 2), nn.Linear(50, 50)))  # cannot be divided
+        layer_depths(vit())
+
+
+def test_torch_is_enough() -> None:
+    code = (
+        "import sys, torch; from torch import nn; from reclaim.strategies.depths import layer_depths; "
+        "layer_depths(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))); "
+        "sys.exit(', '.join({'avalanche', 'timm', 'torchvision', 'peft'} & {*sys.modules}) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from avalanche.training.supervised import Naive
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import UNSEEN, ContinualModel, TaskHeads, require_continual_model
 from reclaim.strategies.task_loss import TaskCrossEntropy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
@@ -214,6 +216,68 @@ class TestFreshOptimizer:
         assert [rates[1] for rates in recorder.rates] == pytest.approx(
             [0.2, 0.2 * 0.853553, 0.1, 0.2 * 0.146447] * 2, rel=1e-5
         )
+
+    def rates(self, plugin: FreshOptimizer, optimizer: torch.optim.Optimizer) -> list[float]:
+        """What the groups have after the plugin's first hook."""
+        plugin.before_training_exp(SimpleNamespace(optimizer=optimizer, train_epochs=2, dataloader=[0] * 3))
+        return [float(group["lr"]) for group in optimizer.param_groups]
+
+    def sgd(self, *rates: float | Tensor) -> torch.optim.SGD:
+        return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates], lr=1.0)
+
+    @pytest.mark.parametrize("schedule", [None, lambda optimizer, _: MultiStepLR(optimizer, [1], 0.1)])
+    def test_each_optimizer_has_its_own_first_rates(self, schedule: Any) -> None:
+        plugin, first, second = FreshOptimizer(schedule), self.sgd(0.001, 0.002), self.sgd(0.1, 0.2, 0.3)
+        assert self.rates(plugin, first) == [0.001, 0.002]
+        assert self.rates(plugin, second) == [0.1, 0.2, 0.3]
+        second.param_groups[0]["lr"] = 5.0
+        assert self.rates(plugin, second) == [0.1, 0.2, 0.3]
+
+    @pytest.mark.parametrize("again", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+    def test_copied_with_its_optimizer_it_keeps_the_rates(self, again: Any) -> None:
+        plugin, optimizer = FreshOptimizer(), self.sgd(0.1)
+        self.rates(plugin, optimizer)
+        plugin, optimizer = again((plugin, optimizer))
+        optimizer.param_groups[0]["lr"] = 5.0
+        assert self.rates(plugin, optimizer) == [0.1]
+
+    def test_a_rate_that_is_a_tensor(self) -> None:
+        plugin, optimizer = FreshOptimizer(), self.sgd(torch.tensor(0.5))
+        self.rates(plugin, optimizer)
+        optimizer.param_groups[0]["lr"].fill_(0.25)
+        assert self.rates(plugin, optimizer) == [0.5]
+
+    def test_groups_that_are_gone(self) -> None:
+        plugin, optimizer = FreshOptimizer(), self.sgd(0.1, 0.2)
+        self.rates(plugin, optimizer)
+        del optimizer.param_groups[0]
+        with pytest.raises(ValueError, match="seen 2 parameter groups in this optimizer, which now has 1"):
+            self.rates(plugin, optimizer)
+
+    @pytest.mark.parametrize("schedule", [None, lambda optimizer, _: MultiStepLR(optimizer, [1], 0.1)])
+    def test_schedulers_of_others_find_their_initial_rates(self, schedule: Any) -> None:
+        optimizer = self.sgd(0.1)
+        MultiStepLR(optimizer, [1])
+        self.rates(FreshOptimizer(schedule), optimizer)
+        # what a scheduler that joins a training needs
+        assert MultiStepLR(optimizer, [1], last_epoch=0).base_lrs == [0.1]
+
+    def test_an_optimizer_on_which_a_schedule_has_run(self) -> None:
+        old = self.sgd(0.1)
+        scheduler = MultiStepLR(old, [1], 0.01)
+        old.step()
+        scheduler.step()
+        with pytest.warns(
+            UserWarning, match=r"a group has lr=0.001, and initial_lr=0.1\..*starts every experience from"
+        ):
+            self.rates(FreshOptimizer(lambda optimizer, _: MultiStepLR(optimizer, [1])), old)
+
+    @pytest.mark.parametrize("epochs", [0, 2])
+    def test_no_schedule_for_no_steps(self, epochs: int) -> None:
+        steps: list[int] = []
+        plugin = FreshOptimizer(lambda optimizer, n: steps.append(n) or MultiStepLR(optimizer, [1]), "iteration")  # type: ignore[func-returns-value]
+        plugin.before_training_exp(SimpleNamespace(optimizer=self.sgd(0.1), train_epochs=epochs, dataloader=[0] * 3))
+        assert steps == ([] if epochs == 0 else [6])
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match="'batch'"):

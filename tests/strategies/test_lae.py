@@ -23,6 +23,7 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained import Strategy
 
 pytestmark = pytest.mark.trains
 
@@ -110,7 +111,7 @@ def shifted(lae: LAE) -> ContinualModel:
     model = small().eval()
     for classes in TASKS[:2]:
         model.heads.add_head(classes)
-    lae.before_training_exp(SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1)))
+    lae.before_training_exp(Strategy(model=model, experience=SimpleNamespace(current_experience=1)))
     with torch.no_grad():
         for parameter in peft_parameters(model):
             parameter.add_(2)
@@ -282,7 +283,7 @@ def test_decay_0_is_the_online_expert_and_1_the_copy_as_made() -> None:
 def test_it_is_made_once_and_not_in_the_first_experience() -> None:
     model, lae = small(), LAE(1)
     strategy = naive(model, lae)
-    train(strategy, 0, 0)
+    train(strategy, 0)
     assert lae.bytes_kept == 0
     made_of = values(model)
     train(strategy, 1, 1, 2, 0)
@@ -294,6 +295,58 @@ def test_it_is_made_once_and_not_in_the_first_experience() -> None:
         make_stream().train_stream, eval_streams=[]
     )
     assert joint.bytes_kept == 0
+
+
+def delivery(t: int) -> Any:
+    """An experience in a benchmark of its own, of which it is experience 0."""
+    x, y = zip(*((x, y) for x, y, *_ in make_stream().train_stream[t].dataset), strict=True)
+    data = [(torch.stack(x), torch.tensor(y))]
+    return tensors_benchmark(train_tensors=data, test_tensors=data, task_labels=[0]).train_stream[0]
+
+
+@pytest.mark.parametrize("new_strategy", [False, True])
+def test_each_delivery_a_benchmark_of_its_own(new_strategy: bool) -> None:
+    """Also with a strategy, and plugin, of its own, on a model of loaded weights."""
+    strategy = naive(small(), LAE(1))
+    strategy.train(delivery(0), eval_streams=[])
+    assert strategy.plugins[0].bytes_kept == 0
+    made_of = values(strategy.model)
+    if new_strategy:
+        model = small()
+        model.load_state_dict(strategy.model.state_dict())
+        strategy = naive(model, LAE(1))
+    strategy.train(delivery(1), eval_streams=[])
+    assert same(offline_values(strategy.plugins[0], strategy.model), made_of)
+
+
+def test_a_head_made_in_advance_is_no_earlier_experience() -> None:
+    strategy = naive(small(), LAE())
+    strategy.model.heads.add_head(range(7))
+    train(strategy, 0)
+    assert strategy.plugins[0].bytes_kept == 0
+
+
+class Mapped(Naive):
+    """A strategy whose batches are dictionaries, as Hugging Face's are."""
+
+    def _unpack_minibatch(self) -> None:
+        super()._unpack_minibatch()
+        self.mbatch[0] = {"pixels": self.mbatch[0]}
+
+    def forward(self) -> Tensor:
+        return self.model(**self.mb_x)
+
+
+class Named(ContinualModel):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels)
+
+
+def test_batches_that_are_dictionaries() -> None:
+    model = small()
+    model.__class__ = Named
+    expected = outputs_of(train(naive(small(), LAE(0.5))))
+    assert same(outputs_of(train(naive(model, LAE(0.5), host=Mapped))), expected)
 
 
 def test_predicting_without_avalanche() -> None:
@@ -327,7 +380,7 @@ def test_the_online_values_come_back_whatever_happens() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lae.after_eval_forward(SimpleNamespace(model=model, mb_output=model(IMAGES), forward=broken))
+        lae.after_eval_forward(Strategy(model=model, mb_output=model(IMAGES), forward=broken))
     assert same(list(model.parameters()), before)
     assert [id(p) for p in model.parameters()] == [id(p) for p in parameters]
     assert torch.is_grad_enabled()
@@ -374,7 +427,7 @@ def test_half_precision_does_not_round_the_average_away(dtype: torch.dtype) -> N
     model = shifted(LAE()).to(dtype)
     model.heads.requires_grad_(False)
     start = values(model)
-    strategy = SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1))
+    strategy = Strategy(model=model, experience=SimpleNamespace(current_experience=1))
     lae.before_training_exp(strategy)
     with torch.no_grad():
         for parameter in peft_parameters(model):
@@ -392,10 +445,47 @@ def test_half_precision_does_not_round_the_average_away(dtype: torch.dtype) -> N
 def test_it_follows_the_model_to_another_device() -> None:
     lae = LAE()
     model = shifted(lae).to("meta")
-    strategy = SimpleNamespace(model=model, experience=SimpleNamespace(current_experience=1))
+    strategy = Strategy(model=model, experience=SimpleNamespace(current_experience=1))
     lae.before_training_exp(strategy)
     lae.after_update(strategy)
     assert {p.device.type for p in lae._offline} == {"meta"}
+
+
+# --- another strategy ---
+
+
+def outputs_of(strategy: Any) -> list[Tensor]:
+    """What the strategy predicts, batch by batch, in an evaluation of the whole stream."""
+    outputs: list[Tensor] = []
+    hook: Any = SupervisedPlugin()
+    hook.after_eval_iteration = lambda strategy, **_: outputs.append(strategy.mb_output)
+    strategy.plugins.append(hook)
+    strategy.eval(make_stream().test_stream)
+    strategy.plugins.remove(hook)
+    return outputs
+
+
+def test_the_expert_of_another_strategy_has_no_vote_and_does_not_go_on() -> None:
+    lae = LAE(0.5)
+    train(naive(small(), lae))
+    assert same(outputs_of(naive(small(), lae)), outputs_of(naive(small(), LAE(0.5))))
+    assert lae.bytes_kept == BYTES, "an evaluation of another model takes nothing away"
+    again, anew = (train(naive(small(), plugin)) for plugin in (lae, LAE(0.5)))
+    assert same(outputs_of(again), outputs_of(anew))
+
+
+@pytest.mark.parametrize("again", [lambda lae: lae, lambda lae: pickle.loads(pickle.dumps(lae))])
+def test_a_new_strategy_on_the_same_model_goes_on_with_the_expert(again: Any) -> None:
+    """Also a copy of the plugin, as from a file."""
+    lae = LAE(0.5)
+    first = train(naive(small(), lae))
+    expected, kept = outputs_of(first), offline_values(lae, first.model)
+    plugin = again(lae)
+    second = naive(first.model, plugin)
+    assert same(outputs_of(second), expected)
+    second.train_epochs = 0
+    train(second, 2)
+    assert same(offline_values(plugin, first.model), kept)
 
 
 # --- bad input ---
@@ -409,7 +499,7 @@ def test_bad_decay(decay: float) -> None:
 
 def test_models_without_what_it_needs() -> None:
     with pytest.raises(TypeError, match=r"LAE needs .* ContinualModel"):
-        train(naive(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), LAE()))
+        train(naive(nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5)), LAE()))
     with pytest.raises(ValueError, match=r"LAE needs PEFT modules .* attach_lora"):
         train(naive(ContinualModel(nn.Flatten(), in_features=64), LAE()), 0)
 

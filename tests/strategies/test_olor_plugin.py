@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
-from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins import EvaluationPlugin, GDumbPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import OLORSGD, OLORAdam, OLOROptimizer
 from reclaim.strategies.olor_plugin import OLORPlugin
+from reclaim.strategies.replay import GDumb
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -123,6 +124,47 @@ def test_previous_anchors_are_the_weights_at_the_start_of_the_experience() -> No
     without, _ = fine_tune(OLORAdam, [], **options)
     assert_same(backbone_of(pretrained), backbone_of(without))
     assert not torch.equal(backbone_of(previous)[0], backbone_of(pretrained)[0])
+
+
+def gdumb_and_olor(gdumb: Any, anchor: Any = "pretrained") -> tuple[Naive, list[Tensor]]:
+    torch.manual_seed(0)
+    model = ContinualModel(vit(2), freeze_earlier=False)
+    start = values(backbone_of(model))
+    # a rollback of 1: what it holds cannot move
+    options: dict[str, Any] = {"rollback_input": 1.0, "rollback_output": 1.0, "depths": layer_depths(model)}
+    optimizer = OLORAdam(model.parameters(), lr=0.01, **options)
+    strategy = Naive(
+        model=model,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=6,
+        plugins=[gdumb(12), OLORPlugin(anchor)],
+        evaluator=EvaluationPlugin(),
+    )
+    for experience in stream().train_stream:
+        strategy.train(experience, eval_streams=[])
+    return strategy, start
+
+
+@pytest.mark.parametrize("anchor", ["pretrained", "previous"])
+@pytest.mark.parametrize("gdumb", [GDumbPlugin, GDumb])
+def test_theta_0_follows_parameters_that_are_replaced(gdumb: Any, anchor: Any) -> None:
+    strategy, start = gdumb_and_olor(gdumb, anchor)
+    held = {p for group in strategy.optimizer.param_groups for p in group["params"]}
+    assert set(strategy.optimizer.anchors) == set(backbone_of(strategy.model)) <= held
+    assert_same(values(backbone_of(strategy.model)), start)
+
+
+def test_parameters_that_are_gone() -> None:
+    strategy, _ = gdumb_and_olor(GDumb)
+    plugin = strategy.plugins[1]
+    strategy.model.backbone.norm.weight = nn.Parameter(torch.zeros(3))
+    strategy.make_optimizer()
+    with pytest.raises(ValueError, match=r"theta_0 for backbone.norm.weight of shape \(16,\).*make a new optimizer"):
+        plugin.before_training_exp(strategy)
+    strategy.model = ContinualModel(vit(2))
+    with pytest.raises(ValueError, match=r"theta_0 for a parameter .* which is not in the model"):
+        OLORPlugin().before_training_exp(strategy)
 
 
 def test_the_plugin_wants_one_of_these_optimizers() -> None:

@@ -678,4 +678,4 @@ def test_bad_schedules() -> None:
     with pytest.raises(ValueError, match=r"no PEFT modules.*attach_lora"):
         train(PEFTSchedule(1), ContinualModel(vit()))
     with pytest.raises(TypeError, match=r"PEFTSchedule needs .* ContinualModel"):
-        train(PEFTSchedule(1), nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+        train(PEFTSchedule(1), nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4)))

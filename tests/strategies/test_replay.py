@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
-from avalanche.training.plugins import SupervisedPlugin, bic
-from avalanche.training.supervised import Naive
+from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark, tensors_benchmark
+from avalanche.models import IncrementalClassifier, MTSimpleMLP
+from avalanche.training.plugins import (
+    BiCPlugin,
+    EvaluationPlugin,
+    GDumbPlugin,
+    ReplayPlugin,
+    SupervisedPlugin,
+    bic,
+)
+from avalanche.training.storage_policy import ExperienceBalancedBuffer
+from avalanche.training.supervised import DER, Naive
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.replay import BiC, DERPlusPlus, GDumb, Memory, Replay
@@ -261,7 +272,134 @@ def test_gdumb_trains_the_initial_model_anew_on_the_memory_alone() -> None:
     backbone, heads = ({id(p) for p in group["params"]} for group in strategy.optimizer.param_groups)
     assert heads == of_heads
     assert backbone == {id(p) for p in strategy.model.backbone.parameters()}
-    assert model is not strategy.model
+    assert model is strategy.model, "in place: the optimizer and other plugins keep its parameters"
+
+
+def test_gdumb_replaces_a_model_that_has_grown_in_evaluation() -> None:
+    """Avalanche's classifier grows there, too; the copy of the initial one has no room for the classes."""
+    torch.manual_seed(0)
+    plugin, model = GDumb(13), nn.Sequential(nn.Flatten(), IncrementalClassifier(4, 1))
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=BATCH,
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    )
+    stream = make_stream()
+    strategy.train(stream.train_stream[0], eval_streams=[])
+    strategy.eval(stream.test_stream)
+    strategy.train(stream.train_stream[1], eval_streams=[])
+    assert strategy.model is not model
+    held = {p for group in strategy.optimizer.param_groups for p in group["params"]}
+    assert held == set(strategy.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["replay", "gdumb", "bic"])
+def test_a_plugin_in_another_strategy_is_as_a_new_one(name: str) -> None:
+    plugin = METHODS[name]()
+    train(make_strategy(plugin))
+    again, anew = (train(make_strategy(p), evaluate_all=True).model for p in (plugin, METHODS[name]()))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), anew.parameters(), strict=True))
+
+
+def test_bic_in_a_new_strategy_on_the_same_model() -> None:
+    plugin = BiC(13, val_percentage=0.5, stage_2_epochs=5)
+    model = train(make_strategy(plugin)).model
+    with pytest.raises(ValueError, match=r"BiC keeps something of 3 experiences, but this strategy has trained on 0"):
+        train(make_strategy(plugin, model=model))
+
+
+def test_a_correction_is_not_taken_to_another_model() -> None:
+    plugin = BiC(13, val_percentage=0.5)
+    train(make_strategy(plugin))
+    outputs: list[Tensor] = []
+    hook: Any = SupervisedPlugin()
+    hook.after_eval_iteration = lambda strategy, **_: outputs.append(strategy.mb_output)
+    other = make_strategy(plugin, hook)
+    other.model.heads.add_head(range(N_CLASSES))
+    other.eval(make_stream().test_stream)
+    expected = other.model.eval()(dataset().tensors[0])
+    torch.testing.assert_close(torch.cat(outputs), expected)
+
+
+# --- as Avalanche's own are used ---
+
+
+@pytest.mark.parametrize(
+    ("fixed", "upstream"), [(Replay, ReplayPlugin), (GDumb, GDumbPlugin), (BiC, BiCPlugin), (DERPlusPlus, DER)]
+)
+def test_the_arguments_of_upstream(fixed: Any, upstream: Any) -> None:
+    assert list(inspect.signature(fixed).parameters) == list(inspect.signature(upstream).parameters)
+
+
+@pytest.mark.parametrize("make", [Replay, functools.partial(BiC, val_percentage=0.5, stage_2_epochs=5)])
+def test_a_given_storage_policy(make: Any) -> None:
+    policy = ExperienceBalancedBuffer(max_size=13, adaptive_size=True)
+    plugin = make(13, storage_policy=policy)
+    train(make_strategy(plugin))
+    assert plugin.storage_policy is policy
+    assert len(policy.buffer) == 13
+    with pytest.raises(ValueError, match="ExperienceBalancedBuffer holds 13 images of another strategy: make a new"):
+        train(make_strategy(plugin))
+    with pytest.raises(ValueError, match="mem_size=12, but the storage_policy is for max_size=13 images"):
+        make(12, storage_policy=policy)
+
+
+def test_new_images_and_those_of_the_memory_have_batch_sizes_of_their_own() -> None:
+    watch = Watch()
+    train(make_strategy(Replay(13, 6, 2), watch))
+    assert {len(y) for _, y, *_ in watch.batches[1]} == {6 + 2, 2 + 2}
+
+
+def test_a_fixed_factor_of_the_distillation(capsys: pytest.CaptureFixture[str]) -> None:
+    ends = [
+        train(make_strategy(make_bic(lamb=lamb, verbose=lamb == 0))).model.backbone[1].weight
+        for lamb in (0.0, 0.0, 2.0)
+    ]
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+    assert capsys.readouterr().out.count("BiC: classes [4, 5], scale ") == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_models_that_are_not_ours(name: str) -> None:
+    """Avalanche's growing classifier, and for DER++ a layer of fixed width."""
+    torch.manual_seed(0)
+    head = nn.Linear(4, N_CLASSES) if name == "der++" else IncrementalClassifier(4, 1)
+    options: dict[str, Any] = {"mem_size": 13} if name == "der++" else {"plugins": [METHODS[name]()]}
+    model = nn.Sequential(nn.Flatten(), head)
+    strategy = (DERPlusPlus if name == "der++" else Naive)(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=BATCH,
+        evaluator=EvaluationPlugin(),
+        **options,
+    )
+    train(strategy)
+    images, targets = dataset().tensors
+    assert math.isfinite(F.cross_entropy(strategy.model(images), targets))
+
+
+@pytest.mark.parametrize("make", [Replay, GDumb])
+def test_a_model_with_a_head_for_each_task(make: Any) -> None:
+    torch.manual_seed(0)
+    model = MTSimpleMLP(input_size=4, hidden_size=4)
+    tasks = [(torch.randn(8, 4), torch.arange(8) % 2) for _ in range(2)]
+    stream = tensors_benchmark(train_tensors=tasks, test_tensors=tasks, task_labels=[0, 1])
+    plugin = make(8)
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=4,
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    )
+    strategy.train(stream.train_stream, eval_streams=[])
+    assert len(plugin.storage_policy.buffer) == 8
 
 
 # --- DER++ ---

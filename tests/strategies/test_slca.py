@@ -783,7 +783,7 @@ class TestClassifierAlignment:
             train(strategy, stream.train_stream[1:])
 
     def test_a_model_without_heads(self) -> None:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.BatchNorm1d(2))
         strategy = Naive(
             model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[ClassifierAlignment()], evaluator=None
         )
@@ -902,5 +902,5 @@ class TestSLCA:
             make_slca(**{name: bad})
 
     def test_a_model_without_heads(self) -> None:
-        with pytest.raises(TypeError, match="wrap it, ContinualModel"):
+        with pytest.raises(TypeError, match=r"Linear has none.*wrap a backbone without one, ContinualModel"):
             SLCA(model=nn.Linear(1, 1))

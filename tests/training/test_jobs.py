@@ -5,22 +5,30 @@ whatever happens to the others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from reclaim.benchmark.data.streams import STREAMS, find_stream
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import find_recipe
+from reclaim.benchmark.records import store as stores
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import jobs as engines
@@ -137,10 +145,13 @@ def test_a_record_of_other_images_or_weights_is_neither_shown_nor_replaced(
     recipe, stream, _ = find_cell("slca/main/slca/split-cifar100-10")
     job = Job(recipe.name, recipe.config, stream, 0, "paper", Setup(root=Path("data"), weights=Path("weights.npz")))
     (record,) = run_jobs([job], store, 1)
-    found = {key: record.result[key] for key in ("data_sha256", "weights_sha256")}
+    found = {key: (record.result[key],) for key in ("data_sha256", "weights_sha256")}
     monkeypatch.setattr(runner, "start", lambda *start: found)
     assert run_jobs([job, replace(job, setup=replace(job.setup, workers=2))], store, 1) == [record, record]
-    found[what] = "e" * 64
+    # under a name of earlier versions, too
+    found[what] = ("d" * 64, record.result[what])
+    assert run_jobs([job], store, 1) == [record]
+    found[what] = ("e" * 64, "d" * 64)
     there = record.result[what][:12]
     with pytest.raises(
         RecordError,
@@ -211,6 +222,52 @@ def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore
     assert maker.made == [1]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nIf reserved memory is large, try ..."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:76] DefaultCPUAllocator: not enough memory: you tried 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        BrokenProcessPool("A process in the process pool was terminated abruptly"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, store: RecordStore) -> None:
+    maker.instead = {0: fail(error)}
+    with pytest.raises(RuntimeError, match=r"seed 0: MemoryError: .* use --micro-batch 8 \(now 16 images") as raised:
+        run_jobs(jobs(2), store, 1)
+    assert str(error).splitlines()[0] in str(raised.value)
+    assert "If reserved" not in str(raised.value)
+    assert seeds_on_record(store) == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "n_jobs", "remedies"),
+    [
+        ((), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
+        (("micro_batch=6",), "cpu", 1, "--micro-batch 3 (now 6 images at a time"),
+        (("micro_batch=600",), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
+        ((), "cuda", 4, "--jobs 2, or --micro-batch 8 ("),
+        (("micro_batch=1",), "cuda", 1, "--precision bf16"),
+        (("micro_batch=1", "precision=bf16"), "cuda", 1, "a smaller batch_size"),
+    ],
+)
+def test_only_what_is_left_is_advised(settings: tuple[str, ...], device: str, n_jobs: int, remedies: str) -> None:
+    job = Job("linear", small_config("linear", *settings), STREAM, 0, "given", Setup(device))
+    error = engines._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"), job, n_jobs)
+    assert f"(CUDA out of memory): use {remedies}" in str(error)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    (job,) = jobs(1)
+    for error in (RuntimeError("shapes do not fit"), ValueError("out of memory"), MemoryError("of an array")):
+        assert engines._out_of_memory(error, job, 1) is None
+
+
 def test_a_record_that_is_not_sound_does_not_lose_the_others(maker: Maker, store: RecordStore) -> None:
     def unsound(job: Job) -> Record:
         record = synthetic_record("linear", STREAM.name, job.seed, config=job.config)
@@ -259,6 +316,48 @@ def test_an_unwritable_store_is_named_before_anything_is_trained(unwritable: Pat
     with pytest.raises(RecordError, match=rf"cannot write into {unwritable} \(.+\).*--records"):
         run_jobs(jobs(1), RecordStore(unwritable), 1)
     assert maker.made == []
+
+
+def test_a_full_disk_is_named_before_anything_is_trained(
+    maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
+    with pytest.raises(RecordError, match=rf"{store.root} is full: 3\.0 MiB are free, wanted 64 MiB .*--records"):
+        run_jobs(jobs(1), store, 1)
+    assert maker.made == []
+
+
+@pytest.mark.parametrize("also_full", [False, True])
+def test_a_record_that_finds_the_disk_full_is_kept_elsewhere(
+    also_full: bool, maker: Maker, store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first of the folders for temporary files, the working directory and home that takes it."""
+    for name in ("tmp", "work", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "elsewhere")
+    full = [store.root] + [tmp_path / "tmp"] * also_full
+    write_text = stores.write_text
+
+    def write(path: Path, text: str) -> None:
+        if path.name == "1.json" and any(folder in path.parents for folder in full):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(stores, "write_text", write)
+    with pytest.raises(
+        RuntimeError, match=r"1 of 3 runs failed(.|\n)*No space left on device.*record is kept in"
+    ) as error:
+        run_jobs(jobs(3), store, 1)
+    assert seeds_on_record(store) == [0, 2]
+    (kept,) = (tmp_path / ("work" if also_full else "tmp")).iterdir()
+    assert str(kept) in str(error.value)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    full.clear()
+    shutil.copytree(kept, store.root, dirs_exist_ok=True)
+    assert [record.seed for record in run_jobs(jobs(3), store, 1)] == [0, 1, 2]
+    assert maker.made == [0, 1, 2]
 
 
 def test_checking_the_store_leaves_nothing_behind(store: RecordStore) -> None:
@@ -323,6 +422,162 @@ def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeyp
         comparison = compare(alone, beside)
         assert comparison.exact
         assert comparison.agree
+
+
+# --- two commands on one store ---
+
+
+def locked(store: RecordStore, seed: int) -> Path:
+    folder = store.root.parent / f"{store.root.name}.checkpoints"
+    recipe, stream, config_hash, _ = jobs(1)[0].place
+    folder.mkdir(exist_ok=True)
+    return folder / f"{recipe}.{stream}.{config_hash}.{seed}.lock"
+
+
+def test_a_run_that_another_process_makes_is_waited_for(
+    maker: Maker, store: RecordStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are made first; its record is then read."""
+    lock = FileLock(locked(store, 0))
+    lock.acquire()
+
+    def last(job: Job) -> Record:
+        store.write(synthetic_record("linear", STREAM.name, 0, last_acc=77, config=job.config))
+        lock.release()
+        return synthetic_record("linear", STREAM.name, 2, config=job.config)
+
+    maker.instead = {2: last}
+    records = run_jobs(jobs(3), store, 1)
+    assert maker.made == [1, 2]
+    assert [record.seed for record in records] == [0, 1, 2]
+    assert records[0].metrics()["last_acc"] == 77
+    assert (
+        "another process is making linear split-quickdraw-5 seed 0: its record is waited for" in capsys.readouterr().err
+    )
+    # nothing of a lock remains
+    assert list(locked(store, 0).parent.iterdir()) == []
+
+
+def test_a_run_that_another_process_gave_up_is_made(maker: Maker, store: RecordStore) -> None:
+    lock = FileLock(locked(store, 0))
+    lock.acquire()
+    maker.instead = {1: lambda job: lock.release() or synthetic_record("linear", STREAM.name, 1, config=job.config)}  # type: ignore[func-returns-value]
+    run_jobs(jobs(2), store, 1)
+    assert maker.made == [1, 0]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_record_that_was_written_before_the_lock_was_free_is_taken(
+    again: bool, maker: Maker, store: RecordStore
+) -> None:
+    if again:
+        run_jobs(jobs(2), store, 1)
+        maker.made = []
+
+    def other_finishes(job: Job) -> Record:
+        store.write(synthetic_record("linear", STREAM.name, 1, last_acc=77, config=job.config))
+        return synthetic_record("linear", STREAM.name, 0, config=job.config)
+
+    maker.instead = {0: other_finishes}
+    records = run_jobs(jobs(2), store, 1, again=again)
+    assert maker.made == [0]
+    assert records[1].metrics()["last_acc"] == 77
+
+
+def test_a_record_of_other_weights_that_came_meanwhile_does_not_stand(maker: Maker, store: RecordStore) -> None:
+    def other_finishes(job: Job) -> Record:
+        record = synthetic_record("linear", STREAM.name, 1, config=job.config)
+        record.result["weights_sha256"] = "0" * 64
+        store.write(record)
+        return synthetic_record("linear", STREAM.name, 0, config=job.config)
+
+    maker.instead = {0: other_finishes}
+    run_jobs(jobs(2), store, 1)
+    assert maker.made == [0, 1]
+
+
+def test_a_failed_run_is_unlocked(maker: Maker, store: RecordStore) -> None:
+    for error in (ValueError("broken"), KeyboardInterrupt()):
+        maker.instead = {0: fail(error)}
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            run_jobs(jobs(1), store, 1)
+        assert list(locked(store, 0).parent.iterdir()) == []
+
+
+def test_where_nothing_can_be_locked_it_says_so_and_goes_on(maker: Maker, store: RecordStore) -> None:
+    (store.root.parent / f"{store.root.name}.checkpoints").write_text("a file")
+    with pytest.warns(UserWarning, match=r"cannot lock .*: do not start the same runs twice"):
+        run_jobs(jobs(1), store, 1)
+    assert maker.made == [0]
+
+
+TWO = """
+import os
+import sys
+import time
+from pathlib import Path
+from reclaim.benchmark.training import jobs as engines
+from reclaim.benchmark.cli import main
+from small_runs import synthetic_record
+
+records, n_jobs, seconds = sys.argv[1:]
+
+def make(job, advance):
+    Path(records).with_name(f"made-{job.seed}-{os.getpid()}").touch()
+    time.sleep(float(seconds))
+    return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
+
+if __name__ == "__main__":
+    engines._make = make
+    main(["run", "linear", "--seeds", "4", "--jobs", n_jobs, "--records", records])
+"""
+
+
+def start_two(folder: Path, store: RecordStore, n_jobs: int, seconds: float) -> subprocess.Popen[str]:
+    script = folder / "two.py"
+    script.write_text(TWO)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(script), str(store.root), str(n_jobs), str(seconds)]
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_two_commands_on_one_store_share_the_work(n_jobs: int, store: RecordStore, tmp_path: Path) -> None:
+    processes = [start_two(tmp_path, store, n_jobs, 0.7) for _ in range(2)]
+    try:
+        for process in processes:
+            shown, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+            assert "linear on split-quickdraw-10, n = 4" in shown
+    finally:
+        for process in processes:
+            process.kill()
+    assert sorted(path.name.split("-")[1] for path in tmp_path.glob("made-*")) == ["0", "1", "2", "3"]
+    assert seeds_on_record(store) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_the_lock_of_a_killed_process_blocks_nobody(store: RecordStore, tmp_path: Path) -> None:
+    first = start_two(tmp_path, store, 1, 600)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("made-0-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = start_two(tmp_path, store, 1, 0)
+        while len(list(store.root.rglob("[0-9].json"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert second.poll() is None  # it waits for the first
+        first.kill()
+        shown, errors = second.communicate(timeout=120)
+    finally:
+        first.kill()
+        first.communicate()
+    assert second.returncode == 0, errors
+    assert f"process {first.pid} on {socket.gethostname()} is making linear split-quickdraw-10 seed 0" in errors
+    assert "n = 4" in shown
+    assert len(list(tmp_path.glob("made-0-*"))) == 2
 
 
 SCRIPT = """

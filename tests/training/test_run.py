@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from avalanche.training.supervised import Naive
+from click.testing import CliRunner
+from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.experiences import make_benchmark
 from reclaim.benchmark.data.streams import STREAMS, class_order
-from reclaim.benchmark.recipes import recipes_of
+from reclaim.benchmark.recipes import RECIPES, recipes_of
+from reclaim.benchmark.records.metrics import METRICS
 from reclaim.benchmark.records.record import Record, validate
+from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import build
 from reclaim.benchmark.training import run as runner
 from reclaim.benchmark.training.build import Augmentation, Reseeding, make_backbone, make_model, make_strategy
@@ -30,7 +37,7 @@ from reclaim.strategies.peft import PEFTSchedule
 from reclaim.strategies.peft_module import peft_parameters
 from reclaim.strategies.slca import ClassifierAlignment
 from reclaim.strategies.task_loss import TaskCrossEntropy
-from small_runs import SMALL, shrink, small_config
+from small_runs import SMALL, shrink, small_config, small_settings
 from torch import Tensor
 
 EVERYTHING = "slca-olor-aepg"
@@ -73,24 +80,47 @@ def checked(record: Record) -> Record:
     return record
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("recipe", recipes_of("embedded"))
-def test_every_recipe_runs_on_an_uneven_stream(recipe: str) -> None:
+def test_every_recipe_runs_through_the_command_on_an_uneven_stream(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user types it: without a stream, on the recipe's home stream, which is small here."""
+    home = RECIPES[recipe].home
+    monkeypatch.setitem(STREAMS, home, replace(SMALL, name=home))
     config = small_config(recipe)
-    record = checked(run(recipe, config, SMALL, 3, hyperparameters_from="validation"))
-    result = record.result
+    settings = [word for setting in small_settings(recipe) for word in ("--set", setting)]
+    command = ["run", recipe, "--seeds", "3-3", "--jobs", "1", "--records", str(tmp_path), *settings]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    scores = {line.split()[0] for line in done.output.splitlines() if re.search(r" -?\d+\.\d\d ", line)}
+    # nothing has an entropy where nothing is trained
+    assert scores >= (set(METRICS) if config.epochs else set(METRICS) - {"final_entropy"}), done.output
+    assert not re.search(r"\bnan\b", done.output)
+    (record,), problems = RecordStore(tmp_path).load()  # validates
+    assert not problems
+    result = checked(record).result
     tasks = 1 if config.joint else 3
-    assert (record.recipe, record.stream, record.seed) == (recipe, "small", 3)
+    assert (record.recipe, record.stream, record.seed) == (recipe, home, 3)
     assert result["config"] == config.as_dict()
     assert result["test_counts"] == ([24] if config.joint else [12, 8, 4])
     assert result["class_order"] == class_order(6, 3)
     assert len(result["entropy"]) == len(result["train_loss"]) == config.epochs * tasks
-    assert result["hyperparameters_from"] == "validation"
+    assert result["hyperparameters_from"] == "given"
     for t in range(tasks):
         for i in range(t + 1):
             # who is right among all classes is right among those of the task
             assert result["accuracy_task_known"][t][i] >= result["accuracy"][t][i]
     if not config.joint:
         assert result["accuracy_task_known"][2][2] == 100  # one class in the task
+    again = CliRunner().invoke(main, command)  # from the record alone
+    assert again.exit_code == 0, again.output
+    assert again.output.strip().replace("on record already:", "recorded:") in done.output
+
+
+def test_a_record_says_where_the_hyperparameters_are_from() -> None:
+    record = run("ncm", small_config("ncm"), SMALL, 0, hyperparameters_from="validation")
+    assert record.result["hyperparameters_from"] == "validation"
 
 
 def test_an_experience_of_less_than_a_batch_is_not_left_out_in_silence() -> None:

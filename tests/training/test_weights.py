@@ -6,7 +6,13 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+import re
+import traceback
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,8 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.training.build import make_backbone
 from reclaim.strategies.backbones import (
     HALF,
     IMAGENET,
@@ -254,6 +262,17 @@ def test_patterns_are_a_list(argument: str) -> None:
         create_backbone(QUICKDRAW_VIT, "weights.safetensors", **arguments)
 
 
+class Arguments:
+    """Of a training script: a class that reads of its file do not have."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+
+class ArgumentsDict(dict):  # type: ignore[type-arg]
+    """As EasyDict and its like."""
+
+
 class Intruder:
     """What unpickling it would do is write a file."""
 
@@ -273,6 +292,10 @@ def test_files_run_no_code(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
     with pytest.raises(ValueError, match=r"cannot read weights.npz as tensors only: damaged, or no .npz of arrays$"):
         read_weights(tmp_path / "weights.npz")
+    with pytest.raises(ValueError, match=r"save the model's state_dict\(\) alone$") as raised:
+        read_weights(tmp_path / "weights.pth")
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "weights_only" not in shown.partition("UnpicklingError")[2], "torch's advice to load it unsafely"
     assert not mark.exists()
     torch.load(tmp_path / "weights.pth", weights_only=False)
     assert mark.exists(), "it would have"
@@ -291,9 +314,10 @@ def test_half_a_download(write: Callable[[nn.Module, Path], Path], kept: float, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "weights": {"norm.bias": torch.zeros(1)}}, r"epoch \(int\), weights \(dict\) are not tensors"),
-        ({"state_dict": {"norm.bias": torch.zeros(1), "step": 3}}, r"step \(int\) are not tensors"),
+        ({"epoch": 3, "weights": {"norm.bias": 0.0}}, r"no tensors in it, but epoch \(int\), weights \(dict\): save"),
+        ({"model": Arguments(3)}, r"no tensors in it, but model \(Arguments\): save the model's state_dict\(\)"),
         ([torch.zeros(1)], "no state dict in it, but list"),
+        (nn.Linear(1, 1), "no state dict in it, but Linear"),
         ({}, "no state dict in it, but nothing"),
     ],
 )
@@ -301,6 +325,130 @@ def test_a_torch_file_without_a_state_dict(content: Any, message: str, tmp_path:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=message):
         create_backbone("test_vit", tmp_path / "weights.pth")
+
+
+# Inside the checkpoints of other people's trainings
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def optimizer_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    return {"state": dict(enumerate({"step": 1, "exp_avg": t + 1} for t in state.values())), "param_groups": []}
+
+
+HEAD = {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
+CHECKPOINTS: dict[str, Callable[[dict[str, Tensor], dict[str, Tensor]], Any]] = {
+    "lightning.ckpt": lambda ours, _: {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": under("model.backbone.", ours) | {"model.head.weight": torch.zeros(10, 64)},
+        "optimizer_states": [optimizer_of(ours)],
+        "hyper_parameters": {"args": Namespace(lr=0.1, data=Path("data")), "extra": Arguments(3)},
+        "of_the_script": [ArgumentsDict(lr=0.1), defaultdict(list, a=[1]), np.float64(0.5), {1, 2}, partial(max, 1)],
+        "network": nn.Linear(1, 1),
+    },
+    "UPPER.PTH": lambda ours, _: ours,
+    "without_suffix": lambda ours, _: ours,
+    "misnamed.safetensors": lambda ours, _: ours,
+    "backbone.pth": lambda ours, _: under("backbone.", ours) | under("neck.", HEAD),
+    "encoder.pt": lambda ours, _: {"model": under("encoder.", ours)},
+    "parallel.pt": lambda ours, _: {"model_state_dict": under("module.model.", ours)},
+    "compiled.pt": lambda ours, _: {"model": under("_orig_mod.", ours)},
+    "compiled_blocks.pt": lambda ours, _: {
+        re.sub(r"^(blocks\.\d+)\.", r"\1._orig_mod.", name): tensor for name, tensor in ours.items()
+    },
+    "nested.tar": lambda ours, _: {"state_dict": {"state_dict": ours, "epoch": 3}},
+    "deepspeed.pt": lambda ours, _: {"module": ours, "optimizer": None, "lr_scheduler": Arguments(1)},
+    "dino.pth": lambda ours, others: {
+        "student": under("module.backbone.", others) | under("module.", HEAD),
+        "teacher": under("backbone.", ours) | HEAD,
+        "optimizer": optimizer_of(others),
+        "args": Namespace(arch="vit_base"),
+    },
+    "dinov2.pth": lambda ours, others: {
+        "model": under("student.backbone.", others) | under("teacher.backbone.", ours) | under("teacher.dino_", HEAD)
+    },
+    "moco_v1.pth.tar": lambda ours, others: {
+        "state_dict": under("module.encoder_q.", ours)
+        | under("module.encoder_k.", others)
+        | {"module.queue": HEAD["head.weight"]}
+    },
+    "moco_v3.pth.tar": lambda ours, others: {
+        "state_dict": under("module.momentum_encoder.", others) | under("module.base_encoder.", ours)
+    },
+    "with_average.pth": lambda ours, others: {"model_ema": others, "model": ours, "args": Namespace()},
+    "timm.pth.tar": lambda ours, others: {"state_dict": ours, "state_dict_ema": others, "args": Namespace()},
+    "average_alone.pth": lambda ours, _: {"model_ema": under("module.", ours)},
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_weights_are_found_in_a_checkpoint(name: str, vit: Any, tmp_path: Path) -> None:
+    others = filled(create_backbone("test_vit"), seed=1).state_dict()
+    torch.save(CHECKPOINTS[name](vit.state_dict(), others), tmp_path / name)
+    assert fingerprint(create_backbone("test_vit", tmp_path / name, allow_unexpected=EXTRAS)) == fingerprint(vit)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.PTH", "weights"])
+def test_safetensors_of_any_name(name: str, vit: Any, tmp_path: Path) -> None:
+    save_file(under("backbone.", vit.state_dict()), tmp_path / name)
+    assert fingerprint(create_backbone("test_vit", tmp_path / name)) == fingerprint(vit)
+
+
+def test_which_of_several_models_is_not_guessed(vit: Any, tmp_path: Path) -> None:
+    state = vit.state_dict()
+    torch.save({"first": state, "second": state, "ema": state}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"several models .* under 'first.', 'second.': save one of them alone"):
+        create_backbone("test_vit", tmp_path / "weights.pth")
+    whole, incomplete = under("momentum_encoder.", state), under("base_encoder.", state)
+    del incomplete["base_encoder.norm.bias"]
+    torch.save(whole | incomplete, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"Missing keys \(allow_missing\): norm.bias$"):  # not the other one instead
+        create_backbone("test_vit", tmp_path / "weights.pth")
+
+
+def test_the_command_ignores_what_a_pretraining_left(vit: Any, tmp_path: Path) -> None:
+    """Those who have only ``--weights`` cannot list it; what a larger model has more is refused all the same."""
+    config = replace(RECIPES["slca"].config, backbone="test_vit.r160_in1k")
+    left = HEAD | {"mask_token": torch.zeros(1), "decoder_blocks.0.norm1.bias": torch.zeros(1)}
+    torch.save({"model": vit.state_dict() | left}, tmp_path / "weights.pth")
+    assert fingerprint(make_backbone(config, tmp_path / "weights.pth")) == fingerprint(vit)
+    torch.save({"model": vit.state_dict() | {"blocks.6.norm1.bias": torch.zeros(64)}}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"Unexpected keys \(allow_unexpected\): blocks.6.norm1.bias$"):
+        make_backbone(config, tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz", ".ckpt"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "empty: download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 346\n", "a git-LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html><head>", "a web page, not the weights: download the file"),
+        ("\ufeff<html><title>Anmeldung \u00fc</title>".encode(), "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
+        (b'{"error": "Entry not found"}', "text, not tensors"),
+    ],
+)
+def test_what_is_no_weights_is_named(content: bytes, what: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"cannot read {path.name} as tensors only: it is {what}"):
+        create_backbone("test_vit", path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("write", [safetensors_file, google_file, training_checkpoint])
+def test_weights_that_are_not_finite_are_refused(
+    write: Callable[[nn.Module, Path], Path], value: float, tmp_path: Path
+) -> None:
+    model = filled(create_backbone("test_vit"))
+    with torch.no_grad():
+        model.blocks[2].mlp.fc1.bias[5] = value
+    with pytest.raises(ValueError, match=r"blocks.2.mlp.fc1.bias holds NaN or infinite values"):
+        create_backbone("test_vit", write(model, tmp_path / "weights"), allow_unexpected=EXTRAS)
 
 
 # Position embeddings of another grid

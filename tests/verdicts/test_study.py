@@ -47,16 +47,16 @@ def test_the_effect_is_found_with_80_percent(n: int, alpha: float) -> None:
     effect = detectable_effect(n, alpha)
     draws = np.random.default_rng(0).normal(effect, 1, (100_000, n))
     t = draws.mean(1) / draws.std(1, ddof=1) * math.sqrt(n)
-    found = np.mean(stats.t.sf(t, n - 1) < alpha)
+    found = np.mean(stats.t.sf(t, n - 1) < alpha / 2)
     assert found == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / 100_000))
 
 
 def test_effects_of_the_printed_tables() -> None:
-    # docs/statistics.md; DESIGN's own 3.2 and 1.5 are those of a two-sided test of ten claims
-    assert detectable_effect(5, 0.05 / 11) == pytest.approx(2.7, abs=0.05)
-    assert detectable_effect(10, 0.05 / 11) == pytest.approx(1.4, abs=0.05)
-    # Cohen 1988: d = 0.5 one-sided at 5% with 80% power takes 27 pairs
-    assert detectable_effect(27, 0.05) <= 0.5 < detectable_effect(26, 0.05)
+    # docs/statistics.md
+    assert detectable_effect(5, 0.05 / 11) == pytest.approx(3.2, abs=0.05)
+    assert detectable_effect(10, 0.05 / 11) == pytest.approx(1.5, abs=0.05)
+    # Cohen 1988: d = 0.5 two-sided at 5% with 80% power takes 34 pairs
+    assert detectable_effect(34, 0.05) <= 0.5 < detectable_effect(33, 0.05)
     with pytest.raises(ValueError, match="n is 1: at least 2 seeds"):
         detectable_effect(1, 0.05)
 

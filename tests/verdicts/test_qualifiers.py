@@ -1,0 +1,146 @@
+"""A verdict on other data, another split, changed settings or a natural reading says so, and does not count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from reclaim.benchmark.papers.protocols import find_cell, protocol_of, run_names
+from reclaim.benchmark.papers.published import cells
+from reclaim.benchmark.records.record import UNVERIFIED, Record, compare, image_sets, validate
+from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.verdicts.cells import CellCheck, check_cells, judge_tables
+from reclaim.benchmark.verdicts.counting import current, merge
+from small_runs import synthetic_record
+
+CELL = next(cell for cell in cells() if cell.id == "slca/main/slca/split-imagenet-r-10/last_acc")
+OTHER = "NOT the papers' split: 0.8 / 0.2 by seed 0, for there is neither a train.txt nor a train/ in imagenet-r/"
+
+
+def runs(
+    name: str = CELL.id, settings: tuple[str, ...] = (), change: Callable[[Record], None] = lambda record: None
+) -> list[Record]:
+    """Five runs whose mean is the published one."""
+    recipe, stream, _ = find_cell(name)
+    cell = next(cell for cell in cells() if cell.id == name)
+    made = []
+    for seed in range(5):
+        value = cell.published.mean + 0.05 * (seed - 2)
+        record = synthetic_record(recipe.name, stream.name, seed, value, config=recipe.config.set(settings))
+        change(record)
+        made.append(record)
+    return made
+
+
+def remarked(remark: str) -> Callable[[Record], None]:
+    return lambda record: record.result.update(remarks=[remark])
+
+
+def judged(records: list[Record], name: str = CELL.id) -> tuple[CellCheck, str]:
+    """The check of the cell, and the sentence of a table that has no other."""
+    check = check_cells(records)[name]
+    (table,) = judge_tables({name: check})
+    return check, table["sentence"]
+
+
+def test_a_run_of_the_papers_own_counts() -> None:
+    check, sentence = judged(runs())
+    assert (check.verdict, check.qualifiers, check.words) == ("reproduced", [], "reproduced")
+    assert ": 1 of " in sentence
+    assert "qualified" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "qualifier"),
+    [
+        ((), remarked(OTHER), "another split"),
+        (
+            (),
+            remarked("the split is that of train.txt and test.txt: the papers' if"),
+            "split not verified",
+        ),
+        ((), remarked("the split is that of the folders train/ and val/: the papers' if"), "split not verified"),
+        ((), remarked(UNVERIFIED), "unverified images"),
+        (("precision=bf16",), lambda record: None, "changed settings: precision=bf16 instead of fp32"),
+        ((), lambda record: record.result.update(varied="class_order+initialisation"), "seeds of another kind"),
+    ],
+)
+def test_a_qualified_verdict_does_not_count(
+    settings: tuple[str, ...], change: Callable[[Record], None], qualifier: str
+) -> None:
+    check, sentence = judged(runs(settings=settings, change=change))
+    assert (check.verdict, check.qualifiers) == ("reproduced", [qualifier])
+    assert check.words == f"reproduced ({qualifier})"
+    assert check.row()[5] == check.words
+    assert json.loads(json.dumps(check.as_dict()))["qualifiers"] == [qualifier]
+    assert ": 0 of " in sentence
+    assert sentence.endswith("(1 qualified and not counted as reproduced)")
+
+
+def test_a_natural_reading_is_named() -> None:
+    name = next(cell.id for cell in cells() if cell.paper == "aepg" and cell.stream.startswith("split-food101"))
+    protocol = protocol_of(name.rpartition("/")[0])
+    assert protocol.readings[-1] == "stream"
+    check, _ = judged(runs(name), name)
+    assert check.qualifiers[0].startswith(f"natural reading: {', '.join(protocol.readings[:3])}")
+    # every source "our reading" is one
+    for run in run_names():
+        protocol = protocol_of(run)
+        ours = [key for key, (_, source) in getattr(protocol, "settings", {}).items() if "our reading" in source]
+        assert not ours or set(ours) <= set(protocol.readings)
+
+
+def test_where_nothing_was_run_nothing_is_said_to_have_failed() -> None:
+    checks = check_cells([])
+    for table in judge_tables(checks):
+        assert table["sentence"] == f"{table['table']}: {table['cells']} not run"
+        assert table["reproduced"] == table["qualified"] == 0
+
+
+# --- one set of images in several layouts ---
+
+
+def of_layout(sha256: str, *aliases: str, remark: str = "") -> Callable[[Record], None]:
+    return lambda record: record.result.update(
+        data_sha256=sha256 * 64, data_aliases=[alias * 64 for alias in aliases], remarks=[remark] if remark else []
+    )
+
+
+def test_a_store_pooled_from_three_layouts_is_judged_as_one(tmp_path: Path) -> None:
+    """Two of today's layouts, and a record of an earlier version, which has no alias."""
+    lists, folders = runs(change=of_layout("a", "b")), runs(change=of_layout("a", "c"))
+    (earlier, *_) = runs(change=lambda record: record.result.update(data_sha256="c" * 64))
+    pooled = [earlier, lists[1], folders[2], lists[3], folders[4]]
+    assert len(image_sets(pooled)) == 1
+    stores = [RecordStore(tmp_path / name) for name in "xyz"]
+    for store, some in zip(stores, (pooled[:1], pooled[1:3], pooled[3:]), strict=True):
+        for record in some:
+            validate({"result": record.result, "provenance": record.provenance})
+            store.write(record)
+    records, notes = merge(stores)
+    assert notes == []
+    check, sentence = judged(current(records))
+    assert (check.problem, check.verdict) == (None, "reproduced")
+    assert ": 1 of " in sentence
+
+
+def test_other_images_are_not_pooled() -> None:
+    mixed = [*runs(change=of_layout("a", "b"))[:3], *runs(change=of_layout("d", "e"))[3:]]
+    assert len(image_sets(mixed)) == 2
+    check, _ = judged(mixed)
+    assert check.problem is not None
+    assert "2 sets of images" in check.problem
+    # known under one name by the first, under another by the last, and under both by the third
+    chained = [runs(change=of_layout(*names))[0] for names in (("a",), ("d",), ("e", "a", "d"))]
+    assert len(image_sets(chained)) == 1
+
+
+def test_one_run_in_two_layouts_agrees_with_itself() -> None:
+    lists, folders = (
+        runs(change=of_layout("a", alias, remark=f"the split is that of {alias}"))[0] for alias in ("b", "c")
+    )
+    assert compare(lists, folders).agree
+    elsewhere = runs(change=of_layout("d", "e"))[0]
+    assert "data_sha256 differs" in str(compare(lists, elsewhere))
