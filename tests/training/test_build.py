@@ -15,6 +15,7 @@ from reclaim.benchmark.config import Config, Images
 from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, transforms_of
 from reclaim.benchmark.training import build
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy, prepared
+from reclaim.strategies.backbones import OF_PRETRAINING
 from torch import nn
 
 
@@ -38,17 +39,20 @@ def test_the_switches_of_transforms() -> None:
 
 
 def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, Any]] = []
-    monkeypatch.setattr(
-        build, "create_backbone", lambda name, weights=None: asked.append((name, weights)) or nn.Identity()
-    )  # type: ignore[func-returns-value]
+    asked: list[tuple[Any, ...]] = []
+
+    def create(name: str, weights: Any = None, *, allow_unexpected: tuple[str, ...] = ()) -> nn.Module:
+        asked.append((name, weights, allow_unexpected))
+        return nn.Identity()
+
+    monkeypatch.setattr(build, "create_backbone", create)
     make_backbone(Config(backbone="vit_base_patch16_224.mae"))
     make_backbone(Config(backbone="vit_base_patch16_224.mae"), Path("file.pth"))
     make_backbone(Config(backbone="vit_tiny_patch16_224"))
     assert asked == [
-        ("vit_base_patch16_224.mae", "pretrained"),
-        ("vit_base_patch16_224.mae", Path("file.pth")),
-        ("vit_tiny_patch16_224", None),
+        ("vit_base_patch16_224.mae", "pretrained", ()),
+        ("vit_base_patch16_224.mae", Path("file.pth"), OF_PRETRAINING),
+        ("vit_tiny_patch16_224", None, ()),
     ]
     with pytest.raises(ValueError, match="'resnet50_cifar' starts from random weights, because its name has no tag"):
         make_backbone(Config(backbone="resnet50_cifar"), Path("file.pth"))
