@@ -19,11 +19,6 @@ from torch.utils.data import Dataset
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FOLDS, FOLD_SEED = 10, 1  # OLOR
 
-OTHER_SPLIT = "NOT the papers' split"
-OUR_SPLIT = "the paper does not say its split"
-GIVEN_SPLIT = "the split is that of"
-"""How remarks on a split begin; verdicts on published numbers are qualified by them."""
-
 _OF_LAYOUTS = frozenset({"train", "test", "val", "validation", "images", "car_ims", "cars_train", "cars_test"})
 """Folders of a layout, which are not part of an image's name."""
 _BLOCK = 4096  # bytes

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import find_dataset
-from .images import GIVEN_SPLIT, OTHER_SPLIT, OUR_SPLIT, ImageData, ImageList, is_image
+from .catalogue import GIVEN_SPLIT, OTHER_SPLIT, OUR_SPLIT, find_dataset
+from .images import ImageData, ImageList, is_image
 
 SPLIT_SEED = 0
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from ..data.images import GIVEN_SPLIT, OTHER_SPLIT
+from ..data.catalogue import GIVEN_SPLIT, OTHER_SPLIT
 from ..papers.headers import papers
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
