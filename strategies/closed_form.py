@@ -109,7 +109,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
         :raises ValueError: some classes have a head but no statistics, or the other way round.
         """
         require_same_classes(heads.classes, self._means, type(self).__name__)
-        rows = {}
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
         for classes in heads.rivals:
             means = torch.stack([self._means[c] for c in classes])
             centre = means.mean(dim=0)

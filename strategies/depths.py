@@ -124,8 +124,8 @@ def _additions(model: nn.Module) -> Iterator[nn.Parameter]:
         elif isinstance(_own(module, "adapter_layer_names"), tuple):  # a layer of peft, around the pretrained one
             pretrained = {*getattr(module, "base_layer", nn.Module()).parameters()}
             yield from (p for p in module.parameters() if p not in pretrained)
-        elif _is_peft(module) and "base_model" in dict(module.named_children()):  # prompts stand beside it
-            pretrained = {*module.base_model.parameters()}
+        elif _is_peft(module) and (base := dict(module.named_children()).get("base_model")):  # prompts stand beside it
+            pretrained = {*base.parameters()}
             yield from (p for p in module.parameters() if p not in pretrained)
     for name, parameter in model.named_parameters():
         if any(_NEW.fullmatch(part) for part in name.split(".")):
@@ -207,7 +207,8 @@ def _pieces(module: nn.Module, excluded: set[nn.Parameter]) -> list[_Piece]:
     children = {name: child for name, child in _children(module).items() if not excluded.issuperset(child.parameters())}
     own = list(module.parameters(recurse=False))
     if len(children) == 1 and not own:
-        return _pieces(*children.values(), excluded)
+        (child,) = children.values()
+        return _pieces(child, excluded)
     # timm's few models that have a classifier and no group_matcher keep the depths that they always had
     if not _is_net(module) or _own(module, "get_classifier") is not None:
         return [_Piece(layer, True) for layer in _submodules(module, children)]

@@ -76,7 +76,7 @@ class ClassifierRows:
         layers = {c: classifier.classifiers[task].classifier for task, own in _trained_by_task(classifier) for c in own}
         return [(c, layers[c]) for c in self.classes]
 
-    def _all(self) -> list[nn.Parameter]:
+    def _all(self) -> list[Tensor]:
         # new heads come last
         return [p for m in self.classifier.modules() if isinstance(m, nn.Linear) for p in (m.weight, m.bias)]
 
