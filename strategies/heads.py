@@ -251,8 +251,10 @@ def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
     while not isinstance(inside, nn.Sequential) and len(children := _trainable_children(inside)) == 1:
         inside = children[0]  # a model around a model
     linear = _last_linear(inside)
-    named = ((name, module) for name, module in model.named_modules() if module is linear)
-    return None if linear is None else next(named, None)
+    for name, module in model.named_modules():
+        if module is linear:
+            return name, module
+    return None
 
 
 def _last_linear(module: nn.Module) -> nn.Linear | None:
