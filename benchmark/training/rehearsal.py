@@ -33,7 +33,7 @@ from ..data.streams import Stream
 from ..data.synthetic import write_dataset
 from .runtime import Setup
 
-STEP_IMAGES = 8
+STEP_IMAGES = 4
 """Images per step on the CPU. An accelerator is only busy with a whole batch (or micro-batch),
 so there the real size is used. Every other step has a quarter of the images.
 """
@@ -80,7 +80,7 @@ def _epochs_alike(config: Config) -> int:
 
 def _part_of(size: int) -> int:
     """Images of the smaller steps."""
-    return max(min(2, size), size // 4)
+    return max(1, size // 4)
 
 
 class Stopwatch(SupervisedPlugin[Any]):
