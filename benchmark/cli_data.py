@@ -43,13 +43,16 @@ def list_() -> None:
 def show(name: str) -> None:
     """Show data set NAME in full: licence, layout on disk, expected counts, streams."""
     from .data.catalogue import find_dataset
+    from .data.layouts import layouts_of
     from .data.streams import PAPER_STREAMS
 
     entry = find_dataset(name)
-    hidden = ("archives", "files", "also", "class_folders", "domains")
+    hidden = ("archives", "files", "also", "class_folders", "domains", "other_folders")
     folders = textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)
     fields = {
         **{key: value for key, value in vars(entry).items() if key not in hidden},
+        "other names of the folder": ", ".join(entry.other_folders) or "none",
+        "other layouts": "; ".join(layout.title for layout in layouts_of(entry)[1:]) or "none",
         "files needed": ", ".join(entry.files) or "images only",
         "shipped files we ignore": ", ".join(entry.also) or "none known",
         "images of domains": ", ".join(f"{domain}/ {n:,}" for domain, n in entry.domains.items()) or "-",

@@ -231,5 +231,5 @@ def require_same_classes(with_head: Iterable[int], with_statistics: Iterable[int
     if first != second:
         raise ValueError(
             f"classes with a head {first} and classes with statistics {second} differ: {who} has to see every "
-            f"experience, from the first on"
+            f"experience, from the first on: use the plugin that has, which can be pickled"
         )
