@@ -25,13 +25,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT, _get_scalar_dtype
 from torch.optim.sgd import sgd
 
 from .depths import layer_depths as layer_depths  # one import has all that a fine-tuning script needs
@@ -67,6 +66,13 @@ def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequen
         torch._foreach_lerp_(some_params, their_anchors, rate)
 
 
+def _roll_back_exactly(param: Tensor, anchor: Tensor, rate: float, remainder: Tensor) -> None:
+    """:func:`roll_back` in float32 for a ``param`` of lower precision; ``remainder`` keeps what its rounding loses."""
+    exact = (param.float() + remainder).lerp_(anchor.float(), rate)
+    param.copy_(exact)
+    remainder.copy_(exact.sub_(param))
+
+
 class Anchor(NamedTuple):
     """What a parameter is pulled to (``value``, theta_0) and its position in the model (``depth``, i/n)."""
 
@@ -77,23 +83,26 @@ class Anchor(NamedTuple):
 class OLOROptimizer(Optimizer, ABC):
     """Base class of :class:`OLORSGD` and :class:`OLORAdam`: the anchors, and the rate of the rollback at each step.
 
-    :attr:`anchors` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds
+    ``anchors`` maps a parameter to its :class:`Anchor`. A parameter without one (a head, or one that Avalanche adds
     later) takes the plain step. theta_0 is a parameter's value when it was added to the optimizer: load pretrained
-    weights before, or call :meth:`reset_anchors` afterwards. Depths that are given for parameters that join later (by
-    ``add_param_group``, or put into a group) are remembered until then.
+    weights before, or call :meth:`reset_anchors` afterwards. ``depths`` may name parameters that are not in the
+    optimizer yet (gradual unfreezing): each gets its anchor when it joins.
 
-    theta_0 and depth also are in ``state``, so that they go where momentum goes: into ``state_dict()``, sharded and
-    distributed checkpoints. Where ``state`` was emptied, as Avalanche does at its first ``train()``, they are put back
-    at the next step; where it was filled from elsewhere, what is in it counts.
+    From its first step on, ``state`` of a parameter has its ``anchor`` (theta_0) and ``depth`` as well: what saves or
+    shards ``state`` takes them along, and what loads it brings them back. ``anchors`` survives those who empty
+    ``state``, as Avalanche does at its first ``train()``. ``state_dict()``, copies and pickles include both.
 
-    A step at a learning rate of 0 moves nothing, in either mode of ``rollback_decay``:
-    ``torch.distributed.checkpoint`` makes one to fill the state. In weights of 16 bits a rollback is mostly smaller
-    than half a unit of the last digit and would be lost; anchored ones take their step in 32 bits, with moments in 32
-    bits, and are rounded stochastically, by torch's global random numbers. The step is not compiled: it runs as it is
-    inside code that ``torch.compile`` compiles.
+    A parameter object that is replaced in its group (as helpers of FSDP2 do) hands its anchor on to the one in its
+    place. One of another shape, as of a classifier that grew, takes the plain step, and a warning says so.
+
+    A step at the learning rate 0 moves nothing. By the paper's formula with a constant lambda it would roll back, but
+    ``torch.distributed.checkpoint`` takes such steps only to fill ``state``.
+
+    The rollback of bfloat16 and float16 parameters is computed in float32; ``remainder`` in their ``state`` keeps what
+    their own precision cannot hold, else small lambdas would be lost in rounding. The rest of the step is torch's.
     """
 
-    _kind: ClassVar[tuple[str, ...]] = ("rollback_input", "rollback_power")
+    anchors: dict[Tensor, Anchor]
     _non_negative: ClassVar[tuple[str, ...]] = (
         "lr",
         "base_lr",
@@ -103,13 +112,16 @@ class OLOROptimizer(Optimizer, ABC):
         "weight_decay",
     )
     _modes: ClassVar[tuple[str, ...]] = ("rollback_decay",)
-    _later: ClassVar[dict[str, Any]] = {"maximize": False, "stochastic_rounding": True}
-    """Options that states of earlier versions lack."""
+    # an option that tells this class from others, in the states of all versions
+    _own_option: ClassVar[str]
+    _warned = False
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], depths: Mapping[nn.Parameter, float] | None) -> None:
-        self._anchors: dict[Tensor, Anchor] = {}
-        self._depths = {p: _checked_depth(depth) for p, depth in (depths or {}).items()}
-        self._warned = False
+        self.anchors = {}
+        # Depths of parameters that have not joined yet.
+        self._waiting: dict[Tensor, float] = {p: _checked_depth(depth) for p, depth in (depths or {}).items()}
+        # The parameters of each group when last looked at.
+        self._places: list[list[Tensor]] = []
         super().__init__(params, {**defaults, "depth": None})
         if not self.anchors:
             raise ValueError(
@@ -117,56 +129,55 @@ class OLOROptimizer(Optimizer, ABC):
                 f"pass depths=layer_depths(model) of the model whose parameters it gets, "
                 "or a parameter group with a 'depth'"
             )
-        for group in self.param_groups:
-            self.rates(group, group["params"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. The present values of its parameters become their anchors, of those that have a depth: by an
-        entry ``depth`` (i/n) of the group, or by the ``depths`` that the optimizer was built with.
+        """Add a group. The present values of its parameters that have a depth become their anchors; an entry ``depth``
+        (i/n) is the depth of those that ``depths`` did not name.
 
-        :raises ValueError: an option is out of its range or not one of this optimizer's, or the rollback diverges.
-            Nothing is added then.
+        :raises ValueError: an option is out of its range, or the rollback diverges. Nothing is added then.
         """
+        self._attach()
         group = {**self.defaults, **param_group}
         if group["base_lr"] is None:
-            group["base_lr"] = float(group["lr"])
+            group["base_lr"] = _one_number("lr", group["lr"])
         self._check(group)
-        if group["depth"] is not None:
-            self._rates_at(group, [_checked_depth(group["depth"])])
-        param_group["base_lr"] = group["base_lr"]
-        super().add_param_group(param_group)
-        depths = {p: self._depths.get(p, group["depth"]) for p in param_group["params"]}
+        depth = None if group["depth"] is None else _checked_depth(group["depth"])
+        if not isinstance(group["params"], (Tensor, set)):  # torch takes the one and refuses the other
+            group["params"] = list(group["params"])
+        members = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        parameters = [p[1] if isinstance(p, tuple) else p for p in members]
+        depths = {p: self._waiting.get(p, depth) for p in parameters}
+        self._rates_at(group, list(depths.values()))
+        super().add_param_group(group)
         self.add_anchors({p: depth for p, depth in depths.items() if depth is not None})
+        self._places.append(list(self.param_groups[-1]["params"]))
 
     def _check(self, group: dict[str, Any]) -> None:
-        for name in self._non_negative:
-            if not (group[name] >= 0 and math.isfinite(group[name])):
-                raise ValueError(f"{name} must be a finite number and not negative, got {group[name]}")
-        for name in self._modes:
-            if group[name] not in ("paper", "reference"):
-                raise ValueError(f"{name} must be 'paper' or 'reference', got {group[name]!r}")
-        for name in ("fused", "capturable", "differentiable"):
-            if group.get(name):
-                raise ValueError(f"{type(self).__name__} has no {name} step: leave out {name}={group[name]!r}")
-
-    @property
-    def anchors(self) -> Mapping[Tensor, Anchor]:
-        """Parameter -> what it is pulled to; changed by the three methods below."""
-        return MappingProxyType(self._anchors)
+        name = type(self).__name__
+        for option in self._non_negative:
+            if not 0 <= _one_number(option, group[option]) < math.inf:
+                raise ValueError(f"{option} must be a finite number and not negative, got {group[option]}")
+        for option in self._modes:
+            if group[option] not in ("paper", "reference"):
+                raise ValueError(f"{option} must be 'paper' or 'reference', got {group[option]!r}")
+        for option in ("capturable", "differentiable"):
+            if group.get(option):
+                raise ValueError(f"{name} has no {option}={group[option]!r}: leave it out")
+        if group["foreach"] and group["fused"]:
+            raise ValueError("foreach=True and fused=True exclude each other: leave one out")
 
     def add_anchors(self, depths: Mapping[Any, float]) -> None:
-        """Roll parameters back to their present values from now on; ``depths`` maps each to its i/n."""
-        for parameter, depth in depths.items():
-            self._anchors[parameter] = Anchor(_checked_depth(depth), parameter.detach().clone())
-            self.state.get(parameter, {}).pop("anchor", None)
+        """Roll parameters back to their present values from now on; ``depths`` maps each to its i/n.
 
-    def pass_anchors(self, successors: Mapping[Tensor, Tensor]) -> None:
-        """theta_0 and depth of each parameter go to the one of the same shape that has taken its place in the groups.
-
-        :param successors: old parameter, which has an anchor -> new parameter.
+        :raises ValueError: a depth is out of its range. No anchor is changed then.
         """
-        for old, new in successors.items():
-            self._anchors[new] = self._anchors.pop(old)
+        anchors = {p: Anchor(_checked_depth(depth), p.detach().clone()) for p, depth in depths.items()}
+        for parameter, anchor in anchors.items():
+            self.anchors[parameter] = anchor
+            self._waiting.pop(parameter, None)
+            # The next step writes the new anchor there, with nothing left of the old one.
+            for entry in ("anchor", "depth", "remainder"):
+                self.state.get(parameter, {}).pop(entry, None)
 
     @property
     def bytes_kept(self) -> int:
@@ -174,11 +185,52 @@ class OLOROptimizer(Optimizer, ABC):
         return sum(anchor.value.numel() * anchor.value.element_size() for anchor in self.anchors.values())
 
     def reset_anchors(self) -> None:
-        """Make the present value of each anchored parameter its theta_0."""
+        """Make the present value of each anchored parameter its theta_0.
+
+        :raises ValueError: see :meth:`step`.
+        """
+        self._attach()
         self.add_anchors({parameter: anchor.depth for parameter, anchor in self.anchors.items()})
 
+    @torch.no_grad()
+    def _attach(self) -> None:
+        """Bring ``anchors`` up to date with what others did to the groups and to ``state``."""
+        held = {p for group in self.param_groups for p in group["params"]}
+        known = {p for place in self._places for p in place}
+        replaced = [
+            (old, new)
+            for place, group in zip(self._places, self.param_groups, strict=False)
+            for old, new in zip(place, group["params"], strict=False)
+            if old in self.anchors and old not in held and new not in known
+        ]
+        for old, new in replaced:
+            if old.shape == new.shape:
+                self.anchors[new] = self.anchors.pop(old)
+            else:
+                del self.anchors[old]
+            self.state.pop(old, None)
+        if others := [f"{tuple(old.shape)} by {tuple(new.shape)}" for old, new in replaced if old.shape != new.shape]:
+            if not self.anchors:
+                raise ValueError(
+                    f"all parameters that {type(self).__name__} pulls back were replaced by others of another shape "
+                    f"({others[0]}): build it on the parameters that are trained"
+                )
+            warnings.warn(
+                f"parameters that {type(self).__name__} pulls back were replaced by others of another shape "
+                f"({', '.join(others[:3])}), which are trained without rollback: give a classifier that grows no depth",
+                stacklevel=2,
+            )
+        for p in (p for group in self.param_groups for p in group["params"]):
+            state = self.state.get(p) or {}
+            if "anchor" in state:
+                if p not in self.anchors or self.anchors[p].value is not state["anchor"]:
+                    self.anchors[p] = Anchor(state["depth"], state["anchor"])
+            elif p in self._waiting and p not in self.anchors:
+                self.add_anchors({p: self._waiting[p]})
+        self._places = [list(group["params"]) for group in self.param_groups]
+
     def rates(self, group: dict[str, Any], parameters: Iterable[Tensor]) -> list[float]:
-        """lambda of each parameter at the group's present learning rate; 0 without an anchor, or at a rate of 0.
+        """lambda of each parameter at the group's present learning rate; 0 without an anchor, and where that is 0.
 
         :raises ValueError: the rollback diverges (lambda > 2), or is undefined because the learning rate started at 0.
         """
@@ -197,23 +249,27 @@ class OLOROptimizer(Optimizer, ABC):
                 f"({options[1]:g}), or the factor {scale:.4g} that comes of lr {float(group['lr']):g} and base_lr "
                 f"{group['base_lr']:g}"
             )
-        return rates if float(group["lr"]) else [0.0] * len(rates)
+        if max(rates) > 0 and scale > 1.001 and self._follows_lr(group) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: lr {float(group['lr']):g} is {scale:.4g} times base_lr {group['base_lr']:g} "
+                "(times the group's lr_scale), so lambda is as many times what was asked for: pass base_lr, the "
+                "highest rate of the schedule before any lr_scale, or rollback_decay='paper'",
+                stacklevel=2,
+            )
+        return rates if float(group["lr"]) else [0.0] * len(depths)
+
+    def _follows_lr(self, group: dict[str, Any]) -> bool:
+        """Whether lambda is relative to the learning rate (F12)."""
+        return bool(group["rollback_decay"] == "reference")
 
     def _scale(self, group: dict[str, Any]) -> float:
         """Factor of lambda_i at the present learning rate (F12)."""
-        if group["rollback_decay"] == "paper":
+        if not self._follows_lr(group):
             return 1.0
         lr, base_lr = float(group["lr"]), self._positive_base_lr(group)
-        # timm's schedulers multiply a group's lr_scale (layer decay) into lr: the rollback follows the schedule alone
-        scale = lr / (base_lr * group.get("lr_scale", 1.0)) if lr != base_lr else 1.0
-        if scale > 1 and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"lambda is {scale:.4g} times what is given, because the learning rate is {lr:g} and was {base_lr:g} "
-                "at first: pass the learning rate for which lambda is given as base_lr",
-                stacklevel=2,
-            )
-        return scale
+        # Layer decay: a schedule multiplies the rates by lr_scale. Before it has, and without one, they are base_lr.
+        return lr / (base_lr if lr == base_lr else base_lr * group.get("lr_scale", 1.0))
 
     @staticmethod
     def _positive_base_lr(group: dict[str, Any]) -> float:
@@ -229,201 +285,177 @@ class OLOROptimizer(Optimizer, ABC):
         """One step of every parameter that has a gradient. The others are neither trained nor rolled back.
 
         :param closure: evaluates the model and returns the loss.
-        :raises ValueError: see :meth:`rates`; also for sparse gradients. No parameter has moved then.
-        :raises RuntimeError: all parameters that are pulled back have been replaced in the groups. If only some have, a
-            warning says so, and they are forgotten.
+        :raises ValueError: see :meth:`rates`; a gradient is sparse; a complex parameter with ``fused``; or all
+            parameters with a depth were replaced by others of another shape. No parameter is changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step()
+        for work in self._checked_work():
+            self._step_group(*work)
         return loss
 
     @torch._disable_dynamo
-    def _step(self) -> None:
-        self._settle()
-        stepping = []
+    def _checked_work(self) -> list[tuple[dict[str, Any], list[Tensor], list[dict[str, Any]], list[float]]]:
+        """Per group, the arguments of :meth:`_step_group`: checked for all groups before any is changed."""
+        self._attach()
+        work = []
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if any(p.grad.is_sparse for p in params):
                 raise ValueError(f"{type(self).__name__} takes dense gradients only: make the layer with sparse=False")
-            stepping.append((group, params, self.rates(group, params)))
-        for group, params, rates in stepping:
+            if group["fused"] and not all(p.is_floating_point() for p in params):
+                raise ValueError("fused=True is for real floating-point parameters only: leave it out")
+            options = group
+            if group["foreach"] is None:
+                same = len({(type(p), p.device, p.dtype) for p in params}) == 1
+                options = {**group, "foreach": same and not group["fused"] and not isinstance(group["lr"], Tensor)}
+            elif group["foreach"]:
+                # torch's fused steps do not take it as a tensor
+                options = {**group, "lr": float(group["lr"])}
+            work.append((options, params, self.rates(group, params)))
+        for options, params, _ in work:
             for p in params:
-                if p in self.anchors:
-                    self.state[p].update(anchor=self.anchors[p].value, depth=self.anchors[p].depth)
-            coarse = [group["stochastic_rounding"] and p in self.anchors and p.dtype in _DROPPED_BITS for p in params]
-            for in_32_bits in (False, True):
-                some = [i for i, is_coarse in enumerate(coarse) if is_coarse == in_32_bits]
-                if some:
-                    self._step_some(group, [params[i] for i in some], [rates[i] for i in some], in_32_bits)
+                self._fill_state(options, p)
+        return [(options, params, [self.state[p] for p in params], rates) for options, params, rates in work]
 
-    def _step_some(self, group: dict[str, Any], params: list[Tensor], rates: list[float], in_32_bits: bool) -> None:
-        grads = [p.grad for p in params if p.grad is not None]
-        values, anchors = params, [self.anchors[p].value if rate else p for p, rate in zip(params, rates, strict=True)]
-        if in_32_bits:
-            values, grads, anchors = ([tensor.float() for tensor in tensors] for tensors in (values, grads, anchors))
-        foreach = group["foreach"]
-        if foreach is None:
-            foreach = len({(p.device, p.dtype) for p in params}) == 1
-        if group["maximize"]:
-            grads = [-grad for grad in grads]
-        rated = [i for i, rate in enumerate(rates) if rate]
-
-        def rollback() -> None:
-            roll_back([values[i] for i in rated], [anchors[i] for i in rated], [rates[i] for i in rated], foreach)
-
-        self._step_group(group, [self.state[p] for p in params], values, grads, foreach, rollback)
-        if in_32_bits:
-            for p, value in zip(params, values, strict=True):
-                p.copy_(round_stochastically(value, p.dtype))
+    def _fill_state(self, group: dict[str, Any], parameter: Tensor) -> None:
+        """Put into ``state`` what a step of this parameter needs and what is not there yet: at least an empty entry,
+        because torch's distributed checkpoints want one of each parameter if there is any.
+        """
+        state = self.state.setdefault(parameter, {})
+        if parameter in self.anchors:
+            anchor = self.anchors[parameter]
+            value = _placed_like(anchor.value, parameter)
+            if value is not anchor.value:
+                self.anchors[parameter] = anchor._replace(value=value)
+            state["anchor"], state["depth"] = value, anchor.depth
+            if parameter.dtype not in (torch.bfloat16, torch.float16):
+                state.pop("remainder", None)
+            elif "remainder" not in state:
+                state["remainder"] = torch.zeros_like(parameter)
 
     @abstractmethod
     def _step_group(
-        self,
-        group: dict[str, Any],
-        states: list[dict[str, Any]],
-        values: list[Tensor],
-        grads: list[Tensor],
-        foreach: bool,
-        rollback: Callable[[], None],
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
     ) -> None:
-        """Train the tensors ``values`` in place, and call ``rollback``, which pulls them to theta_0 in place.
+        """Train and roll back the parameters of a group that have a gradient."""
 
-        ``states`` (of the parameters, filled here) and ``grads`` have their order.
-        """
-
-    def _settle(self) -> None:
-        """Bring anchors, groups and state to agree: anchor what has joined, take what was loaded into the state."""
-        missing = dict.fromkeys(self.anchors)
-        for group in self.param_groups:
-            for p in group["params"]:
-                missing.pop(p, None)
-                state = self.state.get(p, {})
-                anchor = self.anchors.get(p)
-                if "anchor" in state and (anchor is None or state["anchor"] is not anchor.value):
-                    anchor = self._anchors[p] = Anchor(float(state["depth"]), state["anchor"])
-                elif anchor is None and p in self._depths:
-                    self.add_anchors({p: self._depths[p]})
-                # Avalanche moves a model to its device after the optimizer was made
-                if anchor and (anchor.value.device, anchor.value.dtype) != (p.device, p.dtype):
-                    self._anchors[p] = anchor._replace(value=anchor.value.to(p.detach()))
-        if missing and len(missing) == len(self.anchors):
-            raise RuntimeError(
-                f"none of the {len(missing)} parameters that {type(self).__name__} pulls back is in its groups any "
-                "more: they were replaced after the optimizer was built. Build it anew, after the model is wrapped, "
-                "sharded or rebuilt, replace the values in place (parameter.data.copy_), or call "
-                "pass_anchors({old: new})"
-            )
-        if missing:
-            shapes = ", ".join(str(tuple(p.shape)) for p in list(missing)[:3])
-            warnings.warn(
-                f"{len(missing)} of the {len(self.anchors)} parameters that {type(self).__name__} pulls back are in "
-                f"none of its groups any more (of shape {shapes}): what has replaced them, such as a classifier that "
-                "grew, is trained without rollback. Leave classifiers out of depths",
-                stacklevel=2,
-            )
-            for p in missing:
-                del self._anchors[p]
+    @torch._disable_dynamo
+    def _roll_back(
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
+    ) -> None:
+        rated = [(p, state, rate) for p, state, rate in zip(params, states, rates, strict=True) if rate]
+        for p, state, rate in rated:
+            if "remainder" in state:
+                _roll_back_exactly(p, state["anchor"], rate, state["remainder"])
+        rated = [entry for entry in rated if "remainder" not in entry[1]]
+        roll_back(
+            [p for p, _, _ in rated],
+            [state["anchor"] for _, state, _ in rated],
+            [rate for _, _, rate in rated],
+            group["foreach"] or group["fused"],
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's dictionary. The state of each anchored parameter has ``anchor`` (theta_0) and its ``depth``, also
-        before its first step.
+        """torch's dictionary; the ``state`` of each anchored parameter has its ``anchor`` (theta_0) and ``depth``.
+
+        :raises ValueError: see :meth:`step`.
         """
+        self._attach()
         state_dict = super().state_dict()
-        state = {**state_dict["state"]}
-        for number, p in self._numbered(state_dict).items():
+        state = state_dict["state"]
+        for number, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in self.anchors:
                 anchor = self.anchors[p]
                 state[number] = {**state.get(number, {}), "anchor": anchor.value, "depth": anchor.depth}
-        return {**state_dict, "state": state}
+        return state_dict
 
+    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned. Its anchors replace the present ones; options that it lacks take their
-        defaults.
+        """Load what :meth:`state_dict` returned. Its anchors replace the present ones; a parameter of which it has
+        nothing at all (as of a frozen one in ``torch.distributed.checkpoint``) keeps its own.
 
-        :raises ValueError: the state is that of another kind of optimizer, or of other parameters, or has no theta_0.
-            Nothing is loaded then.
+        :raises ValueError: the state is that of another kind of optimizer, or of other parameters, or an option is out
+            of its range. Nothing is loaded then.
         """
-        name = type(self).__name__
-        for group in state_dict["param_groups"]:
-            if missing := [option for option in self._kind if option not in group]:
-                raise ValueError(
-                    f"this state has no {missing[0]!r}, so it is not one of {name}: load it into what made it"
-                )
-        # earlier versions kept the anchors beside the state
-        state = {number: {**of_one} for number, of_one in state_dict["state"].items()}
-        for number, anchor in state_dict.get("anchors", {}).items():
-            state.setdefault(number, {}).update(anchor=anchor["value"], depth=anchor["depth"])
-        numbered = self._numbered(state_dict)
-        anchored = {number: of_one for number, of_one in state.items() if "anchor" in of_one}
-        if self.anchors and not anchored:
-            raise ValueError(
-                f"this state has no 'anchor' (theta_0) of any parameter, to which {name} pulls them: it was saved "
-                "without. Load the pretrained weights, build the optimizer, and then load the trained weights"
-            )
-        for number, of_one in anchored.items():
-            have = tuple(numbered[number].shape) if number in numbered else None
-            if have != tuple(of_one["anchor"].shape):
-                raise ValueError(
-                    f"the anchor of parameter {number} has shape {tuple(of_one['anchor'].shape)}, the parameter "
-                    f"{'is missing' if have is None else f'has {have}'}: "
-                    f"build the optimizer with the groups that the state was made with"
-                )
-        super().load_state_dict({**{k: v for k, v in state_dict.items() if k != "anchors"}, "state": state})
-        self._anchors = {p: anchor for p, anchor in self.anchors.items() if p not in self.state}
-        for number, of_one in state.items():
-            p = numbered[number]
-            for key, value in of_one.items():
-                # torch casts the state to the parameter's type; a step in 32 bits keeps its own
-                if key != "anchor" and isinstance(value, Tensor) and p.dtype in _DROPPED_BITS:
-                    self.state[p][key] = value.to(p.device if key != "step" else value.device)
-            if "anchor" in of_one:
-                self.state[p]["anchor"] = of_one["anchor"].to(p.detach(), copy=True)
-                self._anchors[p] = Anchor(float(of_one["depth"]), self.state[p]["anchor"])
-
-    def _numbered(self, state_dict: dict[str, Any]) -> dict[Any, Tensor]:
-        numbers = (number for group in state_dict["param_groups"] for number in group["params"])
-        return dict(zip(numbers, (p for group in self.param_groups for p in group["params"]), strict=False))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # torch pickles only defaults, state and groups
-        own = {"_anchors": self._anchors, "_depths": self._depths, "_warned": self._warned}
-        return {**super().__getstate__(), **own}  # type: ignore[misc]
+        self._attach()
+        if "anchors" in state_dict:  # beside the state, as version 0.1.0 was before its release
+            state = dict(state_dict["state"])
+            for number, anchor in state_dict["anchors"].items():
+                state[number] = {**state.get(number, {}), "anchor": anchor["value"], "depth": anchor["depth"]}
+            state_dict = {**state_dict, "state": state}
+        super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "anchors" in state:  # of an earlier version
-            state = {**state, "_anchors": state.pop("anchors")}
-        state = {"_depths": {}, "_warned": False, **self.__dict__, **state}
-        options = {**self._later, **state["defaults"]}  # torch adds options of its own
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for option, value in options.items():
+        """Called by copies and pickles, and by torch's ``load_state_dict`` with what it is about to put in place."""
+        if "anchors" not in state:
+            state = {**state, "anchors": self._loaded_anchors(state["state"], state["param_groups"])}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._places = [list(group["params"]) for group in self.param_groups]
+
+    def _loaded_anchors(self, state: dict[Any, Any], groups: list[dict[str, Any]]) -> dict[Tensor, Anchor]:
+        """The anchors after loading, once all is checked. Options that an older state lacks get their defaults."""
+        name = type(self).__name__
+        for number, group in enumerate(groups):
+            for option in ("rollback_input", self._own_option):
+                if option not in group:
+                    raise ValueError(
+                        f"this state is not one of {name}, group {number} has no {option!r}: load it into the kind of "
+                        "optimizer that made it"
+                    )
+        anchors = {p: anchor for p, anchor in self.anchors.items() if p not in state}
+        for number, p in enumerate(p for group in groups for p in group["params"]):
+            entries = state.get(p, {})
+            if "anchor" not in entries:
+                continue
+            if entries["anchor"].shape != p.shape:
+                raise ValueError(
+                    f"the anchor of parameter {number} has shape {tuple(entries['anchor'].shape)}, the parameter has "
+                    f"{tuple(p.shape)}: build the optimizer with the groups that the state was made with"
+                )
+            anchors[p] = Anchor(_checked_depth(entries["depth"]), entries["anchor"].clone())
+        if not any("anchor" in state.get(p, {}) for group in groups for p in group["params"]):
+            raise ValueError(f"this state holds no theta_0 ('anchor'), so it is not a whole one of {name}")
+        for group in groups:
+            for option, value in self.defaults.items():
                 group.setdefault(option, value)
             if group["base_lr"] is None:
                 group["base_lr"] = float(group.get("initial_lr", group["lr"]))
+            self._check(group)
+            self._rates_at(group, [anchors[p].depth if p in anchors else None for p in group["params"]])
+        for p, anchor in anchors.items():
+            if p in state:
+                state[p]["anchor"] = anchor.value
+        return anchors
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch pickles only defaults, state and groups
+        return {**super().__getstate__(), "anchors": self.anchors, "_waiting": self._waiting}  # type: ignore[misc]
+
+
+def _placed_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """``value`` with the device, dtype and sharding of ``parameter``: models move after their optimizers were made."""
+    if (value.device, value.dtype) != (parameter.device, parameter.dtype):
+        value = value.to(device=parameter.device, dtype=parameter.dtype)
+    if hasattr(parameter, "placements") and not hasattr(value, "placements"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+    return value
+
+
+def _one_number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
+    return float(value)
 
 
 def _checked_depth(depth: float) -> float:
     if not (depth >= 0 and math.isfinite(depth)):
         raise ValueError(f"a depth is i/n, from 0 (input) to 1 (output), got {depth}")
     return float(depth)
-
-
-_DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}
-"""Bits of a float32's fraction that a type lacks."""
-
-
-def round_stochastically(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """``value`` (float32) in bfloat16 or float16: up or down with a probability that makes the mean right.
-
-    Numbers below float16's normal range are rounded to the nearest.
-    """
-    dropped = 1 << _DROPPED_BITS[dtype]
-    noise = torch.randint(dropped, value.shape, dtype=torch.int32, device=value.device)
-    rounded = ((value.view(torch.int32) + noise) & -dropped).view(torch.float32)
-    return torch.where(value.isfinite(), rounded, value).to(dtype)
 
 
 class OLORSGD(OLOROptimizer):
@@ -433,7 +465,7 @@ class OLORSGD(OLOROptimizer):
     :param lr: learning rate eta.
     :param depths: i/n of each parameter to be rolled back, from :func:`~reclaim.strategies.depths.layer_depths`. An
         entry ``depth`` of a group is the depth of all its parameters.
-    :param momentum: beta of the momentum; ``dampening`` and ``nesterov`` as in torch.
+    :param momentum: beta of the momentum.
     :param weight_decay: factor of the L2 term in the gradient; OLOR uses none.
     :param rollback_input: iota_1, lambda at the input: 0 is no rollback, 1 goes back to theta_0 in one step, above 2 it
         diverges.
@@ -447,29 +479,30 @@ class OLORSGD(OLOROptimizer):
         SGD, divided by the initial learning rate, and constant for either ``rollback_decay``.
     :param momentum_average: ``"paper"``: torch's momentum, m = beta m + g; ``"reference"``: the published code's
         running mean, m = beta m + (1 - beta) g.
-    :param maximize: climb instead of descending.
-    :param base_lr: the learning rate for which lambda is given; ``lr`` by default. Pass the peak if ``lr`` is a
-        placeholder that a scheduler replaces.
-    :param stochastic_rounding: for anchored weights of 16 bits, see :class:`OLOROptimizer`.
-    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
-    :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
+    :param base_lr: the learning rate that lambda is given for: the highest of the schedule. By default ``lr``; pass it
+        if ``lr`` is a placeholder that the schedule replaces, else lambda is as many times too large (above 1.001 times
+        there is a warning). In a group with ``lr_scale`` (layer decay of timm, BEiT and MAE, whose schedules multiply
+        by it) it is the rate before that factor, so lambda does not depend on it.
+    :param nesterov: torch's Nesterov momentum; needs ``momentum`` and ``momentum_average="paper"``.
+    :param maximize: go up the gradient, not down.
+    :param foreach: one call for many tensors; by default if all tensors of a group have the same type, device and
+        dtype.
+    :param fused: torch's fused step, then the rollback.
+    :param capturable: refused, as is ``differentiable``: lambda is computed outside the graph.
+    :raises ValueError: an option is out of its range or refused, lambda > 2, or there is nothing to roll back.
     """
 
-    _kind = (*OLOROptimizer._kind, "momentum")
-    _later: ClassVar[dict[str, Any]] = {**OLOROptimizer._later, "dampening": 0.0, "nesterov": False}
+    _own_option = "momentum"
     _non_negative = (*OLOROptimizer._non_negative, "momentum")
     _modes = (*OLOROptimizer._modes, "gradient_damping", "lr_factor", "momentum_average")
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         depths: Mapping[nn.Parameter, float] | None = None,
         *,
         momentum: float = 0.0,
-        dampening: float = 0.0,
-        nesterov: bool = False,
-        maximize: bool = False,
         weight_decay: float = 0.0,
         rollback_input: float = 0.01,
         rollback_output: float = 0.0,
@@ -479,16 +512,17 @@ class OLORSGD(OLOROptimizer):
         lr_factor: Mode = "paper",
         momentum_average: Mode = "paper",
         base_lr: float | None = None,
-        stochastic_rounding: bool = True,
+        nesterov: bool = False,
+        maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "base_lr": base_lr,
             "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "maximize": maximize,
             "weight_decay": weight_decay,
             "rollback_input": rollback_input,
             "rollback_output": rollback_output,
@@ -497,57 +531,63 @@ class OLORSGD(OLOROptimizer):
             "gradient_damping": gradient_damping,
             "lr_factor": lr_factor,
             "momentum_average": momentum_average,
-            "stochastic_rounding": stochastic_rounding,
+            "nesterov": nesterov,
+            "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
         }
         super().__init__(params, defaults, depths)
 
-    def _check(self, group: dict[str, Any]) -> None:
-        super()._check(group)
-        averaged = group["momentum_average"] == "reference"
-        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0 or averaged):
-            raise ValueError(
-                f"nesterov needs a momentum and no dampening, got momentum {group['momentum']} and "
-                f"{'momentum_average=reference' if averaged else 'dampening ' + str(group['dampening'])}"
-            )
+    def _follows_lr(self, group: dict[str, Any]) -> bool:
+        return group["lr_factor"] == "paper" and super()._follows_lr(group)
 
     def _scale(self, group: dict[str, Any]) -> float:
         return 1.0 / self._positive_base_lr(group) if group["lr_factor"] == "reference" else super()._scale(group)
 
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if group["nesterov"] and not (group["momentum"] and group["momentum_average"] == "paper"):
+            raise ValueError(
+                "nesterov=True needs a momentum above 0 with momentum_average='paper', got "
+                f"{group['momentum']} with {group['momentum_average']!r}"
+            )
+
+    def _fill_state(self, group: dict[str, Any], parameter: Tensor) -> None:
+        super()._fill_state(group, parameter)
+        if group["momentum"] and group["momentum_average"] == "reference":
+            # torch would start with m = g
+            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
     def _step_group(
-        self,
-        group: dict[str, Any],
-        states: list[dict[str, Any]],
-        values: list[Tensor],
-        grads: list[Tensor],
-        foreach: bool,
-        rollback: Callable[[], None],
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
     ) -> None:
         momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
+        grads = [p.grad for p in params if p.grad is not None]
+        if group["maximize"]:
+            grads = [-g for g in grads]
         if group["weight_decay"]:
             # not in torch's step: weight decay must use theta_{t-1}, even if the rollback comes first
-            grads = [g.add(value, alpha=group["weight_decay"]) for g, value in zip(grads, values, strict=True)]
+            grads = [g.add(p, alpha=group["weight_decay"]) for g, p in zip(grads, params, strict=True)]
         buffers: list[Tensor | None] = [state.get("momentum_buffer") if momentum else None for state in states]
-        if momentum and averaged:
-            # torch would start with m = g
-            buffers = [torch.zeros_like(value) if m is None else m for m, value in zip(buffers, values, strict=True)]
         if group["gradient_damping"] == "reference":
-            rollback()
+            self._roll_back(group, params, states, rates)
         sgd(
-            values,
+            params,
             grads,
             buffers,
-            foreach=foreach,
-            fused=False,
+            foreach=group["foreach"],
+            fused=bool(group["fused"]),
             weight_decay=0.0,
             momentum=momentum,
-            lr=float(group["lr"]),
-            dampening=momentum if averaged else group["dampening"],
+            lr=group["lr"],
+            dampening=momentum if averaged else 0.0,
             nesterov=group["nesterov"],
             maximize=False,
         )
         if group["gradient_damping"] == "paper":
-            rollback()
+            self._roll_back(group, params, states, rates)
         if momentum:
             for state, buffer in zip(states, buffers, strict=True):
                 state["momentum_buffer"] = buffer
@@ -569,37 +609,42 @@ class OLORAdam(OLOROptimizer):
     :param rollback_power: gamma.
     :param rollback_decay: F12. ``"reference"``: lambda is given for the initial learning rate and scales with it;
         ``"paper"``: lambda is constant.
-    :param amsgrad: divide by the largest mean square so far.
-    :param maximize: climb instead of descending.
-    :param base_lr: the learning rate for which lambda is given; ``lr`` by default. Pass the peak if ``lr`` is a
-        placeholder that a scheduler replaces.
-    :param stochastic_rounding: for anchored weights of 16 bits, see :class:`OLOROptimizer`.
-    :param foreach: fused steps; by default if all tensors of a group have the same device and dtype.
-    :raises ValueError: an option is out of its range, lambda > 2, or there is nothing to roll back.
+    :param base_lr: the learning rate that lambda is given for: the highest of the schedule. By default ``lr``; pass it
+        if ``lr`` is a placeholder that the schedule replaces, else lambda is as many times too large (above 1.001 times
+        there is a warning). In a group with ``lr_scale`` (layer decay of timm, BEiT and MAE, whose schedules multiply
+        by it) it is the rate before that factor, so lambda does not depend on it.
+    :param amsgrad: divide by the largest running mean of the squares so far.
+    :param maximize: go up the gradient, not down.
+    :param foreach: one call for many tensors; by default if all tensors of a group have the same type, device and
+        dtype.
+    :param fused: torch's fused step, then the rollback.
+    :param capturable: refused, as is ``differentiable``: lambda is computed outside the graph.
+    :raises ValueError: an option is out of its range or refused, lambda > 2, or there is nothing to roll back.
     """
 
-    _kind = (*OLOROptimizer._kind, "betas")
-    _later: ClassVar[dict[str, Any]] = {**OLOROptimizer._later, "amsgrad": False}
+    _own_option = "betas"
     _non_negative = (*OLOROptimizer._non_negative, "eps")
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-4,
+        lr: float | Tensor = 1e-4,
         depths: Mapping[nn.Parameter, float] | None = None,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        maximize: bool = False,
         rollback_input: float = 0.01,
         rollback_output: float = 0.0,
         rollback_power: float = 1.0,
         rollback_decay: Mode = "reference",
         base_lr: float | None = None,
-        stochastic_rounding: bool = True,
+        amsgrad: bool = False,
+        maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -607,58 +652,59 @@ class OLORAdam(OLOROptimizer):
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
             "rollback_input": rollback_input,
             "rollback_output": rollback_output,
             "rollback_power": rollback_power,
             "rollback_decay": rollback_decay,
-            "stochastic_rounding": stochastic_rounding,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
         }
         super().__init__(params, defaults, depths)
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
+        if any(isinstance(beta, Tensor) for beta in group["betas"]):
+            raise ValueError(f"betas must be numbers, not tensors, got {group['betas']}")
         if not all(0 <= beta < 1 for beta in group["betas"]):
             raise ValueError(f"betas must be at least 0 and below 1, got {group['betas']}")
 
+    def _fill_state(self, group: dict[str, Any], parameter: Tensor) -> None:
+        super()._fill_state(group, parameter)
+        state = self.state[parameter]
+        if "step" not in state:
+            device = parameter.device if group["fused"] else "cpu"
+            state["step"] = torch.zeros((), dtype=_get_scalar_dtype(group["fused"]), device=device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        if group["amsgrad"] and "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = torch.zeros_like(parameter)
+
     def _step_group(
-        self,
-        group: dict[str, Any],
-        states: list[dict[str, Any]],
-        values: list[Tensor],
-        grads: list[Tensor],
-        foreach: bool,
-        rollback: Callable[[], None],
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
     ) -> None:
-        for state, value in zip(states, values, strict=True):
-            if "step" not in state:
-                state.update(
-                    # float32 whatever the default type is: a 16-bit counter would stick
-                    step=torch.tensor(0.0, dtype=torch.float32),
-                    exp_avg=torch.zeros_like(value),
-                    exp_avg_sq=torch.zeros_like(value),
-                )
-            if group["amsgrad"] and "max_exp_avg_sq" not in state:
-                state["max_exp_avg_sq"] = torch.zeros_like(value)
         beta1, beta2 = group["betas"]
         adam(
-            values,
-            grads,
+            params,
+            [p.grad for p in params if p.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
             [state["step"] for state in states],
-            foreach=foreach,
-            fused=False,
-            has_complex=any(value.is_complex() for value in values),
+            foreach=group["foreach"],
+            fused=bool(group["fused"]),
+            has_complex=any(p.is_complex() for p in params),
             amsgrad=group["amsgrad"],
-            beta1=float(beta1),
-            beta2=float(beta2),
-            lr=float(group["lr"]),
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=False,
+            maximize=group["maximize"],
+            # what torch.compile needs for many tensors in one call
+            capturable=group["foreach"] and torch.compiler.is_compiling(),
         )
-        rollback()
+        self._roll_back(group, params, states, rates)

@@ -34,13 +34,11 @@ class OLORPlugin(SupervisedPlugin[Any]):
         self.anchor = anchor
         self._names: dict[nn.Parameter, str] = {}  # of the parameters at the last experience
 
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        _optimizer_of(strategy)
+
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        optimizer = strategy.optimizer
-        if not isinstance(optimizer, OLOROptimizer):
-            raise TypeError(
-                f"OLORPlugin needs OLORSGD or OLORAdam as the strategy's optimizer, got {type(optimizer).__name__}: "
-                "build it with depths=layer_depths(model)"
-            )
+        optimizer = _optimizer_of(strategy)
         self._follow_replaced_parameters(optimizer, strategy.model)
         if self.anchor == "previous":
             optimizer.reset_anchors()
@@ -59,5 +57,16 @@ class OLORPlugin(SupervisedPlugin[Any]):
                     f"make a new optimizer for this model, with depths=layer_depths(model)"
                 )
             successors[old] = new
-        optimizer.pass_anchors(successors)
+        for old, new in successors.items():
+            optimizer.anchors[new] = optimizer.anchors.pop(old)
         self._names = {parameter: name for name, parameter in named.items()}
+
+
+def _optimizer_of(strategy: Any) -> OLOROptimizer:
+    optimizer = strategy.optimizer
+    if not isinstance(optimizer, OLOROptimizer):
+        raise TypeError(
+            f"OLORPlugin needs OLORSGD or OLORAdam as the strategy's optimizer, got {type(optimizer).__name__}: "
+            "build it with depths=layer_depths(model)"
+        )
+    return optimizer
