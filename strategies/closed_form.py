@@ -16,7 +16,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from .features import check_features, extract_features
-from .parts import Heads, parts_of, require_same_classes, trained_classes
+from .parts import Heads, parts_of, require_same_classes
 from .runs import Owner, classes_of
 
 
@@ -34,8 +34,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
     The model is a :class:`~reclaim.strategies.heads.ContinualModel`, or ends in Avalanche's ``IncrementalClassifier``
     or ``MultiHeadClassifier``, which mask the classes not seen.
 
-    :raises ValueError: before training, the plugin missed an experience, or the model's classifier does not mask the
-        classes not seen; before and after training, features are NaN or infinite.
+    :raises ValueError: before training, the plugin missed an experience, or the model's classifier has rows of
+        classes not seen and does not mask them; before and after training, features are NaN or infinite.
     :raises TypeError: before training, a model without a classifier, or batches without images and class ids.
     """
 
@@ -51,19 +51,13 @@ class NearestClassMean(SupervisedPlugin[Any]):
         return sum(mean.nbytes + 8 for mean in self._means.values())
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        who = type(self).__name__
-        parts = parts_of(strategy.model, who)
-        if trained_classes(parts.classifier) is None:
-            raise ValueError(
-                f"{who} writes the rows of the classes seen, with which others of {type(parts.classifier).__name__} "
-                f"would compete: take Avalanche's IncrementalClassifier(masking=True), or a ContinualModel"
-            )
+        parts_of(strategy.model, type(self).__name__)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         who, experience = type(self).__name__, strategy.experience
         if self._owner.changes_to(strategy, strategy.model):
             self._forget()
-        parts_of(strategy.model, who).require_classes({*self._means, *classes_of(experience)}, who)
+        parts_of(strategy.model, who).require_classes({*self._means, *classes_of(experience)}, who, alone=True)
         check_features(strategy.model, experience.dataset.eval(), strategy.device, who)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ class statistics, heads in closed form, the choice of an epoch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -50,9 +51,10 @@ def check_features(model: nn.Module, dataset: Any, device: torch.device | str, w
     :raises ValueError: the model does not end in its classifier, or features are NaN or infinite.
     """
     parts = parts_of(model, who)
-    first = [dataset[i] for i in range(min(2, len(dataset)))]
-    if not first:
+    if not len(dataset):
         return torch.empty(0, 0)
+    with torch.random.fork_rng(devices=[]):  # transforms may draw from it
+        first = [dataset[i] for i in range(min(2, len(dataset)))]
     batch = (getattr(dataset, "collate_fn", None) or default_collate)(first)
     if isinstance(batch, Mapping) or len(batch) < 2 or not hasattr(batch[0], "to"):
         raise TypeError(
@@ -60,9 +62,10 @@ def check_features(model: nn.Module, dataset: Any, device: torch.device | str, w
             f"{[type(b).__name__ for b in (batch.values() if isinstance(batch, Mapping) else batch)]}: "
             f"let the dataset return tuples"
         )
-    with torch.random.fork_rng(devices=[]):
-        loader: Any = [batch]
-        features, _ = _of_batches(parts.check, model, loader, device)
+    # two images would make a compiled model anticipate batches of any size
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in parts.model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        features, _ = _of_batches(parts.check, model, [batch], device)
     if not torch.isfinite(features).all():
         raise ValueError(
             f"NaN or infinity in the features that {type(parts.model).__name__} makes of the first images: "
@@ -94,10 +97,15 @@ def _of_batches(
     model.eval()
     try:
         results = [
-            (function(x.to(device), rest[-1].to(device) if rest else None).float().cpu(), torch.as_tensor(y))
+            (function(x.to(device), _task_labels(rest, device)).float().cpu(), torch.as_tensor(y))
             for x, y, *rest in batches
         ]
     finally:
         for module, mode in modes:
             module.training = mode
     return torch.cat([result for result, _ in results]), torch.cat([targets for _, targets in results])
+
+
+def _task_labels(rest: list[Any], device: torch.device | str) -> Tensor | None:
+    """Of what follows images and targets in a batch."""
+    return rest[-1].to(device) if rest and isinstance(rest[-1], Tensor) else None

@@ -144,21 +144,30 @@ class Parts:
         """
         return self.classifier if isinstance(self.classifier, TaskHeads) else ClassifierRows(self.classifier, tasks)
 
-    def require_classes(self, classes: Iterable[int], who: str) -> None:
+    def require_classes(self, classes: Iterable[int], who: str, alone: bool = False) -> None:
         """Check, once the model is adapted to an experience, that it has a row for each class, and has learned no
         others.
 
         :param classes: with statistics, and of the experience.
+        :param alone: no row of another class may compete with theirs, either.
         :raises ValueError: it is not so.
         """
-        expected = set(classes)
+        expected, layer = set(classes), type(self.classifier).__name__
         known = trained_classes(self.classifier)
         if known is not None:
             require_same_classes(known, expected, who)
-        elif isinstance(self.classifier, nn.Linear) and max(expected, default=0) >= self.classifier.out_features:
+            return
+        rows = int(getattr(self.classifier, "classifier", self.classifier).out_features)  # type: ignore[arg-type]
+        if max(expected, default=0) >= rows:
             raise ValueError(
-                f"class {max(expected)} has no row in the classifier of {type(self.model).__name__}, "
-                f"which has {self.classifier.out_features}: make it wider, or use Avalanche's IncrementalClassifier"
+                f"class {max(expected)} has no row in the {layer} of {type(self.model).__name__}, which has {rows}: "
+                f"make it wider, or use Avalanche's IncrementalClassifier"
+            )
+        if alone and len(expected) < rows:
+            raise ValueError(
+                f"{who} writes the rows of the classes seen, {sorted(expected)}, and the other rows of the {layer}, "
+                f"which has {rows}, would compete with them: use Avalanche's IncrementalClassifier(masking=True), or a "
+                f"ContinualModel"
             )
 
     def backbone_parameters(self) -> dict[str, nn.Parameter]:

@@ -205,13 +205,16 @@ class BiC(BiCPlugin):
         images = [self.storage_policy.buffer, *(held_out.buffer for held_out in self.val_buffer.values())]
         return sum(map(_bytes_of_images, images)) + bytes_of(self.model_old) + bytes_of(self.bias_layer)
 
-    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        _require_all_classes(strategy, "BiC")
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(unwrap(strategy.model), MultiTaskModule):
             raise TypeError(
                 f"BiC compares the logits of all classes, and {type(strategy.model).__name__} has those of one task at "
                 f"a time: let the model end in Avalanche's IncrementalClassifier"
             )
+        super().before_training(strategy, *args, **kwargs)
+
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        _require_all_classes(strategy, "BiC")
         if self._owner.changes_to(strategy, strategy.model):
             self.storage_policy, self.val_buffer = _emptied(self.storage_policy), {}
             self.seen_classes, self.class_to_tasks = set(), {}

@@ -261,10 +261,20 @@ def test_errors(plugin: Any) -> None:
     ):
         train(strategy, stream.train_stream[1:])
 
-    model = nn.Linear(DIM, 2)
-    foreign = Naive(model=model, optimizer=torch.optim.SGD(model.parameters()), plugins=[plugin()], evaluator=None)
-    with pytest.raises(TypeError, match=f"{plugin.__name__} needs"):
-        train(foreign, stream.train_stream[:1])
+    for model, error, message in (
+        (nn.LayerNorm(DIM), TypeError, f"{plugin.__name__} needs a backbone with a classifier"),
+        (nn.Linear(DIM, 3), ValueError, r"the classes seen, \[0, 1\].* which has 3, would compete"),
+        (nn.Linear(DIM, 1), ValueError, "class 1 has no row in the Linear of"),
+    ):
+        foreign = Naive(
+            model=nn.Sequential(nn.Flatten(), model),
+            optimizer=torch.optim.SGD(model.parameters()),
+            plugins=[plugin()],
+            evaluator=None,
+        )
+        with pytest.raises(error, match=message):
+            train(foreign, stream.train_stream[:1])
+        assert foreign.clock.train_iterations == 0
 
 
 @pytest.mark.parametrize("bad", [0, -0.1, 1.1, math.nan])

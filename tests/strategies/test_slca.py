@@ -175,7 +175,7 @@ class TestSlowLearner:
 
     def test_a_model_without_heads(self) -> None:
         with pytest.raises(TypeError, match="slow_learner_groups needs"):
-            slow_learner_groups(nn.Linear(1, 1))
+            slow_learner_groups(nn.Sequential(nn.Linear(1, 1), nn.LayerNorm(1)))
 
 
 class TestFinalNorm:
@@ -789,6 +789,7 @@ class TestClassifierAlignment:
         )
         with pytest.raises(TypeError, match="ClassifierAlignment needs"):
             train(strategy, make_stream([[0, 1]]).train_stream)
+        assert strategy.clock.train_iterations == 0
 
     @pytest.mark.parametrize(("name", "bad"), [("seed", -1), ("covariance", "none"), ("rank", 0)])
     def test_bad_arguments(self, name: str, bad: Any) -> None:
