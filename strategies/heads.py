@@ -251,10 +251,7 @@ def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
     while not isinstance(inside, nn.Sequential) and len(children := _trainable_children(inside)) == 1:
         inside = children[0]  # a model around a model
     linear = _last_linear(inside)
-    for name, module in model.named_modules():
-        if module is linear:
-            return name, module
-    return None
+    return None if linear is None else (next(name for name, m in model.named_modules() if m is linear), linear)
 
 
 def _last_linear(module: nn.Module) -> nn.Linear | None:
