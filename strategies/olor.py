@@ -210,11 +210,6 @@ class OLOROptimizer(Optimizer, ABC):
                 del self.anchors[old]
             self.state.pop(old, None)
         if others := [f"{tuple(old.shape)} by {tuple(new.shape)}" for old, new in replaced if old.shape != new.shape]:
-            if not self.anchors:
-                raise ValueError(
-                    f"all parameters that {type(self).__name__} pulls back were replaced by others of another shape "
-                    f"({others[0]}): build it on the parameters that are trained"
-                )
             warnings.warn(
                 f"parameters that {type(self).__name__} pulls back were replaced by others of another shape "
                 f"({', '.join(others[:3])}), which are trained without rollback: give a classifier that grows no depth",
@@ -285,8 +280,8 @@ class OLOROptimizer(Optimizer, ABC):
         """One step of every parameter that has a gradient. The others are neither trained nor rolled back.
 
         :param closure: evaluates the model and returns the loss.
-        :raises ValueError: see :meth:`rates`; a gradient is sparse; a complex parameter with ``fused``; or all
-            parameters with a depth were replaced by others of another shape. No parameter is changed then.
+        :raises ValueError: see :meth:`rates`; a gradient is sparse; a complex parameter with ``fused``; or no
+            parameter with a depth is in the groups any more. No parameter is changed then.
         """
         loss = None
         if closure is not None:
@@ -300,6 +295,12 @@ class OLOROptimizer(Optimizer, ABC):
     def _checked_work(self) -> list[tuple[dict[str, Any], list[Tensor], list[dict[str, Any]], list[float]]]:
         """Per group, the arguments of :meth:`_step_group`: checked for all groups before any is changed."""
         self._attach()
+        if not any(p in self.anchors for group in self.param_groups for p in group["params"]):
+            raise ValueError(
+                f"none of the parameters that {type(self).__name__} pulls back is in its groups any more: they were "
+                "taken out, or replaced by others elsewhere or of another shape; build it on the parameters that are "
+                "trained"
+            )
         work = []
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]

@@ -15,7 +15,6 @@ from typing import Any
 from ..toml_files import COUNT, TEXT, TEXTS, Kind, check_entry, read_tables
 
 OTHER_SPLIT = "NOT the papers' split"
-OUR_SPLIT = "the paper does not say its split"
 GIVEN_SPLIT = "the split is that of"
 """How remarks on a split begin; verdicts on published numbers are qualified by them."""
 

@@ -177,7 +177,7 @@ def _plain(name: str) -> str:
 
 
 REPEATED = 0.01
-"""Share of a part's images whose content may occur twice: the published data sets have a few such images each."""
+"""Share of a part's images whose content may occur twice: published data sets may have some such images."""
 
 
 def repeated_images(data: ImageData) -> tuple[list[str], list[str]]:
