@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,3 +53,12 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a file in a folder and take it away: what cannot be written is found before the work, not after it.
+
+    :raises OSError: it cannot be made.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 from tabulate import tabulate
 
-from ..files import write_text
+from ..files import require_writable, write_text
 from .stash import FINDING, PARTS, RECORDS, REPORT, Report, is_worker
 
 SCHEMA = 1
@@ -147,8 +146,7 @@ def _check_places(config: pytest.Config) -> None:
         if not path.parent.is_dir() or path.is_dir():
             raise pytest.UsageError(f"--paper-verdicts {verdicts}: name a file in a folder that is there")
         try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+            require_writable(path.parent)
         except OSError as error:
             raise pytest.UsageError(f"--paper-verdicts {verdicts} cannot be written: {error.strerror}") from error
 

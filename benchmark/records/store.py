@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from ..files import require_writable, write_text
 from .record import NAME, Record, RecordError, is_name, validate
 
 
@@ -64,8 +63,7 @@ class RecordStore:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            require_writable(self.root)
             free = shutil.disk_usage(self.root).free
         except OSError as error:
             raise _not_writable(self.root, error) from error

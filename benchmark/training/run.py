@@ -61,20 +61,18 @@ def run(
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     _require_fitting(taught, config, setup)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
+    values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
         backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
-        drawn = torch.get_rng_state()
-    benchmark, of_images = _read(taught, order, config, setup)
-    held_out = _read(taught, order, replace(config, part="validation"), setup)[0] if config.keep == "best" else None
-    for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
-        if (n := len(experience.dataset)) < config.batch_size:
-            what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
-            raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
-    values = config.as_dict()
-    with arithmetic(setup.threads, setup.device):
-        torch.manual_seed(torch_seed)  # of every device; of the CPU's some were drawn for the backbone
-        torch.set_rng_state(drawn)
+        with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
+            benchmark, of_images = _read(taught, order, config, setup)
+            on_validation = replace(config, part="validation")
+            held_out = _read(taught, order, on_validation, setup)[0] if config.keep == "best" else None
+        for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
+            if (n := len(experience.dataset)) < config.batch_size:
+                what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
+                raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
         weights_sha256 = fingerprint(backbone)
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}

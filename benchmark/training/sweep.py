@@ -5,14 +5,13 @@ with seeds that no leaderboard uses.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ..data.streams import find_stream
-from ..files import write_text
+from ..files import require_writable, write_text
 from ..recipes import CHOICE_SEEDS, Recipe
 from ..records.store import RecordStore
 from .jobs import Job, try_jobs
@@ -91,8 +90,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
-            pass
+        require_writable(path.absolute().parent)
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror or error}): name another file with --output") from error
     except ValueError as error:

@@ -20,7 +20,8 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
     earlier store has too.
 
     Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to
-    the last bit, or within its tolerance if they were made on different kinds of machine. The earlier store's counts.
+    the last bit, or within its tolerance if they were made on different kinds of machine. The earlier store's counts,
+    unless only the other one's images were verified.
 
     :raises RecordError: naming every pair of files that do not agree.
     """
@@ -37,17 +38,22 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
             comparison = compare(first, record)
             if not comparison.agree:
                 conflicts.append(f"{there} and {path} {comparison}")
-            else:
-                notes.append(
-                    f"counted once: {path} is {'equal to' if not comparison.differing else 'within tolerance of'} "
-                    f"{there}"
-                )
+                continue
+            counted, other = there, path
+            if _unverified(first) and not _unverified(record):
+                found[_place(record)], counted, other = (record, path), path, there
+            alike = "equal to" if not comparison.differing else "within tolerance of"
+            notes.append(f"counted once: {other} is {alike} {counted}")
     if conflicts:
         raise RecordError(
             "records of the same configuration and seed contradict each other; find out which is right and move the "
             "other away:\n" + "\n".join(f"  {conflict}" for conflict in conflicts)
         )
     return [record for record, _ in found.values()], notes
+
+
+def _unverified(record: Record) -> bool:
+    return UNVERIFIED in record.result.get("remarks", ())
 
 
 def _place(record: Record) -> tuple[str, str, str, int]:
@@ -141,7 +147,7 @@ def _against(run: str, record: Record) -> Reason | None:
     protocol = protocol_of(run)
     if record.result.get("rehearsal"):
         return Reason("a rehearsal")
-    if UNVERIFIED in record.result.get("remarks", ()):
+    if _unverified(record):
         return Reason(UNVERIFIED)
     if isinstance(protocol, Uncovered):
         return Reason("no protocol to hold it against", protocol.reason)

@@ -126,6 +126,17 @@ def test_a_store_pooled_from_three_layouts_is_judged_as_one(tmp_path: Path) -> N
     assert ": 1 of " in sentence
 
 
+@pytest.mark.parametrize("verified_first", [True, False])
+def test_of_a_run_twice_the_one_on_verified_images_counts(verified_first: bool, tmp_path: Path) -> None:
+    verified, unverified = runs()[0], runs(change=remarked(UNVERIFIED))[0]
+    stores = [RecordStore(tmp_path / name) for name in "xy"]
+    for store, record in zip(stores, (verified, unverified) if verified_first else (unverified, verified), strict=True):
+        store.write(record)
+    records, (note,) = merge(stores)
+    assert [record.result.get("remarks") for record in records] == [None]
+    assert note.startswith(f"counted once: {stores[verified_first].root}")
+
+
 def test_other_images_are_not_pooled() -> None:
     mixed = [*runs(change=of_layout("a", "b"))[:3], *runs(change=of_layout("d", "e"))[3:]]
     assert len(image_sets(mixed)) == 2
