@@ -208,6 +208,50 @@ class ClosedForm:
 
 
 @dataclass(frozen=True)
+class Component:
+    """Code from outside this project that takes part in a run.
+
+    A configuration names it and nothing more: only :mod:`reclaim.benchmark.training.components` imports it.
+
+    :ivar path: import path, such as ``my_package.method:MyPlugin``.
+    :ivar arguments: keyword arguments that it is called with; JSON values.
+    :ivar sha256: of its source, 64 hex digits: other code is another configuration.
+    """
+
+    path: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class External:
+    """The parts of a run that are not this project's; the other settings are those of ``base`` unless they say
+    otherwise.
+
+    :ivar base: the recipe that it starts from.
+    :ivar plugins: run after the configured ones, in this order.
+    :ivar loss: in place of cross-entropy.
+    :ivar optimizer: in place of SGD or Adam; called with the parameter groups.
+    :ivar strategy: in place of Avalanche's ``Naive``; called with the model, optimizer, criterion and sizes.
+    :ivar backbone: returns a module from images to features.
+    """
+
+    base: str = ""
+    plugins: tuple[Component, ...] = ()
+    loss: Component | None = None
+    optimizer: Component | None = None
+    strategy: Component | None = None
+    backbone: Component | None = None
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Where it is used -> component: "plugins[0]", "loss", ..."""
+        named = {f"plugins[{i}]": plugin for i, plugin in enumerate(self.plugins)}
+        others = ((kind, getattr(self, kind)) for kind in ("loss", "optimizer", "strategy", "backbone"))
+        return named | {kind: component for kind, component in others if component}
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that defines a run, except its stream and seed.
 
@@ -233,6 +277,7 @@ class Config:
     :ivar lwf: weight of LwF's distillation; earlier heads then stay trainable.
     :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
+    :ivar external: code from outside this project that takes part.
     """
 
     numerics: int = 1
@@ -275,6 +320,7 @@ class Config:
     precision: Literal["fp32", "bf16", "fp16"] = _later("fp32")
     compile: bool = _later(False)
     micro_batch: int | None = None
+    external: External | None = None
 
     @property
     def peft(self) -> Lora | Adapter | Prefix | None:
@@ -365,6 +411,28 @@ class Config:
             )
         if self.olor and self.l2_sp is not None:
             raise ConfigError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
+        if self.external:
+            self._require_external_fits(self.external)
+
+    def _require_external_fits(self, external: External) -> None:
+        for kind, component in external.components.items():
+            module, _, name = component.path.partition(":")
+            if not all(word.isidentifier() for word in (*module.split("."), *name.split("."))):
+                raise ConfigError(
+                    f"external.{kind} is {component.path!r}: write an import path, such as my_package.method:MyPlugin"
+                )
+        der = self.memory is not None and self.memory.method == "der++"
+        for kind, others in (
+            ("loss", {"loss": self.loss, "annealing": self.annealing, "memory of DER++": der}),
+            ("optimizer", {"olor": self.olor}),
+            (
+                "strategy",
+                {"memory of DER++": der, "micro_batch": self.micro_batch, "precision=fp16": self.precision == "fp16"},
+            ),
+        ):
+            both = [name for name, value in others.items() if value]
+            if getattr(external, kind) and both:
+                raise ConfigError(f"external.{kind} is in place of {both[0]}: leave out one of them")
 
 
 def _as_dict(part: Any) -> dict[str, Any]:
@@ -374,7 +442,11 @@ def _as_dict(part: Any) -> dict[str, Any]:
         if not (f.metadata.get("later") and getattr(part, f.name) == f.default)
     }
     return {
-        name: _as_dict(v) if is_dataclass(v) else list(v) if isinstance(v, tuple) else v
+        name: _as_dict(v)
+        if is_dataclass(v)
+        else [_as_dict(item) if is_dataclass(item) else item for item in v]
+        if isinstance(v, tuple)
+        else v
         for name, v in values.items()
         if v is not None
     }
@@ -457,19 +529,29 @@ def _assign(kind: type, values: dict[str, Any], key: str, path: list[str], value
         raise ConfigError(
             f"unknown setting {key!r}: no {name!r} in {kind.__name__}; did you mean {', '.join(similar)}?"
         )
-    inner: Any = next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
+    several = typing.get_origin(hints[name]) is tuple
+    inner: Any = None if several else next((t for t in typing.get_args(hints[name]) if is_dataclass(t)), None)
     if rest and inner is None:
         raise ConfigError(f"unknown setting {key!r}: {name!r} has no parts")
     if inner is not None and (rest or isinstance(value, dict)):
-        part = dict(vars(values[name] if rest and values[name] else inner()))
         if rest:
+            part = dict(vars(values[name] or inner()))
             _assign(inner, part, key, rest, value)
+            values[name] = inner(**part)
         else:
-            for inner_name, inner_value in value.items():
-                _assign(inner, part, f"{key}.{inner_name}", [inner_name], inner_value)
-        values[name] = inner(**part)
+            values[name] = _part(inner, key, value)
     else:
         values[name] = _checked(key, value, hints[name])
+
+
+def _part(kind: Any, key: str, values: Any) -> Any:
+    """A part of a configuration from a dictionary of its fields."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{key} must be a table of {', '.join(_hints(kind))}, got {values!r}")
+    part = dict(vars(kind()))
+    for name, value in values.items():
+        _assign(kind, part, f"{key}.{name}", [name], value)
+    return kind(**part)
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
@@ -477,8 +559,14 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
         if typing.get_origin(option) is tuple:
-            if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+            (kind, _) = typing.get_args(option)
+            if isinstance(value, list | tuple) and is_dataclass(kind):
+                return tuple(_part(kind, f"{key}[{i}]", item) for i, item in enumerate(value))
+            if isinstance(value, list | tuple) and all(type(item) is kind for item in value):
                 return tuple(value)
+        elif typing.get_origin(option) is Mapping:
+            if isinstance(value, dict):
+                return value
         elif typing.get_origin(option) is Literal:
             if value in typing.get_args(option):
                 return value
@@ -490,7 +578,14 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
                 return None
         elif type(value) is option:
             return value
-    names = {float: "a finite number", int: "an integer", types.NoneType: "null", tuple[int, ...]: "a list of integers"}
+    names = {
+        float: "a finite number",
+        int: "an integer",
+        types.NoneType: "null",
+        tuple[int, ...]: "a list of integers",
+        tuple[Component, ...]: "a list of components",
+        Mapping[str, Any]: "a table",
+    }
     expected = " or ".join(
         "|".join(map(str, typing.get_args(o))) if typing.get_origin(o) is Literal else names.get(o) or o.__name__
         for o in options

@@ -39,7 +39,11 @@ def protocol_digests() -> dict[str, str]:
                 protocol.recipe.name,
                 protocol.recipe.home,
                 [config_hash(config.as_dict()) for config in protocol.configs],
-                [asdict(config) for config in protocol.configs],
+                # no protocol of a paper has foreign parts: the field was added after these digests
+                [
+                    {k: v for k, v in asdict(config).items() if (k, v) != ("external", None)}
+                    for config in protocol.configs
+                ],
                 {key: value for key, (value, _) in protocol.settings.items()},
                 protocol.seeds,
             ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..config import QUICKDRAW_VIT
+from ..config import QUICKDRAW_VIT, Component
 from .catalogue import find_dataset
 from .drawings import shared_classes
 
 EMBEDDED = "embedded"
 PAPER = "paper"
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,12 @@ class Stream:
 
     :ivar sizes: number of classes in each experience.
     :ivar tier: ``"embedded"``: drawings that ship with the package. ``"paper"``: a data set of the papers, which the
-        user provides.
-    :ivar dataset: paper tier only: its name in the catalogue.
+        user provides. ``"own"``: somebody's own images or benchmark.
+    :ivar dataset: paper tier: its name in the catalogue. Own images: the name of their folder, not its place, which is
+        that of :class:`~reclaim.benchmark.training.runtime.Setup`.
+    :ivar made_by: own tier: what returns the Avalanche benchmark; None if the stream is made of a folder of images.
+    :ivar split: own images that come without training and test parts: how they are split, see
+        :mod:`~reclaim.benchmark.data.folders`.
     """
 
     name: str
@@ -31,6 +36,8 @@ class Stream:
     description: str
     tier: str = EMBEDDED
     dataset: str = ""
+    made_by: Component | None = None
+    split: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def n_classes(self) -> int:

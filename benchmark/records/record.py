@@ -60,6 +60,17 @@ class Record:
         """Every identity under which the images of this run are known. Two runs that share one have the same images."""
         return frozenset({self.result["data_sha256"], *self.result.get("data_aliases", ())})
 
+    @property
+    def external(self) -> tuple[str, ...]:
+        """Import paths of the code from outside this project that took part; empty for a run of ours.
+
+        They are text: nothing that a record names is imported.
+        """
+        parts = self.result["config"].get("external") or {}
+        named = [*parts.get("plugins", ()), *(parts[kind] for kind in _EXTERNAL_KINDS if kind in parts)]
+        made_by = self.result.get("own_stream", {}).get("made_by")
+        return tuple(component["path"] for component in (*named, *filter(None, [made_by])))
+
     def metrics(self) -> dict[str, float]:
         """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.records.metrics.metrics`)."""
         return metrics(self.result["accuracy"], self.result["test_counts"])
@@ -110,12 +121,48 @@ def _is_lower_triangular(value: Any) -> bool:
 
 
 def _is_config(value: Any) -> bool:
-    """A dict that survives JSON unchanged (a tuple or an integer key would not) and has an integer ``numerics``."""
+    """A dict that survives JSON unchanged (a tuple or an integer key would not) and has an integer ``numerics``; code
+    from outside is named by components.
+    """
     try:
         unchanged = isinstance(value, dict) and json.loads(json.dumps(value, allow_nan=False)) == value
     except (TypeError, ValueError):
         return False
-    return unchanged and _is_int(value.get("numerics"))
+    return unchanged and _is_int(value.get("numerics")) and _names_components(value.get("external"))
+
+
+def _names_components(external: Any) -> bool:
+    if external is None:
+        return True
+    if not isinstance(external, dict) or not isinstance(external.get("plugins", []), list):
+        return False
+    return all(
+        map(_is_component, (*external.get("plugins", ()), *(v for k, v in external.items() if k in _EXTERNAL_KINDS)))
+    )
+
+
+_EXTERNAL_KINDS = ("loss", "optimizer", "strategy", "backbone")
+
+
+def _is_component(value: Any) -> bool:
+    """An import path, its arguments and the SHA-256 of its source (:class:`reclaim.benchmark.config.Component`)."""
+    if not isinstance(value, dict) or not set(value) <= {"path", "arguments", "sha256"}:
+        return False
+    path, arguments = value.get("path"), value.get("arguments", {})
+    return _matches(r"[\w.]+:[\w.]+")(path) and isinstance(arguments, dict) and _is_sha256(value.get("sha256"))
+
+
+def _is_own_stream(value: Any) -> bool:
+    counts = _list_of(lambda count: _is_int(count) and count > 0, least=1)
+    return (
+        isinstance(value, dict)
+        and {"sizes", "train_counts"} <= set(value) <= {"sizes", "train_counts", "made_by", "split"}
+        and counts(value["sizes"])
+        and counts(value["train_counts"])
+        and len(value["sizes"]) == len(value["train_counts"])
+        and ("made_by" not in value or _is_component(value["made_by"]))
+        and isinstance(value.get("split", {}), dict)
+    )
 
 
 def _are_distinct_classes(value: Any) -> bool:
@@ -165,10 +212,12 @@ OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rehearsal": (lambda value: value is True, "true, or absent"),
     "remarks": (_list_of(lambda remark: isinstance(remark, str)), "a list of texts"),
     "data_aliases": (_list_of(_is_sha256), "a list of texts of 64 hex digits"),
+    "own_stream": (_is_own_stream, "the sizes and train_counts of the experiences, and made_by or split"),
 }
 """Optional keys of ``result``. ``rehearsal``: the run does not count (``rehearsal.py``). ``remarks``: how its images
 differ, or may differ, from the paper's. ``data_aliases``: what earlier versions recorded as ``data_sha256`` for the
-same images.
+same images. ``own_stream``: of a stream that is not this project's, the number of new classes and of training images in
+each experience, and the component that made it (``made_by``) or how its images were split (``split``).
 """
 
 OF_THE_FOLDER = frozenset({"remarks", "data_aliases"})
