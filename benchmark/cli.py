@@ -20,7 +20,7 @@ from .data.streams import PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
-from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, find_recipe, recipes_of
+from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, Recipe, find_recipe, recipes_of
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
 from .report import show as shows
@@ -326,6 +326,10 @@ def run(
 ) -> None:
     """Run RECIPE on STREAM (by default the recipe's home stream), or a published CELL, and record every seed.
 
+    RECIPE is a name of `reclaim list recipes`, a file (mine.toml), or an object in a module (my_module:recipe): these
+    start from a recipe here, set values and name plugins, a loss, an optimizer, a strategy or a backbone by import
+    path. Their runs go into ./records unless --records says otherwise.
+
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
@@ -339,7 +343,7 @@ def run(
         threads = max(1, available_cores() // jobs)
         chosen = _cell_seeds(seeds, own)
     else:
-        found = find_recipe(names[0])
+        found = _recipe_of(names[0])
         target = find_stream(names[1] if len(names) > 1 else found.home)
         if target.name not in STREAMS and found.base.images is None:
             known = ", ".join(STREAMS)
@@ -351,7 +355,7 @@ def run(
     setup = Setup(
         device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified
     )
-    store = RecordStore(records) if records else default_store()
+    store = _store_for(records, own=found.name not in RECIPES and not cell)
     todo = jobs_of(found, target, chosen, settings, setup)
     before = _stamps(store, todo)
     made = run_jobs(todo, store, jobs, again)
@@ -367,6 +371,28 @@ def run(
         click.echo(f"note: {remark}")
     if cell:
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
+
+
+def _recipe_of(name: str) -> Recipe:
+    """The shipped or own recipe that is named; says what became of the choice of an own one."""
+    from .training.own import recipe_of
+
+    found = recipe_of(name)
+    if found.grid and found.choices and found.choice is None:
+        why = "was made for another source or grid" if found.choices.exists() else "is not there"
+        click.echo(
+            f"note: {found.choices} {why}: {found.name} has the first values of its grid; `reclaim sweep {name}` "
+            f"chooses",
+            err=True,
+        )
+    return found
+
+
+def _store_for(records: Path | None, own: bool) -> RecordStore:
+    """Where runs are recorded. Those with something of the user's own never go into a checkout's records unasked."""
+    if records:
+        return RecordStore(records)
+    return RecordStore(Path("records")) if own else default_store()
 
 
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:
@@ -473,7 +499,10 @@ def sweep(
     from there.
     """
     known = recipes_of("embedded")
-    chosen = [find_recipe(name, known) for name in recipes] or [r for r in known.values() if r.grid]
+    named = [find_recipe(name, known) if _is_plain(name) else _recipe_of(name) for name in recipes]
+    chosen = named or [r for r in known.values() if r.grid]
+    if adopt and (own := [recipe.name for recipe in chosen if recipe.name not in known]):
+        raise click.UsageError(f"{own[0]} does not ship: leave out --adopt, its choice is read beside its file")
     seeds = range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds)
     if adopt and output:
         raise click.UsageError("--adopt writes into the checkout, --output into a file: pass one of them")
@@ -495,6 +524,10 @@ def sweep(
     click.echo(
         f"wrote {path}" + (": the recipes take it from there" if adopt else "; the commands above use the choice")
     )
+
+
+def _is_plain(name: str) -> bool:
+    return not name.endswith(".toml") and ":" not in name
 
 
 def _asset_of_checkout() -> Path:

@@ -46,6 +46,7 @@ class Recipe:
     :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.papers.protocols`). A grid is then the
         paper's, too, and may have any size.
     :ivar tier: "embedded": on drawings that ship with the package; "middle": a CNN on photographs; "paper": a paper's.
+    :ivar choices: file of the choice, of a recipe that does not ship; it need not be there yet.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Recipe:
     fact: str | None = None
     from_paper: bool = False
     tier: Tier = "embedded"
+    choices: Path | None = None
 
     def candidates(self) -> list[dict[str, Any]]:
         """Every combination of the grid's values."""
@@ -74,7 +76,7 @@ class Recipe:
         None if that was made for another grid, with other fixed settings or with other weights.
         """
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
-        recorded = chosen().get(tuned.name)
+        recorded = (chosen(self.choices) if self.choices else chosen()).get(tuned.name)
         same = (
             recorded
             and recorded["made_for"] == tuned.made_for
@@ -110,10 +112,17 @@ class Recipe:
 
 
 @functools.cache
-def chosen() -> dict[str, Any]:
-    """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate."""
-    path = asset(CHOSEN)
-    return json.loads(path.read_text()) if path.exists() else {}
+def chosen(path: Path | None = None) -> dict[str, Any]:
+    """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate.
+
+    :param path: of the file; by default that of the shipped recipes.
+    :raises RecipeError: it is not JSON.
+    """
+    path = path or asset(CHOSEN)
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RecipeError(f"{path} is not JSON ({error}): delete it, and run `reclaim sweep` again") from None
 
 
 def weights_sha256(config: Config) -> str | None:
@@ -194,6 +203,15 @@ def _check_choice(where: str, entry: Mapping[str, Any], tables: _Tables) -> None
         return
     if tuned_as is not None:
         raise RecipeError(f"{where}: tuned_as is {tuned_as!r}, but the recipe also has a grid: delete one of them")
+    require_grid(where, grid)
+
+
+def require_grid(where: str, grid: Mapping[str, Any]) -> None:
+    """Refuse a grid that has not as many candidates as every other recipe's.
+
+    :param grid: setting -> candidates.
+    :raises RecipeError: a value is no list of different values, or their product has another size.
+    """
     for key, values in grid.items():
         if not isinstance(values, list) or any(values.count(value) > 1 for value in values):
             raise RecipeError(f"{where}: grid.{key} is {values!r}: write a list of different values")
@@ -217,13 +235,17 @@ def _base(path: Path, name: str, tables: _Tables, bases: dict[str, Config], heir
         if parent is not None:
             start = _base(path, parent, tables, bases, (*heirs, name))
         settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))
-        bases[name] = _set(f"{where}, settings", start, settings)
+        bases[name] = with_values(f"{where}, settings", start, settings)
         if grid:
-            _set(f"{where}, grid", bases[name], {key: values[0] for key, values in grid.items()})
+            with_values(f"{where}, grid", bases[name], {key: values[0] for key, values in grid.items()})
     return bases[name]
 
 
-def _set(where: str, config: Config, settings: Mapping[str, Any]) -> Config:
+def with_values(where: str, config: Config, settings: Mapping[str, Any]) -> Config:
+    """A configuration with settings on top.
+
+    :raises RecipeError: a setting is unknown, or its value invalid.
+    """
     try:
         return config.set(f"{key}={json.dumps(value)}" for key, value in settings.items())
     except (TypeError, ValueError) as problem:  # TypeError: TOML has dates, settings do not

@@ -1,4 +1,6 @@
-"""Reads the TOML tables that ship with this package. Error messages name the file, entry, key, value and remedy."""
+"""Reads TOML: the tables that ship with this package, and recipes of users. Error messages name the file, entry, key,
+value and remedy.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,23 @@ def one_of(choices: Iterable[str]) -> Kind:
     return lambda value: value in known, f"one of {', '.join(known)}"
 
 
+def read_document(path: Path, error: type[ValueError]) -> dict[str, Any]:
+    """The content of a file.
+
+    :raises ValueError: the file is not TOML (for example, a name occurs twice), or not UTF-8; of type ``error``.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{path.name} is not TOML: {problem}") from None
+
+
 def read_tables(path: Path, error: type[ValueError]) -> dict[str, dict[str, Any]]:
     """Name -> table, for every top-level table of a file, in its order.
 
-    :raises ValueError: the file is not TOML (for example, a name occurs twice), or contains anything but tables; of
-        type ``error``.
+    :raises ValueError: the file is not TOML, or contains anything but tables; of type ``error``.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as problem:
-        raise error(f"{path.name} is not TOML: {problem}") from None
+    document = read_document(path, error)
     for name, entry in document.items():
         if not isinstance(entry, dict):
             raise error(f"{path.name}: {name} is {entry!r}: write it as [{name}] with its keys")

@@ -40,16 +40,17 @@ from reclaim.strategies.slca_pp import (
     slca_pp_groups,
     train_low_rank_and_norms,
 )
-from reclaim.strategies.task_loss import TaskCrossEntropy, TaskLoss
+from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, Config, Images
+from ..config import OLOR_SGD_ONLY, Alignment, Config, External, Images
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, transforms_of
 from ..files import asset
+from .components import call
 from .step import Stepwise, compile_backbone
 
 EVAL_BATCH = 500
@@ -64,6 +65,10 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
         classifier, is ignored.
     :param random: use random weights even if the name has a tag.
     """
+    if config.external and config.external.backbone:
+        if weights:
+            raise ValueError(f"{config.backbone} brings its weights itself: leave out the weights {weights}")
+        return call("backbone", config.external.backbone)
     if config.backbone == QUICKDRAW_VIT:
         return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
     tagged = "." in config.backbone
@@ -139,9 +144,10 @@ def make_strategy(
     device: str = "cpu",
     validation: Sequence[Any] | None = None,
 ) -> SupervisedTemplate:
-    """:class:`Stepwise` with the configured plugins, optimizer and criterion. DER++ has its own strategy class.
+    """:class:`Stepwise` with the configured plugins, optimizer and criterion. DER++ has its own strategy class, as have
+    recipes from outside.
 
-    :param plugins: additional plugins, which run after the configured ones.
+    :param plugins: additional plugins, which run after the configured ones and those from outside.
     :param validation: experiences with held-out images, with which ``keep="best"`` selects the epoch.
     """
     strategy: Callable[..., SupervisedTemplate] = partial(
@@ -149,6 +155,10 @@ def make_strategy(
     )
     if config.memory and config.memory.method == "der++":
         strategy = partial(DERPlusPlus, mem_size=config.memory.size, alpha=config.memory.alpha, beta=config.memory.beta)
+    external = config.external or External()
+    if external.strategy:
+        strategy = partial(call, "strategy", external.strategy)
+    foreign = [call("plugin", plugin) for plugin in external.plugins]
     return strategy(
         model=model,
         optimizer=_optimizer(config, model),
@@ -157,7 +167,7 @@ def make_strategy(
         train_epochs=config.epochs,
         eval_mb_size=config.batch_size if config.images else EVAL_BATCH,
         device=device,
-        plugins=[*_plugins(config, seed, validation), *plugins],
+        plugins=[*_plugins(config, seed, validation), *foreign, *plugins],
         evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
     )
 
@@ -221,7 +231,9 @@ def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAli
     )
 
 
-def _loss(config: Config) -> TaskLoss:
+def _loss(config: Config) -> Any:
+    if config.external and config.external.loss:
+        return call("loss", config.external.loss)
     restrict = config.memory is None  # images of a memory are of other classes than the current ones
     if config.annealing:
         a = config.annealing
@@ -242,6 +254,8 @@ def _loss(config: Config) -> TaskLoss:
 
 def _optimizer(config: Config, model: ContinualModel) -> Optimizer:
     groups = _groups(config, model)
+    if config.external and config.external.optimizer:
+        return call("optimizer", config.external.optimizer, groups)
     if config.olor:
         depths = layer_depths(model, config.olor.counting, exclude=peft_parameters(model.backbone))
         rollback: dict[str, Any] = {

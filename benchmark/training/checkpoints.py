@@ -107,7 +107,10 @@ class Checkpoint(SupervisedPlugin[Any]):
         return strategy
 
     def save(self, strategy: Any) -> None:
-        """Write the strategy and the random number generators. Call it between epochs or experiences."""
+        """Write the strategy and the random number generators. Call it between epochs or experiences.
+
+        For one that cannot be pickled it warns once, and no checkpoint is written.
+        """
         if self.path is None:
             return
         # drop the last batch: its images and graph
@@ -115,7 +118,16 @@ class Checkpoint(SupervisedPlugin[Any]):
         strategy.loss = strategy._make_empty_loss()
         stream = io.BytesIO()
         pickler = _Pickler(stream, self._landmarks)
-        pickler.dump((strategy, _random_states(self._device)))
+        try:
+            pickler.dump((strategy, _random_states(self._device)))
+        except (pickle.PicklingError, TypeError, AttributeError) as error:  # which one depends on the object
+            warnings.warn(
+                f"{self.path.stem} cannot be checkpointed ({error}): the run continues without checkpoints; keep only "
+                f"what can be pickled in plugins, losses and models",
+                stacklevel=2,
+            )
+            self.path = None
+            return
         header = {
             "run": self._run,
             "pickle": stream.tell(),

@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import Config, config_hash
+from ..config import Component, Config, config_hash
 from ..data.streams import Stream
 from ..recipes import Recipe, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError
@@ -47,6 +47,12 @@ class Job:
     seed: int
     hyperparameters_from: str
     setup: Setup = HERE
+
+    @property
+    def external(self) -> list[Component]:
+        """Code from outside this project that takes part: the run is made in a process of its own."""
+        parts = self.config.external.components.values() if self.config.external else ()
+        return [*parts, *filter(None, [self.stream.made_by])]
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -179,7 +185,7 @@ def try_jobs(
                 locks.release(*job.place)
             return None
 
-        if n_jobs == 1:
+        if n_jobs == 1 and not any(job.external for job in waiting):
             while waiting:
                 if found := take():
                     finish(found, lambda job=found: _make(placed[job], advance))  # type: ignore[misc]
@@ -285,11 +291,14 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 """What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
 
 
-def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> MemoryError | None:
+def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> Exception | None:
     """The error with what helps against it, if it is that torch had, or probably had, too little memory."""
     config = job.config
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
         what = f"out of memory ({next(line for line in str(error).splitlines() if line.strip())})"
+    elif isinstance(error, BrokenProcessPool) and job.external:
+        code = ", ".join(component.path for component in job.external)
+        return RuntimeError(f"its process ended at once: killed for want of memory, or ended by the code of {code}")
     elif isinstance(error, BrokenProcessPool):
         what = f"a process was killed, most often for want of memory ({error})"
     else:
@@ -335,6 +344,20 @@ def _epochs(job: Job) -> int:
     return max(1, job.config.epochs) * (1 if job.config.joint else len(job.stream.sizes))
 
 
+def _make_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """A run with code from outside this project, in a process that makes no other run."""
+    from .isolation import isolated
+
+    with isolated(job.external, log_of(job)):
+        return _make(job, advance)
+
+
+def log_of(job: Job) -> Path | None:
+    """File of what a run's code from outside prints, next to the run's checkpoint."""
+    path = job.setup.checkpoint_of(*job.place)
+    return path and path.with_suffix(".log")
+
+
 def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
     from .run import run  # imported late: reading records needs neither torch nor Avalanche
 
@@ -371,25 +394,36 @@ def _in_processes(
     with manager:
         messages = manager.Queue()
         pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
+        # of runs with code from outside, each in a process of its own: what that code does to it, no other run meets
+        alone: dict[Future[Record], ProcessPoolExecutor] = {}
         try:
             pending: dict[Future[Record], Job] = {}
             while pending or waiting:
                 # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
                 with _interrupts_wait():
                     while len(pending) < n_jobs and (job := take()):
-                        pending[pool.submit(_make, placed[job], messages.put)] = job
+                        own = ProcessPoolExecutor(1, context, _as_worker) if job.external else None
+                        make = _make_isolated if own else _make
+                        future = (own or pool).submit(make, placed[job], messages.put)
+                        pending[future] = job
+                        if own:
+                            alone[future] = own
                 with contextlib.suppress(queue.Empty):
                     advance(messages.get(timeout=POLL))
                 for future in [future for future in pending if future.done()]:
                     finish(pending.pop(future), future.result)
+                    if future in alone:
+                        alone.pop(future).shutdown(wait=False)
             while not messages.empty():
                 advance(messages.get())
         except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+            for each in (pool, *alone.values()):
+                for process in list((each._processes or {}).values()):
+                    process.terminate()
             raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            for each in (pool, *alone.values()):
+                each.shutdown(cancel_futures=True)
 
 
 def _as_worker() -> None:
