@@ -18,6 +18,7 @@ from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records.metrics import pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
+from reclaim.benchmark.training.isolation import isolated
 from reclaim.benchmark.training.jobs import Job, Tick
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
@@ -116,3 +117,9 @@ def synthetic_record(
             "accelerator": None,
         },
     )
+
+
+def make_small_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """The same of a run with code from outside: stands in for ``jobs._make_isolated``."""
+    with isolated(job.external, jobs.log_of(job)):
+        return make_small(job, advance)

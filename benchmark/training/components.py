@@ -51,6 +51,10 @@ class ComponentError(RuntimeError):
     """A component cannot be used, or failed; the message names it, file and line, and the remedy."""
 
 
+class LeftRunningError(ComponentError):
+    """A component left threads behind."""
+
+
 def component_of(path: str, **arguments: Any) -> Component:
     """The component that an import path names, with the hash of its source. Imports it.
 
@@ -322,7 +326,7 @@ def _where(found: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"a {type(value).__name__}, {_shortened(repr(value), 80)}"
+    return f"{_shortened(repr(value), 80)} ({type(value).__name__})"
 
 
 def _shortened(text: str, most: int = LONGEST) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ..config import Component
-from .components import LIBRARIES, ComponentError, Source, caller, failure, outermost, watched_source
+from .components import LIBRARIES, ComponentError, LeftRunningError, Source, caller, failure, outermost, watched_source
 
 PRINTED = 2**20
 """Characters of what is printed that are kept."""
@@ -73,7 +73,7 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
             if left:  # else this process would wait for them for ever
                 util.Finalize(None, os._exit, args=(0,), exitpriority=0)
         if left:
-            raise ComponentError(
+            raise LeftRunningError(
                 f"threads left running after the run: {', '.join(map(_named, left))}: end them in after_training_exp "
                 f"of the last experience"
             )

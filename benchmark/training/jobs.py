@@ -30,6 +30,7 @@ from ..data.streams import Stream
 from ..recipes import Recipe, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError
 from ..records.store import RecordStore
+from .components import LeftRunningError
 from .locks import RunLocks
 from .runtime import HERE, Setup
 
@@ -156,7 +157,9 @@ def try_jobs(
             except Exception as error:
                 failures[job] = _out_of_memory(error, job, n_jobs) or error
                 _let_go(error)
-                if isinstance(error, FloatingPointError):  # it would diverge again
+                if isinstance(
+                    error, FloatingPointError | LeftRunningError
+                ):  # it would diverge again, or hide the fault
                     discard_checkpoint(job)
             finally:
                 locks.release(*job.place)

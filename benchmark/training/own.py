@@ -88,7 +88,7 @@ def _of_module(path: str) -> Recipe:
                 raise RecipeError(f"{path}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(content, Mapping):
         raise RecipeError(
-            f"{path} is a {type(content).__name__}: make it a dictionary with base, settings, plugins, ..., or a "
+            f"{path} is of type {type(content).__name__}: make it a dictionary with base, settings, plugins, ..., or a "
             f"function that returns one"
         )
     file = Path(inspect.getfile(importlib.import_module(path.partition(":")[0]))).absolute()
