@@ -75,7 +75,20 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def test_help_mentions_every_command() -> None:
     text = reclaim("--help")
     assert set(main.commands) == {
-        *("list", "show", "run", "rehearse", "sweep", "check", "leaderboard", "conform", "plan", "data", "pretrain"),
+        *(
+            "list",
+            "show",
+            "run",
+            "compare",
+            "rehearse",
+            "sweep",
+            "check",
+            "leaderboard",
+            "conform",
+            "plan",
+            "data",
+            "pretrain",
+        ),
     }
     for name in main.commands:
         assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
