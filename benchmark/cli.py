@@ -478,7 +478,7 @@ def compare(
     compared = comparisons.compare(_by_recipe(called, known | made), metric, causes)
     _echo(show_comparison(compared, form, terminal_width()))
     if missing:
-        click.echo(f"{len(made)} of {len(missing)} runs made, on record in {store.root}", err=True)
+        click.echo(f"{len(made)} of {len(missing)} runs made" + f", recorded in {store.root}" * bool(made), err=True)
     if failures:
         raise click.exceptions.Exit(1)
 

@@ -8,7 +8,7 @@ import json
 
 from ..verdicts.comparison import Comparison, ComparisonRow, p_in_words, signed, span, unit_of
 from .board import METRICS
-from .tables import markdown_table, table
+from .tables import markdown_table, size, table
 
 FORMATS = ("text", "json", "csv", "markdown")
 
@@ -22,50 +22,56 @@ def show_comparison(comparison: Comparison, form: str = "text", width: int | Non
         return json.dumps(comparison.as_dict(), indent=2)
     if form == "csv":
         return _csv(comparison)
-    first, unit = comparison.first.name, unit_of(comparison.metric)
-    header = (
-        "method",
-        "seeds",
-        f"{METRICS[comparison.metric]}, 95%",
-        f"minus {first}",
-        "adjusted interval",
-        "p (Holm)",
-        "verdict",
-        "bytes kept",
-        "trained",
-        "time of a run",
-    )
-    rows = [_cells(row, unit) for row in comparison.rows]
-    title = f"{METRICS[comparison.metric]} on {comparison.stream or 'no stream'}"
-    if len(rows) == 1:  # no differences
-        header, rows = (*header[:3], *header[7:]), [(*rows[0][:3], *rows[0][7:])]
+    rows, unit = comparison.rows, unit_of(comparison.metric)
+    numbers = {len(row.seeds) for row in rows if row.mean}
+    several = len(numbers) > 1
+    columns = {
+        "method": [row.name for row in rows],
+        METRICS[comparison.metric]: [
+            _mean(row, unit) + (f" (n = {len(row.seeds)})" if several and row.mean else "") for row in rows
+        ],
+    }
+    if len(rows) > 1:
+        columns |= {
+            f"minus {comparison.first.name}": [_difference(row, unit) for row in rows],
+            "p": [p_in_words(row.p) for row in rows],
+            "verdict": ["failed" if row.failures and not row.seeds else row.verdict for row in rows],
+        }
+    columns |= {
+        "kept": ["-" if row.bytes_kept is None else _bytes(row.bytes_kept) for row in rows],
+        "trained": ["-" if row.trained_parameters is None else size(row.trained_parameters) for row in rows],
+        "time": ["-" if row.seconds is None else f"{row.seconds:.1f} s" for row in rows],
+    }
+    over = f"n = {numbers.pop()}, " if len(numbers) == 1 else ""
+    title = f"{METRICS[comparison.metric]} on {comparison.stream or 'no stream'}, {over}95% intervals"
+    cells = list(zip(*columns.values(), strict=True))
     if form == "markdown":
-        said = [f"**{title}**", markdown_table(rows, header), comparison.conclusion.replace("\n", "  \n")]
-        said += ["\n".join(f"- {note}" for note in comparison.notes)] * bool(comparison.notes)
+        parts = [f"**{title}**", markdown_table(cells, list(columns)), comparison.conclusion.replace("\n", "  \n")]
     else:
-        said = [title, table(rows, header, width), comparison.conclusion]
-        said += ["\n".join(f"note: {note}" for note in comparison.notes)] * bool(comparison.notes)
-    return "\n\n".join(said)
+        parts = [title, table(cells, list(columns), width), comparison.conclusion]
+    mark = "- " if form == "markdown" else "note: "
+    return "\n\n".join([*parts, *filter(None, ["\n".join(f"{mark}{note}" for note in comparison.notes)])])
 
 
-def _cells(row: ComparisonRow, unit: str) -> tuple[str, ...]:
-    nats = 4 if unit == "nats" else 2
-    mean = "-"
-    if row.mean:
-        mean = f"{row.mean.mean:.{nats}f}"
-        mean += f" [{row.mean.interval[0]:.{nats}f}, {row.mean.interval[1]:.{nats}f}]" if row.mean.interval else ""
-    return (
-        row.name,
-        str(len(row.seeds)),
-        mean,
-        signed(row.difference.value, unit) if row.difference else "-",
-        span(row.interval, unit),
-        p_in_words(row.p),
-        "failed" if row.failures and not row.seeds else row.verdict,
-        "-" if row.bytes_kept is None else f"{row.bytes_kept:,}",
-        "-" if row.trained_parameters is None else f"{row.trained_parameters:,}",
-        "-" if row.seconds is None else f"{row.seconds:.1f} s{' (wall)' * (row.clock == 'wall')}",
-    )
+def _mean(row: ComparisonRow, unit: str) -> str:
+    digits = 4 if unit == "nats" else 2
+    if row.mean is None:
+        return "-"
+    if row.mean.interval is None:
+        return f"{row.mean.mean:.{digits}f}"
+    return f"{row.mean.mean:.{digits}f} ± {(row.mean.interval[1] - row.mean.interval[0]) / 2:.{digits}f}"
+
+
+def _difference(row: ComparisonRow, unit: str) -> str:
+    """With its adjusted interval."""
+    if row.difference is None:
+        return "-"
+    return signed(row.difference.value, unit) + (f" ({span(row.interval, unit)})" if row.interval else "")
+
+
+def _bytes(number: int) -> str:
+    text = size(number)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def _csv(comparison: Comparison) -> str:

@@ -184,7 +184,7 @@ def compare_values(
     for name in others:
         if name in references:
             difference = differences[name]
-            judged[name] = Judged("reference", difference, interval=difference and difference.interval())
+            judged[name] = Judged("reference", difference, interval=difference.interval() if difference else None)
     for name, judgement in zip(rivals, family, strict=True):
         interval = judgement.interval
         if interval and less_is_better:
@@ -379,6 +379,8 @@ def _notes(
     notes += _weights(runs)
     for what, key in (("origin of the hyper-parameters", "hyperparameters_from"), ("what a seed varies", "varied")):
         notes += _same_for_all(what, {n: _listed({r.result[key] for r in records}) for n, records in runs.items()})
+    clocks = {row.name: f"{row.clock} time" for row in rows if row.clock}
+    notes += _same_for_all("clock", clocks)
     notes += _machines(runs)
     everything = [record for records in runs.values() for record in records]
     if chosen := sorted({record.seed for record in everything} & set(CHOICE_SEEDS)):
