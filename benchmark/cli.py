@@ -10,24 +10,37 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import click
 
 from .cli_data import data
-from .config import QUICKDRAW_VIT, shown
-from .data.streams import PAPER_STREAMS, STREAMS, find_stream
+from .config import QUICKDRAW_VIT, ConfigError, shown
+from .data.streams import EMBEDDED, PAPER_STREAMS, STREAMS, Stream, find_stream
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, Recipe, find_recipe, recipes_of
+from .records.metrics import METRICS
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
 from .report import show as shows
+from .report.compare import FORMATS, show_comparison
 from .report.tables import table, terminal_width
 from .training import sweep as tuning
-from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
+from .training.jobs import (
+    Job,
+    available_cores,
+    jobs_of,
+    on_record,
+    on_record_elsewhere,
+    run_jobs,
+    try_jobs,
+)
+from .training.own import recipe_of
 from .training.runtime import Setup
+from .verdicts import comparison as comparisons
 from .verdicts.counting import current, not_counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +49,9 @@ COLOURS = {
     **dict.fromkeys(("holds", "reproduced", "chosen", "ok"), "green"),
     **dict.fromkeys(("contradicted", "above", "below", "BEYOND"), "red"),
     "undecided": "yellow",
+    "better": "green",
+    "worse": "red",
+    "failed": "red",
 }
 """Of verdicts, where they have a column of their own."""
 
@@ -375,8 +391,6 @@ def run(
 
 def _recipe_of(name: str) -> Recipe:
     """The shipped or own recipe that is named; says what became of the choice of an own one."""
-    from .training.own import recipe_of
-
     found = recipe_of(name)
     if found.grid and found.choices and found.choice is None:
         why = "was made for another source or grid" if found.choices.exists() else "is not there"
@@ -406,6 +420,143 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
     if seeds.start:
         return list(seeds)
     return [*own, *(seed for seed in range(len(seeds)) if seed not in own)][: len(seeds)]
+
+
+# --- compare ---
+
+
+@main.command(short_help="Say which recipe is best on a stream.")
+@click.argument("names", nargs=-1, required=True, metavar="RECIPE...")
+@click.option("--stream", help="Where they are compared [default: the home stream of the first].")
+@click.option("--seeds", default="5", callback=_seeds, help="How many (0, 1, ...), or a range such as 3-7.")
+@click.option("--metric", type=click.Choice(METRICS), default="last_acc", help="By which they are compared.")
+@JOBS
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    default=Path("records"),
+    help="Where runs are recorded; those in ./leaderboards/records are used, too, and left as they are.",
+)
+@click.option("--again", is_flag=True, help="Make all runs, and replace those in --records.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="Of the result.")
+@_settings
+@DEVICE
+@ROOT
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of decoded images (`reclaim data cache`), for photographs.",
+)
+@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub.")
+@WORKERS
+@click.option("--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded.")
+def compare(
+    names: tuple[str, ...],
+    stream: str | None,
+    seeds: range,
+    metric: str,
+    jobs: int | None,
+    records: Path,
+    again: bool,
+    form: str,
+    settings: tuple[str, ...],
+    precision: str | None,
+    compiled: bool,
+    micro_batch: int | None,
+    device: str,
+    root: Path | None,
+    cache: Path | None,
+    weights: Path | None,
+    workers: int,
+    unverified: bool,
+) -> None:
+    """Say which RECIPE is best on a stream: differences to the first, paired by seed, and what follows from them.
+
+    A run already on record is not run again. Interrupting keeps what is finished, and the same command continues from
+    there. Settings are those of all recipes. Decide on the number of seeds before you look.
+    """
+    recipes = [_recipe_of(name) for name in names]
+    called = [recipe.name for recipe in recipes]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise click.UsageError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
+    target = _common_stream(recipes, stream)
+    setup = Setup(device, root, cache, weights, workers, unverified=unverified)
+    settings = _gathered(settings, precision, compiled, micro_batch)
+    todo = [job for recipe in recipes for job in _jobs_named(recipe, target, seeds, settings, setup)]
+    store, shared = RecordStore(records), Path("leaderboards", "records")
+    read_only = RecordStore(shared) if shared.is_dir() and not _same_folder(shared, store.root) and not again else None
+
+    known = on_record(todo, store, again)
+    if read_only:
+        known |= on_record_elsewhere([job for job in todo if job not in known], read_only)
+    comparisons.require_comparable(_by_recipe(called, known))
+    missing = [job for job in todo if job not in known]
+    jobs = min(jobs or (available_cores() if device == "cpu" else 1), max(1, len(missing)))
+    stores = [store, *([read_only] if read_only else [])]
+    click.echo(f"{len(todo)} runs, {len(known)} on record{_time_to_come(missing, stores, jobs)}", err=True)
+    made, failures = try_jobs(missing, store, jobs, again) if missing else ({}, {})
+
+    causes: dict[str, list[str]] = {}
+    for job, error in failures.items():
+        causes.setdefault(job.recipe, []).append(f"{type(error).__name__}: {error}")
+    compared = comparisons.compare(_by_recipe(called, known | made), metric, causes)
+    _echo(show_comparison(compared, form, terminal_width()))
+    if missing:
+        click.echo(f"{len(made)} of {len(missing)} runs made" + f", recorded in {store.root}" * bool(made), err=True)
+    if failures:
+        raise click.exceptions.Exit(1)
+
+
+def _common_stream(recipes: Sequence[Recipe], name: str | None) -> Stream:
+    """The stream of that name, else the home of the first recipe.
+
+    :raises click.UsageError: a recipe is for other images than the stream has.
+    """
+    target = find_stream(name or recipes[0].home)
+    drawn = target.tier == EMBEDDED
+    if unfit := [recipe.name for recipe in recipes if (recipe.config.images is None) != drawn]:
+        which, theirs = ("drawings", "photographs") if drawn else ("photographs", "drawings")
+        raise click.UsageError(
+            f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {theirs}: compare recipes for the "
+            "same images, or name another --stream"
+        )
+    return target
+
+
+def _jobs_named(
+    recipe: Recipe, target: Stream, seeds: Sequence[int], settings: Sequence[str], setup: Setup
+) -> list[Job]:
+    try:
+        return jobs_of(recipe, target, seeds, settings, setup)
+    except ConfigError as error:
+        raise ConfigError(f"{recipe.name}: {error}") from None
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def _by_recipe(names: Sequence[str], records: Mapping[Job, Record]) -> dict[str, list[Record]]:
+    """Recipe -> its records by seed, in the order of the names."""
+    ordered = sorted(records.values(), key=lambda record: record.seed)
+    return {name: [record for record in ordered if record.recipe == name] for name in names}
+
+
+def _time_to_come(missing: Sequence[Job], stores: Sequence[RecordStore], n_jobs: int) -> str:
+    """How many runs are to be made and, where runs of the same configurations are on record, how long that took."""
+    if not missing:
+        return ""
+    seconds: dict[tuple[str, ...], float] = {}
+    for place in {job.place[:3] for job in missing}:
+        walls = [r.provenance.get("wall_seconds") for store in stores for r in store.alike(*place)]
+        if known := [float(wall) for wall in walls if wall]:
+            seconds[place] = median(known)
+    unknown = sorted({job.recipe for job in missing if job.place[:3] not in seconds})
+    text = f", {len(missing)} to make, {n_jobs} at a time"
+    if unknown:
+        return f"{text}; how long is not known: no run of {', '.join(unknown)} is on record"
+    minutes = sum(seconds[job.place[:3]] for job in missing) / n_jobs / 60
+    return f"{text}: about {minutes:.1f} min, as long as those on record took"
 
 
 @main.command(short_help="Rehearse published cells on synthetic images.")

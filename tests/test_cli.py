@@ -75,7 +75,20 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def test_help_mentions_every_command() -> None:
     text = reclaim("--help")
     assert set(main.commands) == {
-        *("list", "show", "run", "rehearse", "sweep", "check", "leaderboard", "conform", "plan", "data", "pretrain"),
+        *(
+            "list",
+            "show",
+            "run",
+            "compare",
+            "rehearse",
+            "sweep",
+            "check",
+            "leaderboard",
+            "conform",
+            "plan",
+            "data",
+            "pretrain",
+        ),
     }
     for name in main.commands:
         assert re.search(rf"^  {name}  +\w", text, re.MULTILINE)
@@ -172,6 +185,9 @@ def test_tables_fit_a_terminal_and_are_whole_elsewhere() -> None:
     under_long_headers = table(rows, ("a long header", "another header", "one more"), width=50)
     assert max(map(len, under_long_headers.splitlines())) <= 50
     assert table(rows, ("name", "what", "rest"), width=200) == wide
+    numbers = table([("1,234,567", "two words and some more", "0.5")], ("n", "what", "rest"), width=30)
+    assert "1,234,567" in numbers
+    assert max(map(len, numbers.splitlines())) <= 30
 
 
 def test_verdicts_have_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +381,157 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "finished runs are kept, the same command continues" in reclaim(
         "run", "linear", "--records", tmp_path, fails=True
     )
+
+
+# --- compare ---
+
+
+def compared(*arguments: object, fails: bool = False) -> tuple[str, str]:
+    """Standard output and standard error of `reclaim compare`."""
+    result: Result = CliRunner().invoke(main, ["compare", *map(str, arguments)])
+    assert (result.exit_code != 0) == fails, result.output
+    assert not fails or isinstance(result.exception, SystemExit), result.exception
+    return result.stdout, result.stderr
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+
+
+TINY = ("--stream", "small", "--set", "epochs=1", "--set", "batch_size=16", "--jobs", 1)
+
+
+@pytest.mark.trains
+def test_compare_makes_what_is_missing_and_says_what_follows(small: Path) -> None:
+    shown, said = compared("linear", "ncm", *TINY, "--seeds", 2)
+    assert "4 runs, 0 on record, 4 to make, 1 at a time; how long is not known: no run of linear, ncm" in said
+    records, problems = RecordStore(small / "records").load()
+    assert not problems
+    assert [(r.recipe, r.stream, r.seed) for r in records] == [
+        (recipe, "small", seed) for recipe in ("linear", "ncm") for seed in (0, 1)
+    ]
+    means = {name: sum(r.metrics()["last_acc"] for r in records if r.recipe == name) / 2 for name in ("linear", "ncm")}
+    for name, mean in means.items():
+        assert re.search(rf"^{name} +{mean:.2f} ± ", shown, re.MULTILINE)
+    assert re.search(r"^ncm is|^ncm cannot be told from linear", shown, re.MULTILINE)
+
+    files = stamps(small / "records")
+    again, said = compared("linear", "ncm", *TINY, "--seeds", 2)
+    assert again == shown
+    assert said == "4 runs, 4 on record\n"
+    more, said = compared("linear", "ncm", *TINY, "--seeds", 3, "--format", "json")
+    assert re.search(
+        r"6 runs, 4 on record, 2 to make, 1 at a time: about \d+\.\d min, as long as those on record", said
+    )
+    assert [row["seeds"] for row in json.loads(more)["rows"]] == [[0, 1, 2]] * 2
+    assert {path: stamp for path, stamp in stamps(small / "records").items() if path in files} == files
+    compared("linear", "ncm", *TINY, "--seeds", 2, "--again")
+    assert all(stamps(small / "records")[path] > stamp for path, stamp in files.items())
+
+
+def test_an_interrupted_comparison_goes_on_from_there(
+    made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = engines._make
+
+    def interrupted(job: Job, advance: Any) -> Record:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(job, advance)
+
+    command = ("linear", "ewc", "--seeds", 2, "--jobs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "_make", interrupted)
+        _, said = compared(*command, fails=True)
+    assert "finished runs are kept, the same command continues" in said
+    files = stamps(small / "records")
+    assert len(files) == 3
+    shown, said = compared(*command)
+    assert "4 runs, 3 on record, 1 to make" in said
+    assert len(made) == 4
+    assert {path: stamp for path, stamp in stamps(small / "records").items() if path in files} == files
+    assert "ewc" in shown
+
+
+def test_runs_of_a_checkout_are_used_and_nothing_is_written_there(made: list[Job], small: Path) -> None:
+    shared = RecordStore(small / "leaderboards" / "records")
+    for seed in range(3):
+        shared.write(synthetic_record("linear", seed=seed, last_acc=50 + seed))
+    files = stamps(shared.root)
+    shown, said = compared("linear", "ewc", "--seeds", 3, "--jobs", 1)
+    assert "6 runs, 3 on record, 3 to make" in said
+    assert {job.recipe for job in made} == {"ewc"}
+    assert re.search(r"^linear +51\.00 ± ", shown, re.MULTILINE)
+    assert stamps(shared.root) == files
+    assert len(stamps(small / "records")) == 3
+    # other settings are other runs, and --again makes them all
+    compared("linear", "--seeds", 1, "--jobs", 1, "--set", "lr=0.5")
+    compared("linear", "--seeds", 1, "--jobs", 1, "--again")
+    assert [job.recipe for job in made[3:]] == ["linear", "linear"]
+    assert stamps(shared.root) == files
+    assert len(stamps(small / "records")) == 5
+    # the store of a checkout can be named, as for `run`
+    compared("linear", "--seeds", 4, "--records", shared.root, "--jobs", 1)
+    assert len(stamps(shared.root)) == 4
+
+
+def test_a_recipe_that_fails_does_not_stop_the_others(
+    made: list[Job], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = engines._make
+
+    def failing(job: Job, advance: Any) -> Record:
+        if job.recipe == "ewc":
+            raise FloatingPointError("the loss is NaN")
+        return make(job, advance)
+
+    monkeypatch.setattr(engines, "_make", failing)
+    shown, said = compared("linear", "ewc", "lwf", "--seeds", 2, "--jobs", 1, fails=True)
+    assert "Traceback" not in shown + said
+    assert "ewc has no runs (FloatingPointError: the loss is NaN)." in shown
+    assert re.search(r"^ewc +- .* failed ", shown, re.MULTILINE)
+    assert re.search(r"^lwf +\d", shown, re.MULTILINE)
+    assert "4 of 6 runs made" in said
+    document, _ = compared("linear", "ewc", "--seeds", 2, "--jobs", 1, "--format", "json", fails=True)
+    assert json.loads(document)["rows"][1]["failures"] == ["FloatingPointError: the loss is NaN"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Missing argument 'RECIPE...'"),
+        (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
+        (["slca", "linear", "slca"], "slca is named twice"),
+        (["slca", "linear", "--stream", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
+        (
+            ["slca", "linear", "--stream", "split-cub200-10"],
+            "split-cub200-10 consists of photographs, and slca, linear",
+        ),
+        (["linear", "slca", "--set", "olor={}"], "linear: trainable="),
+        (["linear", "slca", "--metric", "accuracy"], "'accuracy' is not one of"),
+        (["linear", "slca", "--seeds", "0"], "'0': give a number of seeds"),
+        (["linear", "slca", "--device", "abacus"], "'abacus' cannot be used here"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_compare_refuses_before_anything_runs(
+    arguments: list[str], complaint: str, made: list[Job], small: Path
+) -> None:
+    _, said = compared(*arguments, fails=True)
+    assert complaint in said
+    assert made == []
+    assert list(small.iterdir()) == []
+
+
+def test_records_of_other_images_are_refused_before_anything_runs(made: list[Job], small: Path) -> None:
+    store = RecordStore(small / "records")
+    store.write(synthetic_record("linear"))
+    other = synthetic_record("ewc")
+    other.result["data_sha256"] = "1" * 64
+    store.write(other)
+    _, said = compared("linear", "ewc", "--seeds", 3, fails=True)
+    assert "the records are of different images" in said
+    assert made == []
 
 
 # --- sweep ---

@@ -6,6 +6,7 @@ checks them with :func:`~reclaim.benchmark.records.record.validate`. Invalid fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -109,6 +110,14 @@ class RecordStore:
             return self._read(path)
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from None
+
+    def alike(self, recipe: str, stream: str, config_hash: str) -> list[Record]:
+        """The sound records of one configuration, whatever their seeds."""
+        found = []
+        for path in self.path_of(recipe, stream, config_hash, 0).parent.glob("*.json"):
+            with contextlib.suppress(RecordError):
+                found.append(self._read(path))
+        return found
 
     def load(self) -> tuple[list[Record], list[Problem]]:
         """All records, sorted by (recipe, stream, config hash, seed),

@@ -40,6 +40,7 @@ from .board import (
 )
 from .findings import EFFECT, differences
 from .svg import Chart, Scale, chart, ends, templates
+from .tables import size
 
 CURVES = 7
 """How many curves a chart shows at once: the colours of Okabe and Ito but yellow, which cannot be seen on white."""
@@ -93,14 +94,6 @@ def interval(summary: MeanInterval | None) -> str:
 def printed(value: float, published: Published) -> str:
     """A published number with as many decimals as the paper gives it."""
     return f"{value:.{round(-math.log10(2 * published.rounding))}f}"
-
-
-def size(number: int) -> str:
-    """A number with at most three digits and a thousand's letter, such as 6.6 M."""
-    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
-            return f"{number / unit:.3g} {letter}"
-    return str(number)
 
 
 # --- streams ---

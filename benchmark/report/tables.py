@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,13 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str] = (), width: int
         if not wide:
             break
         fitted[max(wide, key=fitted.__getitem__)] -= 1
-    style = "simple" if headers else "plain"
-    return tabulate(texts, headers, style, disable_numparse=True, maxcolwidths=fitted if fitted != widths else None)
+    if fitted != widths:  # not left to tabulate, which takes "1,234" for a number here and fails
+        texts = [[_wrapped(cell, size) for cell, size in zip(row, fitted, strict=True)] for row in texts]
+    return tabulate(texts, headers, "simple" if headers else "plain", disable_numparse=True)
+
+
+def _wrapped(cell: str, width: int) -> str:
+    return "\n".join(part for line in cell.splitlines() for part in textwrap.wrap(line, width) or [""])
 
 
 def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str], padded: bool = True) -> str:
@@ -44,6 +50,14 @@ def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str], padded:
     if padded:
         return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def size(number: int) -> str:
+    """A number with at most three digits and a thousand's letter, such as 6.6 M."""
+    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.3g} {letter}"
+    return str(number)
 
 
 def terminal_width() -> int | None:

@@ -108,16 +108,7 @@ def try_jobs(
     """Like :func:`run_jobs`, but returns the errors of failed runs in addition to the records of the others."""
     if n_jobs is not None and n_jobs < 1:
         raise ValueError(f"the number of parallel runs must be at least 1, got {n_jobs}")
-    known: dict[Job, Record] = {}
-    for job in jobs if store else ():
-        record = store.get(*job.place) if store and (job.setup.rehearsal or not again) else None
-        if record and job.setup.rehearsal and not record.result.get("rehearsal"):
-            raise RecordError(
-                f"{job} is already recorded: a rehearsal would replace it, give another folder for the records"
-            )
-        if record and not again and _stands_for(job, record):
-            known[job] = record
-    _require_same_start(known)
+    known = on_record(jobs, store, again) if store else {}
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
@@ -199,6 +190,35 @@ def try_jobs(
     return known, failures
 
 
+def on_record(jobs: Sequence[Job], store: RecordStore, again: bool = False) -> dict[Job, Record]:
+    """The jobs that :func:`run_jobs` would not make, because their records are in the store.
+
+    :raises RecordError: a record is damaged, or was made from other images or weights than its job names.
+    """
+    known: dict[Job, Record] = {}
+    for job in jobs:
+        record = store.get(*job.place) if job.setup.rehearsal or not again else None
+        if record and job.setup.rehearsal and not record.result.get("rehearsal"):
+            raise RecordError(
+                f"{job} is already recorded: a rehearsal would replace it, give another folder for the records"
+            )
+        if record and not again and _stands_for(job, record):
+            known[job] = record
+    _require_same_start(known)
+    return known
+
+
+def on_record_elsewhere(jobs: Sequence[Job], store: RecordStore) -> dict[Job, Record]:
+    """The jobs whose records are in a store that is only read. Those of other images or weights than their jobs name
+    are left alone.
+
+    :raises RecordError: a record is damaged.
+    """
+    found = {job: record for job in jobs if (record := store.get(*job.place)) and _stands_for(job, record)}
+    clashing = {job for job, *_ in _other_starts(found)}
+    return {job: record for job, record in found.items() if job not in clashing}
+
+
 POLL = 0.2
 """Seconds between two looks at what other processes have finished."""
 
@@ -264,6 +284,17 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     """Refuse records of other images or weights than their jobs name.
 
     Such records must not be used in place of the jobs, and days of work must not be replaced without being asked for.
+    """
+    for job, there, here in _other_starts(known):
+        raise RecordError(
+            f"{job} is already recorded with other {there} there, {here} here; --again replaces it, another --records "
+            "folder keeps both"
+        )
+
+
+def _other_starts(known: Mapping[Job, Record]) -> Iterator[tuple[Job, str, str]]:
+    """The jobs whose records are of other images or weights, with those there and those here.
+
     Only what a job names explicitly, a folder or a file, is read for this check.
     """
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
@@ -284,10 +315,7 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
             there = record.images if what == "data_sha256" else {record.result[what]}
             if there.isdisjoint(here):
                 kind = "images" if what == "data_sha256" else "weights"
-                raise RecordError(
-                    f"{job} is already recorded with other {kind}: {record.result[what][:12]}... there, "
-                    f"{here[0][:12]}... here; --again replaces it, another --records folder keeps both"
-                )
+                yield job, f"{kind}: {record.result[what][:12]}...", f"{here[0][:12]}..."
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")

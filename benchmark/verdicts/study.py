@@ -80,6 +80,15 @@ def detectable_effect(n: int, alpha: float) -> float:
     return float(optimize.brentq(shortfall, 0.0, 3 * critical + 5)) / math.sqrt(n)
 
 
+def seeds_to_detect(effect: float, alpha: float) -> int | None:
+    """The smallest number of seeds over which a two-sided t test finds a paired effect of this size with 80% power;
+    None if :data:`~reclaim.benchmark.stats.power.MAX_SEEDS` do not.
+
+    :param effect: in standard deviations of the differences, at least 0.
+    """
+    return next((n for n in range(2, MAX_SEEDS + 1) if effect > 0 and detectable_effect(n, alpha) <= effect), None)
+
+
 def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None) -> str:
     """The true differences that :data:`SEEDS` find with 80% power, and what they cost."""
     family = (
