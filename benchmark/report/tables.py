@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,11 @@ def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str], padded:
     if padded:
         return tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown takes for nothing else: no markup, no HTML and no cell of a table."""
+    return re.sub(r"([\\`*\[\]<>|&~$])", r"\\\1", text)
 
 
 def terminal_width() -> int | None:
