@@ -710,7 +710,12 @@ def check(files: Sequence[Path], records: Path | None) -> None:
 
 
 @main.command(short_help="Write the leaderboards from the records.")
-@RECORDS
+@click.option(
+    "--records",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Record store [default: ./leaderboards/records]; repeatable, somebody else's is shown beside it.",
+)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
 @click.option(
     "--docs",
@@ -731,7 +736,7 @@ def check(files: Sequence[Path], records: Path | None) -> None:
     "--variants", is_flag=True, help="Also rows of other configurations of a recipe, marked with what they change."
 )
 def leaderboard(
-    records: Path | None,
+    records: Sequence[Path],
     output: Path,
     docs: Path | None,
     formats: Sequence[str],
@@ -741,24 +746,25 @@ def leaderboard(
     """Write the leaderboards from the records: same records, same bytes. Ends with what is left out, and why.
 
     index.html shows everything. embedded.md, .csv and .svg show all streams; <stream>.md, .csv, .json and, with
-    --format latex, .tex show one.
+    --format latex, .tex show one, or one stream of somebody's own. Recipes that are not this project's are ranked with
+    the others of their stream and marked "external"; claims and published cells are judged without them.
     """
     from .report import leaderboard as boards
 
-    store = _store_at_hand(records) or default_store()
+    stores = [named_store(folder) for folder in records] or [default_store()]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             formats = formats or boards.FORMATS[:-1]
-            written = boards.write(store, output, formats, variants)
-            written += boards.write_docs(store, docs) if docs else []
-            written += boards.write_figures(store, figures, variants) if figures else []
+            written = boards.write(stores, output, formats, variants)
+            written += boards.write_docs(stores, docs) if docs else []
+            written += boards.write_figures(stores, figures, variants) if figures else []
         finally:
             for message in dict.fromkeys(str(warning.message) for warning in caught):
                 click.echo(f"warning: {message}", err=True)
     for path in written:
         click.echo(f"wrote {path}")
-    click.echo(str(boards.account(store, formats, docs is not None, variants)))
+    click.echo(str(boards.account(stores, formats, docs is not None, variants)))
 
 
 @main.command(short_help="Hold the implementations against golden files.")

@@ -31,8 +31,8 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
     folders = config.getoption("--paper-records") or []
     made = folders[:1] if config.getoption("--paper-run-missing") else []
     stores = [RecordStore(f) if f in made else named_store(f, OPTION) for f in folders] or [default_store(OPTION)]
-    records, notes = merge(stores)
-    return records, notes + not_counted(records)
+    records, damaged, repeated = merge(stores)
+    return records, [*(f"skipped {problem}" for problem in damaged), *repeated, *not_counted(records)]
 
 
 def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:

@@ -302,6 +302,14 @@ def _wrong(key: str, value: Any, wanted: str) -> RecordError:
     return RecordError(f"{key} is {_short(value)}, wanted {wanted}: run it again, or delete the file")
 
 
+def plain(text: str, most: int = 80) -> str:
+    """Somebody else's text on one line that does nothing to a terminal: what cannot be printed is escaped, and what is
+    longer than ``most`` characters is cut.
+    """
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return escaped if len(escaped) <= most else f"{escaped[: most - 3]}..."
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

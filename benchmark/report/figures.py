@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
-from .board import METRICS, NOT_COMPARABLE, Row, by_group, headline, label
+from .board import METRICS, NOT_COMPARABLE, OF_ONES_OWN, Row, by_group, headline, label
 from .page import published_interval
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "text.parse_math": False,  # a dollar in somebody else's title is a dollar
     }
     with matplotlib.rc_context(style):
         for name, draw in drawings.items():
@@ -76,17 +77,16 @@ def _of_stream(stream: str, table: Sequence[Row]) -> dict[str, Callable[[Figure]
     ):
         series = [(label(row, table), row.curves[key]) for row in drawn if len(row.curves[key]) > 1]
         if series:
-            drawings[f"{stream}-{title}"] = _curves(stream, x, y, series)
+            drawings[f"{stream}-{title}"] = _curves(table[0], x, y, series)
     for row in drawn:
         if len(row.matrices["accuracy"]) > 1:
-            drawings[f"{stream}-matrix-{row.recipe}"] = _matrices(row)
+            drawings[f"{stream}-matrix-{row.key}"] = _matrices(row)
     return drawings
 
 
-def _title(axes: Axes, text: str) -> None:
-    """What is drawn and, in small print, what it must not be taken for."""
-    axes.set_title(text, loc="left", fontsize=10)
-    axes.figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+def _warn(figure: Any, row: Row) -> None:
+    """In small print, what the figure must not be taken for."""
+    figure.supxlabel(OF_ONES_OWN if row.own else NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
 
 
 def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
@@ -107,7 +107,7 @@ def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:
             axes.set_title(str(group), loc="left", fontsize=8)
         parts[-1].set_xlabel("Last-Acc in percent, mean and 95% interval")
         figure.suptitle(table[0].stream, fontsize=10)
-        figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+        _warn(figure, table[0])
 
     return draw
 
@@ -118,9 +118,7 @@ def _dot(axes: Axes, summary: MeanInterval, y: float, colour: str) -> None:
     axes.plot(summary.mean, y, "o", color=colour, markersize=4)
 
 
-def _curves(
-    stream: str, x: str, y: str, series: Sequence[tuple[str, Sequence[MeanInterval]]]
-) -> Callable[[Figure], None]:
+def _curves(row: Row, x: str, y: str, series: Sequence[tuple[str, Sequence[MeanInterval]]]) -> Callable[[Figure], None]:
     from matplotlib.ticker import MaxNLocator
 
     def draw(figure: Figure) -> None:
@@ -137,7 +135,8 @@ def _curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
-        _title(axes, f"{stream}, means with 95% intervals")
+        axes.set_title(f"{row.stream}, means with 95% intervals", loc="left", fontsize=10)
+        _warn(figure, row)
 
     return draw
 
@@ -170,7 +169,7 @@ def _matrices(row: Row) -> Callable[[Figure], None]:
             axes.set_title(title, fontsize=8)
         figure.axes[0].set_ylabel("after task")
         figure.suptitle(f"{row.title}, {row.stream}: percent right", fontsize=9)
-        figure.supxlabel(NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+        _warn(figure, row)
 
     return draw
 

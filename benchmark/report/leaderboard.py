@@ -24,17 +24,30 @@ from ..data.drawings import shared_classes
 from ..data.streams import STREAMS
 from ..files import write_text
 from ..recipes import RECIPES
-from ..records.record import Record
-from ..records.store import RecordStore
+from ..records.record import Record, plain
+from ..records.store import Problem, RecordStore
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
-from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, reasons
+from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
+from ..verdicts.outside import is_outside, why_not
 from . import fidelity, findings, page
-from .board import COLUMNS, NOT_COMPARABLE, RANKS, SHOWN, Row, by_group, ends_of_grids, rows, time_in_words
+from .board import (
+    COLUMNS,
+    EXTERNAL,
+    NOT_COMPARABLE,
+    OF_ONES_OWN,
+    RANKS,
+    SHOWN,
+    Row,
+    by_group,
+    ends_of_grids,
+    rows,
+    time_in_words,
+)
 from .coverage import coverage_page
 from .svg import dot_plot, templates
-from .tables import markdown_table
+from .tables import markdown_table, markdown_text
 
 __all__ = ["COLUMNS", "FORMATS", "Account", "Row", "account", "rows", "write", "write_docs", "write_figures"]
 
@@ -52,7 +65,8 @@ OTHERS = (
     "config_hash",
 )
 LABEL = "Embedded tier: not measured on a paper's data, and not comparable with a paper's numbers."
-"""In a LaTeX table, whose width it must not set."""
+LABEL_OF_ONES_OWN = "Somebody's own images: not comparable with a paper's numbers."
+"""In a LaTeX table, whose width they must not set."""
 DECIMALS = 6
 """Of the numbers in JSON: beyond them the order in which a processor adds shows."""
 
@@ -62,54 +76,67 @@ TIES = (
 )
 
 VARIANTS = "A variant is another configuration of a recipe, as far as it differs, and has no rank."
+PICTURE = 40
+"""Characters of a title that a picture has room for."""
 NAMED = 3
 """How many of the records that are left out for one reason are named."""
 
 # --- the files ---
 
 
+Stores = RecordStore | Sequence[RecordStore]
+"""One record store, or several: a run that two of them have is shown once."""
+
+
 def write(
-    store: RecordStore, folder: Path, formats: Iterable[str] = FORMATS[:-1], with_variants: bool = False
+    stores: Stores, folder: Path, formats: Iterable[str] = FORMATS[:-1], with_variants: bool = False
 ) -> list[Path]:
     """Write the leaderboards, each file replaced whole.
 
     ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json``
-    and, when asked for, ``.tex`` one of them, ``index.html`` everything, runs of published cells included; where there
-    are no others, it is all that is written. Files of streams that have no record any more are warned of and left.
+    and, when asked for, ``.tex`` one of them or one stream of somebody's own, ``index.html`` everything, runs of
+    published cells included; where there are no others, it is all that is written. Files of streams that have no record
+    any more are warned of and left. Recipes that are not ours are marked (:mod:`reclaim.benchmark.verdicts.outside`);
+    claims and cells are judged without them.
 
     :param formats: of :data:`FORMATS`; all but LaTeX by default.
     :param with_variants: also rows of other configurations of a recipe.
     :raises ValueError: there is no record to show, or none to show in these formats.
+    :raises reclaim.benchmark.records.record.RecordError: two stores contradict each other.
     """
-    counted, variants = _counted(store, with_variants)
+    counted, variants, outside = _counted(stores, with_variants)
     ranked = _ranked(counted)
-    table, verdicts = rows(ranked, variants), judge_claims(ranked)
+    everything, verdicts = rows(ranked, variants, outside), judge_claims(ranked)
+    table = [row for row in everything if not row.own]
     streams = {
-        stream: [row for row in table if row.stream == stream] for stream in dict.fromkeys(row.stream for row in table)
+        stream: [row for row in everything if row.stream == stream]
+        for stream in dict.fromkeys(row.stream for row in everything)
     }
     texts = {}
     for kind in formats:
         if kind not in FORMATS:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
         if kind == "html":
-            texts["index.html"] = page.render(table, verdicts, check_cells(counted))
-        elif not table:
-            continue
+            texts["index.html"] = page.render(everything, verdicts, check_cells(counted))
         elif kind == "markdown":
-            texts["embedded.md"] = markdown(table, verdicts)
+            texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
             texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
         elif kind == "csv":
-            texts["embedded.csv"] = as_csv(table)
+            texts |= {"embedded.csv": as_csv(table)} if table else {}
             texts |= {f"{stream}.csv": as_csv(part) for stream, part in streams.items()}
         elif kind == "json":
             texts |= {f"{stream}.json": as_json(part) for stream, part in streams.items()}
         elif kind == "svg":
-            texts["embedded.svg"] = svg(table)
+            texts |= {"embedded.svg": svg(table)} if table else {}
         else:
             texts |= {f"{stream}.tex": as_latex(part) for stream, part in streams.items()}
+    if not texts and everything:
+        raise ValueError(
+            f"{_named(stores)} holds runs on streams of one's own alone, which have no picture: ask for html"
+        )
     if not texts:
         raise ValueError(
-            f"{store.root} holds runs of published cells alone, and only the page shows these: ask for html"
+            f"{_named(stores)} holds runs of published cells alone, and only the page shows these: ask for html"
         )
     gone = [*(stream for stream in STREAMS if stream not in streams), *([] if table else ["embedded"])]
     for path in [folder / f"{name}.{end}" for name in gone for end in ("md", "csv", "json", "tex", "svg")]:
@@ -118,12 +145,12 @@ def write(
     return _write(folder, texts)
 
 
-def write_docs(store: RecordStore, folder: Path) -> list[Path]:
+def write_docs(stores: Stores, folder: Path) -> list[Path]:
     """Write ``fidelity.md``, ``findings.md`` and ``coverage.md``, each replaced whole.
 
     :raises ValueError: there is no record to show.
     """
-    counted = [record for record in _counted(store)[0] if record.recipe in RECIPES and record.stream in STREAMS]
+    counted = [record for record in _counted(stores)[0] if record.recipe in RECIPES and record.stream in STREAMS]
     pages = {
         "fidelity.md": fidelity.page(counted),
         "findings.md": findings.page(counted),
@@ -132,15 +159,15 @@ def write_docs(store: RecordStore, folder: Path) -> list[Path]:
     return _write(folder, pages)
 
 
-def write_figures(store: RecordStore, folder: Path, with_variants: bool = False) -> list[Path]:
+def write_figures(stores: Stores, folder: Path, with_variants: bool = False) -> list[Path]:
     """Write the figures for papers and slides (:mod:`reclaim.benchmark.report.figures`), as SVG and PNG.
 
     :raises ValueError: there is no record to show, or matplotlib is not installed.
     """
     from . import figures
 
-    counted, variants = _counted(store, with_variants)
-    return figures.write(rows(_ranked(counted), variants), check_cells(counted), folder)
+    counted, variants, outside = _counted(stores, with_variants)
+    return figures.write(rows(_ranked(counted), variants, outside), check_cells(counted), folder)
 
 
 @dataclass(frozen=True)
@@ -169,20 +196,25 @@ class Account:
 
 
 def account(
-    store: RecordStore, formats: Iterable[str] = FORMATS[:-1], docs: bool = False, with_variants: bool = False
+    stores: Stores, formats: Iterable[str] = FORMATS[:-1], docs: bool = False, with_variants: bool = False
 ) -> Account:
     """What :func:`write` shows of the store's records and, with ``docs``, :func:`write_docs`."""
-    records, problems = store.load()
+    records, problems, repeated = _load(stores)
     counted = list(zip(records, reasons(records), strict=True))
     checks = check_cells([record for record, reason in counted if reason is None])
     of_cells = {_place(run) for check in checks.values() for run in check.runs} if "html" in formats else set()
     left_out = [("a file that cannot be read", str(problem.path)) for problem in problems]
+    left_out += [("a run that another store has", note) for note in repeated]
     for record, reason in counted:
-        why = _why_left_out(record, reason, of_cells, docs, with_variants)
+        if is_outside(record):
+            (reason,) = why_not([record])
+            why = reason.kind if reason else ""
+        else:
+            why = _why_left_out(record, reason, of_cells, docs, with_variants)
         if why:
             detail = f", {reason.detail}" if reason and reason.detail else ""
-            left_out.append((why, f"{record.recipe} on {record.stream}{detail}"))
-    return Account(len(records) + len(problems) - len(left_out), left_out)
+            left_out.append((why, f"{plain(record.recipe)} on {plain(record.stream)}{detail}"))
+    return Account(len(records) + len(problems) + len(repeated) - len(left_out), left_out)
 
 
 def _why_left_out(
@@ -220,23 +252,33 @@ def _is_variant(record: Record, reason: Reason | None) -> bool:
     )
 
 
-def _counted(store: RecordStore, with_variants: bool = False) -> tuple[list[Record], list[Record]]:
-    """The records that count (:func:`reclaim.benchmark.verdicts.counting.reasons`), and with ``with_variants`` those of
-    other configurations; damaged files are warned of and skipped.
+def _counted(stores: Stores, with_variants: bool = False) -> tuple[list[Record], list[Record], list[Record]]:
+    """The records that count (:func:`reclaim.benchmark.verdicts.counting.reasons`), with ``with_variants`` those of
+    other configurations, and those from outside; damaged files are warned of and skipped.
     """
-    records, problems = store.load()
+    records, problems, _ = _load(stores)
     for problem in problems:
         warnings.warn(f"skipped {problem}", stacklevel=3)
     why = list(zip(records, reasons(records), strict=True))
     counted = [record for record, reason in why if reason is None]
     variants = [record for record, reason in why if with_variants and _is_variant(record, reason)]
-    if not variants and not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
-        left_out = f"\n{account(store)}" if records or problems else ""
+    from_outside = [record for record in records if is_outside(record)]
+    outside = [record for record, reason in zip(from_outside, why_not(from_outside), strict=True) if reason is None]
+    if not variants and not outside and not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
+        left_out = f"\n{account(stores)}" if records or problems else ""
         raise ValueError(
             "no records of any recipe's present configuration, or of a published cell by its paper's protocol, in "
-            f"{store.root}: make some with `reclaim run`{left_out}"
+            f"{_named(stores)}: make some with `reclaim run`{left_out}"
         )
-    return counted, variants
+    return counted, variants, outside
+
+
+def _load(stores: Stores) -> tuple[list[Record], list[Problem], list[str]]:
+    return merge([stores] if isinstance(stores, RecordStore) else stores)
+
+
+def _named(stores: Stores) -> str:
+    return ", ".join(str(s.root) for s in ([stores] if isinstance(stores, RecordStore) else stores))
 
 
 def _ranked(counted: Sequence[Record]) -> list[Record]:
@@ -256,7 +298,8 @@ def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     """The whole tier: a table per stream and group, then the verdicts on the claims."""
-    validated = {row.recipe for row in table if not row.variant and row.hyperparameters.startswith("validation")}
+    ours = [row for row in table if not row.variant and not row.outside]
+    validated = {row.recipe for row in ours if row.hyperparameters.startswith("validation")}
     introduction = templates().get_template("embedded.md")
     parts = [
         introduction.render(
@@ -277,9 +320,13 @@ def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
 
 def stream_markdown(table: Sequence[Row]) -> str:
     """One stream alone."""
-    stream = STREAMS[table[0].stream]
-    explained = f"{stream.description}. How to read this: [embedded.md](embedded.md).\n\n{RANKS} {TIES}"
-    return f"# {stream.name}\n\n**{NOT_COMPARABLE}**\n\n{explained}\n\n{_tables(table, 2)}"
+    stream = table[0].definition
+    if table[0].own:
+        reading, note = "Means over n seeds with 95% Student-t intervals, in percent.", OF_ONES_OWN
+    else:
+        reading, note = "How to read this: [embedded.md](embedded.md).", NOT_COMPARABLE
+    explained = f"{markdown_text(stream.description)}. {reading}\n\n{RANKS} {TIES}"
+    return f"# {stream.name}\n\n**{note}**\n\n{explained}\n\n{_tables(table, 2)}"
 
 
 def as_latex(table: Sequence[Row]) -> str:
@@ -287,7 +334,8 @@ def as_latex(table: Sequence[Row]) -> str:
     header = ("Rank", "Tied with", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
-    label = f"\\midrule\n\\multicolumn{{{len(header)}}}{{l}}{{\\footnotesize {LABEL}}} \\\\\n"
+    label, note = (LABEL_OF_ONES_OWN, OF_ONES_OWN) if table[0].own else (LABEL, NOT_COMPARABLE)
+    last = f"\\midrule\n\\multicolumn{{{len(header)}}}{{l}}{{\\footnotesize {label}}} \\\\\n"
     parts = []
     for group, members in by_group(table):
         lines = [
@@ -303,8 +351,10 @@ def as_latex(table: Sequence[Row]) -> str:
         ]
         tabular = tabulate(lines, header, tablefmt="latex_booktabs", disable_numparse=True, colalign=align)
         parts.append(
-            f"% {group.stream}: {group}. {NOT_COMPARABLE}\n% Means over n seeds in percent, and ranks, with "
-            f"95% intervals. {TIES}\n" + tabular.replace("\\bottomrule", label + "\\bottomrule") + "\n"
+            f"% {group.stream}: {group}. {note}\n% Means over n seeds in percent, and ranks, with "
+            f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
+            + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
+            + "\n"
         )
     return "\n".join(parts)
 
@@ -328,8 +378,8 @@ def _tables(table: Sequence[Row], level: int) -> str:
             (
                 _rank(row),
                 _ties(row, members),
-                row.title,
-                f"`{row.recipe}`",
+                markdown_text(row.title),
+                f"`{row.key if row.told else row.recipe}`",
                 len(row.seeds),
                 *_accuracies(row),
                 f"{row.trained_parameters:,}",
@@ -339,9 +389,11 @@ def _tables(table: Sequence[Row], level: int) -> str:
             )
             for row in members
         ]
-        parts.append(f"{'#' * level} {group}\n\n{markdown_table(lines, header)}\n")
+        parts.append(f"{'#' * level} {markdown_text(str(group))}\n\n{markdown_table(lines, header)}\n")
         if any(row.variant for row in members):
             parts.append(f"{VARIANTS}\n")
+        if any(row.outside for row in members):
+            parts.append(f"{EXTERNAL}\n")
     return "\n".join(parts)
 
 
@@ -352,7 +404,7 @@ def _rank(row: Row) -> str:
 def _ties(row: Row, members: Sequence[Row]) -> str:
     """The ranks of those that the row is tied with, such as "1, 3-5"; a shared place appears once."""
     places = sorted(
-        {other.rank.rank for other in members if row.rank and other.rank and other.recipe in row.rank.tied_with}
+        {other.rank.rank for other in members if row.rank and other.rank and other.key in row.rank.tied_with}
     )
     spans = [
         [p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
@@ -371,11 +423,12 @@ def as_csv(table: Sequence[Row]) -> str:
     """All numbers, unrounded: mean, standard deviation and the ends of the 95% interval of each."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    variants = any(row.variant for row in table)
+    variants, outside = any(row.variant for row in table), any(row.outside for row in table)
     statistics = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "std", "low", "high")]
     writer.writerow(
         ["stream", "tier", "recipe", "n", *statistics, *OTHERS, "rank", "rank_low", "rank_high", "ranked", "tied_with"]
         + ["variant"] * variants
+        + ["external", "settings"] * outside
     )
     for row in table:
         summaries = [row.numbers.get(column) for column in COLUMNS]
@@ -385,10 +438,19 @@ def as_csv(table: Sequence[Row]) -> str:
             if row.rank
             else (None,) * 5
         )
-        tier = STREAMS[row.stream].tier
+        marks = [" ".join(row.external) or "true" if row.outside else "", "; ".join(row.told)]
         writer.writerow(
-            [row.stream, tier, row.recipe, len(row.seeds), *numbers, *(getattr(row, name) for name in OTHERS), *ranks]
+            [
+                row.stream,
+                row.definition.tier,
+                row.recipe,
+                len(row.seeds),
+                *numbers,
+                *(getattr(row, name) for name in OTHERS),
+                *ranks,
+            ]
             + ["; ".join(row.variant)] * variants
+            + marks * outside
         )
     return buffer.getvalue()
 
@@ -397,8 +459,9 @@ def as_json(table: Sequence[Row]) -> str:
     """One stream: the numbers of the CSV file, the curves and the mean accuracy matrices, to six decimals; a line for
     each recipe.
     """
-    stream = STREAMS[table[0].stream]
-    head = {"tier": stream.tier, "note": NOT_COMPARABLE, "stream": stream.name, "classes_per_experience": stream.sizes}
+    stream = table[0].definition
+    note = OF_ONES_OWN if table[0].own else NOT_COMPARABLE
+    head = {"tier": stream.tier, "note": note, "stream": stream.name, "classes_per_experience": stream.sizes}
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     recipes = ",\n".join(f"  {json.dumps(_as_dict(row))}" for row in table)
     return "{\n" + ",\n".join([*lines, f' "rows": [\n{recipes}\n ]']) + "\n}\n"
@@ -410,6 +473,8 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "recipe": row.recipe,
         "title": row.title,
         **({"variant": row.variant} if row.variant else {}),
+        **({"external": row.external or True} if row.outside else {}),
+        **({"settings": row.told} if row.told else {}),
         "seeds": row.seeds,
         "rank": rank
         and {"rank": rank.rank, "low": rank.low, "high": rank.high, "of": row.ranked, "tied_with": rank.tied_with},
@@ -435,10 +500,13 @@ def svg(table: Sequence[Row]) -> str:
     """The picture of the first stream of :data:`PICTURED` that has rows; recipes that are tuned as another are left to
     the table.
     """
-    pictured = [row for row in table if not RECIPES[row.recipe].tuned_as] or list(table)
+    pictured = [row for row in table if row.outside or not RECIPES[row.recipe].tuned_as] or list(table)
     stream = next(name for name in PICTURED if any(row.stream == name for row in pictured))
     pictured = [row for row in pictured if row.stream == stream]
-    groups = [(str(p), [(r.title, r.numbers["last_acc"]) for r in members]) for p, members in by_group(pictured)]
+    groups = [
+        (str(p), [(plain(r.title, PICTURE), r.numbers["last_acc"]) for r in members])
+        for p, members in by_group(pictured)
+    ]
     n = sorted({len(row.seeds) for row in pictured})
     seeds = f"{n[0]} seeds" if n[0] == n[-1] else f"{n[0]} to {n[-1]} seeds"
     return dot_plot(f"{stream}: embedded tier, {seeds}", "Last-Acc in percent, mean and 95% interval", groups)

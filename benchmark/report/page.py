@@ -10,16 +10,18 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import config_hash, flatten, shown
+from ..config import config_hash, flatten, from_dict, shown
+from ..config import differences as config_differences
 from ..data.drawings import shared_classes
-from ..data.streams import STREAMS, Stream
+from ..data.streams import EMBEDDED, Stream
 from ..papers.headers import papers
 from ..papers.protocols import Uncovered, commands, protocol_of, run_of
 from ..papers.published import planned_seeds
-from ..recipes import RECIPES, Recipe
+from ..recipes import RECIPES
+from ..records.record import plain
 from ..stats.equivalence import Column
 from ..stats.estimates import Estimate, MeanInterval, Published
 from ..verdicts.cells import CellCheck, judge_tables
@@ -27,8 +29,10 @@ from ..verdicts.claims import ClaimVerdict
 from ..verdicts.counting import OTHER_WEIGHTS
 from .board import (
     COLUMNS,
+    EXTERNAL,
     METRICS,
     NOT_COMPARABLE,
+    OF_ONES_OWN,
     RANKS,
     SHOWN,
     Group,
@@ -64,12 +68,17 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
         papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in papers()],
         runs=sum(len(row.seeds) for row in table),
         recipes=len({row.recipe for row in table}),
+        embedded=any(not row.own for row in table),
+        own=any(row.own for row in table),
+        external=len({row.recipe for row in table if row.outside}),
         of_cells=len(
             {(run.recipe, run.stream, run.config_hash, run.seed) for check in checks.values() for run in check.runs}
         ),
         shown_rows={f"{row.key}@{row.stream}" for row in table},
         overlap=shared_classes() or "none",
         not_comparable=NOT_COMPARABLE,
+        of_ones_own=OF_ONES_OWN,
+        marked=EXTERNAL,
         ranks=RANKS,
         differences=differences(),
         effect=EFFECT,
@@ -105,13 +114,14 @@ class Entry:
 
     :ivar id: of the row's details in the page.
     :ivar slot: colour of its curve in the section's charts; None where it is not shown at first.
+    :ivar description: what it is.
     :ivar commands: that repeat its runs.
     :ivar config: a setting in each line, as `reclaim run --set` takes it.
     :ivar claims: verdicts on the claims that it is in; ``outcomes`` counts those in which it is the better one.
     """
 
     row: Row
-    recipe: Recipe
+    description: str
     id: str
     slot: int | None
     commands: list[str]
@@ -132,6 +142,11 @@ class Section:
     charts: list[Chart]
 
     @property
+    def id(self) -> str:
+        """In the page; no stream of somebody's own takes the place of another section."""
+        return _section_id(self.stream)
+
+    @property
     def entries(self) -> list[Entry]:
         return [entry for _, entries in self.groups for entry in entries]
 
@@ -150,11 +165,31 @@ def _section(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Section:
         ),
     )
     scale = Scale.around(ends(row.numbers["last_acc"] for row in table), *PLOT, steps=4, limits=(0, 100))
-    return Section(STREAMS[table[0].stream], groups, scale, [c for c in charts if c])
+    return Section(table[0].definition, groups, scale, [c for c in charts if c])
+
+
+def _section_id(stream: Stream) -> str:
+    return stream.name if stream.tier == EMBEDDED else f"own:{stream.name}"
+
+
+def _describe(row: Row) -> str:
+    """What the recipe is; of one that is not ours, what its configuration says of it."""
+    if not row.outside:
+        return RECIPES[row.recipe].description
+    config = from_dict(row.config)
+    parts = [EXTERNAL]
+    for where, component in (config.external.components if config.external else {}).items():
+        parts.append(f"{where}: {plain(component.path)}, source {component.sha256[:12]}.")
+    base = config.external.base if config.external else ""
+    if base in RECIPES:
+        settings = replace(config, external=None).as_dict()
+        changed = [plain(text) for text in config_differences(settings, RECIPES[base].config).values()]
+        parts.append(f"By its configuration it starts from {base}{': ' + ', '.join(changed) if changed else ''}.")
+    return " ".join(parts)
 
 
 def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict]) -> Entry:
-    recipe = RECIPES[row.recipe]
+    settings = row.config if row.variant or row.outside or row.own else RECIPES[row.recipe].config.as_dict()
     claims = [v for v in verdicts if v.claim.stream == row.stream and row.key in (v.claim.better, v.claim.worse)]
     outcomes = Counter(v.outcome for v in claims if v.claim.better == row.key)
     curves = [
@@ -165,14 +200,11 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
     small = (420, 240)
     return Entry(
         row=row,
-        recipe=recipe,
-        id=f"{row.key}@{row.stream}",
+        description=_describe(row),
+        id=f"{row.key}@{_section_id(row.definition)}",
         slot=slots.get(row.key),
         commands=_commands(row),
-        config="\n".join(
-            f"{key}={shown(value)}"
-            for key, value in flatten(row.config if row.variant else recipe.config.as_dict()).items()
-        ),
+        config="\n".join(f"{plain(key)}={plain(shown(value), 1000)}" for key, value in flatten(settings).items()),
         claims=claims,
         outcomes=[
             (outcome, outcomes[outcome]) for outcome in ("holds", "contradicted", "undecided") if outcomes[outcome]
@@ -190,7 +222,11 @@ def _entry(row: Row, slots: Mapping[str, int], verdicts: Sequence[ClaimVerdict])
 
 
 def _commands(row: Row) -> list[str]:
-    """That repeat the row's runs; none for a variant that `--set` with its differences does not lead to."""
+    """That repeat the row's runs; none for a variant that `--set` with its differences does not lead to, for code that
+    is not here and for images that are not.
+    """
+    if row.outside or row.own:
+        return []
     changed = [text.split(" instead of ")[0] for text in row.variant]
     if row.variant:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -58,6 +59,11 @@ def size(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.3g} {letter}"
     return str(number)
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown takes for nothing else: no markup, no HTML and no cell of a table."""
+    return re.sub(r"([\\`*\[\]<>|&~$])", r"\\\1", text)
 
 
 def terminal_width() -> int | None:

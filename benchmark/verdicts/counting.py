@@ -11,13 +11,13 @@ from ..config import config_hash, differences
 from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells
 from ..recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
-from ..records.record import UNVERIFIED, Record, RecordError, compare
-from ..records.store import RecordStore
+from ..records.record import UNVERIFIED, Record, RecordError, compare, plain
+from ..records.store import Problem, RecordStore
 
 
-def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
-    """The records of all stores, and a note on every file that is not counted: damaged or foreign, or a run that an
-    earlier store has too.
+def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[Problem], list[str]]:
+    """The records of all stores, the files that are damaged or foreign, and a note on every run that an earlier store
+    has too.
 
     Two records of one run are the same run if :func:`reclaim.benchmark.records.record.compare` says that they agree: to
     the last bit, or within its tolerance if they were made on different kinds of machine. The earlier store's counts,
@@ -26,10 +26,11 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
     :raises RecordError: naming every pair of files that do not agree.
     """
     found: dict[tuple[str, str, str, int], tuple[Record, Path]] = {}
+    damaged: list[Problem] = []
     notes, conflicts = [], []
     for store in stores:
         records, problems = store.load()
-        notes += [f"skipped {problem}" for problem in problems]
+        damaged += problems
         for record in records:
             path = store.path_of(*_place(record))
             first, there = found.setdefault(_place(record), (record, path))
@@ -49,7 +50,7 @@ def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[str]]:
             "records of the same configuration and seed contradict each other; find out which is right and move the "
             "other away:\n" + "\n".join(f"  {conflict}" for conflict in conflicts)
         )
-    return [record for record, _ in found.values()], notes
+    return [record for record, _ in found.values()], damaged, notes
 
 
 def _unverified(record: Record) -> bool:
@@ -77,6 +78,8 @@ class Reason:
 
 OTHER_CONFIGURATION = "another configuration than the recipe's"
 OTHER_WEIGHTS = "other starting weights than the recipe's"
+OWN_STREAM = "on a stream of one's own"
+OWN_CODE = "code from outside under the name of one of our recipes"
 
 
 def reasons(records: Iterable[Record]) -> list[Reason | None]:
@@ -113,6 +116,10 @@ def not_counted(records: Sequence[Record]) -> list[str]:
 def _reason(
     record: Record, made_with: Mapping[str, tuple[str, str | None]], runs: Mapping[tuple[str, str], str]
 ) -> Reason | None:
+    if "own_stream" in record.result:
+        return Reason(OWN_STREAM)
+    if record.external and (record.recipe in RECIPES or (record.recipe, record.stream) in runs):
+        return Reason(OWN_CODE, plain(", ".join(record.external)))
     if record.recipe in made_with:
         present, weights = made_with[record.recipe]
         if record.result.get("rehearsal"):
@@ -134,7 +141,7 @@ def _reason(
 
 def _few(differing: Sequence[str]) -> str:
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    return f"{', '.join(differing[:3])}{more}"
+    return f"{', '.join(plain(text, 120) for text in differing[:3])}{more}"
 
 
 def _runs_of_cells() -> dict[tuple[str, str], str]:

@@ -4,27 +4,30 @@ would show it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import QUICKDRAW_VIT, Config, config_hash, differences, from_dict
-from ..data.drawings import downstream
-from ..data.streams import EMBEDDED, STREAMS, Stream, class_order, find_stream
-from ..papers.protocols import covered_runs
+from ..config import Component, Config, config_hash, differences, from_dict, shown
+from ..data.streams import STREAMS
 from ..papers.published import cells
-from ..recipes import CHOICE_SEEDS, RECIPES, Recipe, weights_sha256
-from ..records.provenance import PACKAGES
-from ..records.record import Comparison, Record, RecordError, compare
+from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
+from ..records.record import Comparison, Record, RecordError, compare, plain
 from ..records.store import RecordStore
 from .counting import current, not_counted
+from .outside import is_outside, taken_name, why_not
+from .soundness import expected_order, stream_of
+from .soundness import problems as soundness
 
 BACKED = (
     "of its accuracies only the last row of result.accuracy is backed by bits, one per test image: "
     "the others are as stated"
 )
+
+
+LINE = 1000
+"""Most characters of a line that is printed of a record."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Submission:
 
     :ivar problems: why it cannot be merged; none means that it can.
     :ivar notes: why the leaderboard would not show it although it is sound.
+    :ivar facts: what a maintainer wants to know of a record from outside.
     :ivar place: where it belongs, None for what is no record.
     :ivar on_record: how it agrees with the record already in its place; None where there is none.
     """
@@ -42,15 +46,19 @@ class Submission:
     notes: tuple[str, ...] = ()
     place: Path | None = None
     on_record: Comparison | None = None
+    facts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.problems:
-            return "\n".join([f"{self.path}: not a record to merge", *(f"  {problem}" for problem in self.problems)])
+            lines = [plain(text, LINE) for text in (*self.problems, *self.facts)]
+            return "\n".join([f"{self.path}: not a record to merge", *(f"  {line}" for line in lines)])
         todo = (
             f"already on record, {self.place}: they {self.on_record}" if self.on_record else f"copy it to {self.place}"
         )
         shown = "not shown on the leaderboard" if self.notes else "shown on the leaderboard"
-        return "\n".join([f"{self.path}: sound; {todo}; {shown}", *(f"  {note}" for note in (*self.notes, BACKED))])
+        marked = ", marked" if self.facts and not self.notes else ""
+        lines = [plain(text, LINE) for text in (*self.notes, *self.facts, BACKED)]
+        return "\n".join([f"{self.path}: sound; {todo}; {shown}{marked}", *(f"  {line}" for line in lines)])
 
 
 class _Inbox(RecordStore):
@@ -79,7 +87,7 @@ def check(path: Path, store: RecordStore | None = None) -> Submission:
         return Submission(path, (str(error),))
     run = record.recipe, record.stream, record.config_hash, record.seed
     place = (store or RecordStore(Path("leaderboards", "records"))).path_of(*run)
-    problems, on_record = list(_problems(record)), None
+    problems, on_record = list(soundness(record)), None
     if store:
         problems += _against_alike(record, store, place)
         try:
@@ -88,7 +96,8 @@ def check(path: Path, store: RecordStore | None = None) -> Submission:
             problems.append(str(error))
     if on_record and not on_record.agree:
         problems.append(f"copying {path} would overwrite another record, {place}: they {on_record}")
-    return Submission(path, tuple(problems), () if problems else tuple(_notes(record)), place, on_record)
+    notes = () if problems else tuple(_notes(record))
+    return Submission(path, tuple(problems), notes, place, on_record, tuple(_facts(record, path, store, place)))
 
 
 def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[str]:
@@ -115,129 +124,18 @@ def _against_alike(record: Record, store: RecordStore, place: Path) -> Iterator[
             return
 
 
-def _problems(record: Record) -> Iterator[str]:
-    result, provenance = record.result, record.provenance
-    if result.get("rehearsal"):
-        yield "it is a rehearsal, a few steps on synthetic images: no leaderboard shows one, make the run itself"
-    if missing := [package for package in PACKAGES if not isinstance(provenance.get(package), str)]:
-        yield f"provenance lacks the versions of {', '.join(missing)}: without them nobody can repeat the run"
-    for key in ("accuracy", "accuracy_task_known"):
-        for t, row in enumerate(result[key]):
-            for i, percent in enumerate(row):
-                images = percent / 100 * result["test_counts"][i]
-                # as in the check of the bits: room for what was computed in float32
-                if abs(images - round(images)) > 0.01:
-                    yield (
-                        f"result.{key}[{t}][{i}] is {percent}: that is {images:.2f} of "
-                        f"{result['test_counts'][i]} images"
-                    )
-    for t, (unknown, known) in enumerate(zip(result["accuracy"], result["accuracy_task_known"], strict=True)):
-        for i, (harder, easier) in enumerate(zip(unknown, known, strict=True)):
-            if easier < harder:
-                yield (
-                    f"accuracy_task_known[{t}][{i}] is {easier}, below {harder} without knowing "
-                    "the task, which cannot be"
-                )
-    try:
-        config = from_dict(result["config"])
-    except (ValueError, TypeError, OverflowError) as error:
-        yield f"result.config is not one of this version: {error}"
-        return
-    recipe, stated = _recipe(record), result["hyperparameters_from"]
-    origin = recipe.origin_of(config) if recipe else stated
-    if stated != origin and (stated, origin) != ("validation", "given"):  # which an earlier choice is now
-        yield f"result.hyperparameters_from is {stated!r}: for {record.recipe} with this configuration it is {origin!r}"
-    known, unknown = result["accuracy_task_known"][0][0], result["accuracy"][0][0]
-    # DER++ has the classes to come in its head from the start
-    if known > unknown and not (config.memory and config.memory.method == "der++"):
-        yield (
-            f"accuracy_task_known[0][0] is {known}, accuracy[0][0] {unknown}: there are no other "
-            "classes yet, they must be equal"
-        )
-    if result["varied"] != config.seeding:
-        yield (
-            f"result.varied is {result['varied']!r} and the configuration's seeding "
-            f"{config.seeding!r}: one of them is wrong"
-        )
-    try:
-        stream = find_stream(record.stream)
-    except ValueError as error:
-        yield str(error)
-        return
-    yield from _against_stream(result, config, stream)
-
-
-def _recipe(record: Record) -> Recipe | None:
-    """The recipe of the record's name on its stream."""
-    if recipe := RECIPES.get(record.recipe):
-        return recipe
-    place = record.recipe, record.stream
-    return next(
-        (recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None
-    )
-
-
-def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
-    taught = stream.joined() if config.joint else stream
-    sizes = taught.sizes
-    if len(result["accuracy"]) != len(sizes):
-        yield f"result.accuracy has {len(result['accuracy'])} rows: {stream.name} has {len(sizes)} experiences"
-        return
-    yield from _against_order(result, config, stream)
-    if len(result["entropy"]) != config.epochs * len(sizes):
-        expected = f"{config.epochs} epochs on {len(sizes)} experiences are {config.epochs * len(sizes)}"
-        yield f"result.entropy has {len(result['entropy'])} entries: {expected}"
-    else:
-        for epoch, nats in enumerate(result["entropy"]):
-            classes = sizes[epoch // config.epochs]
-            # the room for rounding that a record has below 0
-            if nats > math.log(classes) + 1e-3:
-                yield f"result.entropy[{epoch}] is {nats}: over {classes} classes it is {math.log(classes):.4f} at most"
-    if (config.images is None) != (stream.tier == EMBEDDED):
-        yield (
-            f"result.config is for {'drawings' if config.images is None else 'photographs'}, which "
-            f"{stream.name} is not made of"
-        )
-    elif stream.tier == EMBEDDED:
-        data = downstream(config.part)
-        counts = [data.test.shape[1] * size for size in sizes]
-        if result["test_counts"] != counts:
-            yield f"result.test_counts is {result['test_counts']}: {stream.name} has {counts}"
-        if result["data_sha256"] != data.sha256:
-            yield (
-                f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this "
-                f"version are {data.sha256[:12]}..."
-            )
-    else:
-        if result["data_sha256"] in {downstream(part).sha256 for part in ("test", "validation")}:
-            yield f"result.data_sha256 is that of the drawings: {stream.name} is made of photographs"
-        if config.backbone != QUICKDRAW_VIT and result["weights_sha256"] == weights_sha256(Config()):
-            yield f"result.weights_sha256 is that of {QUICKDRAW_VIT}: the configuration's backbone is {config.backbone}"
-
-
-def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
-    if sorted(result["class_order"]) != list(range(stream.n_classes)):
-        yield f"result.class_order is no permutation of the {stream.n_classes} classes of {stream.name}"
-        return
-    sequential = config.seeding == "initialisation"
-    try:
-        order = class_order(stream.n_classes, None if sequential else result["seed"])
-    except ValueError as error:
-        yield f"result.seed is {result['seed']}: {error}"
-        return
-    if result["class_order"] != order:
-        yield f"result.class_order is not the one of {'the data set' if sequential else 'seed ' + str(result['seed'])}"
-
-
 def _notes(record: Record) -> Iterator[str]:
     """Why neither the boards of the embedded tier nor the table of published cells would show it."""
     result, recipe = record.result, RECIPES.get(record.recipe)
-    if (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
+    if is_outside(record):
+        (reason,) = why_not([record])
+        yield from [str(reason)] if reason else []
+    elif (record.recipe, record.stream) in {(cell.recipe, cell.stream) for cell in cells()}:
         yield from not_counted([record])
     elif recipe is None:
         yield (
-            f"no recipe is called {record.recipe!r} here, and no published cell on "
-            f"{record.stream}: add the recipe to recipes.toml, too"
+            f"no recipe is called {record.recipe!r} here: on {record.stream} only runs under the name of a published "
+            "cell are shown; recipes from outside are on the embedded streams and on streams of their own"
         )
     elif record.stream not in STREAMS:
         yield (
@@ -255,8 +153,150 @@ def _notes(record: Record) -> Iterator[str]:
             )
         if record.config_hash != (present := config_hash(recipe.config.as_dict())):
             changed = ", ".join(differences(result["config"], recipe.config).values())
-            yield f"config is {record.config_hash}, that of {record.recipe} is {present}: {changed}"
+            yield (
+                f"config is {record.config_hash}, that of {record.recipe} is {present}: {changed}. It is no run of our "
+                f"{record.recipe}: under a name of its own it is shown, marked as external"
+            )
         if result["weights_sha256"] != (weights := weights_sha256(recipe.config)):
             yield (
                 f"it starts from the weights {result['weights_sha256'][:12]}..., the recipe from {str(weights)[:12]}..."
             )
+
+
+# --- what a maintainer wants to know of a record from outside ---
+
+
+def _facts(record: Record, path: Path, store: RecordStore | None, place: Path) -> Iterator[str]:
+    """Nothing for a run of our recipes on our streams."""
+    try:
+        config = from_dict(record.result["config"])
+    except (ValueError, TypeError, OverflowError):  # named among the problems
+        return
+    if not is_outside(record) and not config.external:
+        return
+    yield from _facts_of_code(record, config)
+    if "own_stream" in record.result:
+        yield from _facts_of_stream(record, config)
+    base = _base(record, config)
+    if base:
+        yield from _against_base(record, config, base, store)
+    origin = record.result["hyperparameters_from"]
+    yield f"hyper-parameters: {origin}, as the record states" + (
+        "; how they were chosen is not in it" if origin == "validation" else ""
+    )
+    yield _seeds_beside(record, (path.parent, place.parent))
+
+
+def _facts_of_code(record: Record, config: Config) -> Iterator[str]:
+    external = config.external
+    if record.recipe in RECIPES and external:
+        yield (
+            f"it goes by the name of our recipe {record.recipe}, but takes code from outside: it is not passed off as "
+            "ours, give it a name of its own"
+        )
+    elif ours := taken_name(record.recipe):
+        yield f"its name is {ours}'s but for case, or that of a run of ours: give it a name of its own"
+    elif record.recipe not in RECIPES:
+        yield f"external: {record.recipe} is no recipe of this project"
+    if external:
+        for where, component in external.components.items():
+            yield f"{where}: {_called(component)}; not imported, not run here"
+    elif record.recipe not in RECIPES:
+        yield "no code from outside: it differs from our recipes in settings alone"
+    if external and external.base not in RECIPES:
+        named = f"the base {plain(external.base)!r}, which is no recipe here" if external.base else "no base"
+        yield f"it names {named}: which settings it changes cannot be said"
+
+
+def _called(component: Component) -> str:
+    arguments = ", ".join(f"{plain(key)}={plain(shown(value))}" for key, value in component.arguments.items())
+    return f"{plain(component.path)}({plain(arguments, 300)}), source {component.sha256[:12]}"
+
+
+def _base(record: Record, config: Config) -> str:
+    """The recipe of ours to hold it against: the one that it states, or whose name it has."""
+    stated = config.external.base if config.external else record.recipe
+    return stated if stated in RECIPES else ""
+
+
+def _against_base(record: Record, config: Config, base: str, store: RecordStore | None) -> Iterator[str]:
+    recipe, result = RECIPES[base], record.result
+    changed = differences(replace(config, external=None).as_dict(), recipe.config)
+    settings = ", ".join(plain(text) for text in changed.values())
+    yield f"base: {base}, {f'with {settings}' if changed else 'all settings as there'}"
+    expected = weights_sha256(config)
+    if config.external and config.external.backbone:
+        yield f"starting weights: {result['weights_sha256'][:12]}, of a backbone from outside"
+    elif expected is None:
+        yield f"starting weights: {result['weights_sha256'][:12]}, of {plain(config.backbone)}; not known here"
+    else:
+        same = result["weights_sha256"] == expected
+        yield f"starting weights: {f'those of {base}' if same else f'others than those of {base}'}"
+    known = _runs_of(base, record, store)
+    mine = _costs(record)
+    if known and known.recipe != record.recipe:
+        theirs = _costs(known)
+        yield f"{mine}; {base} on record: {'the same' if theirs == mine else theirs}"
+    else:
+        yield f"{mine}; {base} has no record on {record.stream} to compare them with"
+
+
+def _costs(record: Record) -> str:
+    return f"{record.result['trained_parameters']:,} trained parameters, {record.result['bytes_kept']:,} bytes kept"
+
+
+def _runs_of(base: str, record: Record, store: RecordStore | None) -> Record | None:
+    """A run of the base on the same stream and images: of its present configuration, or on a stream of one's own of
+    any.
+    """
+    if store is None:
+        return None
+    own = "own_stream" in record.result
+    configuration = "*" if own else config_hash(RECIPES[base].config.as_dict())
+    for path in sorted(store.root.glob(f"{base}/{record.stream}/{configuration}/*.json")):
+        try:
+            known = _Inbox(path).read()
+        except RecordError:
+            continue
+        if not own or (known.images & record.images and "own_stream" in known.result):
+            return known
+    return None
+
+
+def _seeds_beside(record: Record, folders: tuple[Path, ...]) -> str:
+    """Which seeds of the same configuration lie beside the file or in its place in the store."""
+    found = {record.seed}
+    for path in {path for folder in folders for path in folder.glob("*.json")}:
+        try:
+            other = _Inbox(path).read()
+        except (RecordError, OverflowError):
+            continue
+        alike = ("recipe", "stream", "config_hash")
+        if all(other.result[key] == record.result[key] for key in alike):
+            found.add(other.seed)
+    most = max(found)
+    missing = sorted(set(range(most + 1)) - found) if most < min(CHOICE_SEEDS) else []
+    lacking = f"; {_listed(missing)} of 0 to {most} missing" if missing else ""
+    return f"seeds of this configuration beside it: {len(found)} ({_listed(sorted(found))}){lacking}"
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown} and {len(numbers) - 10} more" if len(numbers) > 10 else shown
+
+
+def _facts_of_stream(record: Record, config: Config) -> Iterator[str]:
+    result = record.result
+    try:
+        stream = stream_of(record)
+        order = "that of the seed" if result["class_order"] == expected_order(result, config) else "not the seed's"
+    except ValueError:  # named among the problems
+        return
+    images = f"{sum(result['own_stream']['train_counts']):,} training and {sum(result['test_counts']):,} test images"
+    yield (
+        f"stream {stream.name}: somebody's own, {stream.description}; its {images} (SHA-256 "
+        f"{result['data_sha256'][:12]}) cannot be checked here"
+    )
+    if stream.made_by:
+        yield f"stream: {_called(stream.made_by)}; not imported, not run here"
+    yield f"class order: {order}"

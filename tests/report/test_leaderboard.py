@@ -8,14 +8,20 @@ import csv
 import io
 import json
 import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from outside_records import IMAGES, PLUGIN, on_own_images, ours, theirs
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.drawings import downstream
-from reclaim.benchmark.data.streams import STREAMS
+from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.papers.protocols import Protocol, protocol_of
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records.provenance import PACKAGES
@@ -25,6 +31,7 @@ from reclaim.benchmark.report import figures
 from reclaim.benchmark.report.leaderboard import (
     COLUMNS,
     FORMATS,
+    account,
     as_csv,
     as_json,
     as_latex,
@@ -32,9 +39,11 @@ from reclaim.benchmark.report.leaderboard import (
     rows,
     write,
     write_docs,
+    write_figures,
 )
 from reclaim.benchmark.stats.estimates import mean_interval
 from reclaim.benchmark.verdicts.claims import judge_claims
+from reclaim.benchmark.verdicts.counting import current
 from small_runs import synthetic_record
 
 
@@ -455,3 +464,263 @@ def test_the_command_checks_foreign_records_and_writes_nothing(tmp_path: Path, m
     for folder, options in (("leaderboards/records", ()), ("mine", ("--records", "mine"))):
         path = RecordStore(folder).write(record)
         assert f"b.json: sound; already on record, {path}: they agree" in check("b.json", *options).output
+
+
+# --- records from outside ---
+
+
+def board(folder: Path, stream: str = "split-quickdraw-10") -> dict[str, Any]:
+    """The rows of a board by key."""
+    document = json.loads((folder / f"{stream}.json").read_text())
+    return {
+        (f"{row['recipe']}@{row['config_hash']}" if row.get("settings") else row["recipe"]): row
+        for row in document["rows"]
+    }
+
+
+def shown(folder: Path, *records: Record, formats: Sequence[str] = FORMATS, beside: bool = True) -> Path:
+    """The pages of these records, in a store of their own, beside a few of ours."""
+    first, second = RecordStore(folder / "ours"), RecordStore(folder / "theirs")
+    if beside:
+        for recipe in ("slca", "linear", "joint"):
+            for seed in range(2):
+                first.write(ours(recipe, seed=seed))
+    for record in records:
+        second.write(record)
+    write([first, second], folder / "pages", formats)
+    return folder / "pages"
+
+
+def test_a_recipe_from_outside_is_ranked_and_marked(tmp_path: Path) -> None:
+    records = [theirs(seed=seed) for seed in range(2)]
+    pages = shown(tmp_path, *records)
+    rows_of = board(pages)
+    assert rows_of["their-method"]["external"] == ["their_pkg.method:Their"]
+    assert rows_of["their-method"]["title"] == "their-method (external)"
+    assert rows_of["their-method"]["rank"]["of"] == rows_of["slca"]["rank"]["of"] == 3  # joint is a reference
+    assert "their-method" in rows_of["slca"]["rank"]["tied_with"]
+    assert "external" not in rows_of["slca"]
+    for name in ("embedded.md", "split-quickdraw-10.md", "split-quickdraw-10.tex", "embedded.svg", "index.html"):
+        assert "their-method (external)" in (pages / name).read_text(), name
+    assert '"External" marks a recipe that is not' in (pages / "split-quickdraw-10.md").read_text()
+    lines = {line["recipe"]: line for line in csv.DictReader(io.StringIO((pages / "embedded.csv").read_text()))}
+    assert (lines["their-method"]["external"], lines["slca"]["external"]) == ("their_pkg.method:Their", "")
+    told = str(account([RecordStore(tmp_path / "ours"), RecordStore(tmp_path / "theirs")]))
+    assert told == "8 of 8 records are shown"
+
+
+def test_what_differs_in_settings_alone_is_external_too(tmp_path: Path) -> None:
+    pages = shown(tmp_path, theirs("my-slca", settings=["lr=0.77"], external=None))
+    assert board(pages)["my-slca"]["external"] is True
+    lines = {line["recipe"]: line for line in csv.DictReader(io.StringIO((pages / "embedded.csv").read_text()))}
+    assert lines["my-slca"]["external"] == "true"
+
+
+def test_claims_do_not_use_records_from_outside(tmp_path: Path) -> None:
+    without = shown(tmp_path / "a", formats=["markdown"])
+    with_them = shown(tmp_path / "b", theirs(), on_own_images("slca"), on_own_images("linear"), formats=["markdown"])
+    claims = [(folder / "embedded.md").read_text().split("## Claims")[1] for folder in (without, with_them)]
+    assert claims[0] == claims[1]
+    # under our name and with our configuration, but on other images
+    disguised = on_own_images("slca", "split-quickdraw-10", seed=3)
+    assert disguised.config_hash == ours().config_hash
+    assert current([disguised, theirs(), theirs("slca"), on_own_images("slca")]) == []
+
+
+def test_configurations_of_one_recipe_from_outside_are_not_pooled(tmp_path: Path) -> None:
+    other_source = {"base": "slca", "plugins": [PLUGIN | {"sha256": "cd" * 32}]}
+    records = [theirs(), theirs(seed=1, settings=["lr=0.77"]), theirs(seed=1, external=other_source)]
+    pages = shown(tmp_path, *records)
+    found = {row["title"]: row for key, row in board(pages).items() if key.startswith("their-method@")}
+    assert len(found) == 3
+    assert all(len(row["seeds"]) == 1 and row["rank"]["of"] == 5 for row in found.values())
+    lr = RECIPES["slca"].config.lr
+    assert found.keys() == {
+        f"their-method (external: external.plugins[0].sha256={source}, lr={rate})"
+        for source, rate in (("abababababab", lr), ("abababababab", 0.77), ("cdcdcdcdcdcd", lr))
+    }
+    text = (pages / "split-quickdraw-10.md").read_text()
+    assert all(f"`their-method@{record.config_hash}`" in text for record in records)
+    lines = list(csv.DictReader(io.StringIO((pages / "embedded.csv").read_text())))
+    assert len({line["settings"] for line in lines}) == 4
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (partial(theirs, rehearsal=True), "a rehearsal"),
+        (partial(theirs, weights_sha256="0" * 64), "other starting weights than its base's"),
+        (partial(theirs, settings=["part=validation"]), "not sound"),
+        (
+            partial(theirs, "SLCA"),
+            "a recipe from outside under the name of one of ours: SLCA on split-quickdraw-10, slca is",
+        ),
+        (partial(theirs, "slca"), "code from outside under the name of one of our recipes"),
+        (partial(theirs, data_sha256="0" * 64), "not sound"),
+        (partial(theirs, test_counts=[200] * 10, class_order=list(range(100))), "not the one of seed 0"),
+        (partial(on_own_images, stream="Split-QuickDraw-10"), "split-quickdraw-10 is a stream of this project"),
+        (partial(on_own_images, rehearsal=True), "a rehearsal"),
+        (partial(on_own_images, own_stream={"sizes": [50] * 2, "train_counts": [800] * 2}), "birds has 2 experiences"),
+    ],
+)
+def test_what_is_not_ranked_is_in_the_account(record: Callable[[], Record], why: str, tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "theirs")
+    store.write(ours())
+    store.write(record())
+    write(store, tmp_path / "pages")
+    told = str(account(store))
+    assert told.startswith("1 of 2 records are shown, 1 are left out:\n")
+    assert why in told
+    assert len(board(tmp_path / "pages")) == 1
+
+
+def test_a_seed_of_the_choice_is_not_ranked(tmp_path: Path) -> None:
+    record = theirs(class_order=class_order(100, 1000))
+    record.result["seed"] = 1000
+    store = RecordStore(tmp_path / "theirs")
+    store.write(record)
+    assert "1: a seed on which hyper-parameters are chosen: their-method" in str(account(store))
+
+
+def test_streams_of_ones_own_have_boards_of_their_own(tmp_path: Path) -> None:
+    records = [on_own_images(recipe, seed=seed) for recipe in ("slca", "linear", "their-method") for seed in range(2)]
+    pages = shown(tmp_path, *records, beside=False)
+    assert {path.name for path in pages.iterdir()} == {"birds.md", "birds.csv", "birds.json", "birds.tex", "index.html"}
+    document = json.loads((pages / "birds.json").read_text())
+    assert (document["tier"], document["stream"], document["classes_per_experience"]) == ("own", "birds", [10] * 10)
+    found = board(pages, "birds")
+    assert found["slca"]["title"] == "SLCA"
+    assert "external" not in found["slca"]
+    assert found["their-method"]["external"] == ["their_pkg.method:Their"]
+    assert all(row["rank"]["of"] == 3 for row in found.values())
+    for name in ("birds.md", "birds.json", "birds.tex", "index.html"):
+        text = (pages / name).read_text()
+        assert "Somebody's own images" in text or "Somebody&#39;s own images" in text
+        assert "mbedded tier" not in text.split('<section id="cells">')[0].split("<script>")[0]
+    assert "100 classes in 10 experiences (10 x 10), a folder of images, images 111111111111" in (
+        pages / "birds.md"
+    ).read_text().replace("\n", " ")
+
+
+def test_streams_of_ones_own_stand_beside_ours(tmp_path: Path) -> None:
+    pages = shown(tmp_path, on_own_images("slca"), on_own_images("linear", settings=["lr=0.77"]), theirs())
+    assert "birds" not in (pages / "embedded.md").read_text()
+    assert "birds" not in (pages / "embedded.csv").read_text()
+    assert 'id="own:birds"' in (pages / "index.html").read_text()
+    assert {row["title"] for row in board(pages, "birds").values()} == {
+        "SLCA",
+        f"{RECIPES['linear'].title} (lr=0.77 instead of {RECIPES['linear'].config.lr})",
+    }
+
+
+def test_two_sets_of_images_under_one_name_are_not_pooled(tmp_path: Path) -> None:
+    alias = on_own_images("linear", data_sha256="3" * 64, data_aliases=[IMAGES])
+    shape = {"sizes": [10] * 10, "train_counts": [800] * 10}
+    records = [
+        on_own_images("slca"),
+        alias,
+        on_own_images("slca", seed=1, data_sha256="2" * 64),
+        on_own_images("slca", seed=2, own_stream=shape | {"split": {"seed": 3, "test": 0.2}}),
+        on_own_images("slca", "Birds", seed=3),
+        on_own_images("slca", "embedded", seed=4),
+    ]
+    pages = shown(tmp_path, *records, beside=False)
+    boards = {path.stem: json.loads(path.read_text())["rows"] for path in pages.glob("*.json")}
+    assert len({name.casefold() for name in boards}) == len(boards) == 5
+    assert all(re.fullmatch(r"([Bb]irds|embedded)@[0-9a-f]{12}", name) for name in boards)
+    assert sorted([len(found) for found in boards.values()]) == [1, 1, 1, 1, 2]  # the alias is of the same images
+    assert "Others of this name have other images" in next(pages.glob("birds@*.md")).read_text()
+
+
+def test_joint_training_is_a_reference_on_a_stream_of_ones_own(tmp_path: Path) -> None:
+    for sizes in ([100], [10] * 10):
+        joint = on_own_images("joint", own_stream={"sizes": sizes, "train_counts": [8000 // len(sizes)] * len(sizes)})
+        pages = shown(tmp_path / str(len(sizes)), on_own_images("slca"), joint, beside=False)
+        assert board(pages, "birds")["joint"]["reference"] is True
+
+
+def test_other_weights_of_one_backbone_are_another_group(tmp_path: Path) -> None:
+    tagged = ["backbone=vit_tiny.some_tag"]
+    records = [
+        on_own_images("slca", settings=tagged, weights_sha256="7" * 64),
+        on_own_images("linear", settings=tagged, weights_sha256="8" * 64),
+    ]
+    pages = shown(tmp_path, *records, beside=False)
+    assert {row["backbone"] for row in board(pages, "birds").values()} == {
+        f"vit_tiny.some_tag, weights {digit * 12}" for digit in "78"
+    }
+
+
+def test_a_backbone_from_outside_is_a_group_of_its_own(tmp_path: Path) -> None:
+    external = {"base": "slca", "backbone": PLUGIN}
+    pages = shown(tmp_path, theirs(external=external, weights_sha256="7" * 64))
+    row = board(pages)["their-method"]
+    assert (row["backbone"], row["rank"]) == ("their_pkg.method:Their", None)
+
+
+HOSTILE = "a|b <script>alert(1)</script> \x1b[31m \n% \\input{x} `c` ]( $x$ & _y_ " + "long" * 100
+
+
+def test_text_of_others_is_shown_as_text(tmp_path: Path) -> None:
+    records = []
+    for seed, rate in enumerate(("x", HOSTILE)):
+        plugin = PLUGIN | {"arguments": {HOSTILE: rate}}
+        external = {"base": HOSTILE, "plugins": [plugin], "loss": PLUGIN | {"path": f"{'p' * 5000}:L"}}
+        records.append(theirs("a+b_c." + "n" * 100, seed, [f"backbone={HOSTILE}"], external, weights_sha256="7" * 64))
+        split = {"sizes": [10] * 10, "train_counts": [1] * 10, "split": {HOSTILE: HOSTILE}}
+        records.append(on_own_images("slca", seed=seed, own_stream=split, settings=[f"backbone={HOSTILE}"]))
+    pages = shown(tmp_path, *records)
+    told = str(account([RecordStore(tmp_path / "theirs")]))
+    texts = {path.name: path.read_text() for path in pages.iterdir()} | {"account": told}
+    for name, text in texts.items():
+        assert "\x1b" not in text, name
+    ElementTree.fromstring(texts["embedded.svg"])
+    assert "<script>alert" not in texts["index.html"]
+    for name in ("embedded.md", "split-quickdraw-10.md", "birds.md"):
+        assert "<script>" not in texts[name].replace("\\<", ""), name
+        for table in re.findall(r"(?:^\|.*\n)+", texts[name], re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    for name in ("split-quickdraw-10.tex", "birds.tex"):
+        for line in texts[name].splitlines():
+            assert line.startswith("%") or "\\input" not in line
+
+
+def test_nothing_of_a_record_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_pkg").mkdir()
+    (tmp_path / "their_pkg" / "__init__.py").write_text("print('imported')\nraise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    made_by = {"sizes": [10] * 10, "train_counts": [800] * 10, "made_by": PLUGIN}
+    store = RecordStore(tmp_path / "theirs")
+    paths = [store.write(record) for record in (theirs(), on_own_images(own_stream=made_by))]
+    done = leaderboard("--records", store.root, "--output", tmp_path / "pages", "--docs", tmp_path / "docs")
+    assert (done.exit_code, "imported" in done.output) == (0, False), done.output
+    checked = check(*paths, "--records", store.root)
+    assert (checked.exit_code, "imported\n" in checked.output) == (0, False), checked.output
+    assert "their_pkg" not in sys.modules
+
+
+def test_the_command_shows_several_stores(tmp_path: Path) -> None:
+    first, second = RecordStore(tmp_path / "ours"), RecordStore(tmp_path / "theirs")
+    first.write(ours())
+    for record in (ours(), theirs()):
+        second.write(record)
+    stores = ("--records", first.root, "--records", second.root)
+    done = leaderboard(*stores, "--output", tmp_path / "pages", "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert "2 of 3 records are shown, 1 are left out:\n  1: a run that another store has: counted once:" in done.output
+    changed = ours()
+    changed.result["trained_parameters"] += 1
+    second.write(changed)
+    done = leaderboard(*stores, "--output", tmp_path / "pages")
+    assert done.exit_code == 1
+    assert "contradict each other" in done.output
+    assert "there is no folder nowhere" in leaderboard("--records", first.root, "--records", "nowhere").output
+
+
+def test_figures_show_records_from_outside(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    store = RecordStore(tmp_path / "theirs")
+    for record in (ours("linear"), theirs(), theirs(seed=1, settings=["lr=0.77"]), on_own_images()):
+        store.write(record)
+    written = {path.name for path in write_figures(store, tmp_path / "figures")}
+    assert {"birds-last-acc.svg", "birds-accuracy.png", "birds-matrix-their-method.svg"} <= written

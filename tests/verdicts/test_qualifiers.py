@@ -119,7 +119,7 @@ def test_a_store_pooled_from_three_layouts_is_judged_as_one(tmp_path: Path) -> N
         for record in some:
             validate({"result": record.result, "provenance": record.provenance})
             store.write(record)
-    records, notes = merge(stores)
+    records, _, notes = merge(stores)
     assert notes == []
     check, sentence = judged(current(records))
     assert (check.problem, check.verdict) == (None, "reproduced")
@@ -132,7 +132,7 @@ def test_of_a_run_twice_the_one_on_verified_images_counts(verified_first: bool, 
     stores = [RecordStore(tmp_path / name) for name in "xy"]
     for store, record in zip(stores, (verified, unverified) if verified_first else (unverified, verified), strict=True):
         store.write(record)
-    records, (note,) = merge(stores)
+    records, _, (note,) = merge(stores)
     assert [record.result.get("remarks") for record in records] == [None]
     assert note.startswith(f"counted once: {stores[verified_first].root}")
 

@@ -1,0 +1,179 @@
+"""Whether a record is sound: whether its numbers can be true of the configuration and stream that it names."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..config import QUICKDRAW_VIT, Component, Config, from_dict, shown
+from ..data.drawings import downstream
+from ..data.streams import EMBEDDED, OWN, PAPER_STREAMS, STREAMS, Stream, class_order, find_stream
+from ..papers.protocols import covered_runs
+from ..recipes import RECIPES, Recipe, weights_sha256
+from ..records.provenance import PACKAGES
+from ..records.record import Record, plain
+
+
+def problems(record: Record) -> Iterator[str]:
+    """What cannot be true of it, beyond the schema of records."""
+    result, provenance = record.result, record.provenance
+    if result.get("rehearsal"):
+        yield "it is a rehearsal, a few steps on synthetic images: no leaderboard shows one, make the run itself"
+    if missing := [package for package in PACKAGES if not isinstance(provenance.get(package), str)]:
+        yield f"provenance lacks the versions of {', '.join(missing)}: without them nobody can repeat the run"
+    for key in ("accuracy", "accuracy_task_known"):
+        for t, row in enumerate(result[key]):
+            for i, percent in enumerate(row):
+                images = percent / 100 * result["test_counts"][i]
+                # as in the check of the bits: room for what was computed in float32
+                if abs(images - round(images)) > 0.01:
+                    yield (
+                        f"result.{key}[{t}][{i}] is {percent}: that is {images:.2f} of "
+                        f"{result['test_counts'][i]} images"
+                    )
+    for t, (unknown, known) in enumerate(zip(result["accuracy"], result["accuracy_task_known"], strict=True)):
+        for i, (harder, easier) in enumerate(zip(unknown, known, strict=True)):
+            if easier < harder:
+                yield (
+                    f"accuracy_task_known[{t}][{i}] is {easier}, below {harder} without knowing "
+                    "the task, which cannot be"
+                )
+    try:
+        config = from_dict(result["config"])
+    except (ValueError, TypeError, OverflowError) as error:
+        yield f"result.config is not one of this version: {error}"
+        return
+    recipe, stated = _recipe(record), result["hyperparameters_from"]
+    # our choices were made on our drawings: what counts as chosen on somebody's own images is theirs to say
+    origin = recipe.origin_of(config) if recipe and "own_stream" not in result else stated
+    if stated != origin and (stated, origin) != ("validation", "given"):  # which an earlier choice is now
+        yield f"result.hyperparameters_from is {stated!r}: for {record.recipe} with this configuration it is {origin!r}"
+    known, unknown = result["accuracy_task_known"][0][0], result["accuracy"][0][0]
+    # DER++ has the classes to come in its head from the start; what code from outside has is not known
+    if known > unknown and not config.external and not (config.memory and config.memory.method == "der++"):
+        yield (
+            f"accuracy_task_known[0][0] is {known}, accuracy[0][0] {unknown}: there are no other "
+            "classes yet, they must be equal"
+        )
+    if result["varied"] != config.seeding:
+        yield (
+            f"result.varied is {result['varied']!r} and the configuration's seeding "
+            f"{config.seeding!r}: one of them is wrong"
+        )
+    try:
+        stream = stream_of(record)
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from _against_stream(result, config, stream)
+
+
+def stream_of(record: Record) -> Stream:
+    """The stream that a record is of: one of this project's, or somebody's own by what the record says of it.
+
+    :raises ValueError: there is none of that name, or images of one's own go by the name of one of this project's.
+    """
+    own = record.result.get("own_stream")
+    if own is None:
+        return find_stream(record.stream)
+    ours = {name.casefold(): name for name in (*STREAMS, *PAPER_STREAMS)}.get(record.stream.casefold())
+    if ours:
+        raise ValueError(
+            f"result.own_stream is present and result.stream is {record.stream!r}: {ours} is a stream of this project, "
+            "images of one's own need a name of their own"
+        )
+    made_by = Component(**own["made_by"]) if "made_by" in own else None
+    sizes = tuple(own["sizes"])
+    source = f"made by {plain(made_by.path)}, source {made_by.sha256[:12]}" if made_by else "a folder of images"
+    split = ", ".join(f"{plain(key)} {plain(shown(value))}" for key, value in sorted(own.get("split", {}).items()))
+    experiences = f"{sum(sizes)} classes in {len(sizes)} experience{'s' * (len(sizes) > 1)} ({in_words(sizes)})"
+    described = f"{experiences}, {source}{f', split by {split}' if split else ''}"
+    return Stream(record.stream, sizes, described, OWN, made_by=made_by)
+
+
+def in_words(sizes: Sequence[int]) -> str:
+    """Such as "9 x 10 + 6 + 4"."""
+    runs = [(len(list(same)), size) for size, same in itertools.groupby(sizes)]
+    return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in runs)
+
+
+def _recipe(record: Record) -> Recipe | None:
+    """The recipe of the record's name on its stream."""
+    if recipe := RECIPES.get(record.recipe):
+        return recipe
+    place = record.recipe, record.stream
+    return next(
+        (recipe for recipe, stream, _ in covered_runs(everything=True) if place == (recipe.name, stream.name)), None
+    )
+
+
+def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
+    taught = stream.joined() if config.joint else stream
+    sizes = taught.sizes
+    if len(result["accuracy"]) != len(sizes):
+        yield f"result.accuracy has {len(result['accuracy'])} rows: {stream.name} has {len(sizes)} experiences"
+        return
+    yield from _against_order(result, config, stream)
+    if len(result["entropy"]) != config.epochs * len(sizes):
+        expected = f"{config.epochs} epochs on {len(sizes)} experiences are {config.epochs * len(sizes)}"
+        yield f"result.entropy has {len(result['entropy'])} entries: {expected}"
+    else:
+        for epoch, nats in enumerate(result["entropy"]):
+            classes = sizes[epoch // config.epochs]
+            # the room for rounding that a record has below 0
+            if nats > math.log(classes) + 1e-3:
+                yield f"result.entropy[{epoch}] is {nats}: over {classes} classes it is {math.log(classes):.4f} at most"
+    if stream.tier == OWN:
+        if result["data_sha256"] in _drawings():
+            yield f"result.data_sha256 is that of this project's drawings: {stream.name} is a stream of one's own"
+    elif (config.images is None) != (stream.tier == EMBEDDED):
+        yield (
+            f"result.config is for {'drawings' if config.images is None else 'photographs'}, which "
+            f"{stream.name} is not made of"
+        )
+    elif stream.tier == EMBEDDED:
+        data = downstream(config.part)
+        counts = [data.test.shape[1] * size for size in sizes]
+        if result["test_counts"] != counts:
+            yield f"result.test_counts is {result['test_counts']}: {stream.name} has {counts}"
+        if result["data_sha256"] != data.sha256:
+            yield (
+                f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this "
+                f"version are {data.sha256[:12]}..."
+            )
+    else:
+        if result["data_sha256"] in _drawings():
+            yield f"result.data_sha256 is that of the drawings: {stream.name} is made of photographs"
+        if config.backbone != QUICKDRAW_VIT and result["weights_sha256"] == weights_sha256(Config()):
+            yield f"result.weights_sha256 is that of {QUICKDRAW_VIT}: the configuration's backbone is {config.backbone}"
+
+
+@functools.cache
+def _drawings() -> frozenset[str]:
+    return frozenset(downstream(part).sha256 for part in ("test", "validation"))
+
+
+def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
+    if sorted(result["class_order"]) != list(range(stream.n_classes)):
+        yield f"result.class_order is no permutation of the {stream.n_classes} classes of {stream.name}"
+        return
+    try:
+        expected = expected_order(result, config)
+    except ValueError as error:
+        yield f"result.seed is {result['seed']}: {error}"
+        return
+    # a benchmark of somebody's own may have an order of its own
+    if result["class_order"] != expected and not stream.made_by:
+        origin = "the data set" if config.seeding == "initialisation" else f"seed {result['seed']}"
+        yield f"result.class_order is not the one of {origin}"
+
+
+def expected_order(result: Mapping[str, Any], config: Config) -> list[int]:
+    """The order of the classes that the seed gives.
+
+    :raises ValueError: it is no seed.
+    """
+    return class_order(len(result["class_order"]), None if config.seeding == "initialisation" else result["seed"])
