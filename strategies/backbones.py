@@ -215,6 +215,7 @@ def create_backbone(
     allow_missing: Collection[str] = (),
     allow_unexpected: Collection[str] = (),
     resize_position_embedding: bool = False,
+    img_size: int | None = None,
 ) -> nn.Module:
     """A backbone without a classifier, its weights loaded strictly.
 
@@ -227,17 +228,22 @@ def create_backbone(
         values.
     :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
     :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
-    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model, not
-        finite, or those of several.
+    :param img_size: side of the images in pixels, for models that are made for one size, such as ViTs: DINOv2's are
+        made for 518 unless told otherwise. With another size than the model's own, pretrained position embeddings are
+        resampled. Models of any size, such as ResNets, need none and ignore it.
+    :raises ValueError: the name is unknown, the model cannot be made for the size, the file does not exist, or the
+        weights are not those of this model, not finite, or those of several.
     """
     for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
         if isinstance(patterns, str):
             raise ValueError(f"{argument} must be a list of patterns, got the string {patterns!r}: pass [{patterns!r}]")
+    _require_name(name)
+    size = _size_to_make(name, img_size)
     if weights == PRETRAINED:
         if name != LITE0:
-            return _from_hub(name)
+            return _from_hub(name, size)
         weights = lite0_weights()
-    model = _random_backbone(name)
+    model = _random_backbone(name, size)
     if weights is not None:
         if not Path(weights).is_file():
             raise ValueError(
@@ -246,7 +252,7 @@ def create_backbone(
         known = KNOWN_BACKBONES.get(name)
         try:
             tensors = _part_of(read_weights(weights), model.state_dict().keys())
-            if resize_position_embedding:
+            if resize_position_embedding or (size and "pos_embed" in tensors):
                 tensors = _with_resized_position_embedding(model, tensors)
             _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
         except (ValueError, RuntimeError) as error:
@@ -254,14 +260,51 @@ def create_backbone(
     return model
 
 
-def _random_backbone(name: str) -> nn.Module:
-    _require_name(name)
+def _random_backbone(name: str, img_size: int | None = None) -> nn.Module:
     if name in _OWN:
         return _OWN[name]()
+    return _timm_model(_known_to_timm(name), img_size, num_classes=0)
+
+
+def _timm_model(name: str, img_size: int | None, **options: Any) -> Any:
+    """:raises ValueError: timm does not know the tag, or this model has one size alone."""
     try:
-        return timm.create_model(name.partition(".")[0] if name in (MOCO_V3, LITE0) else name, num_classes=0)
-    except RuntimeError as error:  # a tag (after the dot) that this model does not have
-        raise ValueError(f"unknown backbone {name!r}: {error}") from error
+        return timm.create_model(name, img_size=img_size, **options)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        if img_size:
+            own = _own_size(name)
+            raise ValueError(f"{name!r} is made for {own} px, and cannot be for {img_size} px: {error}") from error
+        if isinstance(error, RuntimeError):  # a tag (after the dot) that this model does not have
+            raise ValueError(f"unknown backbone {name!r}: {error}") from error
+        raise
+
+
+def _known_to_timm(name: str) -> str:
+    """The name without a tag that is our own."""
+    return name.partition(".")[0] if name in (MOCO_V3, LITE0) else name
+
+
+def _own_size(name: str) -> int | None:
+    """Side of the images in pixels for which a model is made; None: any."""
+    if name in _OWN:
+        return 28 if name == QUICKDRAW_VIT else None
+    try:
+        settings = timm.get_pretrained_cfg(_known_to_timm(name))
+    except RuntimeError:  # of an unknown tag, making the model tells more
+        return None
+    return int(settings.input_size[-1]) if settings and settings.fixed_input_size else None
+
+
+def _size_to_make(name: str, img_size: int | None) -> int | None:
+    """The size that a model must be told: None if it takes any, or is made for this one.
+
+    :raises ValueError: it is one of ours and has one size.
+    """
+    own = _own_size(name)
+    size = img_size if own and img_size != own else None
+    if size and name in _OWN:
+        raise ValueError(f"{name!r} is made for {own} px, and cannot be for {size} px: use another backbone")
+    return size
 
 
 def _require_name(name: str) -> None:
@@ -271,8 +314,7 @@ def _require_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: use {', '.join(map(repr, _OWN))} or a timm model{such_as}")
 
 
-def _from_hub(name: str) -> nn.Module:
-    _require_name(name)
+def _from_hub(name: str, img_size: int | None = None) -> nn.Module:
     if name == MOCO_V3:
         raise ValueError(
             f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights"
@@ -286,7 +328,7 @@ def _from_hub(name: str) -> nn.Module:
         )
     try:
         model: Any = timm.create_model(
-            name, pretrained=True
+            name, pretrained=True, img_size=img_size
         )  # with its own classifier: only then does timm load strictly
     except (OSError, RuntimeError) as error:
         raise ValueError(

@@ -56,27 +56,30 @@ EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
-def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
+def make_backbone(
+    config: Config, weights: Path | None = None, random: bool = False, img_size: int | None = None
+) -> nn.Module:
     """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
     otherwise random.
 
     :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
         classifier, is ignored.
     :param random: use random weights even if the name has a tag.
+    :param img_size: side of the images in pixels, see :func:`~reclaim.strategies.create_backbone`; None: the model's.
     """
     if config.backbone == QUICKDRAW_VIT:
         return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
     tagged = "." in config.backbone
     if random:
-        return create_backbone(config.backbone)
+        return create_backbone(config.backbone, img_size=img_size)
     if weights and not tagged:
         raise ValueError(
             f"{config.backbone!r} starts from random weights, because its name has no tag: "
             f"leave out the weights {weights}"
         )
     if weights:
-        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING)
-    return create_backbone(config.backbone, PRETRAINED if tagged else None)
+        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING, img_size=img_size)
+    return create_backbone(config.backbone, PRETRAINED if tagged else None, img_size=img_size)
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:

@@ -64,7 +64,8 @@ def run(
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
+        size = _image_size(config, taught)
+        backbone = make_backbone(config, setup.weights, setup.rehearsal, size)  # wrong weights fail before images
         with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
             benchmark, of_images = _read(taught, order, config, setup)
             on_validation = replace(config, part="validation")
@@ -148,11 +149,18 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
     """
     known: dict[str, tuple[str, ...]] = {}
     if setup.weights:
-        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
+        known["weights_sha256"] = (
+            fingerprint(make_backbone(config, setup.weights, img_size=_image_size(config, stream))),
+        )
     if setup.root:
         data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
         known["data_sha256"] = (data.sha256, *data.aliases)
     return known
+
+
+def _image_size(config: Config, stream: Stream) -> int | None:
+    """Side in pixels of the images that the backbone gets; None: drawings, which have the one size."""
+    return prepared(config.images, stream.dataset)[1].size if config.images else None
 
 
 def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
