@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
-from reclaim.strategies.backbones import fingerprint
+from reclaim.strategies.backbones import fingerprint, require_backbone
 
-from ..config import Config, config_hash
+from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
 from ..data.streams import EMBEDDED, Stream, class_order
@@ -173,6 +173,13 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
         remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
+        own = config.external and config.external.backbone
+        require_backbone(config.backbone)
+        if stream.tier == EMBEDDED and config.backbone != QUICKDRAW_VIT and not own:
+            raise ValueError(
+                f"the drawings of {stream.name} are 28 x 28 with one channel, which {config.backbone!r} does not take: "
+                f"leave the backbone at {QUICKDRAW_VIT}, or take a recipe and a stream of photographs"
+            )
         return
     if setup.root is None:
         raise ValueError(

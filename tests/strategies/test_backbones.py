@@ -147,7 +147,9 @@ def test_resnet50_for_small_images() -> None:
         ("vit_base_patch16_225", "such as vit_base_patch16_224"),
         ("test_vit.nothing", r"unknown backbone 'test_vit.nothing': .*nothing"),
         ("", "unknown backbone '': use 'quickdraw_vit', 'resnet50_cifar' or a timm model$"),
-        ("hf-hub:someone/something", "unknown backbone"),
+        ("hf-hub:someone", "'hf-hub:someone' names no repository: write hf-hub:owner/name, or hf-hub:owner/name@rev"),
+        ("hf_hub:../etc/passwd", "names no repository"),
+        ("no_such_vit.local", "unknown backbone 'no_such_vit.local'"),
     ],
 )
 def test_an_unknown_name(name: str, message: str) -> None:
