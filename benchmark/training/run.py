@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
-from reclaim.strategies.backbones import fingerprint
+from reclaim.strategies.backbones import fingerprint, require_backbone
 
-from ..config import Config, config_hash
+from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
 from ..data.streams import EMBEDDED, Stream, class_order
@@ -64,7 +64,8 @@ def run(
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
+        size = _image_size(config, taught)
+        backbone = make_backbone(config, setup.weights, setup.rehearsal, size)  # wrong weights fail before images
         with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
             benchmark, of_images = _read(taught, order, config, setup)
             on_validation = replace(config, part="validation")
@@ -148,11 +149,18 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
     """
     known: dict[str, tuple[str, ...]] = {}
     if setup.weights:
-        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
+        known["weights_sha256"] = (
+            fingerprint(make_backbone(config, setup.weights, img_size=_image_size(config, stream))),
+        )
     if setup.root:
         data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
         known["data_sha256"] = (data.sha256, *data.aliases)
     return known
+
+
+def _image_size(config: Config, stream: Stream) -> int | None:
+    """Side in pixels of the images that the backbone gets; None: drawings, which have the one size."""
+    return prepared(config.images, stream.dataset)[1].size if config.images else None
 
 
 def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
@@ -165,6 +173,13 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
         remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
+        own = config.external and config.external.backbone
+        require_backbone(config.backbone)
+        if stream.tier == EMBEDDED and config.backbone != QUICKDRAW_VIT and not own:
+            raise ValueError(
+                f"the drawings of {stream.name} are 28 x 28 with one channel, which {config.backbone!r} does not take: "
+                f"leave the backbone at {QUICKDRAW_VIT}, or take a recipe and a stream of photographs"
+            )
         return
     if setup.root is None:
         raise ValueError(

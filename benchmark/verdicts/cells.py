@@ -241,7 +241,7 @@ def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha:
 def _same_start(cell: Cell) -> bool:
     """Whether all runs of a cell start from the same weights, those of a file."""
     protocol = protocol_of(run_of(cell))
-    return isinstance(protocol, Protocol) and "." in protocol.recipe.config.backbone
+    return isinstance(protocol, Protocol) and protocol.recipe.config.starts_pretrained
 
 
 def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None]:

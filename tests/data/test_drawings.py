@@ -1,4 +1,4 @@
-"""The embedded drawings and the five streams: who sees which drawing, in which order, under which label."""
+"""The embedded drawings and the six streams: who sees which drawing, in which order, under which label."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SIZES = {
     "split-quickdraw-5": [20] * 5,
     "split-quickdraw-10": [10] * 10,
     "split-quickdraw-20": [5] * 20,
+    "split-quickdraw-50": [2] * 50,
     "split-quickdraw-uneven": [10] * 9 + [6, 4],
     "quickdraw-1": [100],
 }

@@ -84,6 +84,40 @@ def test_a_timm_model_comes_without_its_classifier() -> None:
     assert isinstance(create_backbone("test_vit.r160_in1k"), timm.models.VisionTransformer), "a name may have a tag"
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_vit.r160_in1k"])
+def test_a_backbone_for_images_of_another_size(name: str) -> None:
+    model = create_backbone(name, img_size=64).eval()
+    assert model(torch.zeros(2, 3, 64, 64)).shape[0] == 2
+    own: Any = create_backbone(name, img_size=160)
+    assert [p.shape for p in own.parameters()] == [p.shape for p in create_backbone(name).parameters()]
+
+
+def test_dinov2_is_made_for_the_images_at_hand() -> None:
+    with torch.device("meta"):  # 518 px unless told otherwise
+        assert create_backbone("vit_small_patch14_dinov2.lvd142m", img_size=224).pos_embed.shape == (1, 257, 384)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (QUICKDRAW_VIT, "'quickdraw_vit' is made for 28 px, and cannot be for 64 px: use another backbone"),
+        ("nest_tiny", "'nest_tiny' is made for 224 px, and cannot be for 63 px"),
+        ("no_such_vit", "unknown backbone 'no_such_vit'"),
+    ],
+)
+def test_a_size_that_a_backbone_does_not_have(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_backbone(name, img_size=63 if name == "nest_tiny" else 64)
+
+
+def test_position_embeddings_of_a_file_follow_the_size(tmp_path: Path) -> None:
+    path = saved(create_backbone("test_vit"), tmp_path / "weights.safetensors")
+    assert create_backbone("test_vit", path, img_size=64).pos_embed.shape == (1, 17, 64)
+    fitting = saved(create_backbone("test_vit", img_size=64), tmp_path / "fitting.safetensors")
+    loaded = create_backbone("test_vit", fitting, img_size=64)
+    assert fingerprint(loaded) == fingerprint(create_backbone("test_vit", fitting, img_size=64))
+
+
 def test_resnet50_for_small_images() -> None:
     model: Any = create_backbone("resnet50_cifar").eval()
     sides: list[int] = []
@@ -113,7 +147,9 @@ def test_resnet50_for_small_images() -> None:
         ("vit_base_patch16_225", "such as vit_base_patch16_224"),
         ("test_vit.nothing", r"unknown backbone 'test_vit.nothing': .*nothing"),
         ("", "unknown backbone '': use 'quickdraw_vit', 'resnet50_cifar' or a timm model$"),
-        ("hf-hub:someone/something", "unknown backbone"),
+        ("hf-hub:someone", "'hf-hub:someone' names no repository: write hf-hub:owner/name, or hf-hub:owner/name@rev"),
+        ("hf_hub:../etc/passwd", "names no repository"),
+        ("no_such_vit.local", "unknown backbone 'no_such_vit.local'"),
     ],
 )
 def test_an_unknown_name(name: str, message: str) -> None:

@@ -41,7 +41,7 @@ def test_the_switches_of_transforms() -> None:
 def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def create(name: str, weights: Any = None, *, allow_unexpected: tuple[str, ...] = ()) -> nn.Module:
+    def create(name: str, weights: Any = None, *, allow_unexpected: tuple[str, ...] = (), **size: Any) -> nn.Module:
         asked.append((name, weights, allow_unexpected))
         return nn.Identity()
 

@@ -56,9 +56,14 @@ class Tiny(torch.nn.Module):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Backbones that were made: name and weights."""
+    """Backbones that were made: name, weights and side of the images."""
     found: list[Any] = []
-    monkeypatch.setattr(build, "create_backbone", lambda name, weights=None: found.append((name, weights)) or Tiny())  # type: ignore[func-returns-value]
+
+    def create(name: str, weights: Any = None, img_size: int | None = None) -> Tiny:
+        found.append((name, weights, img_size))
+        return Tiny()
+
+    monkeypatch.setattr(build, "create_backbone", create)
     return found
 
 
@@ -75,7 +80,10 @@ def test_a_cell_is_rehearsed_to_a_record_that_no_check_counts(tmp_path: Path, as
     result = CliRunner().invoke(main, [*arguments, "--records", str(tmp_path / "records")])
     assert result.exit_code == 0, result.output
     assert "2 of 2 rehearsed" in result.output
-    assert asked == [("resnet50_cifar", None), ("vit_base_patch16_224.augreg_in21k", None)]  # random weights
+    assert asked == [  # random weights
+        ("resnet50_cifar", None, 32),
+        ("vit_base_patch16_224.augreg_in21k", None, 224),
+    ]
     records, problems = RecordStore(tmp_path / "records").load()
     assert not problems
     for record, tasks in zip(records, (1, 10), strict=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+import json
 import re
 import traceback
 from argparse import Namespace
@@ -24,6 +25,7 @@ import torch
 from avalanche.benchmarks import tensors_benchmark
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from reclaim.benchmark.config import HUB, Config
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.training.build import make_backbone
 from reclaim.strategies.backbones import (
@@ -481,14 +483,72 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
-    def put(name: str, state: dict[str, Tensor]) -> None:
-        revision, repository = "0" * 40, tmp_path / f"models--timm--{name}"
+    def put(name: str, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> None:
+        owner, _, name = name.rpartition("/")
+        revision, repository = "0" * 40, tmp_path / f"models--{owner or 'timm'}--{name}"
         for folder in (repository / "refs", repository / "snapshots" / revision):
             folder.mkdir(parents=True, exist_ok=True)
         (repository / "refs" / "main").write_text(revision)
         save_file(state, repository / "snapshots" / revision / "model.safetensors")
+        if config:
+            (repository / "snapshots" / revision / "config.json").write_text(json.dumps(config))
 
     return put
+
+
+PAGE = {"architecture": "test_vit", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 160, 160], "num_classes": 3}}
+"""A config.json as timm's ``push_to_hf_hub`` writes it."""
+PAGE["pretrained_cfg"] |= {"fixed_input_size": True, "classifier": "head", "first_conv": "patch_embed.proj"}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/a-vit", "hf_hub:somebody/a-vit"])
+def test_a_repository_of_the_hub(name: str, hub: Callable[..., None]) -> None:
+    """It brings architecture and weights; another size of the images resamples its position embeddings."""
+    published: Any = filled(timm.create_model("test_vit", num_classes=3))
+    hub("somebody/a-vit", published.state_dict(), PAGE)
+    published.reset_classifier(0)
+    assert fingerprint(create_backbone(name, PRETRAINED)) == fingerprint(published)
+    assert fingerprint(make_backbone(Config(backbone=HUB + "somebody/a-vit"))) == fingerprint(published)
+    assert fingerprint(create_backbone(name)) != fingerprint(published), "of random weights"
+    smaller: Any = create_backbone(name, PRETRAINED, img_size=64)
+    assert smaller.pos_embed.shape == (1, 17, 64)
+    assert smaller(torch.zeros(1, 3, 64, 64)).shape == (1, 64)
+    with pytest.raises(ValueError, match=r"has weights of its own: leave out file.pth"):
+        create_backbone(name, "file.pth")
+
+
+def test_a_repository_that_cannot_be_used(hub: Callable[..., None]) -> None:
+    """In one line, with what to do without a network."""
+    remedy = "name the architecture and pass the file: --backbone NAME --weights FILE$"
+    state = filled(timm.create_model("test_vit", num_classes=3)).state_dict()
+    hub("somebody/transformers", state, {"architectures": ["ViTModel"], "pretrained_cfg": {}})
+    hub("somebody/unknown", state, PAGE | {"architecture": "vit_of_nobody"})
+    hub("somebody/half", {"norm.bias": state["norm.bias"]}, PAGE)
+    for name, why in (
+        ("nobody/nothing", r"\w+: .*"),
+        ("somebody/transformers", "its config.json names no architecture of timm"),
+        ("somebody/unknown", r"RuntimeError: Unknown model \(vit_of_nobody\)"),
+        ("somebody/half", "RuntimeError: .*"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^cannot get 'hf-hub:{name}' from Hugging Face's hub: {why}; .*{remedy}"
+        ):
+            create_backbone(HUB + name, PRETRAINED)
+
+
+def test_an_architecture_with_weights_of_ones_own(vit: Any, tmp_path: Path) -> None:
+    config = Config(backbone="test_vit.local")
+    path = safetensors_file(vit, tmp_path / "weights")
+    assert fingerprint(make_backbone(config, path)) == fingerprint(vit)
+    assert make_backbone(config, random=True).state_dict().keys() == vit.state_dict().keys()
+    with pytest.raises(
+        ValueError, match=r"'test_vit.local' starts from weights of your own: pass their file with --wei"
+    ):
+        make_backbone(config)
+    with pytest.raises(ValueError, match=r"the weights of 'test_vit.local' are in a file of yours"):
+        create_backbone("test_vit.local", PRETRAINED)
+    with pytest.raises(ValueError, match=r"leave out the weights .*, or write test_vit.local$"):
+        make_backbone(Config(backbone="test_vit"), path)
 
 
 @pytest.mark.parametrize("name", ["test_vit.r160_in1k", "test_convnext.r160_in1k"])
