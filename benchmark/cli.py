@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import click
 
-from .cli_data import data
+from .cli_data import data, decode_all
 from .config import QUICKDRAW_VIT, shown
-from .data.streams import PAPER_STREAMS, STREAMS, find_stream
+from .data.streams import PAPER_STREAMS, STREAMS, Stream, find_stream
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
@@ -27,6 +27,7 @@ from .report import show as shows
 from .report.tables import table, terminal_width
 from .training import sweep as tuning
 from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
+from .training.own import for_images, recipe_of
 from .training.runtime import Setup
 from .verdicts.counting import current, not_counted
 
@@ -57,6 +58,9 @@ def _device(context: click.Context, parameter: click.Parameter, value: str) -> s
             raise click.BadParameter(f"{value!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return value
 
+
+OWN_RECORDS = Path("records")
+"""Where runs of one's own streams are recorded: not among those of the leaderboards."""
 
 RECORDS = click.option(
     "--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records]."
@@ -98,6 +102,62 @@ def _settings(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _own_stream(command: Command) -> Command:
+    """The options that name a stream of one's own, read by :func:`_target`; and ``size``, for
+    :func:`~reclaim.benchmark.training.own.for_images`.
+    """
+    for option in (
+        click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), help="Of that split [default: 0]."),
+        click.option(
+            "--test-share",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Share of a class's images to test on, for --images without train/ and test/ [default: 0.2].",
+        ),
+        click.option(
+            "--size", type=click.IntRange(1), help="Pixels that the backbone sees, for --images [default: its own]."
+        ),
+        click.option(
+            "--tasks",
+            type=click.IntRange(1),
+            help="Experiences that the classes of --images arrive in [default: 10, or fewer of two classes].",
+        ),
+        click.option(
+            "--images",
+            type=click.Path(path_type=Path),
+            help="Your own images as the stream: FOLDER/train/CLASS/ and FOLDER/test/CLASS/, or FOLDER/CLASS/.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _target(
+    images: Path | None,
+    tasks: int | None,
+    size: int | None,
+    test_share: float | None,
+    split_seed: int | None,
+    unverified: bool,
+) -> tuple[Stream, Path] | None:
+    """The stream of one's own that the options name, and the root of its setup, after a look at every image; None if
+    they name none.
+    """
+    if images is None:
+        for option, value in (("tasks", tasks), ("size", size), ("test-share", test_share), ("split-seed", split_seed)):
+            if value is not None:
+                raise click.UsageError(f"--{option} is of --images FOLDER, which is missing")
+        return None
+    from .data.folders import SPLIT_SEED, TEST_SHARE, read_own_images, stream_of_images
+
+    split = TEST_SHARE if test_share is None else test_share, SPLIT_SEED if split_seed is None else split_seed
+    stream = stream_of_images(images, tasks, *split)
+    if not stream.split and (test_share is not None or split_seed is not None):
+        raise click.UsageError(f"{images} has training and test folders: leave out --test-share and --split-seed")
+    if not unverified:
+        decode_all(read_own_images(stream, images))
+    return stream, images
 
 
 def _gathered(
@@ -289,6 +349,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 @RECORDS
 @click.option("--again", is_flag=True, help="Replace runs that are on record.")
 @_settings
+@_own_stream
 @DEVICE
 @ROOT
 @click.option(
@@ -316,6 +377,11 @@ def run(
     precision: str | None,
     compiled: bool,
     micro_batch: int | None,
+    images: Path | None,
+    tasks: int | None,
+    size: int | None,
+    test_share: float | None,
+    split_seed: int | None,
     device: str,
     root: Path | None,
     cache: Path | None,
@@ -329,19 +395,31 @@ def run(
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
+
+    With --images the recipe runs on your own pictures; records are then written to ./records.
     """
     settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
+    if images and (cell or len(names) > 1 or root or cache):
+        raise click.UsageError(
+            "--images FOLDER is the stream and its images: leave out STREAM, --cell, --root, --cache"
+        )
+    own_stream = None
     if cell:
         found, target, own = find_cell(cell)
         jobs = jobs or 1
         threads = max(1, available_cores() // jobs)
         chosen = _cell_seeds(seeds, own)
     else:
-        found = find_recipe(names[0])
-        target = find_stream(names[1] if len(names) > 1 else found.home)
-        if target.name not in STREAMS and found.base.images is None:
+        found = recipe_of(names[0])
+        own_stream = _target(images, tasks, size, test_share, split_seed, unverified)
+        if own_stream:
+            target, root = own_stream
+            found = for_images(found, _backbone_in(settings), size)
+        else:
+            target = find_stream(names[1] if len(names) > 1 else found.home)
+        if not own_stream and target.name not in STREAMS and found.base.images is None:
             known = ", ".join(STREAMS)
             raise click.UsageError(
                 f"{target.name!r} is of the paper tier, {found.name} is not: use --cell, or one of {known}"
@@ -351,7 +429,7 @@ def run(
     setup = Setup(
         device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified
     )
-    store = RecordStore(records) if records else default_store()
+    store = RecordStore(records or OWN_RECORDS) if records or own_stream else default_store()
     todo = jobs_of(found, target, chosen, settings, setup)
     before = _stamps(store, todo)
     made = run_jobs(todo, store, jobs, again)
@@ -367,6 +445,12 @@ def run(
         click.echo(f"note: {remark}")
     if cell:
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
+
+
+def _backbone_in(settings: Sequence[str]) -> str | None:
+    """The backbone that the settings name."""
+    named = [value.strip() for key, _, value in (setting.partition("=") for setting in settings) if key == "backbone"]
+    return named[-1] if named else None
 
 
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:

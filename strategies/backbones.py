@@ -215,6 +215,7 @@ def create_backbone(
     allow_missing: Collection[str] = (),
     allow_unexpected: Collection[str] = (),
     resize_position_embedding: bool = False,
+    size: int | None = None,
 ) -> nn.Module:
     """A backbone without a classifier, its weights loaded strictly.
 
@@ -227,17 +228,19 @@ def create_backbone(
         values.
     :param allow_unexpected: globs of names in the file to ignore, in addition to the ``extras`` of a known backbone.
     :param resize_position_embedding: resample a ViT's position embeddings (bicubic) if the file's have another grid.
-    :raises ValueError: the name is unknown, the file does not exist, or the weights are not those of this model, not
-        finite, or those of several.
+    :param size: height and width of its images, in pixels; None: its own, see :func:`expected_images`. A ViT is made
+        for one size and resamples its position embeddings; for a CNN nothing changes.
+    :raises ValueError: the name is unknown, the model cannot have that size, the file does not exist, or the weights
+        are not those of this model, not finite, or those of several.
     """
     for argument, patterns in (("allow_missing", allow_missing), ("allow_unexpected", allow_unexpected)):
         if isinstance(patterns, str):
             raise ValueError(f"{argument} must be a list of patterns, got the string {patterns!r}: pass [{patterns!r}]")
     if weights == PRETRAINED:
         if name != LITE0:
-            return _from_hub(name)
+            return _from_hub(name, size)
         weights = lite0_weights()
-    model = _random_backbone(name)
+    model = _random_backbone(name, size)
     if weights is not None:
         if not Path(weights).is_file():
             raise ValueError(
@@ -246,7 +249,7 @@ def create_backbone(
         known = KNOWN_BACKBONES.get(name)
         try:
             tensors = _part_of(read_weights(weights), model.state_dict().keys())
-            if resize_position_embedding:
+            if resize_position_embedding or (_made_for(name, size) and "pos_embed" in tensors):
                 tensors = _with_resized_position_embedding(model, tensors)
             _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
         except (ValueError, RuntimeError) as error:
@@ -254,14 +257,55 @@ def create_backbone(
     return model
 
 
-def _random_backbone(name: str) -> nn.Module:
+def _random_backbone(name: str, size: int | None = None) -> nn.Module:
     _require_name(name)
+    made_for = _made_for(name, size)
     if name in _OWN:
         return _OWN[name]()
     try:
-        return timm.create_model(name.partition(".")[0] if name in (MOCO_V3, LITE0) else name, num_classes=0)
-    except RuntimeError as error:  # a tag (after the dot) that this model does not have
-        raise ValueError(f"unknown backbone {name!r}: {error}") from error
+        return timm.create_model(_in_timm(name), num_classes=0, **made_for)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        if made_for:
+            raise _not_of_size(name, size, error) from error
+        if not isinstance(error, RuntimeError):
+            raise
+        raise ValueError(f"unknown backbone {name!r}: {error}") from error  # a tag that this model does not have
+
+
+def _in_timm(name: str) -> str:
+    return name.partition(".")[0] if name in (MOCO_V3, LITE0) else name
+
+
+_OWN_SIZES = {QUICKDRAW_VIT: 28, RESNET50_CIFAR: 32}
+
+
+def expected_images(name: str) -> tuple[int, tuple[RGB, RGB]]:
+    """What a backbone for RGB images was made for: their height and width in pixels, and the mean and standard
+    deviation of R, G and B for pixels in [0, 1]; ImageNet's where nothing is known.
+
+    :raises ValueError: the name is unknown.
+    """
+    _require_name(name)
+    cfg = None if name in _OWN else timm.get_pretrained_cfg(_in_timm(name))
+    size = _OWN_SIZES[name] if name in _OWN else cfg.input_size[-1] if cfg else 224
+    if name in KNOWN_BACKBONES:
+        return size, KNOWN_BACKBONES[name].normalisation
+    return (size, (cfg.mean, cfg.std)) if cfg and len(cfg.mean) == 3 else (size, IMAGENET)
+
+
+def _made_for(name: str, size: int | None) -> dict[str, int]:
+    """timm's argument for a model of which every instance is made for one size, if it is to be another than its own."""
+    if size is None:
+        return {}
+    own, _ = expected_images(name)
+    if name == QUICKDRAW_VIT and size != own:
+        raise _not_of_size(name, size, "its images have 28 x 28 pixels")
+    cfg = None if name in _OWN else timm.get_pretrained_cfg(_in_timm(name))
+    return {"img_size": size} if cfg and cfg.fixed_input_size and size != own else {}
+
+
+def _not_of_size(name: str, size: int | None, reason: object) -> ValueError:
+    return ValueError(f"{name!r} cannot be made for images of {size} x {size} pixels ({reason}): choose another size")
 
 
 def _require_name(name: str) -> None:
@@ -271,8 +315,9 @@ def _require_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: use {', '.join(map(repr, _OWN))} or a timm model{such_as}")
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, size: int | None = None) -> nn.Module:
     _require_name(name)
+    made_for = _made_for(name, size)
     if name == MOCO_V3:
         raise ValueError(
             f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights"
@@ -286,9 +331,15 @@ def _from_hub(name: str) -> nn.Module:
         )
     try:
         model: Any = timm.create_model(
-            name, pretrained=True
+            name, pretrained=True, **made_for
         )  # with its own classifier: only then does timm load strictly
+    except (TypeError, ValueError, AssertionError) as error:
+        if made_for:
+            raise _not_of_size(name, size, error) from error
+        raise
     except (OSError, RuntimeError) as error:
+        if made_for and "size mismatch" in str(error):
+            raise _not_of_size(name, size, error) from error
         raise ValueError(
             f"cannot get the weights of {name!r} from timm's hub, pass a file as weights: {error}"
         ) from error

@@ -126,6 +126,12 @@ def find_stream(name: str) -> Stream:
     return streams[name]
 
 
+def even_sizes(n_classes: int, tasks: int) -> tuple[int, ...]:
+    """Classes of each experience, as even as possible: the first ones have one more."""
+    each, more = divmod(n_classes, tasks)
+    return (each + 1,) * more + (each,) * (tasks - more)
+
+
 def pretraining_overlap(stream: Stream, backbone: str) -> str:
     """How many of the stream's classes the backbone was pretrained on: a number, or "unknown"."""
     return str(shared_classes()) if stream.tier == EMBEDDED and backbone == QUICKDRAW_VIT else "unknown"

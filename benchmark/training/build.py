@@ -16,7 +16,13 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
-from reclaim.strategies.backbones import OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.backbones import (
+    OF_PRETRAINING,
+    PRETRAINED,
+    QUICKDRAW_VIT,
+    create_backbone,
+    expected_images,
+)
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
@@ -45,10 +51,10 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, Config, Images
+from ..config import OLOR_SGD_ONLY, Alignment, Config
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
-from ..data.transforms import ImageTransform, OlorTransform, transforms_of
+from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
 from ..files import asset
 from .step import Stepwise, compile_backbone
 
@@ -63,20 +69,51 @@ def make_backbone(config: Config, weights: Path | None = None, random: bool = Fa
     :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
         classifier, is ignored.
     :param random: use random weights even if the name has a tag.
+    :raises ValueError: the weights are missing or others, or the backbone cannot be made for the images' size.
     """
+    if config.images and config.images.protocol == "own":
+        return _of_own_images(config, weights, random)
+    return _backbone(config, weights, random)
+
+
+def _of_own_images(config: Config, weights: Path | None, random: bool) -> nn.Module:
+    """A backbone that has been shown to make features of images of the configured size."""
+    assert config.images
+    size = config.images.size or expected_images(config.backbone)[0]
+    backbone = _backbone(config, weights, random, size)
+    was_training = backbone.training
+    try:
+        with torch.no_grad():  # batch normalisation keeps its statistics, and dropout draws nothing, in eval
+            features = backbone.eval()(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"the backbone {config.backbone} cannot see RGB images of {size} x {size} pixels "
+            f"({str(error).splitlines()[0]}): choose another images.size, or another backbone"
+        ) from error
+    backbone.train(was_training)
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(
+            f"the backbone {config.backbone} returns {shape} for 2 images, not one row of features for each: "
+            f"choose another backbone"
+        )
+    return backbone
+
+
+def _backbone(config: Config, weights: Path | None, random: bool, size: int | None = None) -> nn.Module:
     if config.backbone == QUICKDRAW_VIT:
         return create_backbone(config.backbone, asset(f"{QUICKDRAW_VIT}.safetensors"))
     tagged = "." in config.backbone
     if random:
-        return create_backbone(config.backbone)
+        return create_backbone(config.backbone, size=size)
     if weights and not tagged:
         raise ValueError(
             f"{config.backbone!r} starts from random weights, because its name has no tag: "
             f"leave out the weights {weights}"
         )
     if weights:
-        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING)
-    return create_backbone(config.backbone, PRETRAINED if tagged else None)
+        return create_backbone(config.backbone, weights, allow_unexpected=OF_PRETRAINING, size=size)
+    return create_backbone(config.backbone, PRETRAINED if tagged else None, size=size)
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:
@@ -112,9 +149,17 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     return model
 
 
-def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransform]:
-    """The configured transforms for training and testing."""
-    train, test = transforms_of(images.protocol, dataset)
+def prepared(config: Config, dataset: str) -> tuple[BatchTransform, BatchTransform]:
+    """The configured transforms for training and testing; of a configuration for photographs."""
+    images = config.images
+    if images is None:
+        raise ValueError("this configuration is for drawings, which have no transforms: set images.protocol")
+    train: Transform
+    test: Transform
+    if images.protocol == "own":
+        train, test = own_transforms(config.backbone, images.size)
+    else:
+        train, test = transforms_of(images.protocol, dataset)
     if images.clipped:
         if not isinstance(train, OlorTransform):
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from reclaim.strategies.backbones import fingerprint
 from ..config import Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
-from ..data.streams import EMBEDDED, Stream, class_order
+from ..data.folders import read_own_images
+from ..data.images import ImageData
+from ..data.streams import EMBEDDED, OWN, Stream, class_order
 from ..data.verify import read_images
 from ..records.metrics import pack_bits
 from ..records.provenance import provenance
@@ -150,8 +153,8 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
     if setup.weights:
         known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights)),)
     if setup.root:
-        data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
-        known["data_sha256"] = (data.sha256, *data.aliases)
+        data = _images(stream, setup.root, verify=not setup.unverified)
+        known["data_sha256"] = (data.sha256, *(() if stream.tier == OWN else data.aliases))
     return known
 
 
@@ -162,13 +165,18 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
     """
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
-        remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
+        protocol = "own" if stream.tier == OWN else "slca"
+        remedy = f"choose their transforms, such as images.protocol={protocol}" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
         return
     if setup.root is None:
+        what = "their folder with --images" if stream.tier == OWN else "the folder of the data sets with --root"
+        raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give {what}")
+    if stream.tier == OWN and config.images.protocol not in ("own", "olor"):
         raise ValueError(
-            f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
+            f"images.protocol={config.images.protocol} is for data sets of papers, not for {stream.dataset}: use "
+            f"images.protocol=own"
         )
     if setup.cache and config.memory and config.memory.method == "der++":
         raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
@@ -177,7 +185,7 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
             f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, "
             f"or the cache"
         )
-    prepared(config.images, stream.dataset)
+    prepared(config, stream.dataset)
 
 
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
@@ -186,11 +194,28 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
         return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
     assert setup.root is not None  # _require_fitting
     verify = not (setup.unverified or setup.rehearsal)
-    data = read_images(stream.dataset, setup.root, verify=verify)
-    transforms = prepared(config.images, stream.dataset)
+    data = _images(stream, setup.root, verify)
+    transforms = prepared(config, stream.dataset)
     benchmark = make_image_benchmark(
         stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
     )
     remarks = [*data.remarks, *([] if verify else [UNVERIFIED])]
-    said = {"remarks": remarks} if remarks else {}
-    return benchmark, {"data_sha256": data.sha256, "data_aliases": list(data.aliases), **said}
+    said: dict[str, Any] = {"data_sha256": data.sha256, **({"remarks": remarks} if remarks else {})}
+    if stream.tier == OWN:
+        return benchmark, {**said, "own_stream": _own(stream, benchmark)}
+    return benchmark, {**said, "data_aliases": list(data.aliases)}
+
+
+def _images(stream: Stream, root: Path, verify: bool) -> ImageData:
+    if stream.tier == OWN:
+        return read_own_images(stream, root, verify=verify)
+    return read_images(stream.dataset, root, verify=verify)
+
+
+def _own(stream: Stream, benchmark: Any) -> dict[str, Any]:
+    """What a record says of a stream that is not this project's."""
+    return {
+        "sizes": list(stream.sizes),
+        "train_counts": [len(experience.dataset) for experience in benchmark.train_stream],
+        **({"split": dict(stream.split)} if stream.split else {}),
+    }
