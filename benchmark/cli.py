@@ -27,7 +27,7 @@ from .report import show as shows
 from .report.tables import table, terminal_width
 from .training import sweep as tuning
 from .training.jobs import Job, available_cores, jobs_of, run_jobs, try_jobs
-from .training.own import for_images, recipe_of
+from .training.own import for_stream, recipe_of, stream_of_benchmark
 from .training.runtime import Setup
 from .verdicts.counting import current, not_counted
 
@@ -106,7 +106,7 @@ def _settings(command: Command) -> Command:
 
 def _own_stream(command: Command) -> Command:
     """The options that name a stream of one's own, read by :func:`_target`; and ``size``, for
-    :func:`~reclaim.benchmark.training.own.for_images`.
+    :func:`~reclaim.benchmark.training.own.for_stream`.
     """
     for option in (
         click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), help="Of that split [default: 0]."),
@@ -124,6 +124,12 @@ def _own_stream(command: Command) -> Command:
             help="Experiences that the classes of --images arrive in [default: 10, or fewer of two classes].",
         ),
         click.option(
+            "--stream",
+            "made_by",
+            metavar="MODULE:NAME",
+            help="An Avalanche benchmark as the stream, or a function that returns one and may take seed.",
+        ),
+        click.option(
             "--images",
             type=click.Path(path_type=Path),
             help="Your own images as the stream: FOLDER/train/CLASS/ and FOLDER/test/CLASS/, or FOLDER/CLASS/.",
@@ -135,20 +141,23 @@ def _own_stream(command: Command) -> Command:
 
 def _target(
     images: Path | None,
+    made_by: str | None,
     tasks: int | None,
     size: int | None,
     test_share: float | None,
     split_seed: int | None,
     unverified: bool,
-) -> tuple[Stream, Path] | None:
+) -> tuple[Stream, Path | None] | None:
     """The stream of one's own that the options name, and the root of its setup, after a look at every image; None if
-    they name none.
+    they name none. :func:`~reclaim.benchmark.training.own.for_stream` adapts recipes to it.
     """
+    if images and made_by:
+        raise click.UsageError("--images and --stream both name the stream: pass one of them")
     if images is None:
         for option, value in (("tasks", tasks), ("size", size), ("test-share", test_share), ("split-seed", split_seed)):
             if value is not None:
                 raise click.UsageError(f"--{option} is of --images FOLDER, which is missing")
-        return None
+        return (stream_of_benchmark(made_by), None) if made_by else None
     from .data.folders import SPLIT_SEED, TEST_SHARE, read_own_images, stream_of_images
 
     split = TEST_SHARE if test_share is None else test_share, SPLIT_SEED if split_seed is None else split_seed
@@ -378,6 +387,7 @@ def run(
     compiled: bool,
     micro_batch: int | None,
     images: Path | None,
+    made_by: str | None,
     tasks: int | None,
     size: int | None,
     test_share: float | None,
@@ -396,15 +406,14 @@ def run(
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict.
 
-    With --images the recipe runs on your own pictures; records are then written to ./records.
+    With --images or --stream the recipe runs on your own; records are then written to ./records.
     """
     settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
-    if images and (cell or len(names) > 1 or root or cache):
-        raise click.UsageError(
-            "--images FOLDER is the stream and its images: leave out STREAM, --cell, --root, --cache"
-        )
+    if (images or made_by) and (cell or len(names) > 1 or root or cache):
+        option = "images" if images else "stream"
+        raise click.UsageError(f"--{option} is the stream and its images: leave out STREAM, --cell, --root, --cache")
     own_stream = None
     if cell:
         found, target, own = find_cell(cell)
@@ -413,10 +422,10 @@ def run(
         chosen = _cell_seeds(seeds, own)
     else:
         found = recipe_of(names[0])
-        own_stream = _target(images, tasks, size, test_share, split_seed, unverified)
+        own_stream = _target(images, made_by, tasks, size, test_share, split_seed, unverified)
         if own_stream:
             target, root = own_stream
-            found = for_images(found, _backbone_in(settings), size)
+            found = for_stream(found, target, _backbone_in(settings), size)
         else:
             target = find_stream(names[1] if len(names) > 1 else found.home)
         if not own_stream and target.name not in STREAMS and found.base.images is None:

@@ -225,6 +225,10 @@ class Component:
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     sha256: str = ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return _as_dict(self)
+
 
 @dataclass(frozen=True)
 class External:

@@ -7,9 +7,7 @@ part.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from .images import ImageData, ImageList, is_image
-from .streams import OWN, PAPER_STREAMS, STREAMS, Stream, even_sizes
+from .streams import OWN, Stream, even_sizes, own_name, slug
 from .verify import missing_files, repeated_images
 
 TEST_SHARE, SPLIT_SEED = 0.2, 0
 TASKS = 10
 
 _NAMED = 5  # classes in a message
-_LONGEST = 60  # characters of a name, which becomes part of file names
 
 
 def stream_of_images(
@@ -50,10 +47,9 @@ def stream_of_images(
             f"{tasks} experiences cannot be made of the {n} classes in {folder}: use a number from 1 to {n} (--tasks)"
         )
     sizes = even_sizes(n, tasks)
-    name = f"{data.name}-{tasks}"
     how = f"split by seed {split_seed}, {test_share:.0%} for testing" if split else "in training and test folders"
     return Stream(
-        f"own-{name}" if name in STREAMS | PAPER_STREAMS else name,
+        own_name(f"{data.name}-{tasks}"),
         sizes,
         f"{n:,} classes of the images in {slug(folder.resolve().name)}, {how}",
         OWN,
@@ -97,19 +93,6 @@ def list_folder(folder: Path | str, split: Mapping[str, float]) -> ImageData:
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed of the split must be in [0, 2**32), got {seed}")
     return _of_classes(name, folder, share, seed).in_order()
-
-
-def slug(name: str) -> str:
-    """A name for files and records, of ASCII letters, digits and ``._+-``: accents are dropped; a name that loses
-    letters gets a hash of itself, so that no two become one.
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    kept = re.sub(r"[^A-Za-z0-9._+-]+", "-", plain).strip("-._+")
-    lost = any(c.isalnum() and not c.isascii() for c in plain) or len(kept) > _LONGEST or not kept
-    if not lost:
-        return kept
-    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{kept[:_LONGEST].rstrip('-._+') or 'images'}-{digest}"
 
 
 def _existing(folder: Path) -> Path:

@@ -62,33 +62,37 @@ EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
-def make_backbone(config: Config, weights: Path | None = None, random: bool = False) -> nn.Module:
+def make_backbone(
+    config: Config, weights: Path | None = None, random: bool = False, shape: tuple[int, ...] | None = None
+) -> nn.Module:
     """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``),
     otherwise random.
 
     :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
         classifier, is ignored.
     :param random: use random weights even if the name has a tag.
+    :param shape: of an image of a stream of others' making, such as (3, 32, 32).
     :raises ValueError: the weights are missing or others, or the backbone cannot be made for the images' size.
     """
     if config.images and config.images.protocol == "own":
-        return _of_own_images(config, weights, random)
-    return _backbone(config, weights, random)
+        size = config.images.size or expected_images(config.backbone)[0]
+        return _shown_to_see(config, (3, size, size), weights, random)
+    return _shown_to_see(config, shape, weights, random) if shape else _backbone(config, weights, random)
 
 
-def _of_own_images(config: Config, weights: Path | None, random: bool) -> nn.Module:
-    """A backbone that has been shown to make features of images of the configured size."""
-    assert config.images
-    size = config.images.size or expected_images(config.backbone)[0]
-    backbone = _backbone(config, weights, random, size)
+def _shown_to_see(config: Config, shape: tuple[int, ...], weights: Path | None, random: bool) -> nn.Module:
+    """A backbone that has been shown to make features of images of this shape."""
+    channels, height, width = shape
+    backbone = _backbone(config, weights, random, height if height == width else None)
     was_training = backbone.training
     try:
         with torch.no_grad():  # batch normalisation keeps its statistics, and dropout draws nothing, in eval
-            features = backbone.eval()(torch.zeros(2, 3, size, size))
+            features = backbone.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        what = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
         raise ValueError(
-            f"the backbone {config.backbone} cannot see RGB images of {size} x {size} pixels "
-            f"({str(error).splitlines()[0]}): choose another images.size, or another backbone"
+            f"the backbone {config.backbone} cannot see {what} images of {height} x {width} pixels "
+            f"({(str(error).splitlines() or ['?'])[0]}): choose images of another size, or another backbone"
         ) from error
     backbone.train(was_training)
     if not isinstance(features, torch.Tensor) or features.ndim != 2:

@@ -257,6 +257,14 @@ def _require_same_start(known: Mapping[Job, Record]) -> None:
     Such records must not be used in place of the jobs, and days of work must not be replaced without being asked for.
     Only what a job names explicitly, a folder or a file, is read for this check.
     """
+    for job, record in known.items():
+        made_by = job.stream.made_by and job.stream.made_by.as_dict()
+        if made_by != (there := record.result.get("own_stream", {}).get("made_by")):
+            raise RecordError(
+                f"{job} is already recorded with {'other code' if there else 'other images'}: "
+                f"{(there or record.result)['sha256' if there else 'data_sha256'][:12]}... there; --again replaces it, "
+                f"another --records folder keeps both"
+            )
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
     starts: dict[Any, dict[str, tuple[str, ...]]] = {}
     for job, record in named.items():

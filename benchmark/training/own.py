@@ -1,11 +1,17 @@
-"""Recipes by name, from a file of one's own, or from a Python module; and recipes for one's own images."""
+"""Recipes by name, from a file of one's own, or from a Python module; recipes for one's own images, and
+Avalanche benchmarks by import path."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import replace
+from typing import Any
 
-from ..config import QUICKDRAW_VIT, Images
+from ..config import QUICKDRAW_VIT, Component, Config, Images
+from ..data.streams import OWN, Stream, own_name, slug
 from ..recipes import Recipe, find_recipe
+from .components import component_of, load
 
 PHOTOGRAPHS = "vit_base_patch16_224.augreg_in21k"
 """Backbone of recipes of drawings on photographs: SLCA's."""
@@ -41,3 +47,109 @@ def for_images(recipe: Recipe, backbone: str | None = None, size: int | None = N
         config, backbone=backbone or own, images=replace(images, protocol="own", clipped=False, size=size)
     )
     return replace(recipe, base=changed, grid={}, tuned_as=None, from_paper=False)
+
+
+DRAWING = (1, 28, 28)
+"""Shape of what the embedded backbone sees."""
+
+
+def for_stream(recipe: Recipe, stream: Stream, backbone: str | None = None, size: int | None = None) -> Recipe:
+    """A recipe for a stream of one's own: by :func:`for_images` or :func:`for_benchmark`."""
+    if stream.made_by is None:
+        return for_images(recipe, backbone, size)
+    if size is not None:
+        raise ValueError(f"the images of {stream.name} have the size that it gives them: leave out --size")
+    return for_benchmark(recipe, stream, backbone)
+
+
+def stream_of_benchmark(path: str, **arguments: Any) -> Stream:
+    """The stream of an Avalanche benchmark, or of a function that returns one. It is imported and called once.
+
+    :param path: such as ``my_module:make_benchmark``.
+    :param arguments: keyword arguments of the function; JSON values. A parameter ``seed`` gets that of the run.
+    :raises ValueError: it cannot be imported, fails, or is no benchmark for classification.
+    """
+    component = component_of(path, **arguments)
+    served, seeds = _looked_at(component)
+    name = slug(path)
+    order = "in an order by seed" if seeds else "in the order of the benchmark"
+    return Stream(
+        own_name(name),
+        served.sizes,
+        f"{len(served.classes):,} classes of {path}, {order}",
+        OWN,
+        name,
+        made_by=component,
+    )
+
+
+def for_benchmark(recipe: Recipe, stream: Stream, backbone: str | None = None) -> Recipe:
+    """A recipe for an Avalanche benchmark: the same settings, and no transforms of ours, for its images come
+    transformed. Drawings of 28 x 28 pixels are warped in training, as the embedded tier's.
+
+    A benchmark that takes no seed has one order of classes: seeds then vary the initialisation.
+
+    :param backbone: a timm model; None: the recipe's own, if it is for such images.
+    :raises ValueError: a backbone must be named.
+    """
+    assert stream.made_by
+    served, seeds = _looked_at(stream.made_by)
+    config, drawings = recipe.config, served.shape == DRAWING
+    if backbone is None and config.backbone == QUICKDRAW_VIT and not drawings:
+        raise ValueError(
+            f"{recipe.name} is of drawings of {DRAWING}, and the images of {stream.name} are of {served.shape}: name a "
+            f"backbone for them, such as --set backbone={PHOTOGRAPHS}"
+        )
+    changed = replace(
+        config,
+        backbone=backbone or config.backbone,
+        images=None,
+        augment=config.augment and drawings,
+        seeding=config.seeding if seeds else "initialisation",
+    )
+    return replace(recipe, base=changed, grid={}, tuned_as=None, from_paper=False)
+
+
+def serve_component(stream: Stream, config: Config, seed: int) -> Any:
+    """What the benchmark of a stream serves in a run (:class:`~reclaim.benchmark.data.served.Served`).
+
+    :raises ValueError: it is another one than :func:`stream_of_benchmark` has seen.
+    """
+    assert stream.made_by
+    served, _ = _served(stream.made_by, 0 if config.seeding == "initialisation" else seed)
+    n, known = (len(served.sizes), len(served.classes)), (len(stream.sizes), stream.n_classes)
+    if n != known:
+        raise ValueError(
+            f"{stream.made_by.path} returns {n[0]} experiences of {n[1]} classes with seed {seed}, and returned "
+            f"{known[0]} of {known[1]}: let their numbers be the same for all seeds"
+        )
+    return served
+
+
+@functools.cache
+def _looked_at(component: Component) -> tuple[Any, bool]:
+    return _served(component, 0)
+
+
+def _served(component: Component, seed: int) -> tuple[Any, bool]:
+    """What a component serves, and whether it takes a seed."""
+    from ..data.served import is_benchmark, seeded, serve  # brings torch, which reading names should not wait for
+
+    made, takes_seed = load(component), False
+    if not is_benchmark(made) and callable(made):
+        takes_seed = "seed" in inspect.signature(made).parameters
+        arguments = {**component.arguments, **({"seed": seed} if takes_seed else {})}
+        with seeded(seed):
+            try:
+                made = made(**arguments)
+            except Exception as error:  # foreign code can fail in any way
+                raise ValueError(f"{component.path} fails: {type(error).__name__}: {error}{_where(error)}") from error
+    return serve(made, component.path), takes_seed
+
+
+def _where(error: BaseException) -> str:
+    """The last line of code in which an error arose."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace else ""

@@ -16,6 +16,7 @@ from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
 from ..data.folders import read_own_images
 from ..data.images import ImageData
+from ..data.served import Served
 from ..data.streams import EMBEDDED, OWN, Stream, class_order
 from ..data.verify import read_images
 from ..records.metrics import pack_bits
@@ -25,6 +26,7 @@ from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
 from .kernels import arithmetic
 from .observer import Observer, Ticker
+from .own import serve_component
 from .rehearsal import Stopwatch
 from .runtime import HERE, Setup
 from .step import compile_backbone
@@ -58,7 +60,6 @@ def run(
     :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
     observer = Observer()  # starts the clock
-    order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
     stopwatch = Stopwatch(len(taught.sizes))
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
@@ -67,9 +68,15 @@ def run(
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
-        backbone = make_backbone(config, setup.weights, random=setup.rehearsal)  # wrong weights fail before images
+        served = serve_component(stream, config, seed) if stream.made_by else None  # says the size of its images
+        shape = served.shape if served else None
+        backbone = make_backbone(config, setup.weights, setup.rehearsal, shape)  # wrong weights fail before images
         with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
-            benchmark, of_images = _read(taught, order, config, setup)
+            if served:
+                order, (benchmark, of_images) = list(served.classes), _of_served(stream, served, config)
+            else:
+                order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
+                benchmark, of_images = _read(taught, order, config, setup)
             on_validation = replace(config, part="validation")
             held_out = _read(taught, order, on_validation, setup)[0] if config.keep == "best" else None
         for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
@@ -163,6 +170,9 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
 
     :raises ValueError: the configuration does not fit the stream, or the setup does not fit either.
     """
+    if stream.made_by:
+        _require_served(stream, config, setup)
+        return
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
         protocol = "own" if stream.tier == OWN else "slca"
@@ -186,6 +196,23 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
             f"or the cache"
         )
     prepared(config, stream.dataset)
+
+
+def _require_served(stream: Stream, config: Config, setup: Setup) -> None:
+    if config.images:
+        raise ValueError(f"{stream.name} brings its images transformed: set images to null")
+    if config.part != "test":
+        raise ValueError(f"{stream.name} has no validation part: set part to test")
+    if setup.cache:
+        raise ValueError(f"{stream.name} brings its images decoded: leave out the cache {setup.cache}")
+
+
+def _of_served(stream: Stream, served: Served, config: Config) -> tuple[Any, dict[str, Any]]:
+    """The Avalanche benchmark of a stream of others' making, and what a record says of its images."""
+    benchmark = served.benchmark(config.joint)
+    assert stream.made_by
+    said = {"sizes": [sum(served.sizes)] if config.joint else list(served.sizes), **_counts(benchmark)}
+    return benchmark, {"data_sha256": served.sha256, "own_stream": {**said, "made_by": stream.made_by.as_dict()}}
 
 
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
@@ -216,6 +243,10 @@ def _own(stream: Stream, benchmark: Any) -> dict[str, Any]:
     """What a record says of a stream that is not this project's."""
     return {
         "sizes": list(stream.sizes),
-        "train_counts": [len(experience.dataset) for experience in benchmark.train_stream],
+        **_counts(benchmark),
         **({"split": dict(stream.split)} if stream.split else {}),
     }
+
+
+def _counts(benchmark: Any) -> dict[str, Any]:
+    return {"train_counts": [len(experience.dataset) for experience in benchmark.train_stream]}

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config, ConfigError, Images, config_hash
-from reclaim.benchmark.data.folders import list_folder, read_own_images, slug, stream_of_images
-from reclaim.benchmark.data.streams import OWN, STREAMS, even_sizes
+from reclaim.benchmark.data.folders import list_folder, read_own_images, stream_of_images
+from reclaim.benchmark.data.streams import OWN, STREAMS, even_sizes, slug
 from reclaim.benchmark.data.transforms import own_transforms
 from reclaim.benchmark.data.verify import undecodable_files
 from reclaim.benchmark.records.record import is_name
