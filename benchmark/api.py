@@ -8,20 +8,22 @@ They are importable from ``reclaim.benchmark``; docs/library.md has three exampl
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.streams import EMBEDDED, Stream, find_stream
+from .config import ConfigError
+from .data.streams import STREAMS, Stream, find_stream
 from .recipes import Recipe
 from .records.metrics import METRICS
 from .records.record import Record, metric_of
 from .records.store import RecordStore, named_store
 from .training.jobs import Job, available_cores, jobs_of, on_record, on_record_elsewhere, run_jobs, try_jobs
-from .training.named_backbone import named_backbone
-from .training.own import for_stream, recipe_of, stream_of_benchmark
+from .training.named_backbone import NamedBackbone, named_backbone
+from .training.own import recipe_of
+from .training.own_streams import NO_IMAGES, OwnImages, for_stream, own_stream
 from .training.runtime import Setup
 from .verdicts.comparison import Comparison, require_comparable
 from .verdicts.comparison import compare as compare_records
@@ -43,6 +45,8 @@ def run(
     images: str | Path | None = None,
     tasks: int | None = None,
     size: int | None = None,
+    test_share: float | None = None,
+    split_seed: int | None = None,
     seeds: int | Iterable[int] = 1,
     settings: Mapping[str, Any] | None = None,
     backbone: str | None = None,
@@ -56,21 +60,25 @@ def run(
 
     :param stream: a name (``reclaim list streams``), or ``my_module:make_benchmark``, something that returns an
         Avalanche benchmark; by default the recipe's home stream.
-    :param images: in place of ``stream``: a folder of images, with ``train`` and ``test`` folders or one folder a class.
+    :param images: in place of ``stream``: a folder of images, with train and test folders or one folder a class.
     :param tasks: experiences that the classes of ``images`` are divided into.
     :param size: pixels of a side that the backbone sees of ``images``; by default its own.
+    :param test_share: of ``images`` without training and test folders; ``split_seed`` likewise.
     :param seeds: how many (0, 1, ...), or which.
     :param settings: on top of the recipe's, such as ``{"lr": 0.1, "alignment.tau": 0.05}``.
     :param backbone: as ``--backbone`` of the command.
     :param records: folder that runs are read from and recorded in; None: nothing is read or written.
-    :param jobs: runs at a time; by default one per core.
-    :param quiet: no progress bar.
+    :param jobs: runs at a time; by default one per core, on an accelerator one.
+    :param quiet: no progress bars.
     :param setup: fields of :class:`~reclaim.benchmark.training.runtime.Setup`, such as ``device`` or ``root``.
     :raises ValueError: a name, setting or folder is invalid; before anything is run.
     :raises RuntimeError: some runs failed; the others are recorded.
     """
-    (todo,) = jobs_for([recipe], stream, images, tasks, size, _seeds(seeds), _texts(settings), backbone, setup).values()
-    return run_jobs(todo, None if records is None else RecordStore(records), _at_a_time(jobs, setup), again, quiet)
+    pictures = OwnImages(None if images is None else Path(images), tasks, size, test_share, split_seed)
+    where, texts, told = _circumstances(setup, settings, backbone)
+    named = jobs_for([recipe_of(recipe)], stream, _seeds(seeds), texts, where, told, pictures, quiet=quiet)
+    (todo,) = named.values()
+    return run_jobs(todo, None if records is None else RecordStore(records), at_a_time(jobs, where), again, quiet)
 
 
 def compare(
@@ -80,6 +88,8 @@ def compare(
     images: str | Path | None = None,
     tasks: int | None = None,
     size: int | None = None,
+    test_share: float | None = None,
+    split_seed: int | None = None,
     seeds: int | Iterable[int] = 5,
     metric: str = "last_acc",
     settings: Mapping[str, Any] | None = None,
@@ -88,7 +98,6 @@ def compare(
     jobs: int | None = None,
     again: bool = False,
     quiet: bool = True,
-    tell: Callable[[Sequence[Job], Sequence[Job], int], object] = lambda todo, missing, at_a_time: None,
     **setup: Any,
 ) -> Comparison:
     """Which of several recipes is best on a stream: differences to the first, paired by seed, and what follows.
@@ -99,24 +108,12 @@ def compare(
 
     :param metric: one of ``last_acc``, ``inc_acc``, ``task_avg_last_acc``, ``task_avg_inc_acc``, ``forgetting`` and
         ``final_entropy``.
-    :param tell: called before the first run with all jobs, with those that are not on record, and with the number of
-        runs at a time.
     """
-    named = jobs_for(recipes, stream, images, tasks, size, _seeds(seeds), _texts(settings), backbone, setup)
-    todo = [job for of_recipe in named.values() for job in of_recipe]
-    store = RecordStore(records)
-    known = on_record(todo, store, again)
-    if SHIPPED.is_dir() and not again and not (store.root.exists() and SHIPPED.samefile(store.root)):
-        known |= on_record_elsewhere([job for job in todo if job not in known], RecordStore(SHIPPED))
-    require_comparable(_by_recipe(named, known))
-    missing = [job for job in todo if job not in known]
-    at_a_time = min(_at_a_time(jobs, setup), max(1, len(missing)))
-    tell(todo, missing, at_a_time)
-    made, failures = try_jobs(missing, store, at_a_time, again, quiet) if missing else ({}, {})
-    causes: dict[str, list[str]] = {}
-    for job, error in failures.items():
-        causes.setdefault(job.recipe, []).append(f"{type(error).__name__}: {error}")
-    return compare_records(_by_recipe(named, known | made), metric, causes)
+    pictures = OwnImages(None if images is None else Path(images), tasks, size, test_share, split_seed)
+    where, texts, told = _circumstances(setup, settings, backbone)
+    found = [recipe_of(recipe) for recipe in recipes]
+    named = jobs_for(found, stream, _seeds(seeds), texts, where, told, pictures, quiet=quiet)
+    return compare_jobs(named, RecordStore(records), metric, at_a_time(jobs, where), again, quiet)
 
 
 def load_records(*folders: str | Path) -> list[Record]:
@@ -164,39 +161,113 @@ def frame(of: Sequence[Record] | Comparison) -> pd.DataFrame:
     )
 
 
+# --- what the command does, too ---
+
+
 def jobs_for(
-    recipes: Sequence[Source],
+    recipes: Sequence[Recipe],
     stream: str | None,
-    images: str | Path | None,
-    tasks: int | None,
-    size: int | None,
     seeds: Sequence[int],
     settings: Sequence[str],
-    backbone: str | None,
-    setup: Mapping[str, Any],
+    setup: Setup,
+    backbone: NamedBackbone | None = None,
+    pictures: OwnImages = NO_IMAGES,
+    quiet: bool = False,
 ) -> dict[str, list[Job]]:
-    """Recipe -> its jobs on one stream; see :func:`run` and :func:`compare`.
+    """Recipe -> its jobs on one stream; for the parameters see :func:`run`.
 
     :param settings: such as ``lr=0.1``.
-    :raises ValueError: as they do.
+    :raises ValueError: a recipe is named twice, or it and the stream do not fit.
     """
-    found = [recipe_of(source) for source in recipes]
-    names = [recipe.name for recipe in found]
+    names = [recipe.name for recipe in recipes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
-    values = dict(setup)
-    if backbone is not None:
-        there = named_backbone(backbone)
-        settings = [*settings, f"backbone={there.name}"]
-        if there.weights:
-            values["weights"] = there.weights
-    target = stream_named(found[0], stream, images, tasks)
-    if images is not None:
-        values["root"] = Path(images)
-    if target.tier == "own":
-        seen = next((text.partition("=")[2] for text in reversed(settings) if text.startswith("backbone=")), None)
-        found = [for_stream(recipe, target, seen, size) for recipe in found]
+    if pictures.folder and (setup.root or setup.cache):
+        raise ValueError(f"--images {pictures.folder} is the stream and its images: leave out --root and --cache")
+    own = own_stream(stream, pictures, unverified=setup.unverified, quiet=quiet)
+    settings = [*settings, *([f"backbone={backbone.name}"] if backbone else [])]
+    if backbone and backbone.weights:
+        if setup.weights:
+            raise ValueError(f"the backbone is {backbone.weights}, and --weights is {setup.weights}: leave out one")
+        setup = replace(setup, weights=backbone.weights)
+    if own:
+        target, root = own
+        setup = replace(setup, root=root)
+        seen = [text.partition("=")[2].strip() for text in settings if text.partition("=")[0].strip() == "backbone"]
+        recipes = [for_stream(recipe, target, seen[-1] if seen else None, pictures.size) for recipe in recipes]
     else:
-        require_same_images(found, target)
-    where = Setup(**{key: Path(v) if key in ("root", "cache", "weights") and v else v for key, v in values.items()})
-    return {recipe.name: _jobs(recipe, target, seeds, settings, where) for recipe in found}
+        target = find_stream(stream or recipes[0].home)
+        drawn = target.name in STREAMS
+        if unfit := [recipe.name for recipe in recipes if (recipe.config.images is None) != drawn]:
+            which, theirs = ("drawings", "photographs") if drawn else ("photographs", "drawings")
+            raise ValueError(
+                f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {theirs}: name recipes and a "
+                f"stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, or a --cell"
+            )
+    return {recipe.name: _jobs(recipe, target, seeds, settings, setup) for recipe in recipes}
+
+
+def _jobs(recipe: Recipe, target: Stream, seeds: Sequence[int], settings: Sequence[str], setup: Setup) -> list[Job]:
+    try:
+        return jobs_of(recipe, target, seeds, settings, setup)
+    except ConfigError as error:
+        raise ConfigError(f"{recipe.name}: {error}") from None
+
+
+def compare_jobs(
+    named: Mapping[str, Sequence[Job]],
+    store: RecordStore,
+    metric: str = "last_acc",
+    n_jobs: int | None = None,
+    again: bool = False,
+    quiet: bool = False,
+    tell: Callable[[Sequence[Job], Sequence[Job]], object] = lambda todo, missing: None,
+) -> Comparison:
+    """The comparison of recipes by their jobs, see :func:`compare`.
+
+    :param tell: called before the first run with all jobs, and with those that are not on record.
+    """
+    todo = [job for of_recipe in named.values() for job in of_recipe]
+    known = on_record(todo, store, again)
+    if SHIPPED.is_dir() and not again and not (store.root.exists() and SHIPPED.samefile(store.root)):
+        known |= on_record_elsewhere([job for job in todo if job not in known], RecordStore(SHIPPED))
+    require_comparable(_by_recipe(named, known))
+    missing = [job for job in todo if job not in known]
+    tell(todo, missing)
+    made, failures = try_jobs(missing, store, n_jobs, again, quiet) if missing else ({}, {})
+    causes: dict[str, list[str]] = {}
+    for job, error in failures.items():
+        causes.setdefault(job.recipe, []).append(f"{type(error).__name__}: {error}")
+    return compare_records(_by_recipe(named, known | made), metric, causes)
+
+
+def _by_recipe(names: Iterable[str], records: Mapping[Job, Record]) -> dict[str, list[Record]]:
+    """Recipe -> its records by seed, in the order of the names."""
+    ordered = sorted(records.values(), key=lambda record: record.seed)
+    return {name: [record for record in ordered if record.recipe == name] for name in names}
+
+
+def at_a_time(jobs: int | None, setup: Setup) -> int:
+    """Runs at a time: as many as asked for, else one per core, and on an accelerator one."""
+    return jobs or (available_cores() if setup.device == "cpu" else 1)
+
+
+def _circumstances(
+    setup: Mapping[str, Any], settings: Mapping[str, Any] | None, backbone: str | None
+) -> tuple[Setup, list[str], NamedBackbone | None]:
+    known = {field.name for field in fields(Setup)} - {"rehearsal"}
+    if unknown := sorted(set(setup) - known):
+        raise ValueError(f"unknown argument {unknown[0]!r}: the environment of a run has {', '.join(sorted(known))}")
+    places = {key: Path(value) for key, value in setup.items() if key in _PLACES and value is not None}
+    texts = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return Setup(**{**setup, **places}), texts, None if backbone is None else named_backbone(backbone)
+
+
+_PLACES = ("root", "cache", "weights", "checkpoints")
+
+
+def _seeds(seeds: int | Iterable[int]) -> list[int]:
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not found or any(not isinstance(seed, int) or not 0 <= seed < 2**32 for seed in found):
+        raise ValueError(f"seeds is {seeds!r}: give a number of seeds, or integers from 0 to 2**32 - 1")
+    return found

@@ -9,15 +9,17 @@ import re
 import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import click
 
+from .api import SHIPPED, at_a_time, compare_jobs, jobs_for
 from .cli_data import data
-from .config import QUICKDRAW_VIT, ConfigError, shown
-from .data.streams import EMBEDDED, PAPER_STREAMS, STREAMS, Stream, find_stream
+from .config import QUICKDRAW_VIT, shown
+from .data.streams import OWN, PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
@@ -29,19 +31,11 @@ from .report import show as shows
 from .report.compare import FORMATS, show_comparison
 from .report.tables import table, terminal_width
 from .training import sweep as tuning
-from .training.jobs import (
-    Job,
-    available_cores,
-    jobs_of,
-    on_record,
-    on_record_elsewhere,
-    run_jobs,
-    try_jobs,
-)
+from .training.jobs import Job, available_cores, run_jobs, try_jobs
 from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
+from .training.own_streams import OwnImages
 from .training.runtime import Setup
-from .verdicts import comparison as comparisons
 from .verdicts.counting import current, not_counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -82,16 +76,6 @@ def _backbone(context: click.Context, parameter: click.Parameter, value: str | N
         raise click.BadParameter(str(error)) from error
 
 
-def _weights(backbone: NamedBackbone | None, weights: Path | None) -> Path | None:
-    """The file of weights that ``--backbone`` and ``--weights`` name.
-
-    :raises UsageError: each names one.
-    """
-    if backbone and backbone.weights and weights:
-        raise click.UsageError(f"--backbone is the file {backbone.weights}, --weights is {weights}: leave out one")
-    return weights or (backbone.weights if backbone else None)
-
-
 RECORDS = click.option(
     "--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records]."
 )
@@ -105,6 +89,21 @@ ROOT = click.option(
 WORKERS = click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that load images, for each run of photographs."
 )
+
+
+CACHE = click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of decoded images (`reclaim data cache`), for photographs.",
+)
+WEIGHTS = click.option(
+    "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub."
+)
+UNVERIFIED = click.option(
+    "--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded."
+)
+OWN_RECORDS = Path("records")
+"""Where runs of a recipe or stream of the user's own are recorded: never among those of the leaderboards unasked."""
 
 
 def _settings(command: Command) -> Command:
@@ -141,18 +140,42 @@ def _settings(command: Command) -> Command:
     return command
 
 
+def _own_stream(command: Command) -> Command:
+    """The options that name a stream, read by :func:`~reclaim.benchmark.api.jobs_for`."""
+    for option in (
+        click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), help="Of that split [default: 0]."),
+        click.option(
+            "--test-share",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Share of a class's images to test on, for --images without train/ and test/ [default: 0.2].",
+        ),
+        click.option(
+            "--size", type=click.IntRange(1), help="Pixels that the backbone sees, for --images [default: its own]."
+        ),
+        click.option(
+            "--tasks",
+            type=click.IntRange(1),
+            help="Experiences that the classes of --images arrive in [default: 10, or fewer of two classes].",
+        ),
+        click.option(
+            "--stream",
+            metavar="NAME|MODULE:NAME",
+            help="One of `reclaim list streams`, an Avalanche benchmark, or a function of seed that returns one.",
+        ),
+        click.option(
+            "--images",
+            type=click.Path(path_type=Path),
+            help="Your own images as the stream: FOLDER/train/CLASS/ and FOLDER/test/CLASS/, or FOLDER/CLASS/.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _gathered(
-    settings: tuple[str, ...],
-    precision: str | None,
-    compiled: bool,
-    micro_batch: int | None,
-    backbone: NamedBackbone | None,
+    settings: tuple[str, ...], precision: str | None, compiled: bool, micro_batch: int | None
 ) -> tuple[str, ...]:
-    more = (
-        f"precision={precision}" * bool(precision),
-        "compile=true" * compiled,
-        f"backbone={backbone.name}" if backbone else "",
-    )
+    more = (f"precision={precision}" * bool(precision), "compile=true" * compiled)
     return (*settings, *filter(None, more), *([f"micro_batch={micro_batch}"] if micro_batch else []))
 
 
@@ -338,14 +361,11 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 @RECORDS
 @click.option("--again", is_flag=True, help="Replace runs that are on record.")
 @_settings
+@_own_stream
 @DEVICE
 @ROOT
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of decoded images (`reclaim data cache`), for photographs.",
-)
-@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub.")
+@CACHE
+@WEIGHTS
 @WORKERS
 @click.option(
     "--checkpoint-minutes",
@@ -353,7 +373,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
     default=Setup.checkpoint_minutes,
     help="Least time between two checkpoints within an experience; there is also one after each.",
 )
-@click.option("--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded.")
+@UNVERIFIED
 def run(
     names: tuple[str, ...],
     cell: str | None,
@@ -366,6 +386,12 @@ def run(
     precision: str | None,
     compiled: bool,
     micro_batch: int | None,
+    images: Path | None,
+    stream: str | None,
+    tasks: int | None,
+    size: int | None,
+    test_share: float | None,
+    split_seed: int | None,
     device: str,
     root: Path | None,
     cache: Path | None,
@@ -378,37 +404,33 @@ def run(
 
     RECIPE is a name of `reclaim list recipes`, a file (mine.toml), or an object in a module (my_module:recipe): these
     start from a recipe here, set values and name plugins, a loss, an optimizer, a strategy or a backbone by import
-    path. Their runs go into ./records unless --records says otherwise.
+    path. With --images it runs on your own pictures, with --stream on an Avalanche benchmark. Runs of a recipe or
+    stream of your own go into ./records unless --records says otherwise.
 
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict. Of a backbone its name and
     a fingerprint of its weights are recorded, never the place of a file.
     """
-    settings = _gathered(settings, precision, compiled, micro_batch, backbone)
+    settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
+    if (images or stream) and (cell or len(names) > 1):
+        raise click.UsageError(f"--{'images' if images else 'stream'} is the stream: leave out --cell and STREAM")
+    setup = Setup(device, root, cache, weights, workers, checkpoint_minutes=checkpoint_minutes, unverified=unverified)
     if cell:
         found, target, own = find_cell(cell)
         jobs = jobs or 1
-        threads = max(1, available_cores() // jobs)
-        chosen = _cell_seeds(seeds, own)
+        setup = replace(setup, threads=max(1, available_cores() // jobs))
+        named = jobs_for([found], target.name, _cell_seeds(seeds, own), settings, setup, backbone)
     else:
         found = _recipe_of(names[0])
-        target = find_stream(names[1] if len(names) > 1 else found.home)
-        if target.name not in STREAMS and found.base.images is None:
-            known = ", ".join(STREAMS)
-            raise click.UsageError(
-                f"{target.name!r} is of the paper tier, {found.name} is not: use --cell, or one of {known}"
-            )
-        jobs = jobs or (None if device == "cpu" else 1)
-        threads, chosen = 1, list(seeds)
-    weights = _weights(backbone, weights)
-    setup = Setup(
-        device, root, cache, weights, workers, threads, checkpoint_minutes=checkpoint_minutes, unverified=unverified
-    )
-    store = _store_for(records, own=found.name not in RECIPES and not cell)
-    todo = jobs_of(found, target, chosen, settings, setup)
+        jobs = jobs or at_a_time(jobs, setup)
+        pictures = OwnImages(images, tasks, size, test_share, split_seed)
+        named = jobs_for([found], stream or (names[1:] or (None,))[0], seeds, settings, setup, backbone, pictures)
+    (todo,) = named.values()
+    ours = bool(cell) or (found.name in RECIPES and todo[0].stream.tier != OWN)
+    store = RecordStore(records) if records else default_store() if ours else RecordStore(OWN_RECORDS)
     before = _stamps(store, todo)
     made = run_jobs(todo, store, jobs, again)
     click.echo(shows.scores_table(made, terminal_width()))
@@ -438,13 +460,6 @@ def _recipe_of(name: str) -> Recipe:
     return found
 
 
-def _store_for(records: Path | None, own: bool) -> RecordStore:
-    """Where runs are recorded. Those with something of the user's own never go into a checkout's records unasked."""
-    if records:
-        return RecordStore(records)
-    return RecordStore(Path("records")) if own else default_store()
-
-
 def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:
     """File -> when it was written, of the runs on record."""
     stamps = {store.path_of(*job.place): store.written(*job.place) for job in jobs}
@@ -461,34 +476,29 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
 # --- compare ---
 
 
-@main.command(short_help="Say which recipe is best on a stream.")
+@main.command(short_help="Say which recipe is best on a stream, or on your images.")
 @click.argument("names", nargs=-1, required=True, metavar="RECIPE...")
-@click.option("--stream", help="Where they are compared [default: the home stream of the first].")
 @click.option("--seeds", default="5", callback=_seeds, help="How many (0, 1, ...), or a range such as 3-7.")
 @click.option("--metric", type=click.Choice(METRICS), default="last_acc", help="By which they are compared.")
 @JOBS
 @click.option(
     "--records",
     type=click.Path(path_type=Path),
-    default=Path("records"),
+    default=OWN_RECORDS,
     help="Where runs are recorded; those in ./leaderboards/records are used, too, and left as they are.",
 )
 @click.option("--again", is_flag=True, help="Make all runs, and replace those in --records.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="Of the result.")
 @_settings
+@_own_stream
 @DEVICE
 @ROOT
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of decoded images (`reclaim data cache`), for photographs.",
-)
-@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub.")
+@CACHE
+@WEIGHTS
 @WORKERS
-@click.option("--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded.")
+@UNVERIFIED
 def compare(
     names: tuple[str, ...],
-    stream: str | None,
     seeds: range,
     metric: str,
     jobs: int | None,
@@ -500,6 +510,12 @@ def compare(
     compiled: bool,
     micro_batch: int | None,
     backbone: NamedBackbone | None,
+    images: Path | None,
+    stream: str | None,
+    tasks: int | None,
+    size: int | None,
+    test_share: float | None,
+    split_seed: int | None,
     device: str,
     root: Path | None,
     cache: Path | None,
@@ -509,74 +525,30 @@ def compare(
 ) -> None:
     """Say which RECIPE is best on a stream: differences to the first, paired by seed, and what follows from them.
 
-    A run already on record is not run again. Interrupting keeps what is finished, and the same command continues from
-    there. Settings are those of all recipes. Decide on the number of seeds before you look.
+    RECIPE is as for `reclaim run`. With --images the stream is made of your own pictures, with --stream it is one of
+    `reclaim list streams` or an Avalanche benchmark; else the home stream of the first. A run already on record is not
+    run again. Interrupting keeps what is finished, and the same command continues from there. Settings are those of all
+    recipes. Decide on the number of seeds before you look.
     """
-    recipes = [_recipe_of(name) for name in names]
-    called = [recipe.name for recipe in recipes]
-    if twice := sorted({name for name in called if called.count(name) > 1}):
-        raise click.UsageError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
-    target = _common_stream(recipes, stream)
-    setup = Setup(device, root, cache, _weights(backbone, weights), workers, unverified=unverified)
-    settings = _gathered(settings, precision, compiled, micro_batch, backbone)
-    todo = [job for recipe in recipes for job in _jobs_named(recipe, target, seeds, settings, setup)]
-    store, shared = RecordStore(records), Path("leaderboards", "records")
-    read_only = RecordStore(shared) if shared.is_dir() and not _same_folder(shared, store.root) and not again else None
+    setup = Setup(device, root, cache, weights, workers, unverified=unverified)
+    texts = _gathered(settings, precision, compiled, micro_batch)
+    pictures = OwnImages(images, tasks, size, test_share, split_seed)
+    named = jobs_for([_recipe_of(name) for name in names], stream, seeds, texts, setup, backbone, pictures)
+    store, n_jobs, begun = RecordStore(records), at_a_time(jobs, setup), list[Job]()
 
-    known = on_record(todo, store, again)
-    if read_only:
-        known |= on_record_elsewhere([job for job in todo if job not in known], read_only)
-    comparisons.require_comparable(_by_recipe(called, known))
-    missing = [job for job in todo if job not in known]
-    jobs = min(jobs or (available_cores() if device == "cpu" else 1), max(1, len(missing)))
-    stores = [store, *([read_only] if read_only else [])]
-    click.echo(f"{len(todo)} runs, {len(known)} on record{_time_to_come(missing, stores, jobs)}", err=True)
-    made, failures = try_jobs(missing, store, jobs, again) if missing else ({}, {})
+    def tell(todo: Sequence[Job], missing: Sequence[Job]) -> None:
+        begun.extend(missing)
+        stores = [store, *([RecordStore(SHIPPED)] if SHIPPED.is_dir() else [])]
+        to_come = _time_to_come(missing, stores, min(n_jobs, max(1, len(missing))))
+        click.echo(f"{len(todo)} runs, {len(todo) - len(missing)} on record{to_come}", err=True)
 
-    causes: dict[str, list[str]] = {}
-    for job, error in failures.items():
-        causes.setdefault(job.recipe, []).append(f"{type(error).__name__}: {error}")
-    compared = comparisons.compare(_by_recipe(called, known | made), metric, causes)
+    compared = compare_jobs(named, store, metric, n_jobs, again, tell=tell)
     _echo(show_comparison(compared, form, terminal_width()))
-    if missing:
-        click.echo(f"{len(made)} of {len(missing)} runs made" + f", recorded in {store.root}" * bool(made), err=True)
-    if failures:
+    if begun:
+        made = len(_stamps(store, begun))
+        click.echo(f"{made} of {len(begun)} runs made" + f", recorded in {store.root}" * bool(made), err=True)
+    if any(row.failures for row in compared.rows):
         raise click.exceptions.Exit(1)
-
-
-def _common_stream(recipes: Sequence[Recipe], name: str | None) -> Stream:
-    """The stream of that name, else the home of the first recipe.
-
-    :raises click.UsageError: a recipe is for other images than the stream has.
-    """
-    target = find_stream(name or recipes[0].home)
-    drawn = target.tier == EMBEDDED
-    if unfit := [recipe.name for recipe in recipes if (recipe.config.images is None) != drawn]:
-        which, theirs = ("drawings", "photographs") if drawn else ("photographs", "drawings")
-        raise click.UsageError(
-            f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {theirs}: compare recipes for the "
-            "same images, or name another --stream"
-        )
-    return target
-
-
-def _jobs_named(
-    recipe: Recipe, target: Stream, seeds: Sequence[int], settings: Sequence[str], setup: Setup
-) -> list[Job]:
-    try:
-        return jobs_of(recipe, target, seeds, settings, setup)
-    except ConfigError as error:
-        raise ConfigError(f"{recipe.name}: {error}") from None
-
-
-def _same_folder(one: Path, other: Path) -> bool:
-    return other.exists() and one.samefile(other)
-
-
-def _by_recipe(names: Sequence[str], records: Mapping[Job, Record]) -> dict[str, list[Record]]:
-    """Recipe -> its records by seed, in the order of the names."""
-    ordered = sorted(records.values(), key=lambda record: record.seed)
-    return {name: [record for record in ordered if record.recipe == name] for name in names}
 
 
 def _time_to_come(missing: Sequence[Job], stores: Sequence[RecordStore], n_jobs: int) -> str:
@@ -636,7 +608,8 @@ def rehearse(
     click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
     real = {}
     for recipe, stream in runs:
-        config = recipe.config.set(_gathered(settings, precision, compiled, micro_batch, backbone))
+        named = (f"backbone={backbone.name}",) if backbone else ()
+        config = recipe.config.set((*_gathered(settings, precision, compiled, micro_batch), *named))
         short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup)
         real[Job(recipe.name, short, stream, 0, "given", surroundings)] = config
     store = RecordStore(records or Path("rehearsals", "records"))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import textwrap
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .report.tables import table, terminal_width
+
+if TYPE_CHECKING:
+    pass
 
 
 @click.group(short_help="The papers' data sets on disk: list, check, fetch, decode.")
@@ -68,17 +71,18 @@ def _count(images: int | None) -> str:
 
 
 @data.command("check")
-@click.argument("name")
-@ROOT
-@click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes.")
+@click.argument("name", required=False)
+@click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Folder of the data sets.")
+@click.option("--images", type=click.Path(path_type=Path), help="A folder of your own images, instead of NAME.")
+@click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes. Your own always are.")
 @click.option(
     "--all",
     "everything",
     is_flag=True,
     help=f"Print every path, not the first {SHOWN} of those missing and of those extra.",
 )
-def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
-    """Check NAME against its own lists and the expected counts; fails if it cannot be used.
+def data_check(name: str | None, root: Path | None, images: Path | None, decode: bool, everything: bool) -> None:
+    """Check NAME against its own lists and the expected counts, or your own images; fails if it cannot be used.
 
     Named are files that are missing, damaged or extra, and images that occur twice: in training and test, or in one of
     them. Extra files are not used, and are no reason to fail. Hidden files, files that the data set ships and we
@@ -88,6 +92,13 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
     from .data.layouts import list_images
     from .data.verify import missing_files, repeated_images, take_stock, undecodable_files, wrong_counts
 
+    if images:
+        if name or root:
+            raise click.UsageError("--images FOLDER is what is checked: leave out NAME and --root")
+        _check_own(images)
+        return
+    if not name or not root:
+        raise click.UsageError("give NAME and --root, or --images FOLDER")
     stock = take_stock(name, root)
     click.echo(f"layout: {stock.layout}")
     problems, remarks = list(stock.problems), list[str]()
@@ -132,6 +143,29 @@ def data_check(name: str, root: Path, decode: bool, everything: bool) -> None:
         found_out = f"{len(stock.missing):,} missing, {extra}, {len(problems):,} other problems"
         raise click.ClickException(f"{name} is not as it should be: {found_out}; nothing was changed{remedy}")
     click.echo(f"complete; {extra}, not used" if stock.extra else "complete")
+
+
+def _check_own(folder: Path) -> None:
+    from .data.folders import TEST_SHARE, stream_of_images
+    from .data.folders import list_folder as listed
+    from .data.verify import repeated_images, require_decodable
+
+    stream = stream_of_images(folder)
+    found = listed(folder, stream.split)
+    click.echo(f"layout: {'one folder per class' if stream.split else 'a folder for each part, of one per class'}")
+    for part, of_part in found.parts.items():
+        click.echo(f"{part}: {len(of_part):,} images{f', if {TEST_SHARE:g} are for testing' * bool(stream.split)}")
+    click.echo(f"{len(found.names)} classes; SHA-256 of the split: {found.split_sha256}")
+    click.echo(f"SHA-256 of the images: {found.sha256}")
+    problems, notes = repeated_images(found)
+    for note in (*found.remarks, *notes):
+        click.echo(f"note: {note}")
+    for problem in problems:
+        click.echo(problem)
+    require_decodable(found)
+    if problems:
+        raise click.ClickException(f"{folder} is not as it should be: {len(problems)} problems; nothing was changed")
+    click.echo("complete")
 
 
 @data.command("split")

@@ -142,16 +142,19 @@ class Prompts:
 class Images:
     """How photographs are transformed, following a paper's protocol.
 
-    :ivar protocol: the transforms of a paper's experiments, or of the middle tier ("lite").
+    :ivar protocol: the transforms of a paper's experiments, of the middle tier ("lite"), or of images of one's own
+        ("own"): crops of half to all of the area, flips, and the backbone's own mean and standard deviation.
     :ivar clipped: OLOR's brightness and contrast as in its code: F15 (docs/fidelity.md).
     :ivar smallest_crop: smallest crop as a fraction of the area, instead of the protocol's: F21 (docs/fidelity.md).
     :ivar hold_out: do not train on the validation part, even when testing, as OLOR does.
+    :ivar size: height and width of what the backbone sees, in pixels, for the protocol "own"; None: the backbone's own.
     """
 
-    protocol: Literal["slca", "olor", "aepg", "lite"] = "slca"
+    protocol: Literal["slca", "olor", "aepg", "lite", "own"] = "slca"
     clipped: bool = False
     smallest_crop: float | None = None
     hold_out: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,10 @@ class Component:
     path: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     sha256: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return _as_dict(self)
 
 
 @dataclass(frozen=True)
@@ -360,7 +367,8 @@ class Config:
 
     def __post_init__(self) -> None:
         repository = re.fullmatch(rf"{HUB}[\w.-]+/[\w.-]+(@[\w.-]+)?", self.backbone)
-        if re.search(r"[\\/:]", self.backbone) and not repository:
+        component = self.external and self.external.backbone
+        if re.search(r"[\\/:]", self.backbone) and not (repository or component):
             raise ConfigError(
                 f"backbone is {self.backbone!r}: a configuration names no file; use --backbone for a file or folder, "
                 f"or write {HUB}owner/name"
@@ -383,6 +391,13 @@ class Config:
             raise ConfigError(
                 f"milestones must be increasing epochs between 0 and {self.epochs}, got {list(self.milestones)}"
             )
+        if self.images and self.images.size is not None and self.images.protocol != "own":
+            raise ConfigError(
+                f"images.size={self.images.size} is for images.protocol=own, not {self.images.protocol}, whose size is "
+                f"its paper's: leave it out"
+            )
+        if self.images and self.images.size is not None and self.images.size < 1:
+            raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")
         if self.keep == "best" and not (self.images and self.images.hold_out):
             raise ConfigError("keep='best' chooses an epoch on held-out images: set images.hold_out to true")
         modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]

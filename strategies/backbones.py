@@ -307,6 +307,27 @@ def _own_size(name: str) -> int | None:
     return int(settings.input_size[-1]) if settings and settings.fixed_input_size else None
 
 
+def expected_images(name: str) -> tuple[int, tuple[RGB, RGB]]:
+    """What a backbone for RGB images was made for: their height and width in pixels, and the mean and standard
+    deviation of R, G and B for pixels in [0, 1]; 224 and ImageNet's where nothing is known.
+
+    :raises ValueError: the name is unknown.
+    """
+    require_backbone(name)
+    if name in _OWN:
+        return {QUICKDRAW_VIT: 28, RESNET50_CIFAR: 32}[name], IMAGENET
+    said: Any = {}
+    if name.startswith(HUB):
+        said, *_ = load_model_config_from_hf(name.removeprefix(HUB))
+    elif settings := timm.get_pretrained_cfg(_known_to_timm(name)):
+        said = settings.to_dict()
+    size, mean, std = said.get("input_size"), said.get("mean"), said.get("std")
+    normalisation = (tuple(mean), tuple(std)) if mean and std and len(mean) == 3 else IMAGENET
+    if name in KNOWN_BACKBONES:
+        normalisation = KNOWN_BACKBONES[name].normalisation
+    return int(size[-1]) if size else 224, normalisation
+
+
 def _size_to_make(name: str, img_size: int | None) -> int | None:
     """The size that a model must be told: None if it takes any, or is made for this one.
 

@@ -25,6 +25,15 @@ def recipe_hashes() -> dict[str, str]:
     return {name: config_hash(recipe.config.as_dict()) for name, recipe in RECIPES.items()}
 
 
+def _without(values: dict[str, object], *absent: str) -> dict[str, object]:
+    """The values, also those of their parts, without these fields where they are None."""
+    return {
+        key: _without(value, *absent) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in absent or value is not None
+    }
+
+
 def protocol_digests() -> dict[str, str]:
     """Run -> digest of name, stream, configurations, seeds and the source of every setting;
     of an uncovered run, its reason.
@@ -39,11 +48,8 @@ def protocol_digests() -> dict[str, str]:
                 protocol.recipe.name,
                 protocol.recipe.home,
                 [config_hash(config.as_dict()) for config in protocol.configs],
-                # no protocol of a paper has foreign parts: the field was added after these digests
-                [
-                    {k: v for k, v in asdict(config).items() if (k, v) != ("external", None)}
-                    for config in protocol.configs
-                ],
+                # no protocol of a paper has foreign parts or another size: the fields were added after these digests
+                [_without(asdict(config), "external", "size") for config in protocol.configs],
                 {key: value for key, (value, _) in protocol.settings.items()},
                 protocol.seeds,
             ]

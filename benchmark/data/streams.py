@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -133,6 +136,33 @@ def find_stream(name: str) -> Stream:
             f"unknown stream {name!r}: did you mean {', '.join(similar)}? (`reclaim list streams` shows all)"
         )
     return streams[name]
+
+
+def even_sizes(n_classes: int, tasks: int) -> tuple[int, ...]:
+    """Classes of each experience, as even as possible: the first ones have one more."""
+    each, more = divmod(n_classes, tasks)
+    return (each + 1,) * more + (each,) * (tasks - more)
+
+
+_LONGEST = 60  # characters of a name, which becomes part of file names
+
+
+def slug(name: str) -> str:
+    """A name for files and records, of ASCII letters, digits and ``._+-``: accents are dropped; a name that loses
+    letters gets a hash of itself, so that no two become one.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    kept = re.sub(r"[^A-Za-z0-9._+-]+", "-", plain).strip("-._+")
+    lost = any(c.isalnum() and not c.isascii() for c in plain) or len(kept) > _LONGEST or not kept
+    if not lost:
+        return kept
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{kept[:_LONGEST].rstrip('-._+') or 'images'}-{digest}"
+
+
+def own_name(name: str) -> str:
+    """The name, if no stream of this project has it."""
+    return f"own-{name}" if name in STREAMS | PAPER_STREAMS else name
 
 
 def pretraining_overlap(stream: Stream, backbone: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from reclaim.strategies.backbones import KNOWN_BACKBONES, LITE0
+from reclaim.strategies.backbones import KNOWN_BACKBONES, LITE0, expected_images
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import transforms
@@ -301,3 +301,21 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
         test = ImageTransform("resize-center-crop", 64, resize=64, normalisation=normalisation)
         return ImageTransform("random-resized-crop", 64, scale=(0.5, 1.0), flip=0.5, normalisation=normalisation), test
     raise ValueError(f"{name!r} has no experiment on {dataset!r}: see the streams in the cells of `reclaim list cells`")
+
+
+def own_transforms(backbone: str | None, size: int | None = None) -> tuple[ImageTransform, ImageTransform]:
+    """The transforms of images of one's own, for training and for testing.
+
+    Training: a random crop of half to all of the area (aspect ratio 3/4 to 4/3), resized, flipped with probability 0.5:
+    milder than ImageNet's 0.08 to 1, because fine-tuning on few images is short. Testing: the shorter side resized to
+    8/7 of the size (256 for 224), then the centre. Both with the mean and standard deviation of the backbone's
+    pretraining.
+
+    :param backbone: its name; None: one that is not ours or timm's, which sees 224 pixels and ImageNet's normalisation.
+    :param size: height and width in pixels; None: the backbone's own.
+    :raises ValueError: there is no such backbone.
+    """
+    own_size, normalisation = expected_images(backbone) if backbone else (224, IMAGENET)
+    size = size or own_size
+    train = ImageTransform("random-resized-crop", size, scale=(0.5, 1.0), flip=0.5, normalisation=normalisation)
+    return train, ImageTransform("resize-center-crop", size, resize=round(size * 8 / 7), normalisation=normalisation)

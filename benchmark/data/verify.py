@@ -5,15 +5,17 @@ numbers of images.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from .catalogue import CatalogueEntry, find_dataset
-from .images import ImageData, is_image
+from .images import ImageData, ImageList, is_image
 from .layouts import find_layout, list_images
 from .readers import no_image
 
@@ -235,18 +237,48 @@ def _shown(data: ImageData, part: str, i: int) -> str:
     return f"number {i} of {part} in class {data.names[data.parts[part].labels[i]]}" if path is None else str(path)
 
 
-def undecodable_files(data: ImageData) -> list[str]:
+def undecodable_files(data: ImageData, progress: Callable[[int], object] | None = None) -> list[str]:
     """Error message of :meth:`ImageList.load` for each image that cannot be decoded.
     Decodes everything, which takes minutes.
+
+    :param progress: called with 1 after each image.
     """
+
+    def problem(image: tuple[ImageList, int]) -> str | None:
+        part, i = image
+        try:
+            part.load(i)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    images = [(part, i) for part in data.parts.values() for i in range(len(part))]
     errors = []
-    for part in data.parts.values():
-        for i in range(len(part)):
-            try:
-                part.load(i)
-            except ValueError as error:
-                errors.append(str(error))
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:  # decoders leave Python's lock to others
+        for error in pool.map(problem, images):
+            if progress:
+                progress(1)
+            if error:
+                errors.append(error)
     return errors
+
+
+NAMED = 50
+"""Damaged images that an error names."""
+
+
+def require_decodable(data: ImageData, quiet: bool = False) -> None:
+    """Decode every image once, with a progress bar.
+
+    :raises ValueError: some cannot be decoded; names them.
+    """
+    total = sum(map(len, data.parts.values()))
+    with tqdm(total=total, unit="image", desc="looking at the images", leave=False, disable=quiet) as bar:
+        damaged = undecodable_files(data, bar.update)
+    if damaged:
+        more = f"\nand {len(damaged) - NAMED:,} more" * (len(damaged) > NAMED)
+        listed = "\n".join(damaged[:NAMED])
+        raise ValueError(f"{len(damaged):,} images are damaged; nothing was changed:\n{listed}{more}")
 
 
 def wrong_counts(data: ImageData) -> list[str]:

@@ -157,7 +157,7 @@ def _is_own_stream(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and {"sizes", "train_counts"} <= set(value) <= {"sizes", "train_counts", "made_by", "split"}
-        and counts(value["sizes"])
+        and _list_of(lambda count: _is_int(count) and count >= 0, least=1)(value["sizes"])
         and counts(value["train_counts"])
         and len(value["sizes"]) == len(value["train_counts"])
         and ("made_by" not in value or _is_component(value["made_by"]))
@@ -217,7 +217,8 @@ OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Optional keys of ``result``. ``rehearsal``: the run does not count (``rehearsal.py``). ``remarks``: how its images
 differ, or may differ, from the paper's. ``data_aliases``: what earlier versions recorded as ``data_sha256`` for the
 same images. ``own_stream``: of a stream that is not this project's, the number of new classes and of training images in
-each experience, and the component that made it (``made_by``) or how its images were split (``split``).
+each experience (0 new classes where they are those of before), and the component that made it (``made_by``) or how its
+images were split (``split``).
 """
 
 OF_THE_FOLDER = frozenset({"remarks", "data_aliases"})

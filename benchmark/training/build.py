@@ -45,10 +45,10 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, Config, External, Images
+from ..config import OLOR_SGD_ONLY, Alignment, Config, External
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
-from ..data.transforms import ImageTransform, OlorTransform, transforms_of
+from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
 from ..files import asset
 from .components import call
 from .step import Stepwise, compile_backbone
@@ -58,7 +58,7 @@ STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
 
 
 def make_backbone(
-    config: Config, weights: Path | None = None, random: bool = False, img_size: int | None = None
+    config: Config, weights: Path | None = None, random: bool = False, shape: tuple[int, ...] | None = None
 ) -> nn.Module:
     """The backbone: pretrained if its name has a tag, as timm's names have (``vit_base_patch16_224.mae``), or is of a
     repository (``hf-hub:owner/name``), otherwise random.
@@ -66,15 +66,23 @@ def make_backbone(
     :param weights: load the weights from this file instead of timm's hub. What its pretraining left besides, such as a
         classifier, is ignored.
     :param random: use random weights whatever the name.
-    :param img_size: side of the images in pixels, see :func:`~reclaim.strategies.create_backbone`; None: the model's.
+    :param shape: of an image, such as (3, 224, 224), for which it is made; None: for its own.
+    :raises ValueError: the weights are missing or others, or it cannot be made for such images.
     """
-    name = config.backbone
+    backbone = _backbone(config, weights, random, shape)
+    if shape and not (config.images and config.images.protocol != "own"):  # what a paper's protocol says fits
+        _require_sees(config.backbone, backbone, shape)
+    return backbone
+
+
+def _backbone(config: Config, weights: Path | None, random: bool, shape: tuple[int, ...] | None) -> nn.Module:
+    name, img_size = config.backbone, shape[-1] if shape and shape[-2] == shape[-1] else None
     if config.external and config.external.backbone:
         if weights:
             raise ValueError(f"{name} brings its weights itself: leave out the weights {weights}")
         return call("backbone", config.external.backbone)
     if name == QUICKDRAW_VIT:
-        return create_backbone(name, asset(f"{QUICKDRAW_VIT}.safetensors"))
+        return create_backbone(name, asset(f"{QUICKDRAW_VIT}.safetensors"), img_size=img_size)
     if random:
         return create_backbone(name, img_size=img_size)
     if weights and not config.starts_pretrained:
@@ -87,6 +95,31 @@ def make_backbone(
     if name.endswith(f".{LOCAL}"):
         raise ValueError(f"{name!r} starts from weights of your own: pass their file with --weights, or as --backbone")
     return create_backbone(name, PRETRAINED if config.starts_pretrained else None, img_size=img_size)
+
+
+def _require_sees(name: str, backbone: nn.Module, shape: tuple[int, ...]) -> None:
+    """Show the backbone two images. In eval mode batch normalisation keeps its statistics, and dropout draws nothing.
+
+    :raises ValueError: it makes no features of them.
+    """
+    channels, height, width = shape
+    was_training = backbone.training
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        what = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
+        raise ValueError(
+            f"the backbone {name} cannot see {what} images of {height} x {width} pixels "
+            f"({(str(error).splitlines() or ['?'])[0]}): choose images of another size, or another backbone"
+        ) from error
+    backbone.train(was_training)
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(
+            f"the backbone {name} returns {found} for 2 images, not one row of features for each: "
+            f"choose another backbone"
+        )
 
 
 def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> ContinualModel:
@@ -122,9 +155,18 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     return model
 
 
-def prepared(images: Images, dataset: str) -> tuple[BatchTransform, BatchTransform]:
-    """The configured transforms for training and testing."""
-    train, test = transforms_of(images.protocol, dataset)
+def prepared(config: Config, dataset: str) -> tuple[BatchTransform, BatchTransform]:
+    """The configured transforms for training and testing; of a configuration for photographs."""
+    images = config.images
+    if images is None:
+        raise ValueError("this configuration is for drawings, which have no transforms: set images.protocol")
+    train: Transform
+    test: Transform
+    if images.protocol == "own":
+        of_others = config.external and config.external.backbone
+        train, test = own_transforms(None if of_others else config.backbone, images.size)
+    else:
+        train, test = transforms_of(images.protocol, dataset)
     if images.clipped:
         if not isinstance(train, OlorTransform):
             raise ValueError(

@@ -297,6 +297,14 @@ def _other_starts(known: Mapping[Job, Record]) -> Iterator[tuple[Job, str, str]]
 
     Only what a job names explicitly, a folder or a file, is read for this check.
     """
+    for job, record in known.items():
+        made_by = job.stream.made_by and job.stream.made_by.as_dict()
+        if made_by != (there := record.result.get("own_stream", {}).get("made_by")):
+            raise RecordError(
+                f"{job} is already recorded with {'other code' if there else 'other images'}: "
+                f"{(there or record.result)['sha256' if there else 'data_sha256'][:12]}... there; --again replaces it, "
+                f"another --records folder keeps both"
+            )
     named = {job: record for job, record in known.items() if job.config.images and not job.setup.rehearsal}
     starts: dict[Any, dict[str, tuple[str, ...]]] = {}
     for job, record in named.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import sys
 import types
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ from ..papers.protocols import find_cell, run_names
 from ..recipes import CHOSEN, RECIPES, Recipe, RecipeError, find_recipe, require_grid, with_values
 from ..records.record import NAME, is_name
 from ..toml_files import TABLE, TEXT, Kind, check_entry, read_document
-from .components import check, component_of, imported
+from .components import check, component_of, imported, look_into
 
 _COMPONENT: Kind = (
     lambda value: isinstance(value, str | dict) or callable(value),
@@ -56,7 +55,7 @@ def recipe_of(source: str | Path | Mapping[str, Any]) -> Recipe:
         path = Path(source)
         if not path.is_file():
             raise RecipeError(f"there is no file {path}: name a recipe's TOML file, or one of `reclaim list recipes`")
-        _look_into(path.absolute().parent)
+        look_into(path.absolute().parent)
         return _recipe(path.name, path.stem, read_document(path, RecipeError), path.absolute().parent)
     if ":" in text:
         return _of_module(text)
@@ -68,17 +67,10 @@ def recipe_of(source: str | Path | Mapping[str, Any]) -> Recipe:
         raise ValueError(f"{error}{hint}") from None
 
 
-def _look_into(folder: Path) -> None:
-    """Find modules in a folder first, as Python does for a script in it. Processes for runs inherit it."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
-
-
 def _of_module(path: str) -> Recipe:
     from .isolation import guarded  # brings torch, which the name of a shipped recipe does not need
 
-    _look_into(Path.cwd())
+    look_into(Path.cwd())
     with guarded([path]):
         content: Any = imported(path)
         if callable(content):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from reclaim.strategies.backbones import fingerprint, require_backbone
 from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
-from ..data.streams import EMBEDDED, Stream, class_order
+from ..data.folders import read_own_images
+from ..data.images import ImageData
+from ..data.served import Served
+from ..data.streams import EMBEDDED, OWN, Stream, class_order
 from ..data.verify import read_images
 from ..records.metrics import pack_bits
 from ..records.provenance import provenance
@@ -22,6 +26,7 @@ from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
 from .kernels import arithmetic
 from .observer import Observer, Ticker
+from .own_streams import serve_component
 from .rehearsal import Stopwatch
 from .runtime import HERE, Setup
 from .step import compile_backbone
@@ -55,7 +60,6 @@ def run(
     :raises ValueError: the configuration does not fit the stream, or images or weights are missing.
     """
     observer = Observer()  # starts the clock
-    order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
     taught = stream.joined() if config.joint else stream
     stopwatch = Stopwatch(len(taught.sizes))
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
@@ -64,10 +68,15 @@ def run(
     values = config.as_dict()
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
-        size = _image_size(config, taught)
-        backbone = make_backbone(config, setup.weights, setup.rehearsal, size)  # wrong weights fail before images
+        served = serve_component(stream, config, seed) if stream.made_by else None  # says the size of its images
+        shape = served.shape if served else _shape(config, taught)
+        backbone = make_backbone(config, setup.weights, setup.rehearsal, shape)  # wrong weights fail before images
         with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
-            benchmark, of_images = _read(taught, order, config, setup)
+            if served:
+                order, (benchmark, of_images) = list(served.classes), _of_served(stream, served, config)
+            else:
+                order = class_order(stream.n_classes, None if config.seeding == "initialisation" else seed)
+                benchmark, of_images = _read(taught, order, config, setup)
             on_validation = replace(config, part="validation")
             held_out = _read(taught, order, on_validation, setup)[0] if config.keep == "best" else None
         for t, experience in enumerate(benchmark.train_stream if config.drop_last else ()):
@@ -149,18 +158,19 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
     """
     known: dict[str, tuple[str, ...]] = {}
     if setup.weights:
-        known["weights_sha256"] = (
-            fingerprint(make_backbone(config, setup.weights, img_size=_image_size(config, stream))),
-        )
+        known["weights_sha256"] = (fingerprint(make_backbone(config, setup.weights, shape=_shape(config, stream))),)
     if setup.root:
-        data = read_images(stream.dataset, setup.root, verify=not setup.unverified)
-        known["data_sha256"] = (data.sha256, *data.aliases)
+        data = _images(stream, setup.root, verify=not setup.unverified)
+        known["data_sha256"] = (data.sha256, *(() if stream.tier == OWN else data.aliases))
     return known
 
 
-def _image_size(config: Config, stream: Stream) -> int | None:
-    """Side in pixels of the images that the backbone gets; None: drawings, which have the one size."""
-    return prepared(config.images, stream.dataset)[1].size if config.images else None
+def _shape(config: Config, stream: Stream) -> tuple[int, ...] | None:
+    """Of the images that the backbone gets; None: drawings, which have the one size."""
+    if config.images is None:
+        return None
+    size = prepared(config, stream.dataset)[1].size
+    return 3, size, size
 
 
 def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
@@ -168,22 +178,31 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
 
     :raises ValueError: the configuration does not fit the stream, or the setup does not fit either.
     """
+    if stream.made_by:
+        _require_served(stream, config, setup)
+        return
     photographs, which = stream.tier != EMBEDDED, "photographs" if stream.tier != EMBEDDED else "drawings"
     if photographs != (config.images is not None):
-        remedy = "choose their transforms, such as images.protocol=slca" if photographs else "set images to null"
+        protocol = "own" if stream.tier == OWN else "slca"
+        remedy = f"choose their transforms, such as images.protocol={protocol}" if photographs else "set images to null"
         raise ValueError(f"{stream.name} consists of {which}, but the configuration is for other images: {remedy}")
     if config.images is None:
-        own = config.external and config.external.backbone
+        if config.external and config.external.backbone:
+            return
         require_backbone(config.backbone)
-        if stream.tier == EMBEDDED and config.backbone != QUICKDRAW_VIT and not own:
+        if stream.tier == EMBEDDED and config.backbone != QUICKDRAW_VIT:
             raise ValueError(
                 f"the drawings of {stream.name} are 28 x 28 with one channel, which {config.backbone!r} does not take: "
                 f"leave the backbone at {QUICKDRAW_VIT}, or take a recipe and a stream of photographs"
             )
         return
     if setup.root is None:
+        what = "their folder with --images" if stream.tier == OWN else "the folder of the data sets with --root"
+        raise ValueError(f"{stream.name} needs the images of {stream.dataset}: give {what}")
+    if stream.tier == OWN and config.images.protocol not in ("own", "olor"):
         raise ValueError(
-            f"{stream.name} needs the images of {stream.dataset}: give the folder of the data sets with --root"
+            f"images.protocol={config.images.protocol} is for data sets of papers, not for {stream.dataset}: use "
+            f"images.protocol=own"
         )
     if setup.cache and config.memory and config.memory.method == "der++":
         raise ValueError(f"Avalanche's DER++ cannot read decoded images: leave out the cache {setup.cache}")
@@ -192,7 +211,24 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
             f"decoded images are transformed on {setup.device} itself: leave out the {setup.workers} workers, "
             f"or the cache"
         )
-    prepared(config.images, stream.dataset)
+    prepared(config, stream.dataset)
+
+
+def _require_served(stream: Stream, config: Config, setup: Setup) -> None:
+    if config.images:
+        raise ValueError(f"{stream.name} brings its images transformed: set images to null")
+    if config.part != "test":
+        raise ValueError(f"{stream.name} has no validation part: set part to test")
+    if setup.cache:
+        raise ValueError(f"{stream.name} brings its images decoded: leave out the cache {setup.cache}")
+
+
+def _of_served(stream: Stream, served: Served, config: Config) -> tuple[Any, dict[str, Any]]:
+    """The Avalanche benchmark of a stream of others' making, and what a record says of its images."""
+    benchmark = served.benchmark(config.joint)
+    assert stream.made_by
+    said = {"sizes": [sum(served.sizes)] if config.joint else list(served.sizes), **_counts(benchmark)}
+    return benchmark, {"data_sha256": served.sha256, "own_stream": {**said, "made_by": stream.made_by.as_dict()}}
 
 
 def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tuple[Any, dict[str, Any]]:
@@ -201,11 +237,32 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
         return make_benchmark(stream, order, config.part), {"data_sha256": downstream(config.part).sha256}
     assert setup.root is not None  # _require_fitting
     verify = not (setup.unverified or setup.rehearsal)
-    data = read_images(stream.dataset, setup.root, verify=verify)
-    transforms = prepared(config.images, stream.dataset)
+    data = _images(stream, setup.root, verify)
+    transforms = prepared(config, stream.dataset)
     benchmark = make_image_benchmark(
         stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
     )
     remarks = [*data.remarks, *([] if verify else [UNVERIFIED])]
-    said = {"remarks": remarks} if remarks else {}
-    return benchmark, {"data_sha256": data.sha256, "data_aliases": list(data.aliases), **said}
+    said: dict[str, Any] = {"data_sha256": data.sha256, **({"remarks": remarks} if remarks else {})}
+    if stream.tier == OWN:
+        return benchmark, {**said, "own_stream": _own(stream, benchmark)}
+    return benchmark, {**said, "data_aliases": list(data.aliases)}
+
+
+def _images(stream: Stream, root: Path, verify: bool) -> ImageData:
+    if stream.tier == OWN:
+        return read_own_images(stream, root, verify=verify)
+    return read_images(stream.dataset, root, verify=verify)
+
+
+def _own(stream: Stream, benchmark: Any) -> dict[str, Any]:
+    """What a record says of a stream that is not this project's."""
+    return {
+        "sizes": list(stream.sizes),
+        **_counts(benchmark),
+        **({"split": dict(stream.split)} if stream.split else {}),
+    }
+
+
+def _counts(benchmark: Any) -> dict[str, Any]:
+    return {"train_counts": [len(experience.dataset) for experience in benchmark.train_stream]}

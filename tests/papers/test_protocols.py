@@ -121,8 +121,7 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
             assert flat[key] == (tuple(value) if isinstance(value, list) else value), (run, key)
             assert "FIDELITY" not in source
         assert set(re.findall(r"\bF\d+\b", " ".join(source for _, source in found.settings.values()))) <= facts
-        assert config.images is not None
-        prepared(config.images, found.stream.dataset)
+        prepared(config, found.stream.dataset)
         assert config.backbone in {*KNOWN_BACKBONES, RESNET50_CIFAR}
         assert found.recipe.hyperparameters_from == "paper"
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", found.recipe.name)

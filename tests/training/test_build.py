@@ -22,20 +22,20 @@ from torch import nn
 def test_the_switches_of_transforms() -> None:
     train, test = transforms_of("olor", "svhn")
     assert isinstance(train, OlorTransform)
-    assert prepared(Images("olor", clipped=True), "svhn") == (replace(train, clipped=True), test)  # F15
+    assert prepared(Config(images=Images("olor", clipped=True)), "svhn") == (replace(train, clipped=True), test)  # F15
     crop, test_crop = transforms_of("aepg", "cub200")
     assert isinstance(crop, ImageTransform)
-    assert prepared(Images("aepg", smallest_crop=0.08), "cub200") == (
+    assert prepared(Config(images=Images("aepg", smallest_crop=0.08)), "cub200") == (
         replace(crop, scale=(0.08, 1.0)),
         test_crop,
     )  # F21
-    assert prepared(Images("aepg"), "cub200") == (crop, test_crop)
+    assert prepared(Config(images=Images("aepg")), "cub200") == (crop, test_crop)
     with pytest.raises(
         ValueError, match=r"clipped=true is a switch of OLOR's transform \(F15\), not of protocol='slca'"
     ):
-        prepared(Images("slca", clipped=True), "cifar100")
+        prepared(Config(images=Images("slca", clipped=True)), "cifar100")
     with pytest.raises(ValueError, match=r"smallest_crop=0.08 needs random crops, which protocol='slca' does not use"):
-        prepared(Images("slca", smallest_crop=0.08), "cub200")
+        prepared(Config(images=Images("slca", smallest_crop=0.08)), "cub200")
 
 
 def test_a_tag_stands_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
