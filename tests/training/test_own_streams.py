@@ -20,7 +20,7 @@ from reclaim.benchmark.recipes import RECIPES, find_recipe
 from reclaim.benchmark.records.record import UNVERIFIED, Record, validate
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training.build import make_backbone, prepared
-from reclaim.benchmark.training.own import PHOTOGRAPHS, for_images
+from reclaim.benchmark.training.own_streams import PHOTOGRAPHS, for_images
 from reclaim.benchmark.training.run import run, start
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.backbones import LITE0, create_backbone, expected_images
