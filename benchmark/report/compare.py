@@ -6,6 +6,7 @@ import csv
 import io
 import json
 
+from ..records.metrics import LESS_IS_BETTER
 from ..verdicts.comparison import Comparison, ComparisonRow, p_in_words, signed, span, unit_of
 from .board import METRICS
 from .tables import markdown_table, size, table
@@ -43,7 +44,9 @@ def show_comparison(comparison: Comparison, form: str = "text", width: int | Non
         "time": ["-" if row.seconds is None else f"{row.seconds:.1f} s" for row in rows],
     }
     over = f"n = {numbers.pop()}, " if len(numbers) == 1 else ""
-    title = f"{METRICS[comparison.metric]} on {comparison.stream or 'no stream'}, {over}95% intervals"
+    where = f" on {comparison.stream}" if comparison.stream else ""
+    less = ", less is better" if comparison.metric in LESS_IS_BETTER else ""
+    title = f"{METRICS[comparison.metric]}{where}, {over}95% intervals{less}"
     cells = list(zip(*columns.values(), strict=True))
     if form == "markdown":
         parts = [f"**{title}**", markdown_table(cells, list(columns)), comparison.conclusion.replace("\n", "  \n")]

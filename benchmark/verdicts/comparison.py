@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
-from ..recipes import CHOICE_SEEDS
+from ..recipes import CHOICE_SEEDS, RECIPES
 from ..records.metrics import LESS_IS_BETTER, METRICS
 from ..records.record import Record, image_sets, metric_of
 from ..stats.estimates import ALPHA, MeanInterval, mean_interval
@@ -379,6 +379,14 @@ def _notes(
     notes += _weights(runs)
     for what, key in (("origin of the hyper-parameters", "hyperparameters_from"), ("what a seed varies", "varied")):
         notes += _same_for_all(what, {n: _listed({r.result[key] for r in records}) for n, records in runs.items()})
+    chosen_on = {
+        name: RECIPES[record.recipe].home
+        for name, records in runs.items()
+        for record in records[:1]
+        if record.result["hyperparameters_from"] == "validation" and record.recipe in RECIPES
+    }
+    if elsewhere := {name: home for name, home in chosen_on.items() if home != runs[name][0].stream}:
+        notes.append(f"hyper-parameters were chosen on another stream: {_grouped(elsewhere)}")
     clocks = {row.name: f"{row.clock} time" for row in rows if row.clock}
     notes += _same_for_all("clock", clocks)
     notes += _machines(runs)
@@ -391,16 +399,18 @@ def _notes(
 
 def _same_for_all(what: str, by_name: Mapping[str, object]) -> list[str]:
     """A note on what should be the same for all methods and is not."""
-    by_value: dict[object, list[str]] = {}
-    for name, value in by_name.items():
-        if value not in (None, ""):
-            by_value.setdefault(value, []).append(name)
-    if len(by_value) < 2:
+    known = {name: value for name, value in by_name.items() if value not in (None, "")}
+    if len(set(known.values())) < 2:
         return []
-    return [
-        f"not the same for all: {what}: "
-        + "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
-    ]
+    return [f"not the same for all: {what}: {_grouped(known)}"]
+
+
+def _grouped(by_name: Mapping[str, object]) -> str:
+    """Such as "3 (slca, linear); 0 (ncm)"."""
+    names: dict[object, list[str]] = {}
+    for name, value in by_name.items():
+        names.setdefault(value, []).append(name)
+    return "; ".join(f"{value} ({', '.join(same)})" for value, same in names.items())
 
 
 def _weights(runs: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -419,7 +429,7 @@ def _machines(runs: Mapping[str, Sequence[Record]]) -> list[str]:
     machines: dict[str, dict[str, None]] = {}
     for name, records in runs.items():
         for record in records:
-            where = record.provenance.get("accelerator") or record.provenance.get("cpu_model") or "unknown"
+            where = record.provenance.get("accelerator") or record.provenance.get("cpu_model") or "an unknown one"
             machines.setdefault(str(where), {})[name] = None
     if len(machines) < 2:
         return []

@@ -167,6 +167,35 @@ def test_words_agree_with_the_printed_interval_and_p(
         assert low <= float(signed(judged.difference.value)) <= high
 
 
+@pytest.mark.parametrize("metric", ["last_acc", "final_entropy"])
+def test_printed_rows_agree_with_their_verdicts(metric: str) -> None:
+    generator = np.random.default_rng(1)
+    seen = set()
+    for _ in range(20):
+        # a spread that grows from method to method: clear differences and doubtful ones
+        names = ("slca", "linear", "ewc", "lwf")
+        records = {
+            name: [
+                synthetic_record(name, seed=seed, last_acc=50 + x, entropy=1 + x / 100)
+                for seed, x in enumerate(generator.normal(k, 1, 5))
+            ]
+            for k, name in enumerate(names)
+        }
+        comparison = compare(records, metric)
+        up, down = ("worse", "better") if metric == "final_entropy" else ("better", "worse")
+        for row, line in zip(comparison.rows[1:], show_comparison(comparison).splitlines()[5:], strict=False):
+            found = re.match(rf"{row.name} .*  \S+ \((\S+) to (\S+)\) +(\S+) +(\S+)", line)
+            assert found, line
+            low, high, p = map(float, found.groups()[:3])
+            assert found[4] == (up if low > 0 else down if high < 0 else "undecided") == row.verdict
+            assert (p < 0.05) == (row.verdict != "undecided")
+            assert re.search(
+                rf"^{row.name} (is {row.verdict} than|cannot be told from) slca", comparison.conclusion, re.M
+            )
+            seen.add(row.verdict)
+    assert len(seen) >= 2
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1.234, "+1.23"), (-0.5, "-0.50"), (0.0, "0"), (0.004, "+0.004"), (-0.00031, "-0.0003"), (1e-15, "0")],
@@ -370,6 +399,18 @@ def test_remarks_seeds_of_a_choice_and_equal_settings_are_named() -> None:
     assert "another split" in comparison.notes
     assert "twin and slca have the same settings: one method under two names" in comparison.notes
     assert "seed 1000 is one on which hyper-parameters were chosen" in comparison.notes
+
+
+def test_hyperparameters_chosen_on_another_stream_are_named() -> None:
+    def at(stream: str) -> tuple[str, ...]:
+        chosen = [synthetic_record("slca", stream, seed) for seed in range(2)]
+        for record in chosen:
+            record.result["hyperparameters_from"] = "validation"
+        return compare({"slca": chosen, "mine": chosen}).notes
+
+    elsewhere = "hyper-parameters were chosen on another stream: split-quickdraw-10 (slca, mine)"
+    assert elsewhere in at("split-quickdraw-5")
+    assert elsewhere not in at("split-quickdraw-10")
 
 
 def test_time_is_that_of_the_clock_that_says_something() -> None:
