@@ -15,6 +15,7 @@ from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
 from ..data.streams import EMBEDDED, Stream, class_order
+from ..data.transforms import transforms_of
 from ..data.verify import read_images
 from ..records.metrics import pack_bits
 from ..records.provenance import provenance
@@ -164,7 +165,7 @@ def start(stream: Stream, config: Config, setup: Setup) -> dict[str, tuple[str, 
 
 def _image_size(config: Config, stream: Stream) -> int | None:
     """Side in pixels of the images that the backbone gets; None: drawings, which have the one size."""
-    return prepared(config.images, stream.dataset)[1].size if config.images else None
+    return transforms_of(config.images.protocol, stream.dataset)[1].size if config.images else None
 
 
 def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
