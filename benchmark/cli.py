@@ -36,7 +36,7 @@ from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
 from .training.own_streams import OwnImages
 from .training.runtime import Setup
-from .verdicts.counting import current, not_counted
+from .verdicts.counting import current, not_counted, other_weights
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -241,11 +241,28 @@ def _backbones() -> str:
         "random weights without a tag, such as resnet50; with a tag pretrained (timm.list_models(pretrained=True))"
     )
     rows = [
-        (QUICKDRAW_VIT, f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}"),
-        *((name, f"pretrained; {known.used_by}; {known.licence}") for name, known in _known_backbones().items()),
-        ("any timm model", any_model),
+        (
+            QUICKDRAW_VIT,
+            f"ViT, 28 x 28 x 1, {report['parameters'] / 1e6:.2f} M parameters; {held_out}",
+            f"{report['fingerprint'][:12]}...",
+        ),
+        *(
+            (
+                name,
+                f"pretrained; {known.used_by}; {known.licence}",
+                f"{known.fingerprint[:12]}..." if known.fingerprint else "unknown",
+            )
+            for name, known in _known_backbones().items()
+        ),
+        ("any timm model", any_model, None),
+        ("hf-hub:owner/name", "pretrained; a repository in timm's layout", None),
+        ("a file or folder", "pretrained; weights beside their config.json", None),
     ]
-    return table(rows, ("name", "what"), terminal_width())
+    return table(rows, ("name", "what", "fingerprint"), terminal_width())
+
+
+def _facts(known: Any) -> list[tuple[str, Any]]:
+    return [(key, "unknown" if value is None else value) for key, value in vars(known).items()]
 
 
 def _known_backbones() -> Mapping[str, Any]:
@@ -305,7 +322,7 @@ def show(name: str, records: Path | None) -> None:
     elif kind == "backbone":
         click.echo(asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8"))
     elif name in (backbones := _known_backbones()):
-        click.echo(table([("backbone", name), *vars(backbones[name]).items()], width=width))
+        click.echo(table([("backbone", name), *_facts(backbones[name])], width=width))
     else:
         similar = difflib.get_close_matches(name, [*_everything(), *backbones], n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` lists names)")
@@ -443,6 +460,9 @@ def run(
             click.echo(f"{what}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
     for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
         click.echo(f"note: {remark}")
+    if any(job.config.starts_pretrained for job in todo):
+        for note in other_weights(made, store.load()[0]):
+            click.echo(f"note: {note}")
     if cell:
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
 

@@ -59,6 +59,9 @@ class KnownBackbone:
         The papers' own transforms do not all use them.
     :param extras: globs of names in the published files that are not part of the backbone, such as its classifier; we
         ignore them.
+    :param file_sha256: of the published file; None: not known here.
+    :param fingerprint: :func:`fingerprint` of the backbone, made for its own size of images, with these weights; None:
+        not known here. A value is entered by someone who has had the file.
     """
 
     used_by: str
@@ -66,6 +69,8 @@ class KnownBackbone:
     licence: str
     normalisation: tuple[RGB, RGB]
     extras: tuple[str, ...] = ("head.*",)
+    file_sha256: str | None = None
+    fingerprint: str | None = None
 
     @property
     def mean(self) -> RGB:
@@ -121,9 +126,50 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
         "Apache-2.0",
         HALF,
         ("classifier.*",),
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "803e1a00aaec9db95062e67e679d6b37e0403dfa95164f55271265bf54d28483",
+    ),
+    "vit_small_patch16_224.augreg_in21k": KnownBackbone(
+        "no paper: a supervised ViT of a quarter of ViT-B's weights",
+        f"{_GOOGLE}/augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0.npz",
+        "Apache-2.0",
+        HALF,
+    ),
+    "vit_base_patch14_dinov2.lvd142m": KnownBackbone(
+        "no paper: self-supervised",
+        f"{_META}/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+        "Apache-2.0",
+        IMAGENET,
+        ("head.*", "mask_token"),
+    ),
+    # OpenAI trained with QuickGELU: timm has the same weights under GELU, which most use, and as they were trained
+    **dict.fromkeys(
+        ("vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_quickgelu_224.openai"),
+        KnownBackbone(
+            "no paper: OpenAI's CLIP",
+            "https://huggingface.co/timm/vit_base_patch16_clip_224.openai",
+            "MIT (OpenAI), Apache-2.0 (timm)",
+            CLIP,
+        ),
     ),
 }
 """By name: timm's, or a timm architecture with a tag of our own where timm has no such weights."""
+
+
+def other_weights(name: str, found: str, img_size: int | None = None) -> str | None:
+    """A remark if a pretrained backbone has other weights than the table says; None if it has those, or if the table
+    does not know them.
+
+    :param found: :func:`fingerprint` of the backbone.
+    :param img_size: for which it was made. Where position embeddings were resampled, nothing can be said.
+    """
+    known = KNOWN_BACKBONES.get(name)
+    if not known or known.fingerprint in (None, found) or (img_size and _own_size(name) not in (None, img_size)):
+        return None
+    return (
+        f"the weights of {name} are not those that were published: their fingerprint is {found[:12]}..., the table of "
+        f"weights has {str(known.fingerprint)[:12]}..."
+    )
 
 
 OF_PRETRAINING = (

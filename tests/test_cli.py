@@ -102,7 +102,9 @@ def test_help_mentions_every_command() -> None:
 
 
 def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quickdraw_vit.json").write_text(json.dumps({"held_out_accuracy": 43.21, "parameters": 1_420_000}))
+    (tmp_path / "quickdraw_vit.json").write_text(
+        json.dumps({"held_out_accuracy": 43.21, "parameters": 1_420_000, "fingerprint": "f" * 64})
+    )
     monkeypatch.setattr(cli, "asset", lambda name: tmp_path / name)
     everything = reclaim("list")
     words = {
@@ -132,7 +134,9 @@ def test_show_shows_one_thing_in_full(small: Path) -> None:
     assert claims()[0].text in reclaim("show", claims()[0].id)
     assert str(cells()[0].published.mean) in reclaim("show", cells()[0].id)
     for name, known in KNOWN_BACKBONES.items():
-        assert known.source in reclaim("show", name)
+        text = reclaim("show", name)
+        assert known.source in text
+        assert re.search(rf"^fingerprint +{known.fingerprint or 'unknown'}$", text, re.MULTILINE)
 
 
 def test_show_of_a_recipe_has_its_scores_and_verdicts(tmp_path: Path) -> None:

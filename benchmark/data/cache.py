@@ -58,7 +58,12 @@ class ImageCache:
 class BatchTransform(Protocol):
     """Interface of the transforms in :mod:`reclaim.benchmark.data.transforms`:
     one for a PIL image, and the same for whole batches.
+
+    :ivar size: pixels of a side of what they make.
     """
+
+    @property
+    def size(self) -> int: ...
 
     def reference(self) -> Callable[[Any], Tensor]: ...
 

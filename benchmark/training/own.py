@@ -97,13 +97,13 @@ def _recipe(where: str, name: str | None, entry: Mapping[str, Any], folder: Path
     base = _base(where, entry["base"])
     external = _external(where, entry)
     settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))
-    if isinstance(backbone := entry.get("backbone"), str) and ":" not in backbone:
-        settings = {"backbone": backbone, **settings}
+    if isinstance(named := entry.get("backbone"), str) and ":" not in named:
+        settings = {"backbone": named, **settings}
     config = with_values(f"{where}, settings", base.config, settings)
     if external:
-        changed = {"backbone": external.backbone.path} if external.backbone else {}
+        backbone = external.backbone.path if external.backbone else config.backbone
         try:
-            config = replace(config, external=external, **changed)
+            config = replace(config, external=external, backbone=backbone)
         except ConfigError as problem:
             raise RecipeError(f"{where}: {problem}") from None
     if grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reclaim.strategies.backbones import fingerprint, require_backbone
+from reclaim.strategies.backbones import fingerprint, other_weights, require_backbone
 
 from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
@@ -84,6 +85,9 @@ def run(
                 what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
                 raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
         weights_sha256 = fingerprint(backbone)
+        if other := None if setup.rehearsal else other_weights(config.backbone, weights_sha256, shape and shape[-1]):
+            warnings.warn(other, UserWarning, stacklevel=2)
+            of_images["remarks"] = [*of_images.get("remarks", ()), other]
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)

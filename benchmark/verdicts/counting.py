@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import config_hash, differences
+from ..config import HUB, config_hash, differences
 from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells
 from ..recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
@@ -111,6 +112,45 @@ def not_counted(records: Sequence[Record]) -> list[str]:
         if reason
     )
     return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in left_out.items()]
+
+
+def other_weights(made: Sequence[Record], records: Iterable[Record]) -> list[str]:
+    """A note on each pretrained backbone that starts from other weights in these runs than in some on record.
+
+    Of one name there should be one fingerprint, unless images of another size resampled position embeddings: only runs
+    with the same transforms are held against each other. The tag ``.local`` says that the weights are anybody's.
+
+    :param made: runs just made or read.
+    :param records: all of the store.
+    """
+    here, there = _fingerprints(made), _fingerprints(records)
+    return [
+        f"{backbone} starts from other weights ({', '.join(short for short, _ in others)}) in runs on record of "
+        f"{', '.join(sorted({recipe for _, recipes in others for recipe in recipes}))}, here from "
+        f"{', '.join(sha256[:12] for sha256 in found)}: what is published under the name has changed, or another file "
+        "was given"
+        for (backbone, images), found in here.items()
+        if (
+            others := [
+                (sha256[:12], recipes)
+                for sha256, recipes in there.get((backbone, images), {}).items()
+                if sha256 not in found
+            ]
+        )
+    ]
+
+
+def _fingerprints(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, set[str]]]:
+    """Pretrained backbone and transforms -> fingerprint of its weights -> the recipes of its runs."""
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for record in records:
+        config = record.result["config"]
+        name = str(config.get("backbone", ""))
+        if ("." in name or name.startswith(HUB)) and not name.endswith(".local") and not record.result.get("rehearsal"):
+            images = json.dumps(config.get("images"), sort_keys=True)
+            of_name = found.setdefault((name, images), {})
+            of_name.setdefault(record.result["weights_sha256"], set()).add(record.recipe)
+    return found
 
 
 def _reason(

