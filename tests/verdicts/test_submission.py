@@ -421,7 +421,7 @@ def test_a_stream_of_ones_own_is_described_and_not_vouched_for(tmp_path: Path) -
     assert "slca on record: the same" in str(checked)
 
     made = own | {"made_by": PLUGIN}
-    checked = check(document(on_own_images(own_stream=made, **shape | {"class_order": list(range(100))})), tmp_path)
+    checked = check(document(on_own_images(own_stream=made, **shape | {"class_order": list(range(7, 107))})), tmp_path)
     assert checked.problems == ()
     assert "class order: not the seed's" in checked.facts
     assert "stream: their_pkg.method:Their(rate=0.5), source abababababab; not imported, not run here" in checked.facts
@@ -438,6 +438,10 @@ UNEVEN = ("accuracy", "accuracy_task_known", "correct", "test_counts", "entropy"
         ({"own_stream": {"sizes": [50] * 2, "train_counts": [80] * 2}}, "birds has 2 experiences"),
         ({"own_stream": {"sizes": [9] * 10, "train_counts": [80] * 10}}, "no permutation of the 90 classes of birds"),
         ({"class_order": list(range(100))}, "not the one of seed 0"),
+        (
+            {"class_order": [3, 5], "own_stream": {"sizes": [10] * 10, "train_counts": [80] * 10, "made_by": PLUGIN}},
+            "result.class_order has 2 classes: birds has 100",
+        ),
         ({"data_sha256": downstream().sha256}, "data_sha256 is that of this project's drawings"),
         ({"own_stream": {"sizes": [10] * 10}}, "result.own_stream is"),
     ],
