@@ -729,6 +729,9 @@ def _asset_of_checkout() -> Path:
 def check(files: Sequence[Path], records: Path | None) -> None:
     """Check record FILES from elsewhere: sound, whole, of a recipe here, in agreement with what is on record.
 
+    Of a record from outside, whose method or images are somebody's own: whose code took part, which recipe of ours it
+    starts from, what differs, which seeds there are. Nothing of it is imported or run.
+
     Nothing is written. To merge a sound record, copy the file into the store.
     """
     from .verdicts import submission

@@ -17,6 +17,9 @@ from ..records.record import Record, plain
 from .counting import OWN_CODE, Reason
 from .soundness import problems
 
+LONGEST = 100
+"""Characters of a name: it becomes part of names of files."""
+
 
 def is_outside(record: Record) -> bool:
     """Whether its place is among the marked rows of a board or on a board of its own: a recipe that is not ours on one
@@ -64,6 +67,9 @@ def _why_not(record: Record) -> Reason | None:
         return Reason("a rehearsal")
     if record.seed >= min(CHOICE_SEEDS):
         return Reason("a seed on which hyper-parameters are chosen")
+    for name in (record.recipe, record.stream):
+        if len(name) > LONGEST:
+            return Reason(f"a name of more than {LONGEST} characters", plain(name, 40))
     if ours := taken_name(record.recipe):
         return Reason("a recipe from outside under the name of one of ours", f"{ours} is this project's")
     if record.recipe in RECIPES and result["config"].get("external"):

@@ -4,7 +4,7 @@ would show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,9 +177,8 @@ def _facts(record: Record, path: Path, store: RecordStore | None, place: Path) -
     yield from _facts_of_code(record, config)
     if "own_stream" in record.result:
         yield from _facts_of_stream(record, config)
-    base = _base(record, config)
-    if base:
-        yield from _against_base(record, config, base, store)
+    if base := _base(record, config):
+        yield from _against_base(record, config, base, _stores(record, path, store))
     origin = record.result["hyperparameters_from"]
     yield f"hyper-parameters: {origin}, as the record states" + (
         "; how they were chosen is not in it" if origin == "validation" else ""
@@ -214,16 +213,29 @@ def _called(component: Component) -> str:
 
 
 def _base(record: Record, config: Config) -> str:
-    """The recipe of ours to hold it against: the one that it states, or whose name it has."""
-    stated = config.external.base if config.external else record.recipe
-    return stated if stated in RECIPES else ""
+    """The recipe of ours to hold it against: the one that it states, or whose name it has, or else the closest one;
+    empty if the one that it states is not ours.
+    """
+    if config.external:
+        return config.external.base if config.external.base in RECIPES else ""
+    if record.recipe in RECIPES:
+        return record.recipe
+    return min(RECIPES, key=lambda name: len(differences(config.as_dict(), RECIPES[name].config)))
 
 
-def _against_base(record: Record, config: Config, base: str, store: RecordStore | None) -> Iterator[str]:
+def _stores(record: Record, path: Path, store: RecordStore | None) -> list[RecordStore]:
+    """Where its base may be on record: the store at hand, and the one that the file lies in."""
+    place = Path(record.recipe, record.stream, record.config_hash, f"{record.seed}.json")
+    inside = path.parts[-len(place.parts) :] == place.parts
+    return [*([store] if store else []), *([RecordStore(path.parents[len(place.parts) - 1])] if inside else [])]
+
+
+def _against_base(record: Record, config: Config, base: str, stores: Sequence[RecordStore]) -> Iterator[str]:
     recipe, result = RECIPES[base], record.result
     changed = differences(replace(config, external=None).as_dict(), recipe.config)
     settings = ", ".join(plain(text) for text in changed.values())
-    yield f"base: {base}, {f'with {settings}' if changed else 'all settings as there'}"
+    said = "base" if config.external or record.recipe == base else "closest recipe of ours, as it states no base"
+    yield f"{said}: {base}, {f'with {settings}' if changed else 'all settings as there'}"
     expected = weights_sha256(config)
     if config.external and config.external.backbone:
         yield f"starting weights: {result['weights_sha256'][:12]}, of a backbone from outside"
@@ -232,9 +244,8 @@ def _against_base(record: Record, config: Config, base: str, store: RecordStore 
     else:
         same = result["weights_sha256"] == expected
         yield f"starting weights: {f'those of {base}' if same else f'others than those of {base}'}"
-    known = _runs_of(base, record, store)
-    mine = _costs(record)
-    if known and known.recipe != record.recipe:
+    known, mine = _run_of(base, record, stores), _costs(record)
+    if known:
         theirs = _costs(known)
         yield f"{mine}; {base} on record: {'the same' if theirs == mine else theirs}"
     else:
@@ -245,20 +256,20 @@ def _costs(record: Record) -> str:
     return f"{record.result['trained_parameters']:,} trained parameters, {record.result['bytes_kept']:,} bytes kept"
 
 
-def _runs_of(base: str, record: Record, store: RecordStore | None) -> Record | None:
-    """A run of the base on the same stream and images: of its present configuration, or on a stream of one's own of
-    any.
+def _run_of(base: str, record: Record, stores: Sequence[RecordStore]) -> Record | None:
+    """Another run, of the base, on the same stream and images: of its present configuration, or of any on a stream of
+    one's own.
     """
-    if store is None:
-        return None
     own = "own_stream" in record.result
     configuration = "*" if own else config_hash(RECIPES[base].config.as_dict())
-    for path in sorted(store.root.glob(f"{base}/{record.stream}/{configuration}/*.json")):
+    places = f"{base}/{record.stream}/{configuration}/*.json"
+    for path in (path for store in stores for path in sorted(store.root.glob(places))):
         try:
             known = _Inbox(path).read()
-        except RecordError:
+        except (RecordError, OverflowError):
             continue
-        if not own or (known.images & record.images and "own_stream" in known.result):
+        mine = (known.recipe, known.config_hash) == (record.recipe, record.config_hash)
+        if known.recipe == base and not mine and ("own_stream" in known.result) == own and known.images & record.images:
             return known
     return None
 

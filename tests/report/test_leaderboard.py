@@ -558,6 +558,7 @@ def test_configurations_of_one_recipe_from_outside_are_not_pooled(tmp_path: Path
         (partial(theirs, "slca"), "code from outside under the name of one of our recipes"),
         (partial(theirs, data_sha256="0" * 64), "not sound"),
         (partial(theirs, test_counts=[200] * 10, class_order=list(range(100))), "not the one of seed 0"),
+        (partial(theirs, "n" * 101), "a name of more than 100 characters"),
         (partial(on_own_images, stream="Split-QuickDraw-10"), "split-quickdraw-10 is a stream of this project"),
         (partial(on_own_images, rehearsal=True), "a rehearsal"),
         (partial(on_own_images, own_stream={"sizes": [50] * 2, "train_counts": [800] * 2}), "birds has 2 experiences"),
@@ -666,7 +667,7 @@ def test_text_of_others_is_shown_as_text(tmp_path: Path) -> None:
     for seed, rate in enumerate(("x", HOSTILE)):
         plugin = PLUGIN | {"arguments": {HOSTILE: rate}}
         external = {"base": HOSTILE, "plugins": [plugin], "loss": PLUGIN | {"path": f"{'p' * 5000}:L"}}
-        records.append(theirs("a+b_c." + "n" * 100, seed, [f"backbone={HOSTILE}"], external, weights_sha256="7" * 64))
+        records.append(theirs("a+b_c." + "n" * 90, seed, [f"backbone={HOSTILE}"], external, weights_sha256="7" * 64))
         split = {"sizes": [10] * 10, "train_counts": [1] * 10, "split": {HOSTILE: HOSTILE}}
         records.append(on_own_images("slca", seed=seed, own_stream=split, settings=[f"backbone={HOSTILE}"]))
     pages = shown(tmp_path, *records)

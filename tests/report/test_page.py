@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outside_records import PLUGIN, on_own_images, ours, theirs
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.report import figures
-from reclaim.benchmark.report.board import NOT_COMPARABLE, rows
+from reclaim.benchmark.report.board import NOT_COMPARABLE, OF_ONES_OWN, rows
 from reclaim.benchmark.report.page import CURVES, render, seed_options, size
 from reclaim.benchmark.report.svg import Scale, chart
 from reclaim.benchmark.stats.estimates import MeanInterval
@@ -470,3 +471,85 @@ def test_at_most_so_many_curves_are_shown_at_first() -> None:
     section = root.all("div", class_="charts")[0]
     shown = [g for g in section.all("figure")[0].all("g") if "data-slot" in g.attributes]
     assert 0 < len(shown) < CURVES
+
+
+# --- records from outside ---
+
+
+def with_outside() -> str:
+    records = [*sample(), *(ours("slca", seed=seed) for seed in range(4, 6))]
+    split = {"sizes": [10] * 10, "train_counts": [800] * 10, "split": {"seed": 3}}
+    outside = [
+        *(theirs(seed=seed) for seed in range(2)),
+        theirs(seed=3, settings=["lr=0.77"]),
+        # names that are sections, tables and rows of the page, too
+        *(on_own_images(recipe, "claims", seed=1) for recipe in ("slca", "their-method", "joint")),
+        on_own_images("linear", "split-quickdraw-10.own"),
+        on_own_images("linear", "claims", own_stream=split),
+    ]
+    return render(rows(records, outside=outside), judge_claims(records), check_cells(records))
+
+
+def test_recipes_from_outside_are_marked_on_the_page() -> None:
+    text = with_outside()
+    root = Tree(text).root
+    test_everything_that_is_pointed_at_is_there(root)
+    test_nothing_is_loaded(text, root)
+    first = theirs()
+    (row, other) = (row for row in root.all("tr", class_="row") if "their-method" in row.text and "lr=" in row.text)
+    assert {"external: their_pkg.method:Their"} <= {node.text.strip() for node in row.all("span", class_="soft")}
+    for marked in (row, other):
+        assert "external" in (marked.attributes["data-text"] or "").split()
+        assert "their-method (external: lr=" in marked.text
+    (detail,) = root.all("tr", id=f"their-method@{first.config_hash}@split-quickdraw-10")
+    assert "plugins[0]: their_pkg.method:Their, source abababababab." in detail.text
+    assert "By its configuration it starts from slca." in detail.text
+    assert not detail.all("pre", class_="command")
+    assert not detail.all("a")  # its records are in a store of theirs
+    assert f"their-method/split-quickdraw-10/{first.config_hash}/" in detail.text
+    assert re.search(r"\d+ recipes \(1 external\), \d+ runs", root.text)
+    assert "external" not in row_of(root, "slca@split-quickdraw-10").text
+
+
+def test_streams_of_ones_own_have_sections_of_their_own() -> None:
+    root = Tree(with_outside()).root
+    own = [section for section in root.all("section") if (section.attributes["id"] or "").startswith("own:")]
+    names = [section.all("h2")[0].text.split(" ")[0] for section in own]
+    assert sorted(name.partition("@")[0] for name in names) == ["claims", "claims", "split-quickdraw-10.own"]
+    assert sum("@" in name for name in names) == 2
+    for section in own:
+        assert "somebody's own images" in section.all("h2")[0].text
+        assert OF_ONES_OWN in section.text
+        assert NOT_COMPARABLE not in section.text
+        assert "mbedded tier" not in section.text
+    (claims,) = root.all("section", id="claims")
+    assert "embedded tier" in claims.all("h2")[0].text
+
+
+def test_a_page_of_streams_of_ones_own_alone_claims_no_embedded_tier() -> None:
+    outside = [on_own_images(recipe) for recipe in ("slca", "linear")]
+    text = render(rows([], outside=outside), judge_claims([]), check_cells([]))
+    root = Tree(text).root
+    test_everything_that_is_pointed_at_is_there(root)
+    assert all("mbedded tier" not in node.text for node in (*root.all("section", id="own:birds"), *root.all("li")))
+    assert not root.all("section", id="claims")
+    assert OF_ONES_OWN in root.text
+
+
+def test_names_and_arguments_of_others_are_escaped_on_the_page() -> None:
+    hostile = '"><script>alert(1)</script><img src=x onerror=alert(1)> \x1b[31m\n' + "long" * 500
+    plugin = PLUGIN | {"arguments": {hostile: hostile}}
+    settings = [f"backbone={hostile}"]
+    outside = [
+        theirs(external={"base": hostile, "plugins": [plugin]}, settings=settings, weights_sha256="7" * 64),
+        theirs(external={"base": "slca", "plugins": [plugin]}, settings=settings, weights_sha256="7" * 64),
+        on_own_images("slca", settings=settings),
+        on_own_images("slca", own_stream={"sizes": [10] * 10, "train_counts": [1] * 10, "split": {hostile: hostile}}),
+    ]
+    text = render(rows(sample(), outside=outside), judge_claims(sample()), check_cells([]))
+    root = Tree(text).root
+    assert "\x1b" not in text
+    assert not root.all("img")
+    assert len(root.all("script")) == 1
+    assert "<script>alert(1)" in root.text
+    assert max(len(button.text) for button in root.all("button")) < 400

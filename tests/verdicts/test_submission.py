@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outside_records import IMAGES, PLUGIN, on_own_images, ours, theirs
 from reclaim.benchmark.config import Config, config_hash
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.streams import class_order
@@ -314,3 +315,165 @@ def test_a_recipe_on_a_stream_of_the_papers_is_not_shown(tmp_path: Path) -> None
     checked = check(document, tmp_path)
     assert checked.problems == ()
     assert "on split-cifar100-10 only runs under the name of a published cell are" in checked.notes[0]
+
+
+# --- records from outside ---
+
+
+def document(record: Record) -> dict[str, Any]:
+    return {"result": record.result, "provenance": record.provenance}
+
+
+def test_what_a_maintainer_wants_to_know_of_a_record_from_outside(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "records")
+    store.write(ours())
+    store.write(theirs(seed=2, settings=["lr=0.77"]))
+    record = theirs(settings=["lr=0.77"])
+    checked = check(document(record), tmp_path, store)
+    assert (checked.problems, checked.notes) == ((), ())
+    assert f"theirs.json: sound; copy it to {checked.place}; shown on the leaderboard, marked\n" in str(checked)
+    assert checked.facts == (
+        "external: their-method is no recipe of this project",
+        "plugins[0]: their_pkg.method:Their(rate=0.5), source abababababab; not imported, not run here",
+        f"base: slca, with lr=0.77 instead of {RECIPES['slca'].config.lr}",
+        "starting weights: those of slca",
+        "1,433,316 trained parameters, 6,604,800 bytes kept; slca on record: the same",
+        "hyper-parameters: given, as the record states",
+        "seeds of this configuration beside it: 2 (0, 2); 1 of 0 to 2 missing",
+    )
+    record.result.update(bytes_kept=7, hyperparameters_from="validation", weights_sha256="0" * 64)
+    changed = check(document(record), tmp_path)
+    assert "starting weights: others than those of slca" in changed.facts
+    assert any(note.startswith("other starting weights than its base's") for note in changed.notes)
+    assert "hyper-parameters: validation, as the record states; how they were chosen is not in it" in changed.facts
+    assert "7 bytes kept; slca has no record on split-quickdraw-10 to compare them with" in str(changed)
+
+
+def test_what_is_shown_of_outside_is_what_the_board_shows(tmp_path: Path) -> None:
+    for number, record in enumerate(
+        (
+            theirs(),
+            theirs("mine", settings=["lr=0.77"], external=None),
+            on_own_images(),
+            theirs(weights_sha256="0" * 64),
+        )
+    ):
+        checked = check(document(record), tmp_path)
+        store = RecordStore(tmp_path / str(number))
+        store.write(ours())
+        store.write(record)
+        write(store, tmp_path / "pages", ["csv"])
+        name = "birds.csv" if "own_stream" in record.result else "embedded.csv"
+        page = tmp_path / "pages" / name
+        assert (f",{record.recipe}," in page.read_text()) == (not checked.notes), checked
+
+
+def test_a_recipe_of_other_settings_alone_is_held_against_the_closest_one(tmp_path: Path) -> None:
+    checked = check(document(theirs("mine", settings=["lr=0.77"], external=None)), tmp_path)
+    assert "no code from outside: it differs from our recipes in settings alone" in checked.facts
+    lr = RECIPES["slca"].config.lr
+    assert f"closest recipe of ours, as it states no base: slca, with lr=0.77 instead of {lr}" in checked.facts
+
+
+@pytest.mark.parametrize(
+    ("external", "fact"),
+    [
+        ({"base": "derpp", "plugins": [PLUGIN]}, "it names the base 'derpp', which is no recipe here"),
+        ({"base": "../../etc", "plugins": [PLUGIN]}, "it names the base '../../etc', which is no recipe here"),
+        ({"plugins": [PLUGIN]}, "it names no base: which settings it changes cannot be said"),
+    ],
+)
+def test_a_base_that_is_not_here_is_said(external: dict[str, Any], fact: str, tmp_path: Path) -> None:
+    assert fact in "\n".join(check(document(theirs(external=external)), tmp_path).facts)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (partial(theirs, "slca"), "it goes by the name of our recipe slca, but takes code from outside"),
+        (partial(theirs, "slca", settings=["lr=0.77"], external=None), "It is no run of our slca"),
+        (partial(theirs, "Slca"), "its name is slca's but for case"),
+        (partial(on_own_images, "slca", external={"base": "slca", "plugins": [PLUGIN]}), "not passed off as ours"),
+    ],
+)
+def test_what_goes_by_our_name_is_not_passed_off_as_ours(
+    record: Callable[[], Record], said: str, tmp_path: Path
+) -> None:
+    checked = check(document(record()), tmp_path)
+    assert checked.problems == ()
+    assert "; not shown on the leaderboard\n" in str(checked)
+    assert said in str(checked)
+
+
+def test_a_stream_of_ones_own_is_described_and_not_vouched_for(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "records")
+    store.write(on_own_images("slca"))
+    own = {"sizes": [10] * 9 + [6, 4], "train_counts": [80] * 11, "split": {"seed": 3, "test": 0.2}}
+    shape = {key: ours("slca", "split-quickdraw-uneven").result[key] for key in UNEVEN}
+    record = on_own_images(own_stream=own, **shape)
+    checked = check(document(record), tmp_path, store)
+    assert (checked.problems, checked.notes) == ((), ())
+    assert (
+        "stream birds: somebody's own, 100 classes in 11 experiences (9 x 10 + 6 + 4), a folder of images, split by "
+        "seed 3, test 0.2; its 880 training and 2,000 test images (SHA-256 111111111111) cannot be checked here"
+    ) in checked.facts
+    assert "class order: that of the seed" in checked.facts
+    assert "slca on record: the same" in str(checked)
+
+    made = own | {"made_by": PLUGIN}
+    checked = check(document(on_own_images(own_stream=made, **shape | {"class_order": list(range(7, 107))})), tmp_path)
+    assert checked.problems == ()
+    assert "class order: not the seed's" in checked.facts
+    assert "stream: their_pkg.method:Their(rate=0.5), source abababababab; not imported, not run here" in checked.facts
+
+
+UNEVEN = ("accuracy", "accuracy_task_known", "correct", "test_counts", "entropy", "train_loss", "class_order")
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"stream": "split-quickdraw-10"}, "split-quickdraw-10 is a stream of this project"),
+        ({"stream": "Split-CIFAR100-10"}, "split-cifar100-10 is a stream of this project"),
+        ({"own_stream": {"sizes": [50] * 2, "train_counts": [80] * 2}}, "birds has 2 experiences"),
+        ({"own_stream": {"sizes": [9] * 10, "train_counts": [80] * 10}}, "no permutation of the 90 classes of birds"),
+        ({"class_order": list(range(100))}, "not the one of seed 0"),
+        (
+            {"class_order": [3, 5], "own_stream": {"sizes": [10] * 10, "train_counts": [80] * 10, "made_by": PLUGIN}},
+            "result.class_order has 2 classes: birds has 100",
+        ),
+        ({"data_sha256": downstream().sha256}, "data_sha256 is that of this project's drawings"),
+        ({"own_stream": {"sizes": [10] * 10}}, "result.own_stream is"),
+    ],
+)
+def test_what_cannot_be_of_a_stream_of_ones_own_is_named(changed: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    theirs = document(on_own_images())
+    theirs["result"].update(changed)
+    assert problem in "\n".join(check(theirs, tmp_path).problems)
+
+
+def test_settings_of_another_version_are_refused_by_name(tmp_path: Path) -> None:
+    theirs_ = document(theirs())
+    configured(warmup=3)(theirs_)
+    assert "result.config is not one of this version: unknown setting 'warmup'" in check(theirs_, tmp_path).problems[0]
+
+
+def test_text_of_others_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    hostile = "\x1b[2J\n" + "long" * 1000
+    plugin = PLUGIN | {"path": f"{'p' * 5000}:C", "arguments": {hostile: hostile}}
+    split = {"sizes": [10] * 10, "train_counts": [1] * 10, "split": {hostile: hostile}}
+    records = [
+        theirs(external={"base": hostile, "plugins": [plugin]}, settings=[f"backbone={hostile}"]),
+        theirs("slca", settings=[f"backbone={hostile}"], external=None),
+        on_own_images(own_stream=split, settings=[f"backbone={hostile}"], data_sha256=IMAGES),
+    ]
+    for record in records:
+        lines = str(check(document(record), tmp_path)).split("\n")
+        assert not any("\x1b" in line or line.startswith("long") or len(line) > 1100 for line in lines)
+
+
+@pytest.mark.parametrize("path", ["a.b", "a:b\nc", "a:b;c", "<b>:x", "a:\x1b[31m", "..:..", "a..b:c", "1:2"])
+def test_what_is_no_import_path_is_no_record(path: str, tmp_path: Path) -> None:
+    record = document(theirs())
+    configured(external={"base": "slca", "plugins": [PLUGIN | {"path": path}]})(record)
+    assert check(record, tmp_path).problems
