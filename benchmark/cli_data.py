@@ -109,8 +109,8 @@ def data_check(name: str | None, root: Path | None, images: Path | None, decode:
         except ValueError as error:
             problems += str(error).splitlines()
     if found:
-        for part, images in found.parts.items():
-            click.echo(f"{part}: {len(images):,} images")
+        for part, of_part in found.parts.items():
+            click.echo(f"{part}: {len(of_part):,} images")
         click.echo(f"{len(found.names)} classes; SHA-256 of the split: {found.split_sha256}")
         problems += wrong_counts(found)
         if missing_files(found):

@@ -85,7 +85,11 @@ def run(
                 what = f"experience {t} of {stream.name} has {n} images, less than a batch, and all would be dropped"
                 raise ValueError(f"{what}: set drop_last=false, or a batch_size below {config.batch_size}")
         weights_sha256 = fingerprint(backbone)
-        if other := None if setup.rehearsal else other_weights(config.backbone, weights_sha256, shape and shape[-1]):
+        if (
+            other := None
+            if setup.rehearsal
+            else other_weights(config.backbone, weights_sha256, shape[-1] if shape else None)
+        ):
             warnings.warn(other, UserWarning, stacklevel=2)
             of_images["remarks"] = [*of_images.get("remarks", ()), other]
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
