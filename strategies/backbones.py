@@ -286,14 +286,14 @@ def expected_images(name: str) -> tuple[int, tuple[RGB, RGB]]:
     :raises ValueError: the name is unknown.
     """
     _require_name(name)
-    cfg = None if name in _OWN else timm.get_pretrained_cfg(_in_timm(name))
+    cfg: Any = None if name in _OWN else timm.get_pretrained_cfg(_in_timm(name))
     size = _OWN_SIZES[name] if name in _OWN else cfg.input_size[-1] if cfg else 224
     if name in KNOWN_BACKBONES:
         return size, KNOWN_BACKBONES[name].normalisation
     return (size, (cfg.mean, cfg.std)) if cfg and len(cfg.mean) == 3 else (size, IMAGENET)
 
 
-def _made_for(name: str, size: int | None) -> dict[str, int]:
+def _made_for(name: str, size: int | None) -> dict[str, Any]:
     """timm's argument for a model of which every instance is made for one size, if it is to be another than its own."""
     if size is None:
         return {}

@@ -165,7 +165,7 @@ def serve(benchmark: Any, name: str) -> Served:
         )
     if len(classes) < 2:
         raise ValueError(f"{name} has one class, {classes[0]}: there is nothing to tell apart")
-    first = {}
+    first: dict[int, int] = {}
     for t, of_experience in enumerate(labels["train"]):
         for c in of_experience:
             first.setdefault(c, t)
@@ -248,9 +248,9 @@ def _modes(dataset: Any) -> tuple[Any, Any]:
 
 def _together(parts: Sequence[Items]) -> Items:
     """Several experiences as one."""
-    sources = tuple(ConcatDataset([_At(items, mode) for items in parts]) for mode in ("train", "eval"))
+    train, evaluation = (ConcatDataset[Any]([_At(items, mode) for items in parts]) for mode in ("train", "eval"))
     own = [c for items in parts for c in items.own_classes]
-    return Items(sources, range(len(own)), own, [c for items in parts for c in items.targets])  # type: ignore[arg-type]
+    return Items((train, evaluation), range(len(own)), own, [c for items in parts for c in items.targets])
 
 
 class _At(Dataset[tuple[Any, Any]]):

@@ -96,9 +96,9 @@ def _shown_to_see(config: Config, shape: tuple[int, ...], weights: Path | None, 
         ) from error
     backbone.train(was_training)
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
-        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        made = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise ValueError(
-            f"the backbone {config.backbone} returns {shape} for 2 images, not one row of features for each: "
+            f"the backbone {config.backbone} returns {made} for 2 images, not one row of features for each: "
             f"choose another backbone"
         )
     return backbone
