@@ -253,6 +253,8 @@ def test_other_images_do_not_stand_for_these(folder: Path, tmp_path: Path) -> No
         (["--set", "backbone=no_such_model"], "unknown backbone 'no_such_model'"),
         (["--set", f"backbone={QUICKDRAW_VIT}"], "name one for photographs"),
         (["--set", "images=null"], "such as images.protocol=own"),
+        (["--set", "part=validation"], "6 classes have fewer than 10: bird 1, bird 2, cat"),
+        (["--set", "images.hold_out=true"], "or set images.hold_out to false and part to test"),
         (["--set", "images.protocol=slca", "--set", "images.size=null"], "use images.protocol=own"),
     ],
 )
