@@ -73,7 +73,9 @@ def _count(images: int | None) -> str:
 @data.command("check")
 @click.argument("name", required=False)
 @click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Folder of the data sets.")
-@click.option("--images", type=click.Path(path_type=Path), help="A folder of your own images, instead of NAME.")
+@click.option(
+    "--images", "folder", type=click.Path(path_type=Path), help="A folder of your own images, instead of NAME."
+)
 @click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes. Your own always are.")
 @click.option(
     "--all",
@@ -81,7 +83,7 @@ def _count(images: int | None) -> str:
     is_flag=True,
     help=f"Print every path, not the first {SHOWN} of those missing and of those extra.",
 )
-def data_check(name: str | None, root: Path | None, images: Path | None, decode: bool, everything: bool) -> None:
+def data_check(name: str | None, root: Path | None, folder: Path | None, decode: bool, everything: bool) -> None:
     """Check NAME against its own lists and the expected counts, or your own images; fails if it cannot be used.
 
     Named are files that are missing, damaged or extra, and images that occur twice: in training and test, or in one of
@@ -92,10 +94,10 @@ def data_check(name: str | None, root: Path | None, images: Path | None, decode:
     from .data.layouts import list_images
     from .data.verify import missing_files, repeated_images, take_stock, undecodable_files, wrong_counts
 
-    if images:
+    if folder:
         if name or root:
             raise click.UsageError("--images FOLDER is what is checked: leave out NAME and --root")
-        _check_own(images)
+        _check_own(folder)
         return
     if not name or not root:
         raise click.UsageError("give NAME and --root, or --images FOLDER")

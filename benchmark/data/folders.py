@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .images import ImageData, ImageList, is_image
+from .images import FOLDS, ImageData, ImageList, is_image
 from .streams import OWN, Stream, even_sizes, own_name, slug
 from .verify import missing_files, repeated_images
 
@@ -75,6 +76,21 @@ def read_own_images(stream: Stream, folder: Path | str, *, verify: bool = True) 
     if verify and (problems := repeated_images(data)[0]):
         raise ValueError(f"{'; '.join(problems)}: delete one of each, or use --unverified")
     return data
+
+
+def require_enough_to_hold_out(data: ImageData) -> None:
+    """Check that :func:`~reclaim.benchmark.data.images.hold_out` finds validation images of every class.
+
+    :raises ValueError: a class has too few training images, and there is no validation part.
+    """
+    counts = Counter(data.train.labels)
+    few = [name for label, name in enumerate(data.names) if counts[label] < FOLDS]
+    if few and data.validation is None:
+        raise ValueError(
+            f"one training image in {FOLDS} of each class is held out for validation, and "
+            f"{_counted(few, 'class has', 'classes have')} fewer than {FOLDS}: {_some(few)}: add images, or val/ "
+            f"beside train/ and test/, or set images.hold_out to false and part to test"
+        )
 
 
 def list_folder(folder: Path | str, split: Mapping[str, float]) -> ImageData:

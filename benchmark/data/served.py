@@ -248,9 +248,9 @@ def _modes(dataset: Any) -> tuple[Any, Any]:
 
 def _together(parts: Sequence[Items]) -> Items:
     """Several experiences as one."""
-    sources: Any = tuple(ConcatDataset([_At(items, mode) for items in parts]) for mode in ("train", "eval"))
+    train, evaluation = (ConcatDataset[Any]([_At(items, mode) for items in parts]) for mode in ("train", "eval"))
     own = [c for items in parts for c in items.own_classes]
-    return Items(sources, range(len(own)), own, [c for items in parts for c in items.targets])  # type: ignore[arg-type]
+    return Items((train, evaluation), range(len(own)), own, [c for items in parts for c in items.targets])
 
 
 class _At(Dataset[tuple[Any, Any]]):

@@ -15,7 +15,7 @@ from reclaim.strategies.backbones import fingerprint, other_weights, require_bac
 from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
 from ..data.experiences import make_benchmark, make_image_benchmark
-from ..data.folders import read_own_images
+from ..data.folders import read_own_images, require_enough_to_hold_out
 from ..data.images import ImageData
 from ..data.served import Served
 from ..data.streams import EMBEDDED, OWN, Stream, class_order
@@ -246,6 +246,8 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
     assert setup.root is not None  # _require_fitting
     verify = not (setup.unverified or setup.rehearsal)
     data = _images(stream, setup.root, verify)
+    if stream.tier == OWN and (config.part == "validation" or config.images.hold_out):
+        require_enough_to_hold_out(data)
     transforms = prepared(config, stream.dataset)
     benchmark = make_image_benchmark(
         stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device

@@ -17,14 +17,23 @@ from reclaim.benchmark.data.folders import list_folder, stream_of_images
 from reclaim.benchmark.data.streams import find_stream
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import RECIPES, find_recipe
-from reclaim.benchmark.records.record import UNVERIFIED, Record, validate
+from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, validate
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training.build import make_backbone, prepared
-from reclaim.benchmark.training.own_streams import PHOTOGRAPHS, for_images
+from reclaim.benchmark.training.jobs import Job, run_jobs
+from reclaim.benchmark.training.own_streams import (
+    PHOTOGRAPHS,
+    for_benchmark,
+    for_images,
+    for_stream,
+    stream_of_benchmark,
+)
 from reclaim.benchmark.training.run import run, start
-from reclaim.benchmark.training.runtime import Setup
+from reclaim.benchmark.training.runtime import HERE, Setup
 from reclaim.strategies.backbones import LITE0, create_backbone, expected_images
 from safetensors.torch import save_file
+from small_runs import SMALL as SMALL_STREAM
+from small_runs import shrink, small_config, small_settings
 
 CLASSES = ("cat", "dog", "Äpfel", "猫", "bird 1", "bird 2")
 SMALL = ("--set", "epochs=2", "--set", "batch_size=8", "--jobs", "1")
@@ -250,6 +259,8 @@ def test_other_images_do_not_stand_for_these(folder: Path, tmp_path: Path) -> No
         (["--set", "backbone=no_such_model"], "unknown backbone 'no_such_model'"),
         (["--set", f"backbone={QUICKDRAW_VIT}"], "name one for photographs"),
         (["--set", "images=null"], "such as images.protocol=own"),
+        (["--set", "part=validation"], "6 classes have fewer than 10: bird 1, bird 2, cat"),
+        (["--set", "images.hold_out=true"], "or set images.hold_out to false and part to test"),
         (["--set", "images.protocol=slca", "--set", "images.size=null"], "use images.protocol=own"),
     ],
 )
@@ -285,3 +296,223 @@ def test_where_the_images_are_must_be_said(folder: Path) -> None:
     known = start(stream, config, Setup(root=folder))
     assert known == {"data_sha256": (list_folder(folder, stream.split).sha256,)}
     assert find_stream("split-quickdraw-5").tier != stream.tier
+
+
+# --- benchmarks of others' making ---
+
+MODULE = """
+import torch
+from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
+from torch.utils.data import TensorDataset
+
+
+def data(n, shape=(1, 28, 28), classes=range(6)):
+    labels = [c for c in classes for _ in range(n)]
+    noise = torch.rand(len(labels), *shape, generator=torch.Generator().manual_seed(n))
+    images = 0.3 * noise + torch.tensor(labels).view(-1, 1, 1, 1) / 10 % 1
+    dataset = TensorDataset(images, torch.tensor(labels))
+    dataset.targets = labels
+    return dataset
+
+
+def seeded(seed, n=8):
+    return nc_benchmark(data(n), data(4), 3, task_labels=False, seed=seed)
+
+
+def unseeded():
+    parts = [data(n, classes=range(7, 13)) for n in (8, 4)]
+    return nc_benchmark(*parts, 3, task_labels=True, shuffle=False)
+
+
+def domains(seed):
+    parts = {part: [as_classification_dataset(data(n)) for _ in range(2)] for part, n in (("train", 8), ("test", 4))}
+    return benchmark_from_datasets(**parts)
+
+
+def photographs(seed):
+    return nc_benchmark(data(8, (3, 32, 32)), data(4, (3, 32, 32)), 3, task_labels=False, seed=seed)
+
+
+def colours(seed):
+    return nc_benchmark(data(8, (4, 32, 32)), data(4, (4, 32, 32)), 3, task_labels=False, seed=seed)
+
+
+def fails(seed):
+    return 1 / 0
+
+
+def needs(seed, folder):
+    return folder
+
+
+def another_for_each_seed(seed):
+    return nc_benchmark(data(8), data(4), 3 - seed, task_labels=False)
+
+
+an_object = unseeded()
+not_a_benchmark = 5
+broken = nc_benchmark(data(8), data(4), 3, task_labels=False, train_transform=str, eval_transform=str)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The name of a module that nobody has imported before."""
+    name = f"theirs_{abs(hash(request.node.nodeid))}"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path / "code")
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    return name
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("recipe", ["slca", "lora-aepg", "replay", "lda", "olor-1", "ewc", "der++", "joint"])
+@pytest.mark.parametrize("name", ["seeded", "unseeded", "domains"])
+def test_recipes_of_drawings_run_on_a_benchmark(recipe: str, name: str, theirs: str, tmp_path: Path) -> None:
+    settings = [text for setting in small_settings(recipe) for text in ("--set", setting)]
+    result = reclaim(recipe, "--stream", f"{theirs}:{name}", "--records", tmp_path / "r", "--jobs", 1, *settings)
+    assert result.exit_code == 0, result.output
+    record = only_record(tmp_path / "r")
+    assert record.external == (f"{theirs}:{name}",)
+    own, joint = record.result["own_stream"], record.result["config"]["joint"]
+    sizes = [6, 0] if name == "domains" else [2, 2, 2]
+    assert own["sizes"] == ([6] if joint else sizes)
+    assert sum(own["train_counts"]) == 48 * (1 + (name == "domains"))
+    assert set(own["made_by"]) == {"path", "arguments", "sha256"}
+    assert record.result["varied"] == ("initialisation" if name == "unseeded" else "class_order+initialisation")
+    assert sorted(record.result["class_order"]) == list(range(7, 13) if name == "unseeded" else range(6))
+    assert record.result["config"]["backbone"] == QUICKDRAW_VIT
+    assert "images" not in record.result["config"]
+    assert record.result["config"]["augment"] == RECIPES[recipe].config.augment
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("recipe", ["slca", "lora-aepg", "olor-1"])
+def test_our_stream_by_import_path_is_our_stream(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit: nothing is drawn, ordered or transformed otherwise."""
+    shrink(monkeypatch)
+    (tmp_path / f"ours_{recipe.replace('-', '_')}.py").write_text(
+        "from reclaim.benchmark.data.experiences import make_benchmark\n"
+        "from reclaim.benchmark.data.streams import class_order, find_stream\n"
+        "def small(seed):\n"
+        "    return make_benchmark(find_stream('small'), class_order(6, seed))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stream = stream_of_benchmark(f"ours_{recipe.replace('-', '_')}:small")
+    config = for_benchmark(find_recipe(recipe), stream).config.set(small_settings(recipe))
+    assert config == small_config(recipe)
+    ours, theirs = (run("mine", config, s, 3).result for s in (SMALL_STREAM, stream))
+    for key in ("accuracy", "accuracy_task_known", "correct", "entropy", "train_loss", "test_counts", "bytes_kept"):
+        assert ours[key] == theirs[key], key
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_photographs_need_a_backbone_of_their_own(backbone: str, theirs: str) -> None:
+    stream = stream_of_benchmark(f"{theirs}:photographs")
+    with pytest.raises(ValueError, match=r"are of \(3, 32, 32\): name a backbone for them, such as --set backbone="):
+        for_stream(find_recipe("ncm"), stream)
+    config = for_stream(find_recipe("ncm"), stream, backbone).config
+    assert not config.augment
+    record = run("ncm", config, stream, 1)
+    assert record.result["config"]["backbone"] == backbone
+    with pytest.raises(ValueError, match="leave out --size"):
+        for_stream(find_recipe("ncm"), stream, backbone, 64)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("recipe", ["slca", "replay", "der++"])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_on_a_benchmark_goes_on_where_it_was_stopped(
+    epochs: int, recipe: str, theirs: str, tmp_path: Path
+) -> None:
+    stream = stream_of_benchmark(f"{theirs}:seeded")
+    config = for_stream(find_recipe(recipe), stream).config.set(small_settings(recipe))
+    whole = run("mine", config, stream, 3)
+    setup = Setup(checkpoints=tmp_path / "checkpoints", checkpoint_minutes=0)
+    with pytest.raises(Stopped):
+        run("mine", config, stream, 3, setup=setup, progress=stop_after(epochs))
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    resumed = run("mine", config, stream, 3, setup=setup)
+    assert not list((tmp_path / "checkpoints").glob("*.unusable")), file
+    assert resumed.result == whole.result
+
+
+@pytest.mark.trains
+def test_runs_of_a_benchmark_in_other_processes_and_with_workers(theirs: str, tmp_path: Path) -> None:
+    arguments = ["ncm", "--stream", f"{theirs}:seeded", "--seeds", 2, "--set", "batch_size=16"]
+    result = reclaim(*arguments, "--records", tmp_path / "a", "--jobs", 2)
+    assert result.exit_code == 0, result.output
+    result = reclaim(*arguments, "--records", tmp_path / "b", "--jobs", 1, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    stores = [RecordStore(tmp_path / name).load()[0] for name in "ab"]
+    assert [r.result for r in stores[0]] == [r.result for r in stores[1]]
+    assert stores[0][0].result["data_sha256"] != stores[0][1].result["data_sha256"]
+
+
+@pytest.mark.trains
+def test_other_code_does_not_stand_for_this(theirs: str, tmp_path: Path) -> None:
+    stream = stream_of_benchmark(f"{theirs}:seeded")
+    assert stream.made_by
+    job = Job("ncm", for_stream(find_recipe("ncm"), stream).config, stream, 0, "given")
+    store = RecordStore(tmp_path / "records")
+    run_jobs([job], store, 1, quiet=True)
+    changed = replace(stream, made_by=replace(stream.made_by, sha256="0" * 64))
+    with pytest.raises(RecordError, match=r"already recorded with other code: .*--again replaces it"):
+        run_jobs([replace(job, stream=changed)], store, 1, quiet=True)
+    pictures = replace(stream, made_by=None)
+    with pytest.raises(RecordError, match="already recorded with other code"):
+        run_jobs([replace(job, stream=pictures)], store, 1, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_thing", "no_such_thing"),
+        ("fails", "fails fails: ZeroDivisionError: division by zero"),
+        ("needs", "missing 1 required positional argument: 'folder'"),
+        ("not_a_benchmark", "returns int, without train_stream and test_stream"),
+        ("broken", "is a str, not a tensor"),
+        ("photographs", "name a backbone for them"),
+    ],
+)
+def test_benchmarks_that_cannot_run_are_refused_before_a_run(name: str, said: str, theirs: str, tmp_path: Path) -> None:
+    result = reclaim("slca", "--stream", f"{theirs}:{name}", "--records", tmp_path / "records")
+    assert result.exit_code == 1
+    assert said in " ".join(result.output.split())
+    assert not (tmp_path / "records").exists()
+    if name == "fails":
+        assert f"{theirs}.py, line" in result.output
+
+
+def test_what_a_run_of_a_benchmark_refuses(theirs: str) -> None:
+    stream = stream_of_benchmark(f"{theirs}:seeded")
+    config = for_stream(find_recipe("slca"), stream).config
+    for settings, setup, said in (
+        (["images.protocol=own"], HERE, "brings its images transformed: set images to null"),
+        (["part=validation"], HERE, "has no validation part: set part to test"),
+        ([], Setup(cache=Path("x")), "leave out the cache x"),
+        (["backbone=test_resnet"], HERE, "cannot see grey images of 28 x 28 pixels"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run("mine", config.set(settings), stream, 0, setup=setup)
+    moving = stream_of_benchmark(f"{theirs}:another_for_each_seed")
+    with pytest.raises(ValueError, match="returns 2 experiences of 6 classes with seed 1, and returned 3 of 6"):
+        run("mine", config, moving, 1)
+    colours = stream_of_benchmark(f"{theirs}:colours")
+    with pytest.raises(ValueError, match="cannot see 4-channel images of 32 x 32 pixels"):
+        run("mine", for_stream(find_recipe("slca"), colours, "test_vit").config, colours, 0)
+
+
+def test_a_benchmark_may_be_an_object(theirs: str) -> None:
+    stream = stream_of_benchmark(f"{theirs}:an_object")
+    assert stream.sizes == (2, 2, 2)
+    assert for_stream(find_recipe("slca"), stream).config.seeding == "initialisation"
+    assert stream_of_benchmark(f"{theirs}:seeded", n=5).made_by != stream_of_benchmark(f"{theirs}:seeded").made_by
+
+
+@pytest.mark.parametrize("more", [["split-quickdraw-5"], ["--tasks", "2"], ["--images", "."], ["--root", "."]])
+def test_a_stream_is_named_once(more: list[str], theirs: str) -> None:
+    assert reclaim("slca", "--stream", f"{theirs}:seeded", *more).exit_code == 2
