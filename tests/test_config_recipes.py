@@ -90,7 +90,7 @@ def test_an_integer_passes_for_a_float_and_hashes_like_one() -> None:
         ("epochs=true", "epochs must be an integer, got True"),
         ("augment=1", "augment must be bool, got 1"),
         ("backbone=5", "backbone must be str, got 5"),
-        ("backbone=/its/vit.pth", "backbone is '/its/vit.pth': a configuration names no file; use --backbone"),
+        ("backbone=/mnt/me/vit.pth", "backbone is '/mnt/me/vit.pth': a configuration names no file; use --backbone"),
         ("backbone=local-dir:vit", "a configuration names no file"),
         ("backbone=hf_hub:owner/name", "or write hf-hub:owner/name"),
         ("optimizer=rmsprop", r"optimizer must be sgd\|adam, got 'rmsprop'"),

@@ -45,7 +45,7 @@ def named_backbone(text: str) -> NamedBackbone:
     if text.startswith("local-dir:") or _is_a_place(text):
         weights = _weights_in(place) if place.is_dir() else place
         if not weights.is_file():
-            also = f"; a repository is {HUB}{text}" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""
+            also = f"; a repository is {HUB}{text}" if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) else ""
             raise ValueError(f"there is no file or folder {place}: name an existing one as backbone{also}")
         name = f"{_architecture_of(weights)}.{LOCAL}"
         require_backbone(name)

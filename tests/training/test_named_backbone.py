@@ -97,7 +97,7 @@ def test_a_folder_without_one_file_of_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("./nowhere", "there is no file or folder nowhere"),
+        ("./nowhere", "there is no file or folder nowhere: name an existing one as backbone$"),
         ("owner/name", "there is no file or folder owner/name: .*; a repository is hf-hub:owner/name$"),
         ("vit.safetensors", "there is no file or folder vit.safetensors"),
         ("resnet5O", "unknown backbone 'resnet5O': .* such as resnet50"),
