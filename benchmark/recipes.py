@@ -76,7 +76,7 @@ class Recipe:
         None if that was made for another grid, with other fixed settings or with other weights.
         """
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
-        recorded = (chosen(self.choices) if self.choices else chosen()).get(tuned.name)
+        recorded = (choices_in(self.choices) if self.choices else chosen()).get(tuned.name)
         same = (
             recorded
             and recorded["made_for"] == tuned.made_for
@@ -112,13 +112,16 @@ class Recipe:
 
 
 @functools.cache
-def chosen(path: Path | None = None) -> dict[str, Any]:
+def chosen() -> dict[str, Any]:
+    """The choices of the shipped recipes, see :func:`choices_in`."""
+    return choices_in(asset(CHOSEN))
+
+
+def choices_in(path: Path) -> dict[str, Any]:
     """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate.
 
-    :param path: of the file; by default that of the shipped recipes.
-    :raises RecipeError: it is not JSON.
+    :raises RecipeError: the file is not JSON.
     """
-    path = path or asset(CHOSEN)
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:

@@ -50,6 +50,27 @@ def make_small(job: Job, advance: Callable[[Tick], Any]) -> Record:
         return _make(job, advance)
 
 
+@functools.cache
+def few_drawings(part: Part = "test") -> Drawings:
+    """All downstream classes with all drawings to test on, but four to train on."""
+    whole = all_drawings.downstream(part)
+    return Drawings(whole.train[:, :4].contiguous(), whole.test, whole.names, whole.sha256)
+
+
+def make_few(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """A run that trains on few drawings, on the streams as they are: stands in for ``jobs._make``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiences, "downstream", few_drawings)
+        patch.setattr("reclaim.benchmark.training.run.downstream", few_drawings)
+        return _make(job, advance)
+
+
+def make_few_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """The same of a run with code from outside: stands in for ``jobs._make_isolated``."""
+    with isolated(job.external, jobs.log_of(job)):
+        return make_few(job, advance)
+
+
 def small_settings(recipe: str) -> list[str]:
     """What makes a recipe's configuration one of few epochs and samples."""
     config = RECIPES[recipe].config

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Component, Config, config_hash, differences, from_dict
-from reclaim.benchmark.recipes import RECIPES, RecipeError, chosen
+from reclaim.benchmark.recipes import RECIPES, RecipeError
 from reclaim.benchmark.training.components import ComponentError, component_of
 from reclaim.benchmark.training.own import recipe_of
 
@@ -72,7 +72,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
         del sys.modules[name]
-    chosen.cache_clear()
 
 
 def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
@@ -266,14 +265,12 @@ def test_a_choice_is_read_beside_the_file(folder: Path) -> None:
         "candidates": [{"settings": candidate, "score": 1.0} for candidate in mine.candidates()],
     }
     (folder / "chosen.json").write_text(json.dumps({"mine": choice}))
-    chosen.cache_clear()
     mine = recipe_of(path)
     assert (mine.config.lr, mine.hyperparameters_from) == (0.03, "validation")
     (folder / "my_own.py").write_text(METHOD + "\n")  # another method: its choice is to be made again
     mine = recipe_of(path)
     assert (mine.config.lr, mine.hyperparameters_from) == (0.01, "given")
     (folder / "chosen.json").write_text("{")
-    chosen.cache_clear()
     with pytest.raises(RecipeError, match=r"chosen.json is not JSON"):
         recipe_of(path).config  # noqa: B018
 
