@@ -58,7 +58,13 @@ class Tiny(torch.nn.Module):
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Backbones that were made: name and weights."""
     found: list[Any] = []
-    monkeypatch.setattr(build, "create_backbone", lambda name, weights=None: found.append((name, weights)) or Tiny())  # type: ignore[func-returns-value]
+
+    def create(name: str, weights: Any = None, *, size: int | None = None) -> torch.nn.Module:
+        assert size is None  # a paper's protocol has the backbone's own
+        found.append((name, weights))
+        return Tiny()
+
+    monkeypatch.setattr(build, "create_backbone", create)
     return found
 
 
