@@ -18,7 +18,7 @@ import click
 
 from .api import SHIPPED, at_a_time, compare_jobs, jobs_for
 from .cli_data import data
-from .config import QUICKDRAW_VIT, shown
+from .config import QUICKDRAW_VIT, config_hash, shown
 from .data.streams import OWN, PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
@@ -305,7 +305,7 @@ def _everything() -> dict[str, str]:
 @click.argument("name")
 @RECORDS
 def show(name: str, records: Path | None) -> None:
-    """Show NAME in full: a recipe, stream, backbone, claim, cell, or run of a paper.
+    """Show NAME in full: a recipe, yours too (mine.toml), stream, backbone, claim, cell, or run of a paper.
 
     Of recipes and claims with their scores and verdicts, from the records of the store at hand.
     """
@@ -319,6 +319,10 @@ def show(name: str, records: Path | None) -> None:
         click.echo(shows.show_stream(find_stream(name)))
     elif kind == "run":
         click.echo(shows.show_run(name, width))
+    elif not _is_plain(name):
+        own = _recipe_of(name)
+        store = _store_at_hand(records or (OWN_RECORDS if OWN_RECORDS.is_dir() else None))
+        _echo(shows.show_recipe(own, [r for r in (store.load()[0] if store else []) if _is_of(r, own)], width))
     elif kind == "backbone":
         click.echo(asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8"))
     elif name in (backbones := _known_backbones()):
@@ -326,6 +330,11 @@ def show(name: str, records: Path | None) -> None:
     else:
         similar = difflib.get_close_matches(name, [*_everything(), *backbones], n=3, cutoff=0.3) or list(RECIPES)
         raise ValueError(f"nothing is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list` lists names)")
+
+
+def _is_of(record: Record, recipe: Recipe) -> bool:
+    """Whether a record is of an own recipe as it is now."""
+    return record.recipe == recipe.name and record.config_hash == config_hash(recipe.config.as_dict())
 
 
 def _store_at_hand(records: Path | None) -> RecordStore | None:
@@ -554,10 +563,13 @@ def compare(
     texts = _gathered(settings, precision, compiled, micro_batch)
     pictures = OwnImages(images, tasks, size, test_share, split_seed)
     named = jobs_for([_recipe_of(name) for name in names], stream, seeds, texts, setup, backbone, pictures)
-    store, n_jobs, begun = RecordStore(records), at_a_time(jobs, setup), list[Job]()
+    store, n_jobs = RecordStore(records), at_a_time(jobs, setup)
+    begun: list[Job] = []
+    before: dict[Path, int] = {}
 
     def tell(todo: Sequence[Job], missing: Sequence[Job]) -> None:
         begun.extend(missing)
+        before.update(_stamps(store, missing))
         stores = [store, *([RecordStore(SHIPPED)] if SHIPPED.is_dir() else [])]
         to_come = _time_to_come(missing, stores, min(n_jobs, max(1, len(missing))))
         click.echo(f"{len(todo)} runs, {len(todo) - len(missing)} on record{to_come}", err=True)
@@ -565,7 +577,7 @@ def compare(
     compared = compare_jobs(named, store, metric, n_jobs, again, tell=tell)
     _echo(show_comparison(compared, form, terminal_width()))
     if begun:
-        made = len(_stamps(store, begun))
+        made = len(_stamps(store, begun).items() - before.items())
         click.echo(f"{made} of {len(begun)} runs made" + f", recorded in {store.root}" * bool(made), err=True)
     if any(row.failures for row in compared.rows):
         raise click.exceptions.Exit(1)

@@ -127,7 +127,7 @@ def test_it_is_run_compared_checked_and_shown(environment: Path, tmp_path: Path)
     (hash_of_source,) = {part["sha256"] for part in (*external["plugins"], external["loss"], external["optimizer"])}
     assert len(hash_of_source) == 64
 
-    shutil_stamp = [path.stat().st_mtime_ns for path in paths]
+    stamps = [path.stat().st_mtime_ns for path in paths]
     told = reclaim(
         *(environment, "compare", "third.toml", "linear", "--stream", "split-quickdraw-5"),
         *(*fast, "--set", "epochs=1"),
@@ -135,7 +135,7 @@ def test_it_is_run_compared_checked_and_shown(environment: Path, tmp_path: Path)
     )
     assert "minus third" in told
     assert "linear" in told
-    assert [path.stat().st_mtime_ns for path in paths] == shutil_stamp  # what is on record is not run again
+    assert [path.stat().st_mtime_ns for path in paths] == stamps  # what is on record is not run again
 
     told = reclaim(environment, "check", *map(str, paths), "--records", "records", cwd=tmp_path)
     for words in ("external", "thirdparty_cl.method:GradientNoise", hash_of_source[:12], "linear"):

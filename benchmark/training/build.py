@@ -82,6 +82,8 @@ def _backbone(config: Config, weights: Path | None, random: bool, shape: tuple[i
             raise ValueError(f"{name} brings its weights itself: leave out the weights {weights}")
         return call("backbone", config.external.backbone)
     if name == QUICKDRAW_VIT:
+        if weights:
+            raise ValueError(f"the weights of {name} ship with this package: leave out the weights {weights}")
         return create_backbone(name, asset(f"{QUICKDRAW_VIT}.safetensors"), img_size=img_size)
     if random:
         return create_backbone(name, img_size=img_size)

@@ -82,6 +82,7 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
 @contextlib.contextmanager
 def guarded(paths: Iterable[str], sources: Sequence[Source] = ()) -> Iterator[None]:
     """Let calls of :data:`FORBIDDEN` by a component's code fail. Within ``torch.random.fork_rng()`` seeding is fine.
+    What is printed goes to standard error: standard output is for results.
 
     :param paths: import paths of the components, which may be imported within the block.
     :param sources: of those that are imported; may be filled within the block.
@@ -116,7 +117,8 @@ def guarded(paths: Iterable[str], sources: Sequence[Source] = ()) -> Iterator[No
         torch.random.fork_rng = counting
         for (module, name, remedy), (_, _, function) in zip(FORBIDDEN, originals, strict=True):
             setattr(module, name, refusing(function, f"{module.__name__}.{name}", remedy))
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         active = False  # a module may have imported the function by its name
         torch.random.fork_rng = fork_rng

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
@@ -432,7 +433,13 @@ def _in_processes(
         manager.start(_as_worker)
     with manager:
         messages = manager.Queue()
-        pool = ProcessPoolExecutor(n_jobs, context, _as_worker)
+        worker = partial(
+            ProcessPoolExecutor,
+            mp_context=context,
+            initializer=_as_worker,
+            initargs=(multiprocessing.get_start_method(),),
+        )
+        pool = worker(n_jobs)
         # of runs with code from outside, each in a process of its own: what that code does to it, no other run meets
         alone: dict[Future[Record], ProcessPoolExecutor] = {}
         try:
@@ -441,7 +448,7 @@ def _in_processes(
                 # Workers inherit the blocked signal: they ignore it themselves only after seconds of imports.
                 with _interrupts_wait():
                     while len(pending) < n_jobs and (job := take()):
-                        own = ProcessPoolExecutor(1, context, _as_worker) if job.external else None
+                        own = worker(1) if job.external else None
                         make = _make_isolated if own else _make
                         future = (own or pool).submit(make, placed[job], messages.put)
                         pending[future] = job
@@ -465,11 +472,16 @@ def _in_processes(
                 each.shutdown(cancel_futures=True)
 
 
-def _as_worker() -> None:
+def _as_worker(start_method: str | None = None) -> None:
     """Ignore Ctrl-C, which reaches every process of a terminal, and exit when the parent exits, for whatever reason.
 
     A worker that continued alone would write the same checkpoints as the run that replaces it.
+
+    :param start_method: of processes that it starts itself, such as those that load images. Theirs would be as its own
+        is, which takes seconds each, in every epoch.
     """
+    if start_method:
+        multiprocessing.set_start_method(start_method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
