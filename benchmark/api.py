@@ -182,13 +182,14 @@ def jobs_for(
     names = [recipe.name for recipe in recipes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
-    if pictures.folder and (setup.root or setup.cache):
-        raise ValueError(f"--images {pictures.folder} is the stream and its images: leave out --root and --cache")
+    foreign = f"--images {pictures.folder}" if pictures.folder else f"--stream {stream}" if ":" in str(stream) else ""
+    if foreign and (setup.root or setup.cache):
+        raise ValueError(f"{foreign} is the stream and its images: leave out --root and --cache")
     own = own_stream(stream, pictures, unverified=setup.unverified, quiet=quiet)
     settings = [*settings, *([f"backbone={backbone.name}"] if backbone else [])]
     if backbone and backbone.weights:
         if setup.weights:
-            raise ValueError(f"the backbone is {backbone.weights}, and --weights is {setup.weights}: leave out one")
+            raise ValueError(f"--backbone is the file {backbone.weights}, --weights is {setup.weights}: leave out one")
         setup = replace(setup, weights=backbone.weights)
     if own:
         target, root = own

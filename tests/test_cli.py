@@ -312,7 +312,7 @@ def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> No
     ("arguments", "complaint"),
     [
         (["slcaa"], "unknown recipe 'slcaa': did you mean slca"),
-        (["slca", "split-cub200-10"], "'split-cub200-10' is of the paper tier, slca is not: use --cell"),
+        (["slca", "split-cub200-10"], "split-cub200-10 consists of photographs, and slca trains on drawings"),
         (["slca", "quickdraw-2"], "unknown stream 'quickdraw-2': did you mean quickdraw-1"),
         (["slca", "--set", "alignmnt.tau=1"], "did you mean alignment"),
         (["slca", "--set", "lr=fast"], "lr must be a finite number, got 'fast'"),

@@ -98,8 +98,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "thirdparty_cl" / "__init__.py").write_text("from .method import Margin\n", encoding="utf-8")
     (source / "thirdparty_cl" / "method.py").write_text(METHOD, encoding="utf-8")
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *offline, str(source)], check=True)
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    made = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=True)
+    wheel = source / made.stdout.split()[-1]
+    offline = ["--no-index", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *offline, str(wheel)], check=True)
     return python
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import QUICKDRAW_VIT, Component, Config, Images
-from ..data.folders import SPLIT_SEED, TEST_SHARE, read_own_images, stream_of_images
 from ..data.streams import OWN, Stream, own_name, slug
-from ..data.verify import require_decodable
 from ..recipes import Recipe
 from .components import component_of, failure, load, look_into
 
@@ -78,6 +76,9 @@ def own_stream(
         return (stream_of_benchmark(stream), None) if stream and ":" in stream else None
     if stream:
         raise ValueError(f"--images {folder} is the stream: leave out {stream}")
+    from ..data.folders import SPLIT_SEED, TEST_SHARE, read_own_images, stream_of_images  # they bring torch
+    from ..data.verify import require_decodable
+
     found = stream_of_images(
         folder, images.tasks, TEST_SHARE if share is None else share, SPLIT_SEED if seed is None else seed
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from outside_records import IMAGES, PLUGIN, on_own_images, ours, theirs
+from outside_records import IMAGES, PLUGIN, on_own_images, ours, theirs, with_backbone
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.drawings import downstream
@@ -667,9 +667,10 @@ def test_text_of_others_is_shown_as_text(tmp_path: Path) -> None:
     for seed, rate in enumerate(("x", HOSTILE)):
         plugin = PLUGIN | {"arguments": {HOSTILE: rate}}
         external = {"base": HOSTILE, "plugins": [plugin], "loss": PLUGIN | {"path": f"{'p' * 5000}:L"}}
-        records.append(theirs("a+b_c." + "n" * 90, seed, [f"backbone={HOSTILE}"], external, weights_sha256="7" * 64))
+        record = theirs("a+b_c." + "n" * 90, seed, (), external, weights_sha256="7" * 64)
+        records.append(with_backbone(HOSTILE, record))
         split = {"sizes": [10] * 10, "train_counts": [1] * 10, "split": {HOSTILE: HOSTILE}}
-        records.append(on_own_images("slca", seed=seed, own_stream=split, settings=[f"backbone={HOSTILE}"]))
+        records.append(with_backbone(HOSTILE, on_own_images("slca", seed=seed, own_stream=split)))
     pages = shown(tmp_path, *records)
     told = str(account([RecordStore(tmp_path / "theirs")]))
     texts = {path.name: path.read_text() for path in pages.iterdir()} | {"account": told}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outside_records import PLUGIN, on_own_images, ours, theirs
+from outside_records import PLUGIN, on_own_images, ours, theirs, with_backbone
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of
 from reclaim.benchmark.papers.published import cells
@@ -539,11 +539,10 @@ def test_a_page_of_streams_of_ones_own_alone_claims_no_embedded_tier() -> None:
 def test_names_and_arguments_of_others_are_escaped_on_the_page() -> None:
     hostile = '"><script>alert(1)</script><img src=x onerror=alert(1)> \x1b[31m\n' + "long" * 500
     plugin = PLUGIN | {"arguments": {hostile: hostile}}
-    settings = [f"backbone={hostile}"]
     outside = [
-        theirs(external={"base": hostile, "plugins": [plugin]}, settings=settings, weights_sha256="7" * 64),
-        theirs(external={"base": "slca", "plugins": [plugin]}, settings=settings, weights_sha256="7" * 64),
-        on_own_images("slca", settings=settings),
+        with_backbone(hostile, theirs(external={"base": hostile, "plugins": [plugin]}, weights_sha256="7" * 64)),
+        with_backbone(hostile, theirs(external={"base": "slca", "plugins": [plugin]}, weights_sha256="7" * 64)),
+        with_backbone(hostile, on_own_images("slca")),
         on_own_images("slca", own_stream={"sizes": [10] * 10, "train_counts": [1] * 10, "split": {hostile: hostile}}),
     ]
     text = render(rows(sample(), outside=outside), judge_claims(sample()), check_cells([]))

