@@ -725,7 +725,7 @@ def test_leaderboard_accounts_for_every_record(tmp_path: Path) -> None:
         "1: a rehearsal: slca on split-quickdraw-10",
         "1: a seed on which hyper-parameters are chosen: slca on split-quickdraw-10",
         "1: of the middle tier, which is on no leaderboard: ",
-        "1: no recipe or published cell of that name and stream: theirs on split-quickdraw-10",
+        "1: not sound (`reclaim check` says more): theirs on split-quickdraw-10, ",
         "1: not made by the paper's protocol: ",
         "1: a recipe on a stream without a leaderboard: slca on split-cub200-10",
         "1: a recipe of docs/fidelity.md (--docs writes it): slca.f3 on split-quickdraw-10",
