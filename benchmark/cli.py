@@ -693,7 +693,7 @@ def sweep(
     from there.
     """
     known = recipes_of("embedded")
-    named = [find_recipe(name, known) if _is_plain(name) else _recipe_of(name) for name in recipes]
+    named = [find_recipe(name, known) if _is_plain(name) else recipe_of(name) for name in recipes]
     chosen = named or [r for r in known.values() if r.grid]
     if adopt and (own := [recipe.name for recipe in chosen if recipe.name not in known]):
         raise click.UsageError(f"{own[0]} does not ship: leave out --adopt, its choice is read beside its file")

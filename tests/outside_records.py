@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def theirs(
 
 
 def with_backbone(name: str, record: Record) -> Record:
-    """The record, as if its configuration named that backbone: any text, also one that no version here would write."""
-    values = record.result["config"] | {"backbone": name}
+    """The record, as if its configuration named that backbone: any text but for what a path or address is told by,
+    which no configuration may have.
+    """
+    values = record.result["config"] | {"backbone": re.sub(r"[\\/:]", "", name)}
     record.result.update(config=values, config_hash=config_hash(values))
     return record
 

@@ -139,7 +139,7 @@ def test_weights_of_a_file_fit_another_size(tmp_path: Path) -> None:
         ("test_vit", 5, "cannot"),
         ("test_vit", 50, "cannot"),
         ("levit_128", 100, "cannot"),
-        (QUICKDRAW_VIT, 32, "cannot see RGB images of 32 x 32 pixels"),
+        (QUICKDRAW_VIT, 32, "is made for 28 px, and cannot be for 32 px"),
         (QUICKDRAW_VIT, 28, "cannot see RGB images of 28 x 28 pixels"),
         ("no_such_model", 32, "unknown backbone 'no_such_model'"),
     ],
