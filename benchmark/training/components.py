@@ -43,6 +43,9 @@ LIBRARIES = frozenset({"torch", "torchvision", "timm", "avalanche", "numpy", "re
 watched.
 """
 
+FAILURES = (Exception, SystemExit)
+"""How code from outside can fail."""
+
 LONGEST = 500
 """Characters of an error's text that are passed on."""
 
@@ -98,8 +101,8 @@ def call(kind: Kind, component: Component, *given: Any, **named: Any) -> Any:
         made = found(*given, **named, **component.arguments)
     except ComponentError:
         raise
-    except Exception as error:
-        raise failure(error, [component]) or error from error
+    except FAILURES as error:
+        raise failure(error, [component]) or unlocated(error, [component]) from error
     wanted, is_so = _wanted(kind)
     if not is_so(made):
         raise ComponentError(
@@ -114,11 +117,26 @@ def failure(error: BaseException, components: Iterable[Component]) -> ComponentE
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         for path, source in sources.items():
             if source and source.holds(frame.f_code.co_filename):
-                name, text = frame.f_code.co_name, _shortened(str(error))
-                return ComponentError(
-                    f"{path}: {type(error).__name__}: {text} ({frame.f_code.co_filename}, line {line}, in {name})"
-                )
+                where = f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+                return ComponentError(f"{path}: {in_words(error)} ({where})")
     return None
+
+
+def unlocated(error: BaseException, components: Iterable[Component]) -> BaseException:
+    """An error in a run with components of which no line took part: itself if this project raised it."""
+    if isinstance(error, ValueError | OSError):
+        return error
+    named = ", ".join(component.path for component in components)
+    return ComponentError(f"{in_words(error)}; no line of {named} took part: look at what it returns")
+
+
+def in_words(error: BaseException) -> str:
+    """Kind and text of an error, of which there may be megabytes, or none that can be had."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be had)"
+    return f"{type(error).__name__}: {_shortened(text)}"
 
 
 def caller(frame: FrameType | None, names: Collection[str], sources: Iterable[Source]) -> str | None:
@@ -172,7 +190,7 @@ def imported(path: str) -> Any:
         raise ComponentError(f"{path} is part of a script or notebook: put it into a module, a file of its own")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except FAILURES as error:
         raise ComponentError(f"{path} cannot be imported: {_why_not(module_name, error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -184,7 +202,7 @@ def imported(path: str) -> Any:
     return found
 
 
-def _why_not(module: str, error: Exception) -> str:
+def _why_not(module: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return (
             f"there is no module {error.name!r} in {Path.cwd()}, beside the recipe's file, or installed in this "
@@ -195,7 +213,7 @@ def _why_not(module: str, error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     here = [f for f in frames if f.filename != __file__]
     where = f" ({here[-1].filename}, line {here[-1].lineno})" if here else ""
-    return f"{type(error).__name__}: {_shortened(str(error))}{where}"
+    return f"{in_words(error)}{where}"
 
 
 # --- the source ---

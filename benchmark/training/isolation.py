@@ -23,7 +23,18 @@ import numpy as np
 import torch
 
 from ..config import Component
-from .components import LIBRARIES, ComponentError, LeftRunningError, Source, caller, failure, outermost, watched_source
+from .components import (
+    FAILURES,
+    LIBRARIES,
+    ComponentError,
+    LeftRunningError,
+    Source,
+    caller,
+    failure,
+    outermost,
+    unlocated,
+    watched_source,
+)
 
 PRINTED = 2**20
 """Characters of what is printed that are kept."""
@@ -66,8 +77,8 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
             yield
         except (ComponentError, FloatingPointError, MemoryError):
             raise
-        except Exception as error:
-            raise failure(error, named) or error from error
+        except (*FAILURES, KeyboardInterrupt) as error:  # Ctrl-C does not reach this process
+            raise failure(error, named) or unlocated(error, named) from error
         finally:
             left = _left_running(before)
             if left:  # else this process would wait for them for ever

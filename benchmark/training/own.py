@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Component, ConfigError, External, flatten
+from ..config import HUB, Component, ConfigError, External, flatten
 from ..papers.protocols import find_cell, run_names
 from ..recipes import CHOSEN, RECIPES, Recipe, RecipeError, find_recipe, require_grid, with_values
 from ..records.record import NAME, is_name
 from ..toml_files import TABLE, TEXT, Kind, check_entry, read_document
-from .components import check, component_of, imported, look_into
+from .components import FAILURES, check, component_of, imported, in_words, look_into
 
 _COMPONENT: Kind = (
     lambda value: isinstance(value, str | dict) or callable(value),
@@ -49,6 +49,7 @@ def recipe_of(source: str | Path | Mapping[str, Any]) -> Recipe:
     :raises ComponentError: a component cannot be imported, or cannot be called as its kind is.
     """
     if isinstance(source, Mapping):
+        look_into(Path.cwd())
         return _recipe("the recipe", None, source, Path.cwd())
     text = str(source)
     if text.endswith(".toml"):
@@ -76,8 +77,8 @@ def _of_module(path: str) -> Recipe:
         if callable(content):
             try:
                 content = content()
-            except Exception as error:
-                raise RecipeError(f"{path}() failed: {type(error).__name__}: {error}") from error
+            except FAILURES as error:
+                raise RecipeError(f"{path}() failed: {in_words(error)}") from error
     if not isinstance(content, Mapping):
         raise RecipeError(
             f"{path} is of type {type(content).__name__}: make it a dictionary with base, settings, plugins, ..., or a "
@@ -97,7 +98,7 @@ def _recipe(where: str, name: str | None, entry: Mapping[str, Any], folder: Path
     base = _base(where, entry["base"])
     external = _external(where, entry)
     settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))
-    if isinstance(named := entry.get("backbone"), str) and ":" not in named:
+    if _is_name(named := entry.get("backbone")):
         settings = {"backbone": named, **settings}
     config = with_values(f"{where}, settings", base.config, settings)
     if external:
@@ -135,9 +136,14 @@ def _external(where: str, entry: Mapping[str, Any]) -> External | None:
     others = {
         kind: _component(f"{where}, {kind}", kind, entry[kind])
         for kind in ("loss", "optimizer", "strategy", "backbone")
-        if kind in entry and not (kind == "backbone" and isinstance(entry[kind], str) and ":" not in entry[kind])
+        if kind in entry and not (kind == "backbone" and _is_name(entry[kind]))
     }
     return External(entry["base"], plugins, **others) if plugins or others else None
+
+
+def _is_name(backbone: Any) -> bool:
+    """Whether it is timm's or that of a repository, and no component."""
+    return isinstance(backbone, str) and (":" not in backbone or backbone.startswith(HUB))
 
 
 def _component(where: str, kind: Any, value: Any) -> Component:

@@ -11,7 +11,7 @@ from typing import Any
 from ..config import QUICKDRAW_VIT, Component, Config, Images
 from ..data.streams import OWN, Stream, own_name, slug
 from ..recipes import Recipe
-from .components import component_of, failure, load, look_into
+from .components import FAILURES, component_of, failure, load, look_into, unlocated
 
 PHOTOGRAPHS = "vit_base_patch16_224.augreg_in21k"
 """Backbone of recipes of drawings on photographs: SLCA's."""
@@ -186,6 +186,6 @@ def _served(component: Component, seed: int) -> tuple[Any, bool]:
         with seeded(seed):
             try:
                 made = made(**arguments)
-            except Exception as error:  # foreign code can fail in any way
-                raise failure(error, [component]) or error from error
+            except FAILURES as error:
+                raise failure(error, [component]) or unlocated(error, [component]) from error
     return serve(made, component.path), takes_seed

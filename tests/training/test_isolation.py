@@ -113,6 +113,24 @@ def end_the_process():
     os._exit(3)
 
 
+def exit_python():
+    raise SystemExit(1)
+
+
+class Strange(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def fail_strangely():
+    raise Strange
+
+
+class NoTensor:
+    def __call__(self, logits, targets):
+        return 5
+
+
 def print_much():
     for _ in range(30):
         print("x" * 100_000)
@@ -236,6 +254,21 @@ def test_an_error_names_file_and_line(module: Path) -> None:
     assert str(caught.value) == f"outside:fail: KeyError: 'in the third experience' ({module}, line {line}, in fail)"
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("exit_python", "SystemExit: 1"), ("fail_strangely", "Strange: (its text cannot be had)")]
+)
+def test_every_way_to_fail_is_an_error_with_a_line(name: str, said: str, module: Path) -> None:
+    with pytest.raises(ComponentError) as caught:
+        in_isolation(function(name))
+    assert said in str(caught.value)
+    assert f"{module}, line" in str(caught.value)
+
+
+def test_what_fails_outside_its_lines_names_it() -> None:
+    with pytest.raises(ComponentError, match=r"AttributeError: .*no line of outside:fail took part: look at what it"):
+        in_isolation(lambda: (5).backward())  # type: ignore[attr-defined]
+
+
 def test_an_error_of_megabytes_is_cut() -> None:
     def shout() -> None:
         exec(compile("raise ValueError('x' * 5_000_000)", function("fail").__code__.co_filename, "exec"))
@@ -348,6 +381,8 @@ def test_a_failing_component_stops_no_other_run(store: RecordStore, module: Path
         job("seeds", **told("seed", at=1)),
         job("leaves", **told("leave_a_thread")),
         job("prints", **told("print_much")),
+        job("exits", **told("exit_python")),
+        job("returns", loss="outside:NoTensor"),
         job("fine", plugins=["outside:Neutral"]),
     ]
     known, failures = try_jobs(jobs, store, 2, quiet=True)
@@ -357,6 +392,8 @@ def test_a_failing_component_stops_no_other_run(store: RecordStore, module: Path
     assert "its process ended at once: killed for want of memory, or ended by the code of outside:Named" in said["ends"]
     assert f"is called in {module}, line {line_of(module, 'torch.manual_seed(0)')}" in said["seeds"]
     assert "threads left running after the run: left" in said["leaves"]
+    assert "SystemExit" in said["exits"]
+    assert "outside:NoTensor" in said["returns"]
     records, problems = store.load()
     assert (len(records), problems) == (3, [])
     logs = list(store.root.parent.glob("records.checkpoints/prints*.log"))

@@ -133,6 +133,14 @@ def test_a_published_cell_can_be_the_base(folder: Path) -> None:
     assert mine.config.images is not None
 
 
+def test_a_backbone_is_a_name_or_a_component(folder: Path) -> None:
+    assert recipe_of({"name": "x", "base": "slca", "backbone": "test_vit"}).config.backbone == "test_vit"
+    hub = recipe_of({"name": "x", "base": "slca", "backbone": "hf-hub:owner/name"}).config
+    assert (hub.backbone, hub.external) == ("hf-hub:owner/name", None)
+    with pytest.raises(ComponentError, match="missing a required argument: 'width'"):
+        recipe_of({"name": "x", "base": "slca", "backbone": "my_own:backbone"})
+
+
 def test_a_shipped_recipe_is_itself() -> None:
     assert recipe_of("slca") is RECIPES["slca"]
 
@@ -235,6 +243,7 @@ def test_what_is_no_recipe_is_refused(folder: Path, source: str, complaint: str)
         ('loss = "broken_one:Loss"', "SyntaxError.*broken_one.py, line 2"),
         ('loss = "fails_itself:Loss"', "ZeroDivisionError: .*fails_itself.py, line 3"),
         ('loss = "seeds_itself:Loss"', r"torch.random.manual_seed\(\)|torch.manual_seed\(\) is called in .*, line 2"),
+        ('loss = "exits_itself:Loss"', "exits_itself:Loss cannot be imported: SystemExit: 3 .*exits_itself.py, line 2"),
         ('loss = "lacks_one:Loss"', "No module named 'not_installed_here'.*lacks_one.py, line 1"),
     ],
 )
@@ -242,6 +251,7 @@ def test_a_component_that_cannot_be_used_is_refused_before_any_run(folder: Path,
     (folder / "broken_one.py").write_text("x = 1\ndef Loss(:\n")
     (folder / "fails_itself.py").write_text("\n\n1 / 0\n")
     (folder / "seeds_itself.py").write_text("import torch\ntorch.manual_seed(0)\ndef Loss(): pass\n")
+    (folder / "exits_itself.py").write_text("import sys\nsys.exit(3)\n")
     (folder / "lacks_one.py").write_text("import not_installed_here\n")
     with pytest.raises(ComponentError, match=complaint):
         recipe_of(write(folder, f'base = "linear"\n{line}\n'))
