@@ -44,7 +44,8 @@ def recipe_of(source: str | Path | Mapping[str, Any]) -> Recipe:
 
     :param source: name of a shipped recipe; path of a TOML file (``mine.toml``), whose folder is then looked into for
         modules; an object in a module (``my_module:recipe``, looked for in the working directory, too), a mapping with
-        the keys of such a file or a function that returns one; or the mapping itself, which needs a ``name``.
+        the keys of such a file or a function that returns one; or the mapping itself, which needs a ``name``. Without
+        one the file gives it, or the object, or for an object ``recipe`` its module.
     :raises ValueError: there is no such recipe, or it is invalid; names file, key, value and remedy.
     :raises ComponentError: a component cannot be imported, or cannot be called as its kind is.
     """
@@ -84,8 +85,11 @@ def _of_module(path: str) -> Recipe:
             f"{path} is of type {type(content).__name__}: make it a dictionary with base, settings, plugins, ..., or a "
             f"function that returns one"
         )
-    file = Path(inspect.getfile(importlib.import_module(path.partition(":")[0]))).absolute()
-    return _recipe(path, path.partition(":")[2].rpartition(".")[2], content, file.parent)
+    module, _, attribute = path.partition(":")
+    file = Path(inspect.getfile(importlib.import_module(module))).absolute()
+    # one of many that are called "recipe" is known by its module
+    name = (module if attribute == "recipe" else attribute).rpartition(".")[2]
+    return _recipe(path, name, content, file.parent)
 
 
 def _recipe(where: str, name: str | None, entry: Mapping[str, Any], folder: Path) -> Recipe:

@@ -114,6 +114,7 @@ def test_a_file_names_components(folder: Path) -> None:
 
 
 def test_a_module_has_a_recipe_or_a_function_that_returns_one(folder: Path) -> None:
+    assert recipe_of("my_own:recipe").name == "my_own"
     mine = recipe_of("my_own:recipe").config.external
     assert mine is not None
     assert [(c.path, c.arguments) for c in mine.plugins] == [
