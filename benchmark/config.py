@@ -456,6 +456,10 @@ class Config:
                 raise ConfigError(
                     f"external.{kind} is {component.path!r}: write an import path, such as my_package.method:MyPlugin"
                 )
+        if external.backbone and self.backbone != external.backbone.path:
+            raise ConfigError(
+                f"backbone is {self.backbone!r}, but the recipe brings its own, {external.backbone.path}: leave it out"
+            )
         der = self.memory is not None and self.memory.method == "der++"
         for kind, others in (
             ("loss", {"loss": self.loss, "annealing": self.annealing, "memory of DER++": der}),

@@ -140,6 +140,9 @@ def test_a_backbone_is_a_name_or_a_component(folder: Path) -> None:
     assert (hub.backbone, hub.external) == ("hf-hub:owner/name", None)
     with pytest.raises(ComponentError, match="missing a required argument: 'width'"):
         recipe_of({"name": "x", "base": "slca", "backbone": "my_own:backbone"})
+    own = {"path": "my_own:backbone", "arguments": {"width": 4}}
+    with pytest.raises(ValueError, match=r"backbone is 'test_vit', but the recipe brings its own, my_own:backbone"):
+        recipe_of({"name": "x", "base": "slca", "backbone": own}).config.set(["backbone=test_vit"])
 
 
 def test_a_shipped_recipe_is_itself() -> None:
