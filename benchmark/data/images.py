@@ -22,6 +22,7 @@ FOLDS, FOLD_SEED = 10, 1  # OLOR
 _OF_LAYOUTS = frozenset({"train", "test", "val", "validation", "images", "car_ims", "cars_train", "cars_test"})
 """Folders of a layout, which are not part of an image's name."""
 _BLOCK = 4096  # bytes
+_OF_16_BITS = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow hold in 32
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,17 @@ class ImageList:
     def load(self, i: int) -> Image.Image:
         """Image ``i`` in RGB.
 
-        :raises ValueError: it cannot be decoded; names the file.
+        Of 16 bits a pixel the upper eight are taken. Transparency is dropped, the orientation of a photograph's EXIF
+        data is not applied, and of several frames the first is taken, all as torchvision does.
+
+        :raises ValueError: it cannot be decoded, or its brightness has no known range; names the file.
         """
         if isinstance(self.images, np.ndarray):
             return Image.fromarray(self.images[i])
         path = self.folder / self.images[i]
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                return _eight_bits(image).convert("RGB")
         except Exception as error:  # Pillow's decoders raise a dozen kinds of errors for damaged files
             raise ValueError(f"{path} cannot be decoded as an image ({error}): replace it with a fresh copy") from error
 
@@ -171,6 +175,19 @@ class ImageData:
                 f"{self.name}: {len(repeated):,} images are listed more than once, the first is "
                 f"{self.train.folder / path}, {where}: list every image once, in one part"
             )
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image at eight bits a pixel. Pillow's conversion would cut all that is brighter than 255 off, which leaves of
+    16 bits a white area.
+
+    :raises ValueError: its pixels are floats, or integers of 32 bits.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _OF_16_BITS):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32 bits a pixel in Pillow's mode {image.mode}, whose range is not known: save it in 8 or 16")
+    return image
 
 
 def _ends_of(path: Path) -> str:

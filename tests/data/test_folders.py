@@ -247,6 +247,27 @@ def test_damaged_images_are_all_named(pets: Path) -> None:
 # --- reclaim data check ---
 
 
+def test_pictures_of_other_depths(pets: Path) -> None:
+    """16 bits keep their range: Pillow's own conversion makes them white. 32 bits have no range to keep."""
+    grey = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1_300
+    for suffix in ("png", "tif", "pgm"):
+        Image.fromarray(grey).save(pets / "cat" / f"deep.{suffix}")
+    Image.fromarray(grey.astype(np.uint8)).convert("1").save(pets / "cat" / "bit.png")
+    Image.fromarray(grey.astype(np.float32)).save(pets / "dog" / "float.tif")
+    Image.fromarray(grey.astype(np.int32)).save(pets / "dog" / "integer.tif")
+    found = list_folder(pets, {"test_share": 0.2, "seed": 0})
+    for part in found.parts.values():
+        for i in range(len(part)):
+            path = part.path(i)
+            assert path is not None
+            if path.stem == "deep":
+                pixels = np.asarray(part.load(i))
+                assert pixels.shape == (6, 8, 3) and (pixels == (grey >> 8)[..., None]).all(), path
+    refused = sorted(undecodable_files(found))
+    assert [Path(line.split(" cannot")[0]).name for line in refused] == ["float.tif", "integer.tif"]
+    assert all("save it in 8 or 16" in line for line in refused)
+
+
 def test_the_check_of_a_folder(parts: Path) -> None:
     result = CliRunner().invoke(main, ["data", "check", "--images", str(parts)])
     assert result.exit_code == 0, result.output
