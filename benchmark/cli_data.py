@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from contextlib import ExitStack
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def data_check(name: str | None, root: Path | None, folder: Path | None, decode:
 
 
 def _check_own(folder: Path) -> None:
-    from .data.folders import TEST_SHARE, stream_of_images
+    from .data.folders import TEST_SHARE, stream_of_images, unread_entries
     from .data.folders import list_folder as listed
     from .data.verify import repeated_images, require_decodable
 
@@ -162,11 +163,15 @@ def _check_own(folder: Path) -> None:
     problems, notes = repeated_images(found)
     for note in (*found.remarks, *notes):
         click.echo(f"note: {note}")
+    if unread := unread_entries(folder):
+        kinds = Counter(path.suffix.lower() or "without a suffix" for path in unread)
+        counted = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items()))
+        click.echo(f"note: {counted} not read, being no images in a class folder; the first is {unread[0]}")
     for problem in problems:
         click.echo(problem)
     require_decodable(found)
     if problems:
-        raise click.ClickException(f"{folder} is not as it should be: {len(problems)} problems; nothing was changed")
+        raise click.ClickException(f"{folder} has images that occur twice: delete one of each; nothing was changed")
     click.echo("complete")
 
 

@@ -111,6 +111,18 @@ def list_folder(folder: Path | str, split: Mapping[str, float]) -> ImageData:
     return _of_classes(name, folder, share, seed).in_order()
 
 
+def unread_entries(folder: Path | str) -> list[Path]:
+    """What lies among the classes or images of a folder and is not read: files of other kinds, links that lead nowhere,
+    folders in a class. Hidden ones are left out.
+    """
+    folder = Path(folder)
+    roots = [p for part in ("train", "test", "val") if (p := folder / part).is_dir()] if _in_parts(folder) else [folder]
+    classes = [root / name for root in roots for name in _subfolders(root)]
+    unread = [path for root in roots for path in root.iterdir() if not path.is_dir()]
+    unread += [path for c in classes for path in c.iterdir() if not (path.is_file() and is_image(path))]
+    return sorted(path for path in unread if not path.name.startswith("."))
+
+
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"

@@ -279,6 +279,20 @@ def test_the_check_of_a_folder(parts: Path) -> None:
     result = CliRunner().invoke(main, ["data", "check", "--images", str(parts)])
     assert result.exit_code == 1
     assert "test images are training images, too (the same content)" in result.output
+    assert f"{parts} has images that occur twice: delete one of each" in result.output
+
+
+def test_the_check_says_what_is_not_read(parts: Path) -> None:
+    (parts / "train" / "cat" / "film.gif").write_bytes(b"GIF89a")
+    (parts / "train" / "cat" / "older").mkdir()
+    (parts / "test" / "dog" / "photo.HEIC").write_bytes(b"")
+    (parts / "test" / "dog" / ".hidden").write_bytes(b"")
+    (parts / "test" / "README.txt").write_text("pictures of pets")
+    (parts / "test" / "dog" / "gone.png").symlink_to(parts / "nowhere.png")
+    result = CliRunner().invoke(main, ["data", "check", "--images", str(parts)])
+    assert result.exit_code == 0, result.output
+    note = "note: 1 .gif, 1 .heic, 1 .png, 1 .txt, 1 without a suffix not read, being no images in a class folder"
+    assert f"{note}; the first is {parts / 'test' / 'README.txt'}" in result.output
 
 
 @pytest.mark.parametrize("arguments", [["cub200"], ["--root", "x"], [], ["cub200", "--root", "x", "--images", "y"]])
