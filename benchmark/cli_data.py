@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from contextlib import ExitStack
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -262,7 +262,8 @@ def test_pictures_of_other_depths(pets: Path) -> None:
             assert path is not None
             if path.stem == "deep":
                 pixels = np.asarray(part.load(i))
-                assert pixels.shape == (6, 8, 3) and (pixels == (grey >> 8)[..., None]).all(), path
+                assert pixels.shape == (6, 8, 3), path
+                assert (pixels == (grey >> 8)[..., None]).all(), path
     refused = sorted(undecodable_files(found))
     assert [Path(line.split(" cannot")[0]).name for line in refused] == ["float.tif", "integer.tif"]
     assert all("save it in 8 or 16" in line for line in refused)
