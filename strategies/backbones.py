@@ -458,7 +458,8 @@ def _from_hub(name: str, img_size: int | None = None) -> nn.Module:
         )  # with its own classifier: only then does timm load strictly
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"cannot get the weights of {name!r} from timm's hub, pass a file as weights: {error}"
+            f"cannot get the weights of {name!r} from timm's hub: {error} Where it cannot be reached, pass a file "
+            f"(--weights FILE), or name a backbone that needs no hub (--backbone {LITE0} --size 64)"
         ) from error
     model.reset_classifier(0)
     return model
