@@ -81,7 +81,8 @@ def fresh_final_norm(model: nn.Module) -> None:
             norm.eps = 1e-5
             return
     raise ValueError(
-        f"{type(backbone).__name__} has no LayerNorm named norm, fc_norm or head.norm: use final_norm='pretrained'"
+        f"{type(backbone).__name__} has no LayerNorm named norm, fc_norm or head.norm: use final_norm='pretrained' "
+        "(--set final_norm=pretrained)"
     )
 
 

@@ -281,7 +281,9 @@ def _conclusion(rows: Sequence[ComparisonRow], metric: str) -> list[str]:
     if not others:
         return [f"{first.name} is the only method: there is nothing to compare it with."]
     if not first.seeds:
-        return [f"{first.name} has no runs{_because(first)}: nothing can be compared with it."]
+        why = _because(first)
+        others_too = [f"{row.name} has no runs{_because(row)}." for row in rivals if _because(row) not in ("", why)]
+        return [f"{first.name} has no runs{why}: nothing can be compared with it.", *others_too]
     unit = unit_of(metric)
     said = [_sentence(row, first, len(rivals), unit) for row in rivals]
     return [*said, *_best(first, rivals, metric)]
@@ -343,7 +345,8 @@ def _best(first: ComparisonRow, rivals: Sequence[ComparisonRow], metric: str) ->
 
 
 def _because(row: ComparisonRow) -> str:
-    return f" ({'; '.join(row.failures)})" if row.failures else ""
+    """Why runs failed, on one line, whatever a component's error looks like."""
+    return f" ({' '.join('; '.join(row.failures).split())})" if row.failures else ""
 
 
 # --- notes ---

@@ -573,8 +573,8 @@ def test_from_the_hub(name: str, hub: Callable[[str, dict[str, Tensor]], None]) 
     [
         (
             "test_vit.r160_in1k",
-            r"cannot get the weights of 'test_vit.r160_in1k' from timm's hub: .* Where it cannot be reached, pass a file "
-            rf"\(--weights FILE\), or name a backbone that needs no hub \(--backbone {LITE0} --size 64\)$",
+            r"cannot get the weights of 'test_vit.r160_in1k' from timm's hub: .* Where it cannot be reached, pass a "
+            rf"file \(--weights FILE\), or name a backbone that needs no hub \(--backbone {LITE0} --size 64\)$",
         ),
         ("test_vit", r"timm's hub has no 'test_vit': pass a file as weights, or use test_vit.r160_in1k$"),
         ("test_vit.nothing", r"timm's hub has no 'test_vit.nothing': .* or use test_vit.r160_in1k$"),

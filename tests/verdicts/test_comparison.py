@@ -296,6 +296,8 @@ def test_failed_recipes_say_why() -> None:
         "linear has no runs (FloatingPointError: the loss is NaN): nothing can be compared with it."
     )
     assert "50.00 ± 1.96" in show_comparison(first)
+    both = compare({"linear": [], "slca": [], "ncm": []}, failures={"linear": why, "slca": ["A: b\n  c"], "ncm": why})
+    assert both.conclusion == f"{first.conclusion}\nslca has no runs (A: b c)."
     some = compare({"slca": runs("slca", A), "linear": runs("linear", {0: 40, 1: 41})}, failures={"linear": why})
     assert any("runs of linear failed and are missing from its mean" in note for note in some.notes)
     nothing = compare({"slca": [], "linear": []}, failures={"slca": why, "linear": why})
