@@ -314,7 +314,8 @@ def _unit(module_name: str) -> Path | None:
         if file := getattr(module, "__file__", None):
             path = Path(file)
             return path.parent if path.stem == "__init__" else path
-        places = [Path(place) for place in getattr(module, "__path__", ())]
+        # an editable install adds an entry that is no folder
+        places = [Path(place) for place in getattr(module, "__path__", ()) if Path(place).is_dir()]
         if len(places) == 1 and not _is_installed(places[0]):
             return places[0]
     return None
