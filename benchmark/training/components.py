@@ -56,7 +56,7 @@ class ComponentError(RuntimeError):
 
 
 class LeftRunningError(ComponentError):
-    """A component left threads behind."""
+    """A component left threads or processes behind."""
 
 
 def component_of(path: str, **arguments: Any) -> Component:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -309,12 +311,23 @@ def test_threads_that_are_left_are_named(module: Path, monkeypatch: pytest.Monke
     done = threading.Event()
     leave = threading.Thread(target=done.wait, name="left")
     try:
-        with pytest.raises(LeftRunningError, match=r"threads left running after the run: left.*: end them"):
+        with pytest.raises(LeftRunningError, match=r"left running after the run: thread left.*: end them"):
             in_isolation(leave.start)
         assert ends  # the process does not wait for them
     finally:
         done.set()
     in_isolation(lambda: threading.Thread(target=lambda: None).start())  # one that ends is fine
+
+
+def test_processes_that_are_left_are_ended(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end the run's process, and so the command, would wait for them for ever."""
+    monkeypatch.setattr(isolation, "GRACE", 0.1)
+    monkeypatch.setattr(isolation.util, "Finalize", lambda *args, **kwargs: None)
+    left = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), name="left")
+    with pytest.raises(LeftRunningError, match=r"left running after the run: process left.*: end them"):
+        in_isolation(left.start)
+    left.join(60)
+    assert left.exitcode
 
 
 @pytest.mark.parametrize(
@@ -391,7 +404,7 @@ def test_a_failing_component_stops_no_other_run(store: RecordStore, module: Path
     assert f"{module}, line {line_of(module, 'in the third experience')}, in fail" in said["fails"]
     assert "its process ended at once: killed for want of memory, or ended by the code of outside:Named" in said["ends"]
     assert f"is called in {module}, line {line_of(module, 'torch.manual_seed(0)')}" in said["seeds"]
-    assert "threads left running after the run: left" in said["leaves"]
+    assert "left running after the run: thread left" in said["leaves"]
     assert "SystemExit" in said["exits"]
     assert "outside:NoTensor" in said["returns"]
     records, problems = store.load()
