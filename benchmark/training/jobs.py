@@ -430,7 +430,13 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
     manager = SyncManager(ctx=context)
     with _interrupts_wait():
-        manager.start(_as_worker)
+        try:
+            manager.start(_as_worker)
+        except EOFError as error:  # the new process imports the script of this one, and ended in it
+            raise RuntimeError(
+                "no process for runs can be started: a script needs to be a file, with its calls under if __name__ == "
+                '"__main__":'
+            ) from error
     with manager:
         messages = manager.Queue()
         worker = partial(
