@@ -198,8 +198,9 @@ def _left_running(before: Collection[_Running]) -> list[_Running]:
 
 
 def _named(running: _Running) -> str:
-    kind = "thread" if isinstance(running, threading.Thread) else "process"
+    if not isinstance(running, threading.Thread):
+        return f"process {running.name}"
     target: Any = getattr(running, "_target", None) or type(running).run
     code = getattr(target, "__code__", None)
     where = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
-    return f"{kind} {running.name}{where}"
+    return f"thread {running.name}{where}"

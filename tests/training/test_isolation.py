@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import sys
 import threading
 import time
@@ -289,6 +290,12 @@ def test_an_error_of_ours_stays_what_it_is() -> None:
         in_isolation(diverge)
     with pytest.raises(ValueError, match="not theirs"):
         in_isolation(lambda: (_ for _ in ()).throw(ValueError("not theirs")))
+
+
+def test_standard_output_is_for_results_whoever_prints() -> None:
+    code = "import os; from reclaim.benchmark.training.jobs import _as_worker as w; w(); os.write(1, b'as C code does')"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert (shown.stdout, shown.stderr) == ("", "as C code does")
 
 
 def test_what_is_printed_goes_into_a_file_up_to_a_megabyte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
