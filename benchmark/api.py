@@ -8,6 +8,7 @@ They are importable from ``reclaim.benchmark``; docs/library.md has three exampl
 from __future__ import annotations
 
 import json
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -228,6 +229,8 @@ def compare_jobs(
 
     :param tell: called before the first run with all jobs, and with those that are not on record.
     """
+    if metric not in METRICS:
+        raise ValueError(f"metric is {metric!r}: choose one of {', '.join(METRICS)}")
     todo = [job for of_recipe in named.values() for job in of_recipe]
     known = on_record(todo, store, again)
     if SHIPPED.is_dir() and not again and not (store.root.exists() and SHIPPED.samefile(store.root)):
@@ -260,7 +263,12 @@ def _circumstances(
     if unknown := sorted(set(setup) - known):
         raise ValueError(f"unknown argument {unknown[0]!r}: the environment of a run has {', '.join(sorted(known))}")
     places = {key: Path(value) for key, value in setup.items() if key in _PLACES and value is not None}
-    texts = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    try:
+        texts = [f"{key}={json.dumps(value, default=operator.index)}" for key, value in (settings or {}).items()]
+    except TypeError as error:
+        raise ValueError(
+            f"settings is {settings!r}: {error}; use Python's numbers, texts, booleans and lists"
+        ) from None
     return Setup(**{**setup, **places}), texts, None if backbone is None else named_backbone(backbone)
 
 
@@ -268,7 +276,10 @@ _PLACES = ("root", "cache", "weights", "checkpoints")
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not found or any(not isinstance(seed, int) or not 0 <= seed < 2**32 for seed in found):
+    try:  # NumPy's integers are integers, too
+        found = [operator.index(seed) for seed in (seeds if isinstance(seeds, Iterable) else range(seeds))]
+    except TypeError:
+        found = []
+    if not found or any(not 0 <= seed < 2**32 for seed in found):
         raise ValueError(f"seeds is {seeds!r}: give a number of seeds, or integers from 0 to 2**32 - 1")
     return found

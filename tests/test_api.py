@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reclaim.benchmark import compare, frame, load_records, run
 from reclaim.benchmark.recipes import RECIPES
@@ -48,6 +49,25 @@ def test_run_makes_what_is_missing_and_reads_the_rest(made: list[Job]) -> None:
     assert len(load_records("records")) == 3
 
 
+def test_integers_of_numpy_are_integers(made: list[Job]) -> None:
+    run("slca", STREAM, seeds=np.arange(2), settings={"epochs": np.int64(3)}, records=None, jobs=1)
+    assert [(type(job.seed), job.seed, job.config.epochs) for job in made] == [(int, 0, 3), (int, 1, 3)]
+
+
+def test_an_unknown_metric_is_refused_before_any_run(made: list[Job]) -> None:
+    with pytest.raises(ValueError, match="metric is 'acc': choose one of last_acc"):
+        compare(["slca", "linear"], STREAM, seeds=1, metric="acc", jobs=1)
+    assert made == []
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"from reclaim.benchmark import run\nrun('ncm', '{STREAM}', seeds=2, records=None, jobs=2)\n")
+    answer = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 1
+    assert 'with its calls under if __name__ == "__main__":' in answer.stderr.splitlines()[-1]
+
+
 def test_run_takes_settings_and_the_environment(made: list[Job], tmp_path: Path) -> None:
     run("slca", STREAM, settings={"lr": 0.5, "alignment.tau": 0.25}, records=None, jobs=1, threads=2)
     (job,) = made
@@ -69,6 +89,8 @@ def test_the_home_stream_is_the_default(made: list[Job]) -> None:
         ({"stream": "split-quickdraw-4"}, "unknown stream"),
         ({"stream": "split-cub200-10"}, "consists of photographs, and slca trains on drawings"),
         ({"seeds": 0}, "seeds is 0: give a number of seeds"),
+        ({"seeds": 1.5}, "seeds is 1.5: give"),
+        ({"settings": {"lr": 1j}}, "settings is .*complex.*use Python's numbers"),
         ({"seeds": [-1]}, r"seeds is \[-1\]"),
         ({"seeds": [1.5]}, r"seeds is \[1.5\]"),
         ({"settings": {"learning_rate": 1}}, "slca: unknown setting 'learning_rate'"),

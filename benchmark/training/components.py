@@ -10,6 +10,7 @@ import ast
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import inspect
 import sys
 import sysconfig
@@ -55,7 +56,7 @@ class ComponentError(RuntimeError):
 
 
 class LeftRunningError(ComponentError):
-    """A component left threads behind."""
+    """A component left threads or processes behind."""
 
 
 def component_of(path: str, **arguments: Any) -> Component:
@@ -65,7 +66,10 @@ def component_of(path: str, **arguments: Any) -> Component:
     :param arguments: that it is to be called with.
     :raises ComponentError: it cannot be imported.
     """
-    return Component(path, arguments, _sha256(Source.of(path, imported(path))))
+    found = imported_anew(path)
+    source = Source.of(path, found)
+    _require_only_one(path, source)
+    return Component(path, arguments, _sha256(source))
 
 
 def load(component: Component) -> Any:
@@ -74,7 +78,9 @@ def load(component: Component) -> Any:
     :raises ComponentError: it cannot be imported, or its source is another than when the run was started.
     """
     found = imported(component.path)
-    if _sha256(Source.of(component.path, found)) != component.sha256:
+    source = Source.of(component.path, found)
+    _require_only_one(component.path, source)
+    if _sha256(source) != component.sha256:
         raise ComponentError(
             f"the source of {component.path} is another than when this run was named: start the command again, which "
             f"makes runs of the source as it is now"
@@ -202,6 +208,43 @@ def imported(path: str) -> Any:
     return found
 
 
+_SEEN: dict[str, str] = {}
+"""Module -> hash of its source when it was imported."""
+
+
+def imported_anew(path: str) -> Any:
+    """Like :func:`imported`, but of the source as it is now: it may have been edited since, as beside a notebook."""
+    module_name = path.partition(":")[0]
+    if outermost(path) in LIBRARIES:
+        return imported(path)
+    if module_name in _SEEN and module_name in sys.modules:
+        source = Source.of(path, None)
+        if _sha256(source) != _SEEN[module_name]:
+            for name, module in list(sys.modules.items()):
+                if name != "__main__" and (file := getattr(module, "__file__", None)) and source.holds(file):
+                    del sys.modules[name]
+            importlib.invalidate_caches()
+    found = imported(path)
+    _SEEN[module_name] = _sha256(Source.of(path, None))
+    return found
+
+
+def _require_only_one(path: str, source: Source) -> None:
+    """Refuse modules of one name from two folders, of which Python imports only the first."""
+    folders = {Path(entry).resolve() for entry in sys.path}
+    for unit in source.units:
+        name = unit.stem
+        if unit.parent.resolve() not in folders or name in sys.stdlib_module_names:
+            continue
+        found = importlib.machinery.PathFinder.find_spec(name)
+        for file in (getattr(sys.modules.get(name), "__file__", None), found and found.origin):
+            if file and not Source((unit,)).holds(file):
+                raise ComponentError(
+                    f"{path} needs the module {name!r} in {unit}, and there is another in {file}: rename one, or use "
+                    f"them in commands of their own"
+                )
+
+
 def _why_not(module: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return (
@@ -238,13 +281,13 @@ class Source:
         waiting = list(units)
         while waiting:
             unit = waiting.pop()
-            folder = unit.parent
-            if folder.name in ("site-packages", "dist-packages") or folder in _INSTALLED:
+            if not unit.exists():
+                raise ComponentError(f"{path} is in {unit}, which is no file: unpack the archive that it is in")
+            if _is_installed(unit):
                 continue
             for name in _imports(unit):
-                for beside in (folder / f"{name}.py", folder / name):
-                    is_one = beside.is_file() or (beside / "__init__.py").is_file()
-                    if is_one and beside not in units:
+                for beside in (unit.parent / f"{name}.py", unit.parent / name):
+                    if beside not in units and (beside.is_file() or (beside.is_dir() and _files(beside))):
                         units[beside] = None
                         waiting.append(beside)
         return cls(tuple(units))
@@ -257,19 +300,33 @@ class Source:
 _INSTALLED = frozenset(Path(place) for key, place in sysconfig.get_paths().items() if "lib" in key)
 
 
+def _is_installed(unit: Path) -> bool:
+    return unit.parent.name in ("site-packages", "dist-packages") or unit.parent in _INSTALLED
+
+
 def _unit(module_name: str) -> Path | None:
-    """The file or folder of the outermost package of a module that has one; a namespace has none."""
+    """The file or folder of the outermost package of a module, with or without ``__init__.py``. A namespace that is
+    installed, or in several places, is none: then of the package in it.
+    """
     parts = module_name.split(".")
     for i in range(len(parts)):
         module: ModuleType | None = sys.modules.get(".".join(parts[: i + 1]))
         if file := getattr(module, "__file__", None):
             path = Path(file)
             return path.parent if path.stem == "__init__" else path
+        # an editable install adds an entry that is no folder
+        places = [Path(place) for place in getattr(module, "__path__", ()) if Path(place).is_dir()]
+        if len(places) == 1 and not _is_installed(places[0]):
+            return places[0]
     return None
 
 
 def _files(unit: Path) -> list[Path]:
-    return sorted(unit.rglob("*.py")) if unit.is_dir() else [unit]
+    """Its Python files; hidden ones are those of editors and environments."""
+    if not unit.is_dir():
+        return [unit]
+    found = (file for file in unit.rglob("*.py") if file.is_file())
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(unit).parts))
 
 
 def _imports(unit: Path) -> Iterator[str]:
@@ -318,10 +375,10 @@ def _require_call(kind: Kind, component: Component, found: Any) -> None:
     try:
         signature.bind(*positional, **named, **component.arguments)
     except TypeError as error:
+        name = getattr(found, "__name__", component.path)  # a functools.partial has none
         with_what = ", ".join([*CALLED_WITH[kind], *component.arguments]) or "nothing"
         raise ComponentError(
-            f"{about} is called with {with_what}, which does not fit {found.__name__}{signature}: {error} "
-            f"({_where(found)})"
+            f"{about} is called with {with_what}, which does not fit {name}{signature}: {error} ({_where(found)})"
         ) from None
 
 

@@ -1,20 +1,21 @@
 """A run with code from outside this project, in a process of its own: what that code may not do to a run.
 
 It may not seed the global generators, which belong to the seed of the run, or change torch's defaults, and may not
-leave threads behind. What it prints goes into a file.
+leave threads or processes behind. What it prints goes into a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
 import random
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,9 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
 
     :param log: file for what is printed, at most :data:`PRINTED` characters of it; None: it is dropped.
     :raises ComponentError: within the block, the call of a forbidden function; at its end, an error from a component's
-        code, with its file and line, or threads that are left.
+        code, with its file and line, or threads or processes that are left.
     """
-    named, before = list(components), set(threading.enumerate())
+    named, before = list(components), {*threading.enumerate(), *multiprocessing.active_children()}
     sources: list[Source] = []
     with _printing_into(log), guarded([component.path for component in named], sources):
         try:
@@ -83,9 +84,12 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
             left = _left_running(before)
             if left:  # else this process would wait for them for ever
                 util.Finalize(None, os._exit, args=(0,), exitpriority=0)
+            for each in left:
+                if isinstance(each, multiprocessing.process.BaseProcess):
+                    each.terminate()
         if left:
             raise LeftRunningError(
-                f"threads left running after the run: {', '.join(map(_named, left))}: end them in after_training_exp "
+                f"left running after the run: {', '.join(map(_named, left))}: end them in after_training_exp "
                 f"of the last experience"
             )
 
@@ -176,18 +180,27 @@ def _printing_into(log: Path | None) -> Iterator[None]:
             warnings.showwarning = shows
 
 
-def _left_running(before: set[threading.Thread]) -> list[threading.Thread]:
-    """Threads that the run started and that keep a process from ending."""
+_Running = threading.Thread | multiprocessing.process.BaseProcess
+
+
+def _left_running(before: Collection[_Running]) -> list[_Running]:
+    """Threads and processes that the run started and that keep its process from ending."""
     end = time.monotonic() + GRACE
-    while left := [t for t in threading.enumerate() if t not in before and t.is_alive() and not t.daemon]:
+    while left := [
+        each
+        for each in (*threading.enumerate(), *multiprocessing.active_children())
+        if each not in before and each.is_alive() and not each.daemon
+    ]:
         if time.monotonic() > end:
             return left
         time.sleep(0.05)
     return []
 
 
-def _named(thread: threading.Thread) -> str:
-    target: Any = getattr(thread, "_target", None) or type(thread).run
+def _named(running: _Running) -> str:
+    if not isinstance(running, threading.Thread):
+        return f"process {running.name}"
+    target: Any = getattr(running, "_target", None) or type(running).run
     code = getattr(target, "__code__", None)
     where = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
-    return f"{thread.name}{where}"
+    return f"thread {running.name}{where}"

@@ -430,7 +430,13 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
     manager = SyncManager(ctx=context)
     with _interrupts_wait():
-        manager.start(_as_worker)
+        try:
+            manager.start(_as_worker)
+        except EOFError as error:  # the new process imports the script of this one, and ended in it
+            raise RuntimeError(
+                "no process for runs can be started: a script needs to be a file, with its calls under if __name__ == "
+                '"__main__":'
+            ) from error
     with manager:
         messages = manager.Queue()
         worker = partial(
@@ -473,7 +479,8 @@ def _in_processes(
 
 
 def _as_worker(start_method: str | None = None) -> None:
-    """Ignore Ctrl-C, which reaches every process of a terminal, and exit when the parent exits, for whatever reason.
+    """Ignore Ctrl-C, which reaches every process of a terminal, exit when the parent exits, for whatever reason, and
+    print nothing among the results.
 
     A worker that continued alone would write the same checkpoints as the run that replaces it.
 
@@ -483,6 +490,8 @@ def _as_worker(start_method: str | None = None) -> None:
     if start_method:
         multiprocessing.set_start_method(start_method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # standard output is for results: what C code or commands print, too
+        os.dup2(2, 1)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

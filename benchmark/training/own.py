@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ..papers.protocols import find_cell, run_names
 from ..recipes import CHOSEN, RECIPES, Recipe, RecipeError, find_recipe, require_grid, with_values
 from ..records.record import NAME, is_name
 from ..toml_files import TABLE, TEXT, Kind, check_entry, read_document
-from .components import FAILURES, check, component_of, imported, in_words, look_into
+from .components import FAILURES, check, component_of, imported_anew, in_words, look_into
 
 _COMPONENT: Kind = (
     lambda value: isinstance(value, str | dict) or callable(value),
@@ -74,7 +75,7 @@ def _of_module(path: str) -> Recipe:
 
     look_into(Path.cwd())
     with guarded([path]):
-        content: Any = imported(path)
+        content: Any = imported_anew(path)
         if callable(content):
             try:
                 content = content()
@@ -183,6 +184,8 @@ def _component(where: str, kind: Any, value: Any) -> Component:
 
 def _plain(value: Any) -> Any:
     """A value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"{value} is not finite, and JSON has no such number: leave the argument out, or write a text")
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,6 +292,12 @@ def test_an_error_of_ours_stays_what_it_is() -> None:
         in_isolation(lambda: (_ for _ in ()).throw(ValueError("not theirs")))
 
 
+def test_standard_output_is_for_results_whoever_prints() -> None:
+    code = "import os; from reclaim.benchmark.training.jobs import _as_worker as w; w(); os.write(1, b'as C code does')"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert (shown.stdout, shown.stderr) == ("", "as C code does")
+
+
 def test_what_is_printed_goes_into_a_file_up_to_a_megabyte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_isolation(function("print_much"), tmp_path)
     with warnings.catch_warnings():
@@ -309,12 +318,23 @@ def test_threads_that_are_left_are_named(module: Path, monkeypatch: pytest.Monke
     done = threading.Event()
     leave = threading.Thread(target=done.wait, name="left")
     try:
-        with pytest.raises(LeftRunningError, match=r"threads left running after the run: left.*: end them"):
+        with pytest.raises(LeftRunningError, match=r"left running after the run: thread left.*: end them"):
             in_isolation(leave.start)
         assert ends  # the process does not wait for them
     finally:
         done.set()
     in_isolation(lambda: threading.Thread(target=lambda: None).start())  # one that ends is fine
+
+
+def test_processes_that_are_left_are_ended(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end the run's process, and so the command, would wait for them for ever."""
+    monkeypatch.setattr(isolation, "GRACE", 0.1)
+    monkeypatch.setattr(isolation.util, "Finalize", lambda *args, **kwargs: None)
+    left = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), name="left")
+    with pytest.raises(LeftRunningError, match=r"left running after the run: process left.*: end them"):
+        in_isolation(left.start)
+    left.join(60)
+    assert left.exitcode
 
 
 @pytest.mark.parametrize(
@@ -391,7 +411,7 @@ def test_a_failing_component_stops_no_other_run(store: RecordStore, module: Path
     assert f"{module}, line {line_of(module, 'in the third experience')}, in fail" in said["fails"]
     assert "its process ended at once: killed for want of memory, or ended by the code of outside:Named" in said["ends"]
     assert f"is called in {module}, line {line_of(module, 'torch.manual_seed(0)')}" in said["seeds"]
-    assert "threads left running after the run: left" in said["leaves"]
+    assert "left running after the run: thread left" in said["leaves"]
     assert "SystemExit" in said["exits"]
     assert "outside:NoTensor" in said["returns"]
     records, problems = store.load()

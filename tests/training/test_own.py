@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def fails():
 
 
 number = 5
+part = partial(Plugin, strength=2.0)
 """
 
 
@@ -186,6 +188,58 @@ def test_the_hash_of_a_package_is_that_of_all_its_modules(folder: Path) -> None:
     assert component_of("pack_of_mine.sub:f").sha256 != before.sha256
 
 
+def test_the_hash_holds_folders_without_init(folder: Path) -> None:
+    """Imports between such folders need no ``__init__.py``, so a change in them is another method, too."""
+    for place in ("methods_of_mine", "layers_of_mine"):
+        (folder / place).mkdir()
+    (folder / "methods_of_mine" / "one.py").write_text("from .two import f\nfrom layers_of_mine.deep import g\n")
+    (folder / "methods_of_mine" / "two.py").write_text("def f(): pass\n")
+    (folder / "layers_of_mine" / "deep.py").write_text("def g(): pass\n")
+    sys.path.insert(0, str(folder))
+    hashes = [component_of("methods_of_mine.one:f").sha256]
+    for edited in ("methods_of_mine/two.py", "layers_of_mine/deep.py"):
+        with (folder / edited).open("a") as file:
+            file.write("# edited\n")
+        hashes.append(component_of("methods_of_mine.one:f").sha256)
+    assert len(set(hashes)) == 3
+    (folder / "methods_of_mine" / ".#two.py").symlink_to("somebody@somewhere")  # an editor's lock
+    (folder / "methods_of_mine" / ".hidden").mkdir()
+    (folder / "methods_of_mine" / ".hidden" / "copy.py").write_text("")
+    assert component_of("methods_of_mine.one:f").sha256 == hashes[-1]
+
+
+def test_what_is_edited_in_a_session_is_imported_anew(folder: Path) -> None:
+    assert recipe_of("my_own:recipe").config.lr != 0.125
+    recipe = 'recipe = {"base": "linear", "settings": {"lr": 0.125}, "loss": "my_own:Added"}'
+    (folder / "my_own.py").write_text(f"{METHOD}\n\nclass Added(Loss):\n    pass\n\n\n{recipe}\n")
+    mine = recipe_of("my_own:recipe")
+    assert mine.config.lr == 0.125
+    assert mine.config.external == from_dict(mine.config.as_dict()).external
+
+
+def test_modules_of_one_name_in_two_folders_are_refused(folder: Path) -> None:
+    """Python would import the first for both, and the record would name the other."""
+    for place, module in (("a", "plugin_a"), ("b", "plugin_b")):
+        (folder / place).mkdir()
+        (folder / place / f"{module}.py").write_text("from beside_both import f\n")
+        (folder / place / "beside_both.py").write_text(f"def f(): return {place!r}\n")
+        write(folder / place, f'base = "linear"\nloss = "{module}:f"\n', f"mine_{place}.toml")
+    recipe_of(folder / "a" / "mine_a.toml")
+    with pytest.raises(ComponentError, match=r"plugin_b:f needs the module 'beside_both' in .*beside_both.py, and"):
+        recipe_of(folder / "b" / "mine_b.toml")
+    (folder / "b" / "plugin_a.py").write_text("def f(): pass\n")
+    with pytest.raises(ComponentError, match=r"needs the module 'plugin_a' in .* another in .*: rename one"):
+        recipe_of(write(folder / "b", 'base = "linear"\nloss = "plugin_a:f"\n', "mine_c.toml"))
+
+
+def test_a_module_in_an_archive_is_refused(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.writestr("packed_one.py", "def f(): pass\n")
+    sys.path.insert(0, str(folder / "packed.zip"))
+    with pytest.raises(ComponentError, match=r"packed_one:f is in .*which is no file: unpack the archive"):
+        component_of("packed_one:f")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -201,6 +255,7 @@ def test_the_hash_of_a_package_is_that_of_all_its_modules(folder: Path) -> None:
         ('base = "slca"\nplugins = [{ path = "my_own:Plugin", strength = 1 }]', "unknown key 'strength'.*arguments"),
         ('base = "slca"\nplugins = [{ path = "my_own:Plugin", arguments = 1 }]', "arguments is 1: write a table"),
         ('base = "slca"\nloss = { path = "my_own:Loss", arguments = { at = 2020-01-01 } }', "is a date: records hold"),
+        ('base = "slca"\nloss = { path = "my_own:Loss", arguments = { at = [inf] } }', "loss: inf is not finite"),
         ('base = "slca"\n[settings]\nlearning_rate = 1', "unknown setting 'learning_rate'"),
         ('base = "slca"\n[settings]\nlr = -1', "lr must be positive"),
         ('base = "slca"\n[grid]\nlr = [1, 2]', "2 candidates: make them 4"),
@@ -240,6 +295,10 @@ def test_what_is_no_recipe_is_refused(folder: Path, source: str, complaint: str)
         (
             'plugins = [{ path = "my_own:Plugin", arguments = { strenght = 1 } }]',
             r"is called with strenght, which does not fit Plugin\(.*strength.*\).*my_own.py, line 9\)",
+        ),
+        (
+            'plugins = [{ path = "my_own:part", arguments = { a = 1 } }]',
+            r"is called with a, which does not fit my_own:part",
         ),
         ('optimizer = { path = "my_own:Optimizer", arguments = { params = 1 } }', "given params by the run: leave it"),
         ('backbone = "my_own:backbone"', "missing a required argument: 'width'"),
