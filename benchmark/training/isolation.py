@@ -70,7 +70,7 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
     :raises ComponentError: within the block, the call of a forbidden function; at its end, an error from a component's
         code, with its file and line, or threads or processes that are left.
     """
-    named, before = list(components), {*threading.enumerate(), *multiprocessing.active_children()}
+    named, before = list(components), _running()
     sources: list[Source] = []
     with _printing_into(log), guarded([component.path for component in named], sources):
         try:
@@ -183,14 +183,14 @@ def _printing_into(log: Path | None) -> Iterator[None]:
 _Running = threading.Thread | multiprocessing.process.BaseProcess
 
 
+def _running() -> list[_Running]:
+    return [*threading.enumerate(), *multiprocessing.active_children()]
+
+
 def _left_running(before: Collection[_Running]) -> list[_Running]:
     """Threads and processes that the run started and that keep its process from ending."""
     end = time.monotonic() + GRACE
-    while left := [
-        each
-        for each in (*threading.enumerate(), *multiprocessing.active_children())
-        if each not in before and each.is_alive() and not each.daemon
-    ]:
+    while left := [each for each in _running() if each not in before and each.is_alive() and not each.daemon]:
         if time.monotonic() > end:
             return left
         time.sleep(0.05)
