@@ -70,7 +70,7 @@ def isolated(components: Iterable[Component], log: Path | None) -> Iterator[None
     :raises ComponentError: within the block, the call of a forbidden function; at its end, an error from a component's
         code, with its file and line, or threads or processes that are left.
     """
-    named, before = list(components), _running()
+    named, before = list(components), _alive()
     sources: list[Source] = []
     with _printing_into(log), guarded([component.path for component in named], sources):
         try:
@@ -183,7 +183,7 @@ def _printing_into(log: Path | None) -> Iterator[None]:
 _Running = threading.Thread | multiprocessing.process.BaseProcess
 
 
-def _running() -> list[_Running]:
+def _alive() -> list[_Running]:
     """Threads and processes that keep this process from ending."""
     alive: list[_Running] = [*threading.enumerate(), *multiprocessing.active_children()]
     return [each for each in alive if each.is_alive() and not each.daemon]
@@ -192,7 +192,7 @@ def _running() -> list[_Running]:
 def _left_running(before: Collection[_Running]) -> list[_Running]:
     """Those that the run started, after a while to end in."""
     end = time.monotonic() + GRACE
-    while left := [each for each in _running() if each not in before]:
+    while left := [each for each in _alive() if each not in before]:
         if time.monotonic() > end:
             return left
         time.sleep(0.05)
