@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -36,9 +37,7 @@ from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
 from .training.own_streams import OwnImages
 from .training.runtime import Setup
-from .verdicts.counting import current, not_counted, other_weights
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from .verdicts.counting import current, not_counted, weights_that_changed
 
 COLOURS = {
     **dict.fromkeys(("holds", "reproduced", "chosen", "ok"), "green"),
@@ -81,34 +80,30 @@ RECORDS = click.option(
 )
 JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at a time [default: one per core].")
 DEVICE = click.option("--device", default="cpu", callback=_device, help="Torch device.")
-ROOT = click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the data sets (`reclaim data`), for photographs.",
-)
 WORKERS = click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that load images, for each run of photographs."
 )
 
 
-CACHE = click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of decoded images (`reclaim data cache`), for photographs.",
-)
-WEIGHTS = click.option(
-    "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub."
-)
-UNVERIFIED = click.option(
-    "--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded."
-)
 OWN_RECORDS = Path("records")
 """Where runs of a recipe or stream of the user's own are recorded: never among those of the leaderboards unasked."""
 
 
-def _settings(command: Command) -> Command:
-    """The options that change a recipe's settings, gathered by :func:`_gathered`."""
-    for option in (
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that change a recipe's settings: the command gets ``settings``, texts such as lr=0.1, and
+    ``backbone``.
+    """
+
+    @functools.wraps(command)
+    def gathered(
+        settings: tuple[str, ...], precision: str | None, compiled: bool, micro_batch: int | None, **others: Any
+    ) -> Any:
+        more = (f"precision={precision}" * bool(precision), "compile=true" * compiled)
+        batch = [f"micro_batch={micro_batch}"] if micro_batch else []
+        return command(settings=(*settings, *filter(None, more), *batch), **others)
+
+    return _with_options(
+        gathered,
         click.option(
             "--backbone",
             callback=_backbone,
@@ -135,14 +130,25 @@ def _settings(command: Command) -> Command:
             metavar="KEY=VALUE",
             help="Override a setting, such as lr=0.1 or alignment.tau=0.05; repeatable.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
-def _own_stream(command: Command) -> Command:
-    """The options that name a stream, read by :func:`~reclaim.benchmark.api.jobs_for`."""
-    for option in (
+def _stream(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name a stream: the command gets ``stream`` and ``pictures``."""
+
+    @functools.wraps(command)
+    def gathered(
+        images: Path | None,
+        tasks: int | None,
+        size: int | None,
+        test_share: float | None,
+        split_seed: int | None,
+        **others: Any,
+    ) -> Any:
+        return command(pictures=OwnImages(images, tasks, size, test_share, split_seed), **others)
+
+    return _with_options(
+        gathered,
         click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), help="Of that split [default: 0]."),
         click.option(
             "--test-share",
@@ -167,16 +173,62 @@ def _own_stream(command: Command) -> Command:
             type=click.Path(path_type=Path),
             help="Your own images as the stream: FOLDER/train/CLASS/ and FOLDER/test/CLASS/, or FOLDER/CLASS/.",
         ),
-    ):
+    )
+
+
+def _setup(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where runs are made: the command gets ``setup``."""
+
+    @functools.wraps(command)
+    def gathered(
+        device: str,
+        root: Path | None,
+        cache: Path | None,
+        weights: Path | None,
+        workers: int,
+        checkpoint_minutes: float,
+        unverified: bool,
+        **others: Any,
+    ) -> Any:
+        setup = Setup(
+            device, root, cache, weights, workers, checkpoint_minutes=checkpoint_minutes, unverified=unverified
+        )
+        return command(setup=setup, **others)
+
+    return _with_options(
+        gathered,
+        click.option(
+            "--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded."
+        ),
+        click.option(
+            "--checkpoint-minutes",
+            type=click.FloatRange(0),
+            default=Setup.checkpoint_minutes,
+            help="Least time between two checkpoints within an experience; there is also one after each.",
+        ),
+        WORKERS,
+        click.option(
+            "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub."
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of decoded images (`reclaim data cache`), for photographs.",
+        ),
+        click.option(
+            "--root",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of the data sets (`reclaim data`), for photographs.",
+        ),
+        DEVICE,
+    )
+
+
+def _with_options(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with these options, the last one first in its help."""
+    for option in options:
         command = option(command)
     return command
-
-
-def _gathered(
-    settings: tuple[str, ...], precision: str | None, compiled: bool, micro_batch: int | None
-) -> tuple[str, ...]:
-    more = (f"precision={precision}" * bool(precision), "compile=true" * compiled)
-    return (*settings, *filter(None, more), *([f"micro_batch={micro_batch}"] if micro_batch else []))
 
 
 class _Commands(click.Group):
@@ -387,19 +439,8 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 @RECORDS
 @click.option("--again", is_flag=True, help="Replace runs that are on record.")
 @_settings
-@_own_stream
-@DEVICE
-@ROOT
-@CACHE
-@WEIGHTS
-@WORKERS
-@click.option(
-    "--checkpoint-minutes",
-    type=click.FloatRange(0),
-    default=Setup.checkpoint_minutes,
-    help="Least time between two checkpoints within an experience; there is also one after each.",
-)
-@UNVERIFIED
+@_stream
+@_setup
 def run(
     names: tuple[str, ...],
     cell: str | None,
@@ -409,22 +450,9 @@ def run(
     again: bool,
     backbone: NamedBackbone | None,
     settings: tuple[str, ...],
-    precision: str | None,
-    compiled: bool,
-    micro_batch: int | None,
-    images: Path | None,
     stream: str | None,
-    tasks: int | None,
-    size: int | None,
-    test_share: float | None,
-    split_seed: int | None,
-    device: str,
-    root: Path | None,
-    cache: Path | None,
-    weights: Path | None,
-    workers: int,
-    checkpoint_minutes: float,
-    unverified: bool,
+    pictures: OwnImages,
+    setup: Setup,
 ) -> None:
     """Run RECIPE on STREAM (by default the recipe's home stream), or a published CELL, and record every seed.
 
@@ -438,12 +466,11 @@ def run(
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict. Of a backbone its name and
     a fingerprint of its weights are recorded, never the place of a file.
     """
-    settings = _gathered(settings, precision, compiled, micro_batch)
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
-    if (images or stream) and (cell or len(names) > 1):
-        raise click.UsageError(f"--{'images' if images else 'stream'} is the stream: leave out --cell and STREAM")
-    setup = Setup(device, root, cache, weights, workers, checkpoint_minutes=checkpoint_minutes, unverified=unverified)
+    if (pictures.folder or stream) and (cell or len(names) > 1):
+        option = "images" if pictures.folder else "stream"
+        raise click.UsageError(f"--{option} is the stream: leave out --cell and STREAM")
     if cell:
         found, target, own = find_cell(cell)
         jobs = jobs or 1
@@ -451,8 +478,7 @@ def run(
         named = jobs_for([found], target.name, _cell_seeds(seeds, own), settings, setup, backbone)
     else:
         found = _recipe_of(names[0])
-        jobs = jobs or at_a_time(jobs, setup)
-        pictures = OwnImages(images, tasks, size, test_share, split_seed)
+        jobs = at_a_time(jobs, setup)
         named = jobs_for([found], stream or (names[1:] or (None,))[0], seeds, settings, setup, backbone, pictures)
     (todo,) = named.values()
     ours = bool(cell) or (found.name in RECIPES and todo[0].stream.tier != OWN)
@@ -470,7 +496,7 @@ def run(
     for remark in dict.fromkeys(remark for record in made for remark in record.result.get("remarks", ())):
         click.echo(f"note: {remark}")
     if any(job.config.starts_pretrained for job in todo):
-        for note in other_weights(made, store.load()[0]):
+        for note in weights_that_changed(made, store.load()[0]):
             click.echo(f"note: {note}")
     if cell:
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
@@ -519,13 +545,8 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
 @click.option("--again", is_flag=True, help="Make all runs, and replace those in --records.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="Of the result.")
 @_settings
-@_own_stream
-@DEVICE
-@ROOT
-@CACHE
-@WEIGHTS
-@WORKERS
-@UNVERIFIED
+@_stream
+@_setup
 def compare(
     names: tuple[str, ...],
     seeds: range,
@@ -535,22 +556,10 @@ def compare(
     again: bool,
     form: str,
     settings: tuple[str, ...],
-    precision: str | None,
-    compiled: bool,
-    micro_batch: int | None,
     backbone: NamedBackbone | None,
-    images: Path | None,
     stream: str | None,
-    tasks: int | None,
-    size: int | None,
-    test_share: float | None,
-    split_seed: int | None,
-    device: str,
-    root: Path | None,
-    cache: Path | None,
-    weights: Path | None,
-    workers: int,
-    unverified: bool,
+    pictures: OwnImages,
+    setup: Setup,
 ) -> None:
     """Say which RECIPE is best on a stream: differences to the first, paired by seed, and what follows from them.
 
@@ -559,10 +568,7 @@ def compare(
     run again. Interrupting keeps what is finished, and the same command continues from there. Settings are those of all
     recipes. Decide on the number of seeds before you look.
     """
-    setup = Setup(device, root, cache, weights, workers, unverified=unverified)
-    texts = _gathered(settings, precision, compiled, micro_batch)
-    pictures = OwnImages(images, tasks, size, test_share, split_seed)
-    named = jobs_for([_recipe_of(name) for name in names], stream, seeds, texts, setup, backbone, pictures)
+    named = jobs_for([_recipe_of(name) for name in names], stream, seeds, settings, setup, backbone, pictures)
     store, n_jobs = RecordStore(records), at_a_time(jobs, setup)
     begun: list[Job] = []
     before: dict[Path, int] = {}
@@ -616,9 +622,6 @@ def rehearse(
     records: Path | None,
     backbone: NamedBackbone | None,
     settings: tuple[str, ...],
-    precision: str | None,
-    compiled: bool,
-    micro_batch: int | None,
     device: str,
     root: Path | None,
     workers: int,
@@ -641,7 +644,7 @@ def rehearse(
     real = {}
     for recipe, stream in runs:
         named = (f"backbone={backbone.name}",) if backbone else ()
-        config = recipe.config.set((*_gathered(settings, precision, compiled, micro_batch), *named))
+        config = recipe.config.set((*settings, *named))
         short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup)
         real[Job(recipe.name, short, stream, 0, "given", surroundings)] = config
     store = RecordStore(records or Path("rehearsals", "records"))
