@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -76,13 +77,14 @@ def _paper(dataset: str, sizes: Sequence[int], name: str | None = None, remark: 
     entry = find_dataset(dataset)
     name = name or (f"split-{dataset}-{len(sizes)}" if len(sizes) > 1 else f"{dataset}-1")
     return Stream(
-        name, tuple(sizes), f"{entry.classes} classes of {entry.title}, {_shape(sizes)}{remark}", PAPER, dataset
+        name, tuple(sizes), f"{entry.classes} classes of {entry.title}, {in_words(sizes)}{remark}", PAPER, dataset
     )
 
 
-def _shape(sizes: Sequence[int]) -> str:
-    counts = [(sizes.count(size), size) for size in dict.fromkeys(sizes)]
-    return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in counts)
+def in_words(sizes: Sequence[int]) -> str:
+    """Numbers of classes, such as "9 x 10 + 6 + 4"."""
+    runs = [(len(list(same)), size) for size, same in itertools.groupby(sizes)]
+    return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in runs)
 
 
 # the streams in the papers' tables, CIFAR and OLOR's data sets as a single experience, and those of 20 and 50

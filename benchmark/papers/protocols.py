@@ -20,7 +20,7 @@ from typing import Any
 
 from ..config import EXECUTION, Config, differences
 from ..data.streams import Stream, find_stream
-from ..recipes import Recipe
+from ..recipes import RECIPES, Recipe
 from .aepg import ALPHAS, LOSSES, MODULES, from_scratch, modules_and_loss
 from .facts import FACTS
 from .headers import papers
@@ -143,6 +143,19 @@ def run_names() -> list[str]:
     moco = [f"slca/mocov3/{method}/{stream}" for method in ("slca", "seqft+sl", "slca++") for stream in SLCA_STREAMS]
     grid = ["/".join(("olor/grid", *parts)) for parts in itertools.product(OLOR_METHODS, OLOR_STREAMS, OLOR_BACKBONES)]
     return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *moco, *grid]))
+
+
+def taken_name(recipe: str) -> str | None:
+    """The recipe or run of this project whose name a recipe from outside has, or has but for upper and lower case; None
+    for a name of its own, and for our recipes themselves.
+    """
+    return None if recipe in RECIPES else _taken().get(recipe.casefold())
+
+
+@functools.cache
+def _taken() -> dict[str, str]:
+    runs = {run.rpartition("/")[0].replace("/", ".") for run in run_names()}
+    return {name.casefold(): name for name in (*sorted(runs), *RECIPES)}
 
 
 @functools.cache

@@ -93,7 +93,7 @@ def check(kind: Kind, component: Component) -> None:
 
     :raises ComponentError: names its signature, file and line.
     """
-    _require_call(kind, component, load(component))
+    _require_call(kind, component, imported(component.path))
 
 
 def call(kind: Kind, component: Component, *given: Any, **named: Any) -> Any:

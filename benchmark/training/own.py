@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import HUB, Component, ConfigError, External, flatten
-from ..papers.protocols import find_cell, run_names
+from ..papers.protocols import find_cell, taken_name
 from ..recipes import CHOSEN, RECIPES, Recipe, RecipeError, find_recipe, require_grid, with_values
 from ..records.record import NAME, is_name
 from ..toml_files import TABLE, TEXT, Kind, check_entry, read_document
@@ -98,8 +98,8 @@ def _recipe(where: str, name: str | None, entry: Mapping[str, Any], folder: Path
     name = entry.get("name", name)
     if not isinstance(name, str) or not is_name(name):
         raise RecipeError(f"{where}: name is {name!r}: write {NAME}")
-    if name.lower() in {known.lower() for known in (*RECIPES, *(run.replace("/", ".") for run in run_names()))}:
-        raise RecipeError(f"{where}: name is {name!r}, which is that of a shipped recipe: choose another name")
+    if ours := name if name in RECIPES else taken_name(name):
+        raise RecipeError(f"{where}: name is {name!r}, which is that of a shipped recipe, {ours}: choose another name")
     base = _base(where, entry["base"])
     external = _external(where, entry)
     settings, grid = flatten(entry.get("settings", {})), flatten(entry.get("grid", {}))

@@ -114,7 +114,7 @@ def stream_of_benchmark(path: str, **arguments: Any) -> Stream:
     look_into(Path.cwd())
     with guarded([path]):
         component = component_of(path, **arguments)
-    served, seeds = _looked_at(component)
+        served, seeds = _looked_at(component)
     name = slug(path)
     order = "in an order by seed" if seeds else "in the order of the benchmark"
     return Stream(
@@ -170,7 +170,7 @@ def serve_component(stream: Stream, config: Config, seed: int) -> Any:
     return served
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the recipes of a command have one stream, and its images are not to be kept
 def _looked_at(component: Component) -> tuple[Any, bool]:
     return _served(component, 0)
 

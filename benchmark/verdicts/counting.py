@@ -114,7 +114,7 @@ def not_counted(records: Sequence[Record]) -> list[str]:
     return [f"not counted: {n} of {run}: {reason}" for (run, reason), n in left_out.items()]
 
 
-def other_weights(made: Sequence[Record], records: Iterable[Record]) -> list[str]:
+def weights_that_changed(made: Sequence[Record], records: Iterable[Record]) -> list[str]:
     """A note on each pretrained backbone that starts from other weights in these runs than in some on record.
 
     Of one name there should be one fingerprint, unless images of another size resampled position embeddings: only runs

@@ -6,12 +6,11 @@ What such a record names is text: nothing of it is imported or run.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 
 from ..config import QUICKDRAW_VIT, Config, from_dict
 from ..data.streams import STREAMS
-from ..papers.protocols import run_names
+from ..papers.protocols import taken_name
 from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
 from ..records.record import Record, plain
 from .counting import OWN_CODE, Reason
@@ -33,19 +32,7 @@ def why_not(records: Iterable[Record]) -> list[Reason | None]:
     return [_why_not(record) for record in records]
 
 
-def taken_name(recipe: str) -> str | None:
-    """The recipe or run of this project whose name another recipe's is, or is but for upper and lower case."""
-    ours = _taken().get(recipe.casefold())
-    return None if recipe in RECIPES else ours
-
-
-@functools.cache
-def _taken() -> dict[str, str]:
-    runs = {run.rpartition("/")[0].replace("/", ".") for run in run_names()}
-    return {name.casefold(): name for name in (*sorted(runs), *RECIPES)}
-
-
-def other_weights(record: Record, config: Config) -> str | None:
+def expected_weights(record: Record, config: Config) -> str | None:
     """The fingerprint of the weights that this configuration starts from, if the record's are others; None, too, where
     they are not known here.
     """
@@ -57,8 +44,7 @@ def drawn_at_random(config: Config) -> bool:
     """Whether the weights may be others for every seed: timm's names without a tag start from random weights, and what
     a backbone from outside starts from is its own affair.
     """
-    external = config.external is not None and config.external.backbone is not None
-    return external or (config.backbone != QUICKDRAW_VIT and not {".", ":", "/"} & set(config.backbone))
+    return config.backbone != QUICKDRAW_VIT and not config.starts_pretrained
 
 
 def _why_not(record: Record) -> Reason | None:
@@ -79,6 +65,6 @@ def _why_not(record: Record) -> Reason | None:
     config = from_dict(result["config"])
     if config.part != "test":
         return Reason("evaluated on the part that hyper-parameters are chosen on")
-    if expected := other_weights(record, config):
+    if expected := expected_weights(record, config):
         return Reason("other starting weights than its base's", f"not {expected[:12]}...")
     return None

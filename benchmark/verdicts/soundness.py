@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import QUICKDRAW_VIT, Component, Config, from_dict, shown
 from ..data.drawings import downstream
-from ..data.streams import EMBEDDED, OWN, PAPER_STREAMS, STREAMS, Stream, class_order, find_stream
+from ..data.streams import EMBEDDED, OWN, PAPER_STREAMS, STREAMS, Stream, class_order, find_stream, in_words
 from ..papers.protocols import covered_runs
 from ..recipes import RECIPES, Recipe, weights_sha256
 from ..records.provenance import PACKAGES
@@ -92,12 +91,6 @@ def stream_of(record: Record) -> Stream:
     experiences = f"{sum(sizes)} classes in {len(sizes)} experience{'s' * (len(sizes) > 1)} ({in_words(sizes)})"
     described = f"{experiences}, {source}{f', split by {split}' if split else ''}"
     return Stream(record.stream, sizes, described, OWN, made_by=made_by)
-
-
-def in_words(sizes: Sequence[int]) -> str:
-    """Such as "9 x 10 + 6 + 4"."""
-    runs = [(len(list(same)), size) for size, same in itertools.groupby(sizes)]
-    return " + ".join(f"{n} x {size}" if n > 1 else str(size) for n, size in runs)
 
 
 def _recipe(record: Record) -> Recipe | None:

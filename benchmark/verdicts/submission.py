@@ -11,12 +11,13 @@ from typing import Any
 
 from ..config import Component, Config, config_hash, differences, from_dict, shown
 from ..data.streams import STREAMS
+from ..papers.protocols import taken_name
 from ..papers.published import cells
 from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
 from ..records.record import Comparison, Record, RecordError, compare, plain
 from ..records.store import RecordStore
 from .counting import current, not_counted
-from .outside import is_outside, taken_name, why_not
+from .outside import is_outside, why_not
 from .soundness import expected_order, stream_of
 from .soundness import problems as soundness
 

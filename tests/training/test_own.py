@@ -248,6 +248,7 @@ def test_a_module_in_an_archive_is_refused(folder: Path) -> None:
         ('base = "no/such/cell"', "base is 'no/such/cell'"),
         ('base = "slca"\nname = "linear"', "name is 'linear', which is that of a shipped recipe"),
         ('base = "slca"\nname = "LINEAR"', "which is that of a shipped recipe"),
+        ('base = "slca"\nname = "slca.main.SLCA"', "which is that of a shipped recipe, slca.main.slca"),
         ('base = "slca"\nname = "../x"', "name is '../x': write a name of letters"),
         ('base = "slca"\nplugin = ["a:b"]', "unknown key 'plugin', which is .*did you mean plugins"),
         ('base = "slca"\nplugins = "my_own:Plugin"', "plugins is 'my_own:Plugin': write a list"),

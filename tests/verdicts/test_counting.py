@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.records.record import Record
-from reclaim.benchmark.verdicts.counting import other_weights
+from reclaim.benchmark.verdicts.counting import weights_that_changed
 from small_runs import synthetic_record
 
 DINO = "vit_base_patch14_dinov2.lvd142m"
@@ -22,12 +22,12 @@ def started(backbone: str, weights: str, recipe: str = "mine", *settings: str) -
 def test_a_backbone_that_changed_upstream(backbone: str) -> None:
     made = [started(backbone, "a")]
     before = [started(backbone, "b", "slca"), started(backbone, "b", "linear"), started(backbone, "a")]
-    (note,) = other_weights(made, [*before, *made])
+    (note,) = weights_that_changed(made, [*before, *made])
     assert note.startswith(
         f"{backbone} starts from other weights (bbbbbbbbbbbb) in runs on record of linear, slca, here"
     )
     assert "aaaaaaaaaaaa: what is published under the name has changed, or another file was given" in note
-    assert other_weights(made, before[2:]) == []
+    assert weights_that_changed(made, before[2:]) == []
 
 
 def test_weights_that_may_differ() -> None:
@@ -40,4 +40,4 @@ def test_weights_that_may_differ() -> None:
         (started(DINO, "a"), started(DINO, "b", "mine", "images.protocol=aepg")),  # perhaps of another size
         (started(DINO, "a"), rehearsed),
     ):
-        assert other_weights([here], [there]) == []
+        assert weights_that_changed([here], [there]) == []
