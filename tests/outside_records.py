@@ -42,6 +42,8 @@ def theirs(
     record = ours(base, seed=seed)
     config: Config = RECIPES[base].config.set(settings)
     values = config.as_dict() | ({"external": copy.deepcopy(dict(external))} if external is not None else {})
+    if external and "backbone" in external:
+        values["backbone"] = external["backbone"]["path"]
     record.result.update(
         recipe=recipe, config=values, config_hash=config_hash(values), hyperparameters_from="given", **changed
     )

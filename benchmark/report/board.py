@@ -288,8 +288,7 @@ def _start(record: Record) -> str:
 
 
 def _backbone(record: Record) -> str:
-    external = from_dict(record.result["config"]).external
-    return plain(external.backbone.path if external and external.backbone else record.result["config"]["backbone"])
+    return plain(record.result["config"]["backbone"])
 
 
 def _changed(record: Record) -> list[str]:

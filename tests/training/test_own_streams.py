@@ -516,3 +516,12 @@ def test_a_benchmark_may_be_an_object(theirs: str) -> None:
 @pytest.mark.parametrize("more", [["split-quickdraw-5"], ["--tasks", "2"], ["--images", "."], ["--root", "."]])
 def test_a_stream_is_named_once(more: list[str], theirs: str) -> None:
     assert reclaim("slca", "--stream", f"{theirs}:seeded", *more).exit_code != 0
+
+
+def test_what_a_benchmark_prints_is_no_result(theirs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is called once before any run, by commands whose output is read by programs."""
+    path = Path(f"{theirs}.py")
+    path.write_text(f"{MODULE}\n\ndef prints(seed):\n    print('hello')\n    return seeded(seed)\n")
+    assert stream_of_benchmark(f"{theirs}:prints").sizes == (2, 2, 2)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\n")
