@@ -49,6 +49,19 @@ class Margin:
         return torch.nn.functional.cross_entropy(logits - self.margin * true, targets)
 
 
+class Patches(torch.nn.Module):
+    """The mean of random features of patches."""
+
+    num_features = 64
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(1, self.num_features, 7, stride=7)
+
+    def forward(self, images):
+        return self.patches(images).relu().mean(dim=(2, 3))
+
+
 class SignSGD(torch.optim.Optimizer):
     """Steps of the learning rate in the direction of the gradient's sign."""
 
@@ -81,6 +94,7 @@ title = "Third party's"
 plugins = [{ path = "thirdparty_cl.method:GradientNoise", arguments = { scale = 0.001 } }]
 loss = "thirdparty_cl:Margin"
 optimizer = { path = "thirdparty_cl.method:SignSGD", arguments = { share = 0.05 } }
+backbone = "thirdparty_cl.method:Patches"
 settings.epochs = 1
 """
 
@@ -129,7 +143,8 @@ def test_it_is_run_compared_checked_and_shown(environment: Path, tmp_path: Path)
     assert external["base"] == "linear"
     assert external["plugins"][0]["arguments"] == {"scale": 0.001}
     assert external["loss"]["path"] == "thirdparty_cl:Margin"
-    (hash_of_source,) = {part["sha256"] for part in (*external["plugins"], external["loss"], external["optimizer"])}
+    parts = (*external["plugins"], *(external[kind] for kind in ("loss", "optimizer", "backbone")))
+    (hash_of_source,) = {part["sha256"] for part in parts}
     assert len(hash_of_source) == 64
 
     stamps = [path.stat().st_mtime_ns for path in paths]
@@ -143,7 +158,8 @@ def test_it_is_run_compared_checked_and_shown(environment: Path, tmp_path: Path)
     assert [path.stat().st_mtime_ns for path in paths] == stamps  # what is on record is not run again
 
     told = reclaim(environment, "check", *map(str, paths), "--records", "records", cwd=tmp_path)
-    for words in ("external", "thirdparty_cl.method:GradientNoise", hash_of_source[:12], "linear"):
+    code = ("thirdparty_cl.method:GradientNoise", "thirdparty_cl.method:Patches", hash_of_source[:12])
+    for words in ("external", *code, "base: linear", "of a backbone from outside"):
         assert words in told
     # here nobody has the package, and the same is said: nothing of a record is looked for
     with pytest.raises(ImportError):

@@ -10,11 +10,10 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import config_hash, flatten, from_dict, shown
-from ..config import differences as config_differences
 from ..data.drawings import shared_classes
 from ..data.streams import EMBEDDED, Stream
 from ..papers.headers import papers
@@ -27,6 +26,7 @@ from ..stats.estimates import Estimate, MeanInterval, Published
 from ..verdicts.cells import CellCheck, judge_tables
 from ..verdicts.claims import ClaimVerdict
 from ..verdicts.counting import OTHER_WEIGHTS
+from ..verdicts.outside import settings_changed
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -182,8 +182,7 @@ def _describe(row: Row) -> str:
         parts.append(f"{where}: {plain(component.path)}, source {component.sha256[:12]}.")
     base = config.external.base if config.external else ""
     if base in RECIPES:
-        settings = replace(config, external=None).as_dict()
-        changed = [plain(text) for text in config_differences(settings, RECIPES[base].config).values()]
+        changed = settings_changed(config, base)
         parts.append(f"By its configuration it starts from {base}{': ' + ', '.join(changed) if changed else ''}.")
     return " ".join(parts)
 

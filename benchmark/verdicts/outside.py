@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..config import QUICKDRAW_VIT, Config, from_dict
+from ..config import QUICKDRAW_VIT, Config, differences, from_dict
 from ..data.streams import STREAMS
 from ..papers.protocols import taken_name
 from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
@@ -38,6 +38,14 @@ def expected_weights(record: Record, config: Config) -> str | None:
     """
     expected = None if config.external and config.external.backbone else weights_sha256(config)
     return expected if expected and record.result["weights_sha256"] != expected else None
+
+
+def settings_changed(config: Config, base: str) -> list[str]:
+    """In which settings a configuration differs from that of a recipe of ours, code from outside left out; of others'
+    making, but as text for one line.
+    """
+    changed = differences(config.as_dict(), RECIPES[base].config)
+    return [plain(text) for key, text in changed.items() if key.partition(".")[0] != "external"]
 
 
 def drawn_at_random(config: Config) -> bool:

@@ -5,7 +5,7 @@ would show it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
 from ..records.record import Comparison, Record, RecordError, compare, plain
 from ..records.store import RecordStore
 from .counting import current, not_counted
-from .outside import is_outside, why_not
+from .outside import is_outside, settings_changed, why_not
 from .soundness import expected_order, stream_of
 from .soundness import problems as soundness
 
@@ -232,11 +232,9 @@ def _stores(record: Record, path: Path, store: RecordStore | None) -> list[Recor
 
 
 def _against_base(record: Record, config: Config, base: str, stores: Sequence[RecordStore]) -> Iterator[str]:
-    recipe, result = RECIPES[base], record.result
-    changed = differences(replace(config, external=None).as_dict(), recipe.config)
-    settings = ", ".join(plain(text) for text in changed.values())
+    result, settings = record.result, ", ".join(settings_changed(config, base))
     said = "base" if config.external or record.recipe == base else "closest recipe of ours, as it states no base"
-    yield f"{said}: {base}, {f'with {settings}' if changed else 'all settings as there'}"
+    yield f"{said}: {base}, {f'with {settings}' if settings else 'all settings as there'}"
     expected = weights_sha256(config)
     if config.external and config.external.backbone:
         yield f"starting weights: {result['weights_sha256'][:12]}, of a backbone from outside"

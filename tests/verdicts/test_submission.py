@@ -387,6 +387,15 @@ def test_a_base_that_is_not_here_is_said(external: dict[str, Any], fact: str, tm
     assert fact in "\n".join(check(document(theirs(external=external)), tmp_path).facts)
 
 
+def test_a_backbone_from_outside_is_a_setting_that_differs(tmp_path: Path) -> None:
+    record = theirs(external={"base": "slca", "backbone": PLUGIN}, weights_sha256="7" * 64)
+    checked = check(document(record), tmp_path)
+    facts = "\n".join(checked.facts)
+    assert checked.problems == ()
+    assert "base: slca, with backbone=their_pkg.method:Their instead of quickdraw_vit" in facts
+    assert "of a backbone from outside" in facts
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [
