@@ -84,6 +84,9 @@ class Olor:
     momentum_average: Literal["paper", "reference"] = _later("paper")
 
 
+MODULES = ("lora", "adapter", "prefix", "prompts", "low_rank", "l2p", "dualprompt", "inflora")
+"""Parts that put trained modules into a frozen backbone: at most one of them is used."""
+
 OLOR_SGD_ONLY = ("gradient_damping", "lr_factor", "momentum_average")
 
 
@@ -155,6 +158,79 @@ class Images:
     smallest_crop: float | None = None
     hold_out: bool = False
     size: int | None = None
+
+
+Vote = Literal["batch", "image"]
+"""Who chooses prompts of a pool: the whole batch by majority (F28 in docs/fidelity.md), or each image its own."""
+
+
+@dataclass(frozen=True)
+class L2P:
+    """L2P's pool of prompts before the tokens of a frozen ViT. For the switches see F27 to F38 (docs/fidelity.md).
+
+    :ivar pool: number of prompts, each of ``length`` tokens; ``top_k`` of them are used at a time.
+    :ivar pull: weight of the similarity between queries and chosen keys in the loss.
+    :ivar clip: largest norm of the gradient; None: not clipped. ``clip_over``: of the trained tensors, or of all, the
+        frozen backbone's included.
+    :ivar share: the next experience starts from a copy of the prompts that the last one used.
+    """
+
+    pool: int = 10
+    length: int = 5
+    top_k: int = 5
+    pull: float = 0.1
+    positions: Literal["reference", "google"] = "reference"
+    train_vote: Vote = "batch"
+    test_vote: Vote = "image"
+    init: Literal["reference", "google"] = "reference"
+    clip: float | None = 1.0
+    clip_over: Literal["trained", "all"] = "trained"
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class DualPrompt:
+    """DualPrompt's general and expert prompts as prefixes in a frozen ViT. For the switches see F39 to F47
+    (docs/fidelity.md).
+
+    :ivar g_length: keys, and as many values, of the general prompt of each of ``g_layers``; ``e_length`` of each
+        expert prompt in ``e_layers``.
+    :ivar pairing: which keys go with which values: as meant, or scrambled over the batch as in the PyTorch twin (F39).
+    :ivar copy_prompts: an experience's expert prompt starts as the one before (F44).
+    """
+
+    pool: int = 10
+    g_length: int = 5
+    e_length: int = 20
+    g_layers: tuple[int, ...] = (0, 1)
+    e_layers: tuple[int, ...] = (2, 3, 4)
+    top_k: int = 1
+    pull: float = 1.0
+    pairing: Literal["google", "reference"] = "google"
+    train_choice: Literal["task", "query"] = "task"
+    test_vote: Vote = "image"
+    init: Literal["reference", "google"] = "reference"
+    clip: float | None = 1.0
+    copy_prompts: bool = True
+
+
+@dataclass(frozen=True)
+class InfLora:
+    """InfLoRA: LoRA on keys and values of every block, whose designed half is orthogonal to earlier experiences. For
+    the switches see F48 to F59 (docs/fidelity.md).
+
+    :ivar threshold: of the first experience (lamb); it rises towards ``last_threshold`` (lame).
+    :ivar blocks: number of first blocks; None: all.
+    :ivar schedule: of the learning rate, a cosine over epochs: "reference" lags one epoch (F50).
+    :ivar design_images: the images of the second moments under the transform of training, or of testing (F51).
+    """
+
+    rank: int = 10
+    threshold: float = 0.98
+    last_threshold: float = 1.0
+    blocks: int | None = None
+    schedule: Literal["reference", "paper"] = "reference"
+    design_images: Literal["train", "test"] = "train"
 
 
 @dataclass(frozen=True)
@@ -334,6 +410,9 @@ class Config:
     compile: bool = _later(False)
     micro_batch: int | None = None
     external: External | None = None
+    l2p: L2P | None = None
+    dualprompt: DualPrompt | None = None
+    inflora: InfLora | None = None
 
     @property
     def starts_pretrained(self) -> bool:
@@ -400,7 +479,7 @@ class Config:
             raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")
         if self.keep == "best" and not (self.images and self.images.hold_out):
             raise ConfigError("keep='best' chooses an epoch on held-out images: set images.hold_out to true")
-        modules = [name for name in ("lora", "adapter", "prefix", "prompts", "low_rank") if getattr(self, name)]
+        modules = [name for name in MODULES if getattr(self, name)]
         if len(modules) > 1:
             raise ConfigError(
                 f"{' and '.join(modules)} cannot be combined, each has its own training schedule: "
