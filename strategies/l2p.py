@@ -6,7 +6,7 @@ it. F-numbers are those of docs/fidelity.md.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn

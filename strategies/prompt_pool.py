@@ -1,4 +1,4 @@
-"""What L2P and DualPrompt have in common: a pool of prompts with keys, from which the images of a batch choose by a query.
+"""What L2P and DualPrompt share: a pool of prompts with keys, from which the images of a batch choose by a query.
 
 The query of an image is what the ViT makes of it without prompts, so that nothing that trains affects it. While a ViT
 has a pool, its class is a subclass that lets the images choose before the first block. Afterwards it has its own class
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from .byte_counts import bytes_of
 from .checks import require_not_negative
-from .parts import parts_of
 from .peft_module import PEFTModule, require_vision_transformer
 
 Vote = Literal["batch", "image"]

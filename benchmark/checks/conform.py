@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from reclaim.strategies.depths import layer_depths
-from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
+from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import ContinualModel, TaskHeads
 from reclaim.strategies.l2p import L2P, attach_l2p
 from reclaim.strategies.olor import OLORSGD, OLORAdam
@@ -285,7 +285,9 @@ def dualprompt(arrays: Arrays) -> list[Deviation]:
                 for kind, layers in (("g", g_layers), ("e", e_layers))
             }
             trained = recorded.write({**prompts, "keys": pool.keys}, model)
-            recorded.compare(model.train(mode == "train"), DualPrompt(recorded.pull, ANY_NORM, "all"), trained, mode, suffix)
+            recorded.compare(
+                model.train(mode == "train"), DualPrompt(recorded.pull, ANY_NORM, "all"), trained, mode, suffix
+            )
             if mode == "train" and not suffix:
                 recorded.step(model, DualPrompt(recorded.pull, clip=float(arrays["steps_clip"])), trained)
     return recorded.deviations
@@ -331,7 +333,7 @@ class _Recorded:
         pool: Any = model.backbone.prompt_pool
         tokens: Any = model.backbone.forward_features(self.images)  # type: ignore[operator]
         if not suffix:  # the same in both codes
-            self._add(f"idx_{mode}", pool.indices, 0.0)
+            self._add(f"idx_{mode}", pool.indices, 0.5)  # equal
             self._add(f"reduce_sim_{mode}", pool.pull())
         if not suffix and mode == "sample":  # the same in all modes
             self._add("query", pool.query)
