@@ -170,8 +170,8 @@ class L2P:
 
     :ivar pool: number of prompts, each of ``length`` tokens; ``top_k`` of them are used at a time.
     :ivar pull: weight of the similarity between queries and chosen keys in the loss.
-    :ivar clip: largest norm of the gradient; None: not clipped. ``clip_over``: of the trained tensors, or of all, the
-        frozen backbone's included.
+    :ivar clip: largest norm of the gradient; None or 0: not clipped. ``clip_over``: of the trained tensors, or of all,
+        the frozen backbone's included.
     :ivar share: the next experience starts from a copy of the prompts that the last one used.
     """
 
@@ -196,6 +196,8 @@ class DualPrompt:
     :ivar g_length: keys, and as many values, of the general prompt of each of ``g_layers``; ``e_length`` of each
         expert prompt in ``e_layers``.
     :ivar pairing: which keys go with which values: as meant, or scrambled over the batch as in the PyTorch twin (F39).
+    :ivar train_choice: in training, the expert prompt of the experience, or as queries choose (F40); ``train_vote``:
+        who chooses then.
     :ivar copy_prompts: an experience's expert prompt starts as the one before (F44).
     """
 
@@ -212,6 +214,8 @@ class DualPrompt:
     init: Literal["reference", "google"] = "reference"
     clip: float | None = 1.0
     copy_prompts: bool = True
+    train_vote: Vote = "image"
+    clip_over: Literal["trained", "all"] = "trained"
 
 
 @dataclass(frozen=True)
@@ -367,6 +371,11 @@ class Config:
     :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
     :ivar external: code from outside this project that takes part.
+    :ivar eval_batch_size: images per batch in testing; None: 500 drawings, or ``batch_size`` photographs. The result
+        depends on it only where the images of a batch have a say in each other's predictions: F29 (docs/fidelity.md).
+    :ivar test_order: of the test images in their batches: "tasks" (experience by experience, and of drawings class by
+        class), or "shuffled" (those of all experiences so far in one order). Accuracies are those of experiences in
+        either.
     """
 
     numerics: int = 1
@@ -413,6 +422,8 @@ class Config:
     l2p: L2P | None = None
     dualprompt: DualPrompt | None = None
     inflora: InfLora | None = None
+    eval_batch_size: int | None = None
+    test_order: Literal["tasks", "shuffled"] = _later("tasks")
 
     @property
     def starts_pretrained(self) -> bool:
@@ -452,14 +463,16 @@ class Config:
                 f"backbone is {self.backbone!r}: a configuration names no file; use --backbone for a file or folder, "
                 f"or write {HUB}owner/name"
             )
-        for name in ("epochs", "batch_size", "lr", "head_init_std"):
+        for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0 and not (name == "epochs" and self.epochs == 0 and self.closed_form):
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("slow_factor", "momentum", "weight_decay", "horizon_beyond"):
+        for name in ("slow_factor", "momentum", "weight_decay", "head_init_std", "horizon_beyond"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ConfigError(f"micro_batch must be a number of images, at least 1, got {self.micro_batch}")
+        if self.eval_batch_size is not None and self.eval_batch_size < 1:
+            raise ConfigError(f"eval_batch_size must be a number of images, at least 1, got {self.eval_batch_size}")
         if self.milestones and self.schedule != "step":
             raise ConfigError(
                 f"milestones={list(self.milestones)} need the step schedule: set schedule to step, or milestones to []"
@@ -490,6 +503,9 @@ class Config:
             raise ConfigError(
                 f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null"
             )
+        pool = self.l2p or self.dualprompt
+        if pool:
+            self._require_pool_fits(pool)
         if self.lae and not modules:
             raise ConfigError("lae is a second expert of PEFT modules, but there are none: set lora, adapter or prefix")
         if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):
@@ -527,6 +543,22 @@ class Config:
             raise ConfigError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
         if self.external:
             self._require_external_fits(self.external)
+
+    def _require_pool_fits(self, pool: L2P | DualPrompt) -> None:
+        (name,) = (name for name in ("l2p", "dualprompt") if getattr(self, name))
+        if not 1 <= pool.top_k <= pool.pool:
+            raise ConfigError(f"{name}.top_k must be from 1 to {name}.pool={pool.pool}, got {pool.top_k}")
+        if not pool.clip and pool.clip_over == "all":
+            raise ConfigError(f"{name}.clip_over='all' says by which norm to clip, but {name}.clip is off: set clip")
+        if self.micro_batch:
+            raise ConfigError(f"{name} lets the images of a whole batch choose prompts: set micro_batch to null")
+        if self.precision == "fp16" and pool.clip:
+            raise ConfigError(
+                f"{name}.clip={pool.clip} would clip gradients that fp16 has scaled: set precision to bf16"
+            )
+        both = set(self.dualprompt.g_layers) & set(self.dualprompt.e_layers) if self.dualprompt else set()
+        if both:
+            raise ConfigError(f"dualprompt.g_layers and e_layers share {sorted(both)}: a block has one kind of prompts")
 
     def _require_external_fits(self, external: External) -> None:
         for kind, component in external.components.items():

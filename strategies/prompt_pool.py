@@ -264,7 +264,7 @@ class PoolTraining(SupervisedPlugin[Any]):
     to the model, and so does the number of experiences: a new strategy on the same model goes on.
 
     :param pull: weight of the similarity between queries and chosen keys, at least 0.
-    :param clip: largest global L2 norm of the gradient; ``None``: not clipped.
+    :param clip: largest global L2 norm of the gradient; ``None`` or 0: not clipped.
     :param clip_over: see :data:`ClipOver`. ``"all"`` computes the gradients of the whole backbone.
     :param copy_prompts: start an experience's prompts as a copy of those of the experience before.
     :raises ValueError: an argument is out of its range; before training, the model has no pool of this kind.
@@ -277,8 +277,8 @@ class PoolTraining(SupervisedPlugin[Any]):
     def __init__(self, pull: float, clip: float | None, clip_over: ClipOver, copy_prompts: bool) -> None:
         super().__init__()
         require_not_negative(pull=pull)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be above 0, got {clip}: None does not clip")
+        if clip is not None and not clip >= 0:
+            raise ValueError(f"clip must not be negative, got {clip}: None or 0 does not clip")
         if clip_over not in ("trained", "all"):
             raise ValueError(f"clip_over must be 'trained' or 'all', got {clip_over!r}")
         self.pull, self.clip, self.clip_over, self.copy_prompts = pull, clip, clip_over, copy_prompts
@@ -290,7 +290,7 @@ class PoolTraining(SupervisedPlugin[Any]):
         self.bytes_kept = bytes_of(self._vit(strategy).query_copy)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if self.clip is not None and self.clip_over == "all":
+        if self.clip and self.clip_over == "all":
             for parameter in self._frozen(strategy):
                 parameter.requires_grad_(True)
 
@@ -298,7 +298,7 @@ class PoolTraining(SupervisedPlugin[Any]):
         strategy.loss = strategy.loss - self.pull * self._pool(strategy).pull()
 
     def before_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if self.clip is None:
+        if not self.clip:
             return
         nn.utils.clip_grad_norm_(strategy.model.parameters(), self.clip)
         if self.clip_over == "all":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
@@ -76,6 +77,32 @@ def make_image_benchmark(
         datasets = [CachedImages(open_cache(data, name, cache), places, device) for name, places in (train, test)]
         calls = [Postponed(transform) for transform in transforms]
     return _class_incremental(stream, order, *datasets, train_transform=calls[0], eval_transform=calls[1])
+
+
+class Mixed:
+    """The images of several test experiences in one shuffled order, as one experience.
+
+    :ivar classes_of: the classes of each experience.
+    :ivar part_of: for each image, the experience that it is of, and its ``place`` in there.
+    :param experiences: with a ``dataset`` and ``classes_in_this_experience``.
+    :param seed: of the order.
+    """
+
+    def __init__(self, experiences: Sequence[Any], seed: int | Sequence[int]) -> None:
+        sizes = [len(experience.dataset) for experience in experiences]
+        order = np.random.default_rng(seed).permutation(sum(sizes))
+        first, *others = (experience.dataset for experience in experiences)
+        for other in others:
+            first = first.concat(other)
+        self.dataset = first.subset(order.tolist())
+        self.classes_of = [sorted(experience.classes_in_this_experience) for experience in experiences]
+        self.classes_in_this_experience = sorted(c for classes in self.classes_of for c in classes)
+        self.part_of = np.repeat(np.arange(len(sizes)), sizes)[order]
+        self.place = np.concatenate([np.arange(size) for size in sizes])[order]
+
+    def logging(self) -> Mixed:
+        """As Avalanche's experiences have it, for metrics: what they may see. Here nothing is hidden."""
+        return self
 
 
 def _check_order(stream: Stream, order: Sequence[int]) -> None:

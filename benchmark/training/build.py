@@ -4,6 +4,7 @@ the backbone, the model with its heads, and the Avalanche strategy with its plug
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -21,9 +22,11 @@ from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
 from reclaim.strategies.depths import layer_depths
+from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.l2p import L2P, attach_l2p
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.olor_plugin import OLORPlugin
@@ -147,6 +150,10 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_prefix(model, range(config.prefix.blocks), config.prefix.tokens)
     if config.prompts:
         attach_prompts(model, config.prompts.tokens, config.prompts.deep)
+    if config.l2p:
+        attach_l2p(model, **_arguments(attach_l2p, config.l2p))
+    if config.dualprompt:
+        attach_dualprompt(model, **_arguments(attach_dualprompt, config.dualprompt))
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
@@ -155,6 +162,11 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     if config.compile:
         compile_backbone(model)
     return model
+
+
+def _arguments(function: Callable[..., Any], part: Any) -> dict[str, Any]:
+    """Those settings of a part that a function has an argument for."""
+    return {name: value for name, value in vars(part).items() if name in inspect.signature(function).parameters}
 
 
 def prepared(config: Config, dataset: str) -> tuple[BatchTransform, BatchTransform]:
@@ -214,7 +226,7 @@ def make_strategy(
         criterion=_loss(config),
         train_mb_size=config.batch_size,
         train_epochs=config.epochs,
-        eval_mb_size=config.batch_size if config.images else EVAL_BATCH,
+        eval_mb_size=config.eval_batch_size or (config.batch_size if config.images else EVAL_BATCH),
         device=device,
         plugins=[*_plugins(config, seed, validation), *foreign, *plugins],
         evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
@@ -232,6 +244,10 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(FrozenBackbone())
     if config.peft:
         plugins.append(PEFTSchedule(config.peft.frozen_epochs, config.peft.freeze))
+    if config.l2p:
+        plugins.append(L2P(**_arguments(L2P, config.l2p)))
+    if config.dualprompt:
+        plugins.append(DualPrompt(**_arguments(DualPrompt, config.dualprompt)))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
     if config.olor:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from ..data.experiences import Mixed
+
 
 class Observer(SupervisedPlugin[Any]):
     """Collects the content of a record: accuracies in percent with and without the task known, training loss and
@@ -61,9 +63,10 @@ class Observer(SupervisedPlugin[Any]):
         self.correct, self.test_counts = [], []
 
     def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self._eval_classes = torch.tensor(
-            sorted(strategy.experience.classes_in_this_experience), device=strategy.device
-        )
+        experience = strategy.experience
+        self._mixed = experience if isinstance(experience, Mixed) else None
+        classes = self._mixed.classes_of if self._mixed else [sorted(experience.classes_in_this_experience)]
+        self._eval_classes = [torch.tensor(of_experience, device=strategy.device) for of_experience in classes]
         self._hits: list[bool] = []
         self._hits_task_known: list[bool] = []
 
@@ -76,14 +79,27 @@ class Observer(SupervisedPlugin[Any]):
             raise FloatingPointError(
                 f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate"
             )
+        start = len(self._hits)
+        parts = self._mixed.part_of[start : start + len(targets)] if self._mixed else np.zeros(len(targets), int)
+        # of each experience, what it would predict if it were the task
+        of_parts = [classes[logits[:, classes].argmax(1)] == targets for classes in self._eval_classes]
         self._hits += (logits.argmax(1) == targets).tolist()
-        self._hits_task_known += (self._eval_classes[logits[:, self._eval_classes].argmax(1)] == targets).tolist()
+        self._hits_task_known += torch.stack(of_parts)[parts, np.arange(len(targets))].tolist()
 
     def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.correct += self._hits
-        self.test_counts.append(len(self._hits))
-        self.accuracy[-1].append(100 * float(np.mean(self._hits)))
-        self.accuracy_task_known[-1].append(100 * float(np.mean(self._hits_task_known)))
+        hits, task_known = np.array(self._hits), np.array(self._hits_task_known)
+        rows = _rows_of(self._mixed) if self._mixed else [np.arange(len(hits))]
+        for of_experience in rows:
+            self.correct += hits[of_experience].tolist()
+            self.test_counts.append(len(of_experience))
+            self.accuracy[-1].append(100 * float(np.mean(hits[of_experience])))
+            self.accuracy_task_known[-1].append(100 * float(np.mean(task_known[of_experience])))
+
+
+def _rows_of(mixed: Mixed) -> list[np.ndarray]:
+    """For each experience its images' rows in the mixed order, in the experience's own order."""
+    rows = [np.flatnonzero(mixed.part_of == part) for part in range(len(mixed.classes_of))]
+    return [of_experience[np.argsort(mixed.place[of_experience])] for of_experience in rows]
 
 
 class Ticker(SupervisedPlugin[Any]):

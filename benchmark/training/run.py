@@ -14,7 +14,7 @@ from reclaim.strategies.backbones import fingerprint, other_weights, require_bac
 
 from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
-from ..data.experiences import make_benchmark, make_image_benchmark
+from ..data.experiences import Mixed, make_benchmark, make_image_benchmark
 from ..data.folders import read_own_images, require_enough_to_hold_out
 from ..data.images import ImageData
 from ..data.served import Served
@@ -122,7 +122,9 @@ def run(
         for t, experience in enumerate(benchmark.train_stream):
             if t == strategy.clock.train_exp_counter:
                 train(strategy, experience, drop_last=config.drop_last, **loading)
-                strategy.eval(benchmark.test_stream[: t + 1], **loading)
+                tests = benchmark.test_stream[: t + 1]
+                shuffled = config.test_order == "shuffled"
+                strategy.eval([Mixed(tests, (seed, t))] if shuffled else tests, **loading)
                 checkpoint.save(strategy)
             ticker.reach(epochs * (t + 1))
         effort = observer.effort
