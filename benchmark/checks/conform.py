@@ -7,46 +7,26 @@ the vectors.
 
 from __future__ import annotations
 
-import math
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from reclaim.strategies.depths import layer_depths
-from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
 from reclaim.strategies.gaussians import ClassGaussians
-from reclaim.strategies.heads import ContinualModel, TaskHeads
-from reclaim.strategies.l2p import L2P, attach_l2p
+from reclaim.strategies.heads import TaskHeads
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.peft import LoRA, Prefix, attach_adapter, attach_lora, attach_prefix
 from reclaim.strategies.peft_module import PEFTModule
-from reclaim.strategies.prompt_pool import PoolTraining, cosine_similarity
 from reclaim.strategies.slca import align_heads
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
-from torch.nn import functional as F
 
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """One quantity of a golden file: how far the implementation is from it, and how far it may be."""
-
-    quantity: str
-    value: float
-    tolerance: float
-
-    @property
-    def within(self) -> bool:
-        # written so that NaN is not within
-        return self.value <= self.tolerance
+from .conform_inflora import inflora
+from .conform_prompts import dualprompt, l2p
+from .golden import Arrays, Deviation, recorded_vit
 
 
 # --- OLOR ---
@@ -144,8 +124,6 @@ def slca(arrays: Arrays) -> list[Deviation]:
 
 # --- LAE modules ---
 
-GOLDEN_VIT_HEADS = 4  # the one size of the recorded ViT that its weights do not tell
-
 
 def lae_module(arrays: Arrays) -> list[Deviation]:
     """Deviations of a PEFT module of LAE inside a small ViT: all tokens without and with the modules, and the modules'
@@ -153,7 +131,7 @@ def lae_module(arrays: Arrays) -> list[Deviation]:
 
     :raises ValueError: the file's ``kind`` is not "lora", "adapter" or "prefix".
     """
-    vit = _recorded_vit(arrays)
+    vit = recorded_vit(arrays)
     images = torch.from_numpy(arrays["x"])
     with torch.no_grad():
         plain = vit.forward_features(images)
@@ -177,25 +155,6 @@ def lae_module(arrays: Arrays) -> list[Deviation]:
         difference = np.abs(parameter.grad[index].numpy() - reference).max()
         deviations.append(Deviation(f"grad_{name}", float(difference / np.abs(reference).max()), 1e-4))
     return deviations
-
-
-def _recorded_vit(arrays: Arrays) -> VisionTransformer:
-    weights = {
-        name.removeprefix("vit."): torch.from_numpy(array) for name, array in arrays.items() if name.startswith("vit.")
-    }
-    dim, channels, patch, _ = weights["patch_embed.proj.weight"].shape
-    vit = VisionTransformer(
-        img_size=arrays["x"].shape[-1],
-        patch_size=patch,
-        in_chans=channels,
-        embed_dim=dim,
-        depth=sum(name.endswith("attn.qkv.weight") for name in weights),
-        num_heads=GOLDEN_VIT_HEADS,
-        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / dim,
-        num_classes=0,
-    )
-    vit.load_state_dict(weights)
-    return vit.eval()
 
 
 def _attach_recorded(vit: VisionTransformer, arrays: Arrays) -> Sequence[PEFTModule]:
@@ -234,177 +193,6 @@ def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Paramet
     return [(name, module.get_parameter(own), ...) for name, own in {**names, "layer.3.scale": "scale"}.items()]
 
 
-# --- pools of prompts ---
-
-ANY_NORM = math.inf  # no gradient is clipped at it, but all are computed
-
-
-def l2p(arrays: Arrays) -> list[Deviation]:
-    """Choices, tokens, outputs, gradients and three steps of L2P, of the PyTorch twin and of Google's code."""
-    recorded = _Recorded(arrays)
-    for positions, suffix in (("reference", ""), ("google", "_google")):
-        for mode, vote in (("sample", "image"), ("batch", "batch")):
-            model = recorded.model()
-            pool = attach_l2p(
-                model,
-                *arrays["pool"].shape[:2],
-                int(arrays["top_k"]),
-                positions=positions,  # type: ignore[arg-type]
-                train_vote=vote,  # type: ignore[arg-type]
-                test_vote=vote,  # type: ignore[arg-type]
-            )
-            trained = recorded.write({"pool": pool.prompts, "keys": pool.keys}, model)
-            recorded.compare(model.eval(), L2P(recorded.pull, ANY_NORM, "all"), trained, mode, suffix)
-            if mode == "batch" and not suffix:
-                recorded.step(model.train(), L2P(recorded.pull, clip=float(arrays["steps_clip"])), trained)
-    return recorded.deviations
-
-
-def dualprompt(arrays: Arrays) -> list[Deviation]:
-    """Choices, tokens, outputs, gradients and three steps of DualPrompt, of the PyTorch twin and of Google's code."""
-    recorded = _Recorded(arrays)
-    g_layers, e_layers = arrays["g_layers"].tolist(), arrays["e_layers"].tolist()
-    for pairing, suffix in (("reference", ""), ("google", "_google")):
-        for mode in ("train", "sample", "batch"):
-            model = recorded.model()
-            pool = attach_dualprompt(
-                model,
-                len(arrays["keys"]),
-                arrays["g_prompt"].shape[2],
-                arrays["e_prompt"].shape[3],
-                g_layers,
-                e_layers,
-                top_k=int(arrays["top_k"]),
-                pairing=pairing,  # type: ignore[arg-type]
-                test_vote="batch" if mode == "batch" else "image",
-            )
-            pool.experiences += int(arrays["task"])
-            blocks: Any = model.backbone.blocks
-            prompts = {
-                f"{kind}_prompt": [blocks[index].attn.prefix.prompts for index in layers]
-                for kind, layers in (("g", g_layers), ("e", e_layers))
-            }
-            trained = recorded.write({**prompts, "keys": pool.keys}, model)
-            recorded.compare(
-                model.train(mode == "train"), DualPrompt(recorded.pull, ANY_NORM, "all"), trained, mode, suffix
-            )
-            if mode == "train" and not suffix:
-                recorded.step(model, DualPrompt(recorded.pull, clip=float(arrays["steps_clip"])), trained)
-    return recorded.deviations
-
-
-Trained = dict[str, Any]
-"""The file's name of what trains -> the parameter, or those of all layers."""
-
-
-class _Recorded:
-    """A golden file of a pool of prompts, and the deviations from it so far.
-
-    The plugins act on a strategy that has no more than they use.
-    """
-
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
-        self.images, self.labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["labels"])
-        self.classes = torch.from_numpy(arrays["class_mask"])
-        self.pull = float(arrays["pull_coefficient"])
-        self.deviations: list[Deviation] = []
-
-    def model(self) -> ContinualModel:
-        model = ContinualModel(_recorded_vit(self.arrays))
-        model.heads.add_head(range(len(self.arrays["head_bias"])))
-        return model
-
-    def write(self, prompts: Trained, model: ContinualModel) -> Trained:
-        """Set prompts, keys and the head to the recorded values."""
-        (head,) = model.heads.heads
-        trained = {**prompts, "head_weight": head.weight, "head_bias": head.bias}
-        for name, parameters in trained.items():
-            value = torch.from_numpy(self.arrays[name])
-            if isinstance(parameters, list):
-                for parameter, own in zip(parameters, value, strict=True):
-                    _as_recorded(parameter.data).copy_(own.reshape(_as_recorded(parameter.data).shape))
-            else:
-                parameters.data.copy_(value)
-        return trained
-
-    def compare(self, model: ContinualModel, plugin: PoolTraining, trained: Trained, mode: str, suffix: str) -> None:
-        """One pass forward and back. What a file does not have of a mode is not compared."""
-        pool: Any = model.backbone.prompt_pool
-        tokens: Any = model.backbone.forward_features(self.images)  # type: ignore[operator]
-        if not suffix:  # the same in both codes
-            self._add(f"idx_{mode}", pool.indices, 0.5)  # equal
-            self._add(f"reduce_sim_{mode}", pool.pull())
-        if not suffix and mode == "sample":  # the same in all modes
-            self._add("query", pool.query)
-            self._add("similarity", cosine_similarity(pool.query, pool.keys))
-        self._add(f"tokens_{mode}{suffix}", tokens)
-        self._add(f"pre_logits_{mode}{suffix}", model.features(self.images))
-        strategy: Any = SimpleNamespace(model=model)
-        plugin.before_forward(strategy)
-        logits = model(self.images)
-        self._add(f"logits_{mode}{suffix}", logits)
-        strategy.loss = self._loss(logits)
-        plugin.before_backward(strategy)
-        self._add(f"loss_{mode}{suffix}", strategy.loss)
-        strategy.loss.backward()
-        norm_all = _norm(model)
-        plugin.before_update(strategy)
-        for name, parameters in trained.items():
-            self._add_relative(f"grad_{name}_{mode}{suffix}", _joined(parameters, gradient=True))
-        self._add_relative(f"grad_norm_{mode}{suffix}", _norm(model))
-        self._add_relative(f"grad_norm_all_{mode}{suffix}", norm_all)
-
-    def step(self, model: ContinualModel, plugin: PoolTraining, trained: Trained) -> None:
-        """Three steps of Adam on the batch."""
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], float(self.arrays["steps_lr"]))
-        strategy: Any = SimpleNamespace(model=model)
-        losses = []
-        for _ in self.arrays["steps_loss"]:
-            optimizer.zero_grad()
-            plugin.before_forward(strategy)
-            strategy.loss = self._loss(model(self.images))
-            plugin.before_backward(strategy)
-            losses.append(strategy.loss.detach())
-            strategy.loss.backward()
-            plugin.before_update(strategy)
-            optimizer.step()
-        self._add("steps_loss", torch.stack(losses))
-        for name, parameters in trained.items():
-            self._add(f"steps_{name}", _joined(parameters))
-
-    def _loss(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits[:, self.classes], torch.searchsorted(self.classes, self.labels))
-
-    def _add(self, name: str, own: Tensor, tolerance: float = 1e-5, relative: bool = False) -> None:
-        if name not in self.arrays:
-            return
-        reference = self.arrays[name]
-        difference = np.abs(own.detach().numpy().reshape(reference.shape) - reference).max()
-        scale = np.abs(reference).max() if relative else 1.0
-        self.deviations.append(Deviation(name, float(difference / scale), tolerance))
-
-    def _add_relative(self, name: str, own: Tensor) -> None:
-        self._add(name, own, 1e-4, relative=True)
-
-
-def _as_recorded(prompts: Tensor) -> Tensor:
-    """Prompts of a block without the pool's axis, if they are a general one's."""
-    return prompts.squeeze(1)
-
-
-def _joined(parameters: Any, gradient: bool = False) -> Tensor:
-    """A parameter or those of all layers as one tensor, or their gradients."""
-    if isinstance(parameters, list):
-        return torch.stack([_joined(parameter, gradient) for parameter in parameters])
-    values = parameters.grad if gradient else parameters.detach()
-    return torch.zeros_like(parameters) if values is None else values
-
-
-def _norm(model: ContinualModel) -> Tensor:
-    return torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-
-
 # --- recognition ---
 
 KINDS: tuple[tuple[frozenset[str], Callable[[Arrays], list[Deviation]]], ...] = (
@@ -413,6 +201,7 @@ KINDS: tuple[tuple[frozenset[str], Callable[[Arrays], list[Deviation]]], ...] = 
     (frozenset({"kind", "adapt_blocks", "tokens_plain", "tokens_adapted"}), lae_module),
     (frozenset({"method", "pool", "keys"}), l2p),
     (frozenset({"method", "e_prompt", "g_layers"}), dualprompt),
+    (frozenset({"method", "rank", "lamb"}), inflora),
 )
 """The arrays by which a file is recognised, and what checks it."""
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reclaim.benchmark.checks.conform import Arrays, Deviation, check
+from reclaim.benchmark.checks.conform import check
+from reclaim.benchmark.checks.golden import Arrays, Deviation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("*.npz"))
