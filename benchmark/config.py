@@ -284,10 +284,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Heads computed in closed form from class statistics, not trained."""
+    """Heads computed in closed form from class statistics, not trained.
 
-    kind: Literal["nearest-class-mean", "linear-discriminant"] = "nearest-class-mean"
+    :ivar kind: "cosine-class-mean" is SimpleCIL's, "random-projection" RanPAC's.
+    :ivar shrinkage: of linear discriminants.
+    :ivar width: of the random projection; 0: none. ``ridge``: how its ridge is chosen, "ranpac-ridge" in
+        docs/fidelity.md.
+    """
+
+    kind: Literal["nearest-class-mean", "linear-discriminant", "cosine-class-mean", "random-projection"] = (
+        "nearest-class-mean"
+    )
     shrinkage: float = 1e-4
+    width: int = _later(10_000)
+    ridge: Literal["reference", "paper"] = _later("reference")
 
 
 @dataclass(frozen=True)
@@ -367,6 +377,7 @@ class Config:
     :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
     :ivar external: code from outside this project that takes part.
+    :ivar train_in: every experience, or the first only; heads in closed form are computed after each of them.
     """
 
     numerics: int = 1
@@ -413,6 +424,7 @@ class Config:
     l2p: L2P | None = None
     dualprompt: DualPrompt | None = None
     inflora: InfLora | None = None
+    train_in: Literal["every", "first"] = _later("every")
 
     @property
     def starts_pretrained(self) -> bool:
@@ -489,6 +501,11 @@ class Config:
         if self.trainable == "heads" and useless:
             raise ConfigError(
                 f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null"
+            )
+        if self.train_in == "first" and not (self.closed_form and self.epochs):
+            raise ConfigError(
+                "train_in='first' leaves later heads to closed_form, and needs epochs for the first experience: set "
+                "closed_form and epochs, or train_in to every"
             )
         if self.lae and not modules:
             raise ConfigError("lae is a second expert of PEFT modules, but there are none: set lora, adapter or prefix")
