@@ -288,10 +288,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Heads computed in closed form from class statistics, not trained."""
+    """Heads computed in closed form from class statistics, not trained.
 
-    kind: Literal["nearest-class-mean", "linear-discriminant"] = "nearest-class-mean"
+    :ivar kind: "cosine-class-mean" is SimpleCIL's, "random-projection" RanPAC's.
+    :ivar shrinkage: of linear discriminants.
+    :ivar width: of the random projection; 0: none. ``ridge``: how its ridge is chosen, "ranpac-ridge" in
+        docs/fidelity.md.
+    """
+
+    kind: Literal["nearest-class-mean", "linear-discriminant", "cosine-class-mean", "random-projection"] = (
+        "nearest-class-mean"
+    )
     shrinkage: float = 1e-4
+    width: int = _later(10_000)
+    ridge: Literal["reference", "paper"] = _later("reference")
 
 
 @dataclass(frozen=True)
@@ -376,6 +386,7 @@ class Config:
     :ivar test_order: of the test images in their batches: "tasks" (experience by experience, and of drawings class by
         class), or "shuffled" (those of all experiences so far in one order). Accuracies are those of experiences in
         either.
+    :ivar train_in: every experience, or the first only; heads in closed form are computed after each of them.
     """
 
     numerics: int = 1
@@ -424,6 +435,7 @@ class Config:
     inflora: InfLora | None = None
     eval_batch_size: int | None = None
     test_order: Literal["tasks", "shuffled"] = _later("tasks")
+    train_in: Literal["every", "first"] = _later("every")
 
     @property
     def starts_pretrained(self) -> bool:
@@ -506,6 +518,11 @@ class Config:
         pool = self.l2p or self.dualprompt
         if pool:
             self._require_pool_fits(pool)
+        if self.train_in == "first" and not (self.closed_form and self.epochs):
+            raise ConfigError(
+                "train_in='first' leaves later heads to closed_form, and needs epochs for the first experience: set "
+                "closed_form and epochs, or train_in to every"
+            )
         if self.lae and not modules:
             raise ConfigError("lae is a second expert of PEFT modules, but there are none: set lora, adapter or prefix")
         if self.low_rank and (self.schedule != "constant" or self.slow_factor != 1):

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
     from .best_epoch import BestEpoch
-    from .closed_form import LinearDiscriminant, NearestClassMean
+    from .closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RandomProjection, RanPAC
     from .depths import layer_depths
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
+    from .first_experience import FirstExperienceOnly
     from .fresh_optimizer import FreshOptimizer
     from .gaussians import ClassGaussians
     from .heads import ContinualModel, TaskHeads
@@ -73,9 +74,11 @@ __all__ = [
     "ClassifierAlignment",
     "ConfidencePenaltyLoss",
     "ContinualModel",
+    "CosineClassMean",
     "DERPlusPlus",
     "EPGLoss",
     "EntropyPenaltyLoss",
+    "FirstExperienceOnly",
     "FocalLoss",
     "FreshOptimizer",
     "FrozenBackbone",
@@ -91,6 +94,8 @@ __all__ = [
     "PEFTSchedule",
     "Prefix",
     "Prompts",
+    "RanPAC",
+    "RandomProjection",
     "Replay",
     "SLCAPlusPlus",
     "SlowLearnerRates",
@@ -135,9 +140,10 @@ _MODULE_OF = {
         "backbones": "KNOWN_BACKBONES create_backbone fingerprint read_weights",
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
-        "closed_form": "LinearDiscriminant NearestClassMean",
+        "closed_form": "CosineClassMean LinearDiscriminant NearestClassMean RanPAC RandomProjection",
         "depths": "layer_depths",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
+        "first_experience": "FirstExperienceOnly",
         "fresh_optimizer": "FreshOptimizer",
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",

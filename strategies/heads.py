@@ -128,6 +128,16 @@ class TaskHeads(DynamicModule):
             head.weight.copy_(weight)
             head.bias.copy_(bias)
 
+    def resize(self, in_features: int) -> None:
+        """From now on the heads are for features of another width. Those that exist start anew, at zero."""
+        self.in_features = in_features
+        for i, head in enumerate(self.heads):
+            old: Any = head
+            new = nn.Linear(in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
+            for parameter in new.parameters():
+                nn.init.zeros_(parameter).requires_grad_(old.weight.requires_grad)
+            self.heads[i] = new
+
     def snapshot(self) -> list[Tensor]:
         """Copies of all weights and biases, for :meth:`restore`."""
         return [p.detach().clone() for p in self.heads.parameters()]
@@ -197,15 +207,34 @@ class ContinualModel(nn.Module, BaseModel):  # type: ignore[misc]
                 )
         self.backbone = backbone
         self.autocast = autocast
+        self.extension: nn.Module | None = None
         self.heads = TaskHeads(int(in_features), init_std, freeze_earlier)
 
+    def extend(self, extension: nn.Module, width: int) -> None:
+        """From now on the model's features are ``extension(features, images)`` (N, width) of the backbone's.
+
+        The heads that exist start anew, at zero: their features are others now. The parameters of the backbone keep
+        their names. The extension is moved to the backbone's device.
+
+        :raises ValueError: the model has an extension already.
+        """
+        if self.extension is not None:
+            raise ValueError(
+                f"the model's features go through {type(self.extension).__name__} already, and "
+                f"{type(extension).__name__} would be the second: use one of them, or another ContinualModel"
+            )
+        self.extension = extension.to(self.heads.group_anchor.device)
+        self.heads.resize(width)
+
     def features(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) to features (N, d)."""
+        """Images (N, C, H, W) to features (N, d), those of the extension if there is one."""
         if self.autocast:
             with torch.autocast(images.device.type, self.autocast):
                 features = self.backbone(images).float()
         else:
             features = self.backbone(images)
+        if self.extension is not None:
+            features = self.extension(features, images)
         if features.ndim != 2 or features.shape[1] != self.heads.in_features:
             raise ValueError(
                 f"the backbone returned features of shape {tuple(features.shape)}, expected (N, "

@@ -20,10 +20,11 @@ from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
-from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
+from reclaim.strategies.closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RanPAC
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
+from reclaim.strategies.first_experience import FirstExperienceOnly
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.l2p import L2P, attach_l2p
@@ -48,7 +49,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, Config, External
+from ..config import OLOR_SGD_ONLY, Alignment, ClosedForm, Config, External
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
@@ -242,6 +243,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(BestEpoch(validation))
     if config.trainable == "heads":
         plugins.append(FrozenBackbone())
+    if config.train_in == "first":
+        plugins.append(FirstExperienceOnly())
     if config.peft:
         plugins.append(PEFTSchedule(config.peft.frozen_epochs, config.peft.freeze))
     if config.l2p:
@@ -265,8 +268,7 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
     if config.memory and config.memory.method == "bic":
         plugins.append(BiC(config.memory.size, val_percentage=config.memory.held_out))
     if config.closed_form:
-        lda = config.closed_form.kind == "linear-discriminant"
-        plugins.append(LinearDiscriminant(config.closed_form.shrinkage) if lda else NearestClassMean())
+        plugins.append(_closed_form(config.closed_form, seed))
     if config.augment and not config.images:
         plugins.append(Augmentation(Warp()))
     if config.low_rank:
@@ -274,6 +276,14 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
     if config.alignment:
         plugins.append(_alignment(config, config.alignment, seed))
     return plugins
+
+
+def _closed_form(form: ClosedForm, seed: int) -> NearestClassMean:
+    if form.kind == "linear-discriminant":
+        return LinearDiscriminant(form.shrinkage)
+    if form.kind == "random-projection":
+        return RanPAC(form.width, form.ridge, seed)
+    return CosineClassMean() if form.kind == "cosine-class-mean" else NearestClassMean()
 
 
 def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAlignment:

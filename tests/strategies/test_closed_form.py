@@ -5,21 +5,33 @@ and beside training.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from avalanche.benchmarks import tensors_benchmark
+from avalanche.models import IncrementalClassifier
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from avalanche.training.supervised.deep_slda import StreamingLDA
-from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
+from reclaim.strategies.closed_form import (
+    RIDGES,
+    CosineClassMean,
+    LinearDiscriminant,
+    NearestClassMean,
+    RandomProjection,
+    RanPAC,
+)
+from reclaim.strategies.first_experience import FirstExperienceOnly
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import UNSEEN, ContinualModel, TaskHeads
 from reclaim.strategies.slca import ClassifierAlignment, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 pytestmark = pytest.mark.trains
 
@@ -283,7 +295,7 @@ def test_bad_shrinkage(bad: float) -> None:
         LinearDiscriminant(bad)
 
 
-@pytest.mark.parametrize("make", [NearestClassMean, LinearDiscriminant])
+@pytest.mark.parametrize("make", [NearestClassMean, LinearDiscriminant, CosineClassMean, partial(RanPAC, 16)])
 def test_in_another_strategy_it_is_as_a_new_one(make: Any) -> None:
     """With the classes of the first strategy, whose images it must not count."""
     plugin = make()
@@ -294,3 +306,170 @@ def test_in_another_strategy_it_is_as_a_new_one(make: Any) -> None:
         strategy.train(make_stream(STREAMS[0]).train_stream)
         ends.append(strategy.model.heads.snapshot())
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+# --- SimpleCIL and RanPAC ---
+
+
+@pytest.mark.parametrize("tasks", STREAMS, ids=str)
+def test_simplecil_is_the_cosine_rule(tasks: list[list[int]]) -> None:
+    """The class that is named has the largest cosine with the image, whatever other classes there are."""
+    stream, strategy, seen = make_stream(tasks), make_strategy(CosineClassMean()), []
+
+    def check(exp: Any) -> None:
+        seen.append(exp)
+        x, y = (t.double() if t.is_floating_point() else t for t in samples_of(seen))
+        queries, _ = samples_of(stream.test_stream)
+        classes = y.unique().tolist()
+        means = torch.stack([x[y == c].mean(dim=0) for c in classes])
+        cosines = torch.cosine_similarity(queries.double()[:, None], means, dim=2)
+        with torch.no_grad():
+            logits = strategy.model(queries)
+        own = logits[:, classes].double() / queries.double().norm(dim=1, keepdim=True)
+        torch.testing.assert_close(
+            own - own.mean(dim=1, keepdim=True), cosines - cosines.mean(dim=1, keepdim=True), rtol=1e-4, atol=1e-5
+        )
+        assert set(logits.argmax(dim=1).tolist()) <= set(classes)
+        assert (logits.max(dim=1).values >= -1e-4).all(), "never below the logit of a class without a head"
+
+    train(strategy, stream.train_stream, check)
+
+
+def test_a_random_projection_is_positive_and_drawn_from_its_generator() -> None:
+    first, same, other = (RandomProjection(DIM, 500, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    x = torch.randn(3, DIM)
+    assert torch.equal(first.matrix, same.matrix)
+    assert not torch.equal(first.matrix, other.matrix)
+    assert not list(first.parameters()), "nothing to train"
+    torch.testing.assert_close(first(x, torch.empty(3, 1, 2, 2)), (x @ first.matrix).clamp(min=0))
+    assert abs(float(first.matrix.mean())) < 0.1
+    assert abs(float(first.matrix.std()) - 1) < 0.1
+
+
+def projected(strategy: Naive, x: Tensor) -> Tensor:
+    extension: Any = strategy.model.extension
+    return x.double() if extension is None else F.relu(x @ extension.matrix).double()
+
+
+@pytest.mark.parametrize("width", [0, 40])
+@pytest.mark.parametrize("tasks", STREAMS, ids=str)
+def test_ranpac_is_the_ridge_regression_on_all_images_at_once(tasks: list[list[int]], width: int) -> None:
+    """After every experience: its statistics are sums, so that one pass over all images gives the same heads."""
+    stream, plugin = make_stream(tasks), RanPAC(width)
+    strategy, seen = make_strategy(plugin), []
+
+    def check(exp: Any) -> None:
+        seen.append(exp)
+        strategy.eval(stream.test_stream)
+        x, y = samples_of(seen)
+        queries, _ = samples_of(stream.test_stream)
+        classes, h = y.unique(), projected(strategy, x)
+        one_hot = (y[:, None] == classes).double()
+        heads = torch.linalg.solve(h.T @ h + plugin.chosen[-1] * torch.eye(h.shape[1], dtype=h.dtype), h.T @ one_hot)
+        expected = projected(strategy, queries) @ heads
+        with torch.no_grad():
+            logits = strategy.model(queries)[:, classes].double()
+        atol = 1e-3 * float(expected.abs().max())
+        torch.testing.assert_close(
+            logits - logits.mean(dim=1, keepdim=True),
+            expected - expected.mean(dim=1, keepdim=True),
+            rtol=1e-3,
+            atol=atol,
+        )
+
+    train(strategy, stream.train_stream, check)
+    size, classes = width or DIM, len(strategy.model.heads.classes)
+    assert len(plugin.chosen) == len(tasks)
+    assert plugin.bytes_kept == 8 * (classes * (size + 1) + size * size) + 4 * DIM * width
+
+
+def test_the_order_of_experiences_does_not_matter_to_ranpac() -> None:
+    x, y = samples_of(make_stream([[0, 1, 2, 3, 4, 5]]).train_stream)
+    ends = []
+    for order in ([0, 1, 2, 3, 4, 5], [4, 2, 0, 5, 3, 1]):
+        plugin, heads = RanPAC(0), TaskHeads(DIM)
+        for c in order:
+            plugin.update(x[y == c], y[y == c])
+        heads.add_head(range(6))
+        plugin._ridges[-1] = 1.0  # that of the last experience: the one thing that is not a sum
+        plugin.write(heads)
+        ends.append(heads.rows()[0])
+    torch.testing.assert_close(*ends)
+
+
+@pytest.mark.parametrize("count", [5, 40, 400])
+@pytest.mark.parametrize("ridge", ["reference", "paper"])
+def test_ranpacs_ridge_is_the_best_on_the_held_out_fifth(ridge: Any, count: int) -> None:
+    """Fewer images than dimensions, and more. In the text, earlier experiences predict, too."""
+    generator = torch.Generator().manual_seed(2)
+    plugin = RanPAC(0, ridge, seed=3)
+    width, earlier = 30, torch.randn(50, 30, generator=generator).double()
+    plugin.update(earlier, torch.arange(50) % 2)
+    rows, targets = torch.randn(count, width, generator=generator).double(), torch.arange(count) % 3 + 2
+    plugin.update(rows, targets)
+
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(3 + 1))
+    fitted, held_out = order[: int(0.8 * count)], order[int(0.8 * count) :]
+    known = rows[fitted] if ridge == "reference" else torch.cat([earlier, rows[fitted]])
+    labels = targets[fitted] if ridge == "reference" else torch.cat([torch.arange(50) % 2, targets[fitted]])
+    one_hot, answers = ((t[:, None] == torch.arange(5)).double() for t in (labels, targets[held_out]))
+    identity = torch.eye(width, dtype=known.dtype)
+    errors = [
+        float(
+            ((rows[held_out] @ torch.linalg.solve(known.T @ known + r * identity, known.T @ one_hot)) - answers)
+            .square()
+            .mean()
+        )
+        for r in RIDGES
+    ]
+    assert errors[RIDGES.index(plugin.chosen[-1])] <= min(errors) * (1 + 1e-6)
+
+
+def test_ranpac_after_training_in_the_first_experience_only() -> None:
+    """The backbone of the first experience stays, and evaluation, a pickled copy or another strategy change nothing."""
+    stream = make_stream([[0, 1, 2], [3], [4, 5]])
+
+    def run(between: Callable[[Naive, Any], Naive]) -> Naive:
+        strategy = make_strategy(FirstExperienceOnly(), RanPAC(40), backbone=make_backbone(), train_epochs=2)
+        for i, exp in enumerate(stream.train_stream):
+            torch.manual_seed(i)
+            strategy.train(exp)
+            backbones.append({k: v.clone() for k, v in strategy.model.backbone.state_dict().items()})
+            iterations.append(strategy.clock.train_iterations)
+            strategy = between(strategy, exp)
+        return strategy
+
+    def evaluate(strategy: Naive, exp: Any) -> Naive:
+        strategy.eval(stream.test_stream)
+        return strategy
+
+    backbones: list[dict[str, Tensor]] = []
+    iterations: list[int] = []
+    ends = [run(lambda s, exp: s), run(evaluate), run(lambda s, exp: pickle.loads(pickle.dumps(s)))]
+    assert iterations[0] == iterations[1] == iterations[2] > 0
+    assert all(torch.equal(backbones[0][k], backbones[2][k]) for k in backbones[0])
+    for end in ends[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(ends[0].model.parameters(), end.model.parameters(), strict=True))
+    with torch.no_grad():
+        one = ends[0].model.eval()(samples_of(stream.test_stream)[0][:1])
+    assert one.shape == (1, 6)
+    assert ends[0].model.heads.in_features == 40
+
+
+def test_errors_of_ranpac() -> None:
+    with pytest.raises(ValueError, match="width must be that of the projection, or 0 for none, got -1"):
+        RanPAC(-1)
+    with pytest.raises(ValueError, match="ridge must be 'reference' or 'paper', got 'best'"):
+        RanPAC(ridge="best")  # type: ignore[arg-type]
+    foreign = Naive(
+        model=nn.Sequential(nn.Flatten(), IncrementalClassifier(DIM)),
+        optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))]),
+        plugins=[RanPAC()],
+        evaluator=None,
+    )
+    with pytest.raises(TypeError, match="RanPAC needs a backbone with heads of its own"):
+        foreign.train(make_stream([[0, 1]]).train_stream)
+    strategy = make_strategy(RanPAC(8))
+    strategy.train(make_stream([[0, 1]]).train_stream)
+    with pytest.raises(ValueError, match="go through RandomProjection already, and Identity would be the second"):
+        strategy.model.extend(nn.Identity(), DIM)
