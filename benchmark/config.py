@@ -378,6 +378,11 @@ class Config:
         code, F13 (docs/fidelity.md).
     :ivar ewc: weight of EWC's penalty.
     :ivar lwf: weight of LwF's distillation; earlier heads then stay trainable.
+    :ivar l2_sp: weight of the pull towards the pretrained weights; ``l2_sp_form``: within each tensor the mean, as in
+        OLOR's code, or the sum, as in L2-SP's paper.
+    :ivar layer_decay: the learning rate of a layer as a fraction of that of the layer above.
+    :ivar wise_ft: alpha of WiSE-FT: predict with the pretrained backbone moved by this fraction of the fine-tuning.
+    :ivar weight_average: decay, per step, of the average of the trained weights that predicts.
     :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
     :ivar external: code from outside this project that takes part.
@@ -436,6 +441,10 @@ class Config:
     eval_batch_size: int | None = None
     test_order: Literal["tasks", "shuffled"] = _later("tasks")
     train_in: Literal["every", "first"] = _later("every")
+    l2_sp_form: Literal["mean", "sum"] = _later("mean")
+    layer_decay: float | None = None
+    wise_ft: float | None = None
+    weight_average: float | None = None
 
     @property
     def starts_pretrained(self) -> bool:
@@ -510,7 +519,8 @@ class Config:
                 f"{' and '.join(modules)} cannot be combined, each has its own training schedule: "
                 f"set all but one of them to null"
             )
-        useless = [name for name in (*modules, "olor", "l2_sp") if getattr(self, name) is not None]
+        of_backbone = (*modules, "olor", "l2_sp", "layer_decay", "wise_ft")
+        useless = [name for name in of_backbone if getattr(self, name) is not None]
         if self.trainable == "heads" and useless:
             raise ConfigError(
                 f"trainable='heads' freezes the backbone: {', '.join(useless)} would do nothing; set to null"
@@ -558,6 +568,23 @@ class Config:
             )
         if self.olor and self.l2_sp is not None:
             raise ConfigError("olor and l2_sp both pull to the pretrained weights: set one of them to null")
+        if self.l2_sp_form != "mean" and self.l2_sp is None:
+            raise ConfigError(f"l2_sp_form={self.l2_sp_form} is the form of l2_sp, which is null: set l2_sp")
+        if self.layer_decay is not None and (self.slow_factor != 1 or self.low_rank):
+            raise ConfigError(
+                "layer_decay, slow_factor and low_rank each set the backbone's learning rates: use one of them, with "
+                "slow_factor=1 or layer_decay=null"
+            )
+        averaging = [name for name in ("wise_ft", "weight_average") if getattr(self, name) is not None]
+        if len(averaging) > 1:
+            raise ConfigError("wise_ft and weight_average each choose the weights that predict: set one to null")
+        if averaging and self.memory and self.memory.method == "gdumb":
+            raise ConfigError(
+                f"{averaging[0]} goes on from the trained weights, and GDumb starts again from the initial ones: "
+                f"set one of them to null"
+            )
+        if self.weight_average is not None and self.keep == "best":
+            raise ConfigError("weight_average is over all epochs, not those up to the best: set keep to last")
         if self.external:
             self._require_external_fits(self.external)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .aepg import AnnealedEPGLoss, EPGLoss
+    from .averaging import WeightAverage, WiSEFT
     from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
     from .best_epoch import BestEpoch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .gaussians import ClassGaussians
     from .heads import ContinualModel, TaskHeads
     from .lae import LAE
+    from .layer_decay import layer_decay_groups
     from .losses import (
         annealed_epg_loss,
         annealing_weight,
@@ -103,6 +105,8 @@ __all__ = [
     "TaskCrossEntropy",
     "TaskHeads",
     "TaskLoss",
+    "WeightAverage",
+    "WiSEFT",
     "align_heads",
     "annealed_epg_loss",
     "annealing_weight",
@@ -123,6 +127,7 @@ __all__ = [
     "focal_loss",
     "fresh_final_norm",
     "label_smoothing_loss",
+    "layer_decay_groups",
     "layer_depths",
     "read_weights",
     "slca_pp_groups",
@@ -137,6 +142,7 @@ _MODULE_OF = {
     name: module
     for module, names in {
         "aepg": "AnnealedEPGLoss EPGLoss",
+        "averaging": "WeightAverage WiSEFT",
         "backbones": "KNOWN_BACKBONES create_backbone fingerprint read_weights",
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
@@ -148,6 +154,7 @@ _MODULE_OF = {
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",
         "lae": "LAE",
+        "layer_decay": "layer_decay_groups",
         "losses": (
             "annealed_epg_loss annealing_weight confidence_penalty_loss entropy_penalty_loss "
             "epg_loss focal_loss label_smoothing_loss symmetric_cross_entropy"

@@ -36,22 +36,26 @@ class FrozenBackbone(SupervisedPlugin[Any]):
 
 class L2SP(SupervisedPlugin[Any]):
     """Adds a pull towards the pretrained weights to the loss:
-    weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2).
+    weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2), or of sum((theta - theta_0)^2).
 
-    OLOR's code compares with this form, the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum
-    instead. theta_0 is the backbone at the start of the first experience. Heads are not pulled. Parameters are known by
+    OLOR's code compares with the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum. theta_0 is the backbone at the start of the first experience. Heads are not pulled. Parameters are known by
     their names: those of a model that replaces the strategy's are pulled to the same theta_0. With another strategy and
     another model, theta_0 is taken anew.
 
     :param weight: factor of the penalty, at least 0.
-    :raises ValueError: the weight is negative, infinite or NaN; while training, a parameter of theta_0 has another
-        shape, or is missing.
+    :param form: ``"mean"``: as in OLOR's code, the larger a tensor, the weaker the pull on each of its elements.
+        ``"sum"``: as in Li et al., the same pull on all elements.
+    :raises ValueError: the weight is negative, infinite or NaN, or ``form`` is neither of them; while training, a
+        parameter of theta_0 has another shape, or is missing.
     """
 
-    def __init__(self, weight: float = 0.01) -> None:
+    def __init__(self, weight: float = 0.01, form: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
         require_not_negative(weight=weight)
+        if form not in ("mean", "sum"):
+            raise ValueError(f"form must be 'mean' or 'sum', got {form!r}")
         self.weight = weight
+        self.form = form
         self._theta_0: dict[str, Tensor] = {}
         self._anchors: dict[nn.Parameter, Tensor] = {}  # the same, for the parameters of the present model
         self._owner = Owner()
@@ -76,7 +80,8 @@ class L2SP(SupervisedPlugin[Any]):
         self._anchors = {parameters[name]: anchor for name, anchor in self._theta_0.items()}
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        distances = [torch.mean((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]
+        reduce = torch.mean if self.form == "mean" else torch.sum
+        distances = [reduce((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]
         if distances:
             strategy.loss = strategy.loss + 0.5 * self.weight * torch.stack(distances).sum()
 

@@ -17,6 +17,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.averaging import WeightAverage, WiSEFT
 from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
@@ -29,6 +30,7 @@ from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.l2p import L2P, attach_l2p
 from reclaim.strategies.lae import LAE
+from reclaim.strategies.layer_decay import layer_decay_groups
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.olor_plugin import OLORPlugin
 from reclaim.strategies.peft import PEFTSchedule, attach_adapter, attach_lora, attach_prefix
@@ -256,7 +258,7 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
     if config.olor:
         plugins.append(OLORPlugin(config.olor.anchor))
     if config.l2_sp is not None:
-        plugins.append(L2SP(config.l2_sp))
+        plugins.append(L2SP(config.l2_sp, config.l2_sp_form))
     if config.ewc is not None:
         plugins.append(EWC(config.ewc))
     if config.lwf is not None:
@@ -267,6 +269,10 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(GDumb(config.memory.size))
     if config.memory and config.memory.method == "bic":
         plugins.append(BiC(config.memory.size, val_percentage=config.memory.held_out))
+    if config.wise_ft is not None:
+        plugins.append(WiSEFT(config.wise_ft))
+    if config.weight_average is not None:
+        plugins.append(WeightAverage(config.weight_average))
     if config.closed_form:
         plugins.append(_closed_form(config.closed_form, seed))
     if config.augment and not config.images:
@@ -349,6 +355,8 @@ def _groups(config: Config, model: ContinualModel) -> list[dict[str, Any]]:
     if config.low_rank:
         factors = (config.low_rank.first_factor, config.low_rank.later_factor)
         return slca_pp_groups(model, config.lr, config.low_rank.other_factor, factors, config.weight_decay)
+    if config.layer_decay is not None:
+        return layer_decay_groups(model, config.lr, config.layer_decay, config.weight_decay)
     return slow_learner_groups(model, config.lr, config.slow_factor, config.weight_decay)
 
 
