@@ -367,6 +367,8 @@ class Config:
     :ivar loss: replaces cross-entropy; ``annealing`` is an alternative.
     :ivar final_norm: "fresh" replaces the pretrained final LayerNorm: F1 (docs/fidelity.md).
     :ivar external: code from outside this project that takes part.
+    :ivar skip_first_step: the first batch of each experience makes no step, and its gradient is added to the second's:
+        F68 (docs/fidelity.md).
     """
 
     numerics: int = 1
@@ -413,6 +415,7 @@ class Config:
     l2p: L2P | None = None
     dualprompt: DualPrompt | None = None
     inflora: InfLora | None = None
+    skip_first_step: bool = _later(False)
 
     @property
     def starts_pretrained(self) -> bool:
@@ -477,6 +480,10 @@ class Config:
             )
         if self.images and self.images.size is not None and self.images.size < 1:
             raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")
+        if self.skip_first_step and self.precision == "fp16":
+            raise ConfigError(
+                "skip_first_step would add gradients of two loss scales: set it to false, or precision to fp32 or bf16"
+            )
         if self.keep == "best" and not (self.images and self.images.hold_out):
             raise ConfigError("keep='best' chooses an epoch on held-out images: set images.hold_out to true")
         modules = [name for name in MODULES if getattr(self, name)]
