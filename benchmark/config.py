@@ -392,6 +392,8 @@ class Config:
         class), or "shuffled" (those of all experiences so far in one order). Accuracies are those of experiences in
         either.
     :ivar train_in: every experience, or the first only; heads in closed form are computed after each of them.
+    :ivar skip_first_step: the first batch of each experience makes no step, and its gradient is added to the second's:
+        F68 (docs/fidelity.md).
     """
 
     numerics: int = 1
@@ -445,6 +447,7 @@ class Config:
     layer_decay: float | None = None
     wise_ft: float | None = None
     weight_average: float | None = None
+    skip_first_step: bool = _later(False)
 
     @property
     def starts_pretrained(self) -> bool:
@@ -511,6 +514,10 @@ class Config:
             )
         if self.images and self.images.size is not None and self.images.size < 1:
             raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")
+        if self.skip_first_step and self.precision == "fp16":
+            raise ConfigError(
+                "skip_first_step would add gradients of two loss scales: set it to false, or precision to fp32 or bf16"
+            )
         if self.keep == "best" and not (self.images and self.images.hold_out):
             raise ConfigError("keep='best' chooses an epoch on held-out images: set images.hold_out to true")
         modules = [name for name in MODULES if getattr(self, name)]

@@ -57,7 +57,7 @@ from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
 from ..files import asset
 from .components import call
-from .step import Stepwise, compile_backbone
+from .step import LateFirstStep, Stepwise, compile_backbone
 
 EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
@@ -279,6 +279,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(Augmentation(Warp()))
     if config.low_rank:
         plugins.append(HeadScaling(config.low_rank.head_scaling))
+    if config.skip_first_step:
+        plugins.append(LateFirstStep())
     if config.alignment:
         plugins.append(_alignment(config, config.alignment, seed))
     return plugins

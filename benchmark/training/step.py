@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from reclaim.strategies.heads import require_continual_model
 from torch import Tensor, nn
@@ -54,6 +55,32 @@ class Stepwise(Naive):  # type: ignore[type-arg]
     def optimizer_step(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+class LateFirstStep(SupervisedPlugin[Any]):
+    """The first batch of each experience makes no step; its gradient is added to the second's, as in Mammoth's SLCA
+    (F68). Of an experience with a single batch nothing is learnt.
+
+    The optimizer must leave parameters without a gradient as they are, as those of torch and of this package do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[tuple[nn.Parameter, Tensor]] = []
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._held = []
+
+    def before_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_iterations == 0:
+            trained = [parameter for group in strategy.optimizer.param_groups for parameter in group["params"]]
+            self._held = [(parameter, parameter.grad) for parameter in trained if parameter.grad is not None]
+            for parameter, _ in self._held:
+                parameter.grad = None
+            return
+        for parameter, gradient in self._held:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        self._held = []
 
 
 def compile_backbone(model: nn.Module, **options: Any) -> None:

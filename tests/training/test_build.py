@@ -13,9 +13,13 @@ import pytest
 import torch
 from reclaim.benchmark.config import Config, Images
 from reclaim.benchmark.data.transforms import ImageTransform, OlorTransform, transforms_of
+from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.training import build
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy, prepared
+from reclaim.benchmark.training.step import LateFirstStep
 from reclaim.strategies.backbones import OF_PRETRAINING
+from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.slca import ClassifierAlignment
 from torch import nn
 
 
@@ -110,3 +114,52 @@ def test_photographs_are_convolved_channels_last_to_the_same_numbers() -> None:
         moved = make_model(config.set(["images={}"]), plain.backbone).eval()
         assert moved.backbone.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index, union-attr]
         torch.testing.assert_close(moved.features(images), before, rtol=1e-4, atol=1e-5)
+
+
+AUTHORS = {"batch": 32, "epochs": 3, "alignment": 5, "decay": (5e-4, 5e-4), "drops": True, "late": False, "eps": 1e-5}
+"""What SLCA's authors have, or the embedded tier in its place; ``eps`` is a fresh norm's."""
+
+
+def built(recipe: str) -> dict[str, Any]:
+    """The same of the strategy of a recipe, whose rate is that of the last epoch."""
+    config = RECIPES[recipe].config
+    model = make_model(config, make_backbone(config))
+    strategy: Any = make_strategy(config, model, 0, [])
+    of = {type(plugin): plugin for plugin in strategy.plugins}
+    optimizer, first = strategy.optimizer, strategy.optimizer.param_groups[0]["lr"]
+    schedule = of[FreshOptimizer].schedule
+    if schedule is not None:
+        scheduler = schedule(optimizer, config.epochs)
+        optimizer.step()
+        for _ in range(config.epochs - 1):
+            scheduler.step()
+    (decay,) = {group["weight_decay"] for group in optimizer.param_groups}
+    return {
+        "batch": strategy.train_mb_size,
+        "epochs": strategy.train_epochs,
+        "alignment": of[ClassifierAlignment].settings["epochs"],
+        "decay": (decay, of[ClassifierAlignment].settings["weight_decay"]),
+        "drops": optimizer.param_groups[0]["lr"] < first,
+        "late": LateFirstStep in of,
+        "eps": model.backbone.norm.eps,
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed"),
+    [
+        ("slca", {}),
+        ("slca@authors", {}),
+        ("slca@authors.f60", {"eps": 1e-6}),
+        ("slca@authors.f61", {"batch": 16}),
+        ("slca@authors.f62", {"alignment": 3}),
+        ("slca@authors.f63", {"epochs": 1, "drops": False}),
+        ("slca@authors.f66", {"drops": False}),
+        ("slca@authors.f67", {"decay": (0, 0)}),
+        ("slca@authors.f68", {"late": True}),
+        ("slca@pilot", {"eps": 1e-6, "batch": 16, "alignment": 3, "epochs": 1, "drops": False}),
+        ("slca@mammoth", {"drops": False, "decay": (0, 0), "late": True}),
+    ],
+)
+def test_slca_as_others_run_it(recipe: str, changed: dict[str, Any]) -> None:
+    assert built(recipe) == {**AUTHORS, **changed}

@@ -159,6 +159,49 @@ def test_batch_normalisation_is_refused_in_pieces() -> None:
         Stepwise(micro_batch=2, **{**options, "model": backbone})
 
 
+# The first batch of an experience
+
+
+class Steps(SupervisedPlugin[Any]):
+    """For each experience: its first weights, then gradients and new weights of each batch, all of the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[list[Tensor], list[Tensor]]] = []
+
+    def _weight(self, strategy: Any) -> nn.Parameter:
+        return strategy.model.backbone.blocks[0].mlp.fc2.weight  # type: ignore[no-any-return]
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.found.append(([], [self._weight(strategy).detach().clone()]))
+
+    def after_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.found[-1][0].append(self._weight(strategy).grad.clone())  # type: ignore[union-attr]
+
+    def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.found[-1][1].append(self._weight(strategy).detach().clone())
+
+
+@pytest.mark.parametrize("settings", [[], [f"micro_batch={PIECE}"]], ids=["whole", "pieces"])
+def test_the_first_batch_makes_no_step(settings: list[str]) -> None:
+    steps = Steps()
+    train(["skip_first_step=true", "augment=false", "slow_factor=1", *settings], torch.float64, (steps,), tasks=2)
+    assert len(steps.found) == 2
+    for gradients, weights_then in steps.found:
+        assert torch.equal(weights_then[1], weights_then[0])
+        moved = gradients[0] + gradients[1]  # nothing is remembered of the experience before
+        torch.testing.assert_close(weights_then[2], weights_then[0] - 0.02 * moved, rtol=0, atol=1e-12)
+        moved = 0.9 * moved + gradients[2]
+        torch.testing.assert_close(weights_then[3], weights_then[2] - 0.02 * moved, rtol=0, atol=1e-12)
+        assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_an_experience_of_one_batch_learns_nothing() -> None:
+    model = train(["skip_first_step=true", "epochs=1", "batch_size=100"]).model
+    torch.manual_seed(0)
+    assert furthest(model.backbone, vit()) == 0
+
+
 # Nothing asked for
 
 
