@@ -153,7 +153,7 @@ class Images:
     :ivar size: height and width of what the backbone sees, in pixels, for the protocol "own"; None: the backbone's own.
     """
 
-    protocol: Literal["slca", "olor", "aepg", "lite", "own"] = "slca"
+    protocol: Literal["slca", "olor", "aepg", "lite", "own", "l2p", "inflora"] = "slca"
     clipped: bool = False
     smallest_crop: float | None = None
     hold_out: bool = False
@@ -199,6 +199,7 @@ class DualPrompt:
     :ivar train_choice: in training, the expert prompt of the experience, or as queries choose (F40); ``train_vote``:
         who chooses then.
     :ivar copy_prompts: an experience's expert prompt starts as the one before (F44).
+    :ivar frozen_epochs: as of LoRA: only the head trains in them, in each experience but the first.
     """
 
     pool: int = 10
@@ -216,6 +217,7 @@ class DualPrompt:
     copy_prompts: bool = True
     train_vote: Vote = "image"
     clip_over: Literal["trained", "all"] = "trained"
+    frozen_epochs: int = _later(0)
 
 
 @dataclass(frozen=True)
@@ -225,16 +227,18 @@ class InfLora:
 
     :ivar threshold: of the first experience (lamb); it rises towards ``last_threshold`` (lame).
     :ivar blocks: number of first blocks; None: all.
-    :ivar schedule: of the learning rate, a cosine over epochs: "reference" lags one epoch (F50).
+    :ivar schedule: of the learning rate, a cosine over epochs: "reference" lags one epoch (F50); "constant": none.
     :ivar design_images: the images of the second moments under the transform of training, or of testing (F51).
+    :ivar frozen_epochs: as of LoRA: only the head trains in them, in each experience but the first.
     """
 
     rank: int = 10
     threshold: float = 0.98
     last_threshold: float = 1.0
     blocks: int | None = None
-    schedule: Literal["reference", "paper"] = "reference"
+    schedule: Literal["reference", "paper", "constant"] = "reference"
     design_images: Literal["train", "test"] = "train"
+    frozen_epochs: int = _later(0)
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ def _jobs(text: str) -> int:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    from ..papers.headers import papers
+    from ..papers.protocols import PAPERS
 
     keys = tuple(key.strip() for key in text.split(","))
-    if unknown := [key for key in keys if key not in papers()]:
+    if unknown := [key for key in keys if key not in PAPERS]:
         raise argparse.ArgumentTypeError(
-            f"unknown paper {unknown[0]!r}: choose of {', '.join(papers())}, separated by commas"
+            f"unknown paper {unknown[0]!r}: choose of {', '.join(PAPERS)}, separated by commas"
         )
     return keys
 

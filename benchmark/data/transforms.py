@@ -19,7 +19,7 @@ CIFAR = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # SLCA's, not quite 
 CHUNK = 64 * 2**20  # pixels and channels of padded images resampled at a time
 
 Geometry = Literal["random-resized-crop", "resize-random-crop", "resize-center-crop", "pad-random-crop", "as-is"]
-ProtocolName = Literal["slca", "olor", "aepg", "lite"]
+ProtocolName = Literal["slca", "olor", "aepg", "lite", "l2p", "inflora"]
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,10 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
     (docs/fidelity.md): ``dataclasses.replace(train, scale=(0.08, 1.0))``. aEPG's CIFAR experiments train from scratch,
     on 32 x 32. That they do not normalise either is our reading.
 
+    L2P's PyTorch twin, and DualPrompt's (F35): crops of 0.05 to 1 of the area, bilinear by torchvision's default;
+    tested on the centre, bicubic; pixels stay in [0, 1]. InfLoRA (F54): torchvision's default crops, all bilinear, in
+    [0, 1]; its CIFAR is not cropped in testing.
+
     "lite" is not from a paper: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
     pretraining.
 
@@ -296,6 +300,13 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
         return ImageTransform("pad-random-crop", 32, flip=0.5, interpolation="bilinear"), ImageTransform(
             "as-is", 32, interpolation="bilinear"
         )
+    if name == "l2p" and dataset in ("cifar100", "imagenet-r", "cub200", "cars196"):
+        test = ImageTransform("resize-center-crop")
+        return ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5), test
+    if name == "inflora" and dataset in ("cifar100", "imagenet-r"):
+        resize = 224 if dataset == "cifar100" else 256
+        test = ImageTransform("resize-center-crop", resize=resize, interpolation="bilinear")
+        return ImageTransform("random-resized-crop", interpolation="bilinear", flip=0.5), test
     if name == "lite" and dataset in ("cifar10", "cifar100"):
         normalisation = KNOWN_BACKBONES[LITE0].normalisation
         test = ImageTransform("resize-center-crop", 64, resize=64, normalisation=normalisation)

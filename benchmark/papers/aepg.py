@@ -13,7 +13,7 @@ from .sources import IN21K_1K, OURS, PAPER, Settings
 
 LAE = "paper, or the code of LAE that it builds on"
 
-_AEPG: Settings = {
+AEPG: Settings = {
     "backbone": (IN21K_1K, "paper (F24)"),
     "final_norm": ("pretrained", "LAE's code: the backbone of modules is frozen (F17)"),
     "part": ("test", PAPER),
@@ -70,7 +70,7 @@ LOSSES: dict[str, tuple[str, Settings]] = {
 _GRIDS: dict[str, tuple[float, ...]] = {"focal": (1.0, 0.5, 2.0), "ls": (0.01, 0.05, 0.1), "cp": (0.1, 0.2)}
 
 _SCRATCH: Settings = {
-    **_AEPG,
+    **AEPG,
     "backbone": ("resnet50_cifar", "paper: ResNet-50 from random weights; its stem is our reading"),
     "final_norm": ("pretrained", "not used: a ResNet has none"),
     "seeding": ("initialisation", "our reading: there is one experience"),
@@ -114,7 +114,7 @@ def modules_and_loss(module: str, loss: str) -> tuple[str, Settings, tuple[str, 
         remarks.append(
             f"The paper prints the best of the coefficients {values} (F23): the cell takes the best of those on record."
         )
-    return f"{kind}, {title}", {**_AEPG, **modules, **schedule, **of_loss}, tuple(remarks), grid
+    return f"{kind}, {title}", {**AEPG, **modules, **schedule, **of_loss}, tuple(remarks), grid
 
 
 def from_scratch(alpha: str) -> tuple[str, Settings, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason
 why there is none.
 
-A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two
+A source is the "paper" (its text), the "code" of its authors, an entry of docs/fidelity.md where these two
 disagree or are silent, or "our reading" where nothing says. A run is named as its cells without their last part, the
 metric: both metrics come of it.
 """
@@ -26,8 +26,9 @@ from .facts import FACTS
 from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
+from .rivals import OF_AEPG, OF_SLCA, rival_of_aepg, rival_of_slca
 from .slca import SLCA_METHODS, SLCA_STREAMS, slca
-from .sources import IN21K, MOCO_V3, OURS, Settings
+from .sources import IN21K, MOCO_V3, NATURAL, OURS, Settings
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Protocol:
     :ivar settings: every value that matters, with its source.
     :ivar remarks: what a reader must know about them.
     :ivar seeds: the paper's, where it or its code says.
+    :ivar natural: the paper states no setting for the row: all of it is a natural reading (F71, F72), and a verdict on
+        it says so.
     """
 
     recipe: Recipe
     settings: Settings
     remarks: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    natural: bool = False
 
     @property
     def stream(self) -> Stream:
@@ -94,14 +98,6 @@ class Uncovered:
 
 # --- runs by name ---
 
-_OF_OTHERS = "a baseline of another paper, whose settings in these experiments were not found"
-_UNCOVERED = {
-    **dict.fromkeys(("bic", "der++", "lwf"), f"{_OF_OTHERS}; Avalanche's, with our fixes, runs on the embedded tier"),
-    "l2p": f"{_OF_OTHERS}; Avalanche's is broken upstream (docs/baselines.md)",
-    **dict.fromkeys(
-        ("dualprompt", "dualprompt-ce", "inflora-ce"), f"{_OF_OTHERS}; Avalanche has none (docs/baselines.md)"
-    ),
-}
 _OF_DATASETS = {
     "imagenet-r": "The split is by lists of files; without them `reclaim data` makes one of that size that is another.",
     "cars196": "Whether the official training images were trained on is not settled; here it is as in the code (F7).",
@@ -125,7 +121,13 @@ _OF_DATASETS_IN = {
 }
 
 
-# of OLOR none could be read
+_NATURAL = {
+    *(("slca", "main", method) for method in OF_SLCA),
+    *(("aepg", "table-1", f"{method}-ce") for method in OF_AEPG),
+}
+"""Paper, table and method of the rows whose settings the papers do not state."""
+PAPERS = ("slca", "olor", "aepg")
+"""Those that have runs here; of the others in this folder there are only facts. Of OLOR no table could be read."""
 _TABLES = {"slca": ("main", "mocov3", "slca++"), "aepg": ("table-1", "table-2", "table-3")}
 
 
@@ -169,7 +171,7 @@ def protocol_of(run: str) -> Protocol | Uncovered:
     if len(parts) not in (4, 5):
         raise ValueError(f"{run!r} is no run: write paper/table/method/stream, such as {run_of(cells()[0])}")
     paper, table, method, home, *backbones = parts
-    _require_known(run, "paper", paper, papers())
+    _require_known(run, "paper", paper, PAPERS)
     stream = find_stream(home)
     if paper in _TABLES:
         _require_known(run, "table", table, _TABLES[paper])
@@ -177,10 +179,13 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         raise ValueError(f"{run!r}: only runs of OLOR name a backbone, leave out {backbones[0]!r}")
     grid: Mapping[str, Sequence[float]] = {}
     remarks: tuple[str, ...]
-    if method in _UNCOVERED:
-        return Uncovered(_UNCOVERED[method])
-    if paper == "slca":
-        _require_known(run, "method", method, SLCA_METHODS)
+    natural = (paper, table, method) in _NATURAL
+    if natural and paper == "slca":
+        title, settings, remarks = rival_of_slca(method, stream.dataset, stream.n_classes)
+    elif natural:
+        title, settings, remarks = rival_of_aepg(method.removesuffix("-ce"))
+    elif paper == "slca":
+        _require_known(run, "method", method, (*SLCA_METHODS, *(OF_SLCA if table == "main" else ())))
         title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K
@@ -211,17 +216,18 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         for remark in (_OF_DATASETS, _OF_DATASETS_IN.get(paper, {}))
         if (where := stream.dataset) in remark
     )
+    said = "The paper's protocol"
     recipe = Recipe(
         ".".join([paper, table, method, *backbones]),
         title,
-        f"The paper's protocol, on {stream.description}.",
+        f"{f'Setting: {NATURAL}' if natural else said}, on {stream.description}.",
         home,
         Config().set(f"{key}={json.dumps(value)}" for key, (value, _) in settings.items()),
         grid,
-        from_paper=True,
+        from_paper=not natural,
         tier="paper",
     )
-    return Protocol(recipe, settings, remarks, papers()[paper].seeds)
+    return Protocol(recipe, settings, remarks, papers()[paper].seeds, natural)
 
 
 def _require_known(run: str, what: str, value: str, known: Iterable[str]) -> None:

@@ -57,20 +57,24 @@ _PLUS_PLUS: Settings = {
 }
 
 
-def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Settings, tuple[str, ...]]:
-    """Title, settings and remarks of SLCA, its slow learner alone, joint training, and SLCA++."""
-    moco, cifar, cars = backbone == MOCO_V3, dataset == "cifar100", dataset == "cars196"
+def slow_learner(dataset: str, backbone: str = IN21K) -> Settings:
+    """The settings of SLCA's stage 1."""
+    moco, cifar = backbone == MOCO_V3, dataset == "cifar100"
     epochs, milestone = (90, 80) if moco else (20, 18) if cifar else (50, 40)
-    settings = {
+    return {
         **_SLCA,
         "backbone": (backbone, "paper: MoCo v3, 300 epochs" if moco else _SLCA["backbone"][1]),
         "epochs": (epochs, CODE),
-    }
-    plain = {
         "loss": (None, "code: cross-entropy over the classes of the current task"),
         "schedule": ("step", "code: a tenth after the milestones"),
         "milestones": ([milestone], CODE),
     }
+
+
+def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Settings, tuple[str, ...]]:
+    """Title, settings and remarks of SLCA, its slow learner alone, joint training, and SLCA++."""
+    moco, cars = backbone == MOCO_V3, dataset == "cars196"
+    settings = slow_learner(dataset, backbone)
     remarks = (
         (
             "The code starts from a converted file of its authors, here from the one that Meta published: --weights "
@@ -82,11 +86,11 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
     aligned = {**_ALIGNMENT, "alignment.tau": (0.05 if cars else 0.1, CODE)}
     start = " from MoCo v3" if moco else ""
     if method == "slca":
-        return f"SLCA{start}", {**settings, **plain, **aligned}, remarks
+        return f"SLCA{start}", {**settings, **aligned}, remarks
     if method == "seqft+sl":
         return (
             f"SeqFT+SL{start}, the slow learner alone",
-            {**settings, **plain},
+            settings,
             (*remarks, "SLCA's settings: the code has no file for it."),
         )
     if method == "joint":
@@ -94,11 +98,10 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
             "How joint training was done is not known: the slow learner's settings, on all classes "
             "at once, are our reading."
         )
-        settings = {
-            key: (value, f"our reading, as the slow learner ({source})")
-            for key, (value, source) in (settings | plain).items()
+        read = {
+            key: (value, f"our reading, as the slow learner ({source})") for key, (value, source) in settings.items()
         }
-        return "Joint training", {**settings, "joint": (True, PAPER)}, (*remarks, ours)
+        return "Joint training", {**read, "joint": (True, PAPER)}, (*remarks, ours)
     weight, coefficient, decay = (1.0, 0.1, 5e-4) if dataset in ("cifar100", "cub200") else (0.5, 0.5, 0.0)
     changed = {
         "weight_decay": (decay, CODE),
@@ -110,4 +113,5 @@ def slca(method: str, dataset: str, backbone: str = IN21K) -> tuple[str, Setting
             "code: of the head's rate; a tenth, and a tenth of that for each milestone in its file",
         ),
     }
-    return f"SLCA++{start}", {**settings, **aligned, **_PLUS_PLUS, **changed}, remarks
+    kept = {key: value for key, value in settings.items() if key not in ("loss", "schedule", "milestones")}
+    return f"SLCA++{start}", {**kept, **aligned, **_PLUS_PLUS, **changed}, remarks

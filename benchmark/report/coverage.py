@@ -8,7 +8,7 @@ from typing import Any
 from ..papers.olor import OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS
 from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells, tables
-from ..papers.sources import OURS
+from ..papers.sources import NATURAL, OURS
 from .svg import templates
 from .tables import markdown_table
 
@@ -43,9 +43,15 @@ def coverage_page() -> str:
         [
             templates().get_template("coverage.md").render(),
             _table(("table", "cells", "covered", "not covered"), counts),
-            _table(
-                ("table", "method", "cells", "not covered, because it is"),
-                [(*reason[:2], n, reason[2]) for reason, n in reasons.items()],
+            *(
+                [
+                    _table(
+                        ("table", "method", "cells", "not covered, because"),
+                        [(*reason[:2], n, reason[2]) for reason, n in reasons.items()],
+                    )
+                ]
+                if reasons
+                else []
             ),
             "## Runs with published numbers\n",
             _table(
@@ -68,6 +74,8 @@ def _row(run: str) -> tuple[str, str]:
     protocol = protocol_of(run)
     if isinstance(protocol, Uncovered):
         return "not covered", ""
+    if protocol.natural:
+        return protocol.recipe.title, f"setting: {NATURAL}"
     own = [f"`{key}`" for key, (_, source) in protocol.settings.items() if OURS in source]
     return protocol.recipe.title, "all of it" if protocol.recipe.config.joint else ", ".join(own) or "-"
 

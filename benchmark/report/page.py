@@ -16,8 +16,7 @@ from typing import Any
 from ..config import config_hash, flatten, from_dict, shown
 from ..data.drawings import shared_classes
 from ..data.streams import EMBEDDED, Stream
-from ..papers.headers import papers
-from ..papers.protocols import Uncovered, commands, protocol_of, run_of
+from ..papers.protocols import PAPERS, Protocol, Uncovered, commands, protocol_of, run_of
 from ..papers.published import planned_seeds
 from ..recipes import RECIPES
 from ..records.record import plain
@@ -65,7 +64,7 @@ def render(table: Sequence[Row], verdicts: Sequence[ClaimVerdict], checks: Mappi
     return template.render(
         sections=[_section([row for row in table if row.stream == stream], verdicts) for stream in streams],
         claims=_claims(verdicts),
-        papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in papers()],
+        papers=[_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS],
         runs=sum(len(row.seeds) for row in table),
         recipes=len({row.recipe for row in table}),
         embedded=any(not row.own for row in table),
@@ -313,6 +312,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
         "plot": plot,
         "commands": commands(run),
         "reason": protocol.reason if isinstance(protocol, Uncovered) else "",
+        "natural": isinstance(protocol, Protocol) and protocol.natural,
         "published": published,
         "interval": published_interval(published),
         "reruns": check.cell.reruns,

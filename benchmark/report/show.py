@@ -12,6 +12,7 @@ from ..data.streams import Stream
 from ..papers.facts import FACTS, Switch
 from ..papers.protocols import Protocol, Uncovered, commands, find_run, protocol_of, run_of
 from ..papers.published import Claim, cells, claims
+from ..papers.sources import NATURAL
 from ..recipes import Recipe
 from ..records.metrics import METRICS
 from ..records.record import Record, metric_of
@@ -154,6 +155,7 @@ def show_run(name: str, width: int | None = None) -> str:
             *lines,
             f"the paper's seeds: {', '.join(map(str, protocol.seeds)) or 'not known'}",
             f"recorded as: {recipe.name}",
+            *([f"setting: {NATURAL}, for the paper states none"] if protocol.natural else []),
             "",
             table(rows, ("setting", "value", "source"), width),
             "",

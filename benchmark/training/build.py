@@ -253,6 +253,9 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(L2P(**_arguments(L2P, config.l2p)))
     if config.dualprompt:
         plugins.append(DualPrompt(**_arguments(DualPrompt, config.dualprompt)))
+    module = config.dualprompt or config.inflora
+    if module and module.frozen_epochs:
+        plugins.append(PEFTSchedule(module.frozen_epochs))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
     if config.olor:

@@ -17,6 +17,7 @@ from ..papers.headers import papers
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
 from ..papers.seed_scope import caveats, comparable
+from ..papers.sources import NATURAL
 from ..records.record import UNVERIFIED, Record, image_sets, metric_of
 from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from ..stats.estimates import ALPHA, prediction_interval
@@ -75,7 +76,10 @@ class CellCheck:
         found = [words for begin, words in _OF_REMARKS.items() if any(remark.startswith(begin) for remark in remarks)]
         changed = dict.fromkeys(change for run in self.runs for change in protocol.deviations(run.result["config"]))
         found += [f"changed settings: {_first_of([*changed])}"] if changed else []
-        found += [f"natural reading: {_first_of(protocol.readings)}"] if protocol.readings else []
+        if protocol.natural:
+            found.append(f"setting: {NATURAL}")
+        elif protocol.readings:
+            found.append(f"{NATURAL}: {_first_of(protocol.readings)}")
         kinds = {record.result["varied"] for record in self.runs}
         if self.cell.published.std is not None and any(comparable(kind, self.cell.paper) is False for kind in kinds):
             found.append("seeds of another kind")

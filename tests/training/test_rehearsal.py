@@ -374,7 +374,7 @@ def test_a_rehearsal_needs_a_cell() -> None:
     for names, complaint in (
         ([], "Missing argument"),
         (["slca/main/sca"], "did you mean"),
-        (["slca/main/l2p/split-cub200-10"], "cannot be run"),
+        (["olor/grid/vpt/svhn-1/convnext_base.clip_laion2b_augreg_ft_in12k_in1k"], "cannot be run"),
     ):
         result = CliRunner().invoke(main, ["rehearse", *names])
         assert result.exit_code != 0

@@ -11,6 +11,7 @@ from reclaim.benchmark.papers.protocols import find_cell, protocol_of, run_names
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.records.record import UNVERIFIED, Record, compare, image_sets, validate
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report.show import show_cells
 from reclaim.benchmark.verdicts.cells import CellCheck, check_cells, judge_tables
 from reclaim.benchmark.verdicts.counting import current, merge
 from small_runs import synthetic_record
@@ -20,14 +21,17 @@ OTHER = "NOT the papers' split: 0.8 / 0.2 by seed 0, for there is neither a trai
 
 
 def runs(
-    name: str = CELL.id, settings: tuple[str, ...] = (), change: Callable[[Record], None] = lambda record: None
+    name: str = CELL.id,
+    settings: tuple[str, ...] = (),
+    change: Callable[[Record], None] = lambda record: None,
+    off: float = 0.0,
 ) -> list[Record]:
-    """Five runs whose mean is the published one."""
+    """Five runs whose mean is the published one, or that far from it."""
     recipe, stream, _ = find_cell(name)
     cell = next(cell for cell in cells() if cell.id == name)
     made = []
     for seed in range(5):
-        value = cell.published.mean + 0.05 * (seed - 2)
+        value = cell.published.mean + off + 0.05 * (seed - 2)
         record = synthetic_record(recipe.name, stream.name, seed, value, config=recipe.config.set(settings))
         change(record)
         made.append(record)
@@ -90,6 +94,21 @@ def test_a_natural_reading_is_named() -> None:
         protocol = protocol_of(run)
         ours = [key for key, (_, source) in getattr(protocol, "settings", {}).items() if "our reading" in source]
         assert not ours or set(ours) <= set(protocol.readings)
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(0.0, "reproduced"), (9.0, "above"), (-9.0, "below")])
+@pytest.mark.parametrize("method", ["dualprompt", "bic"])
+def test_a_natural_reading_of_the_setting_is_said_in_the_verdict(off: float, verdict: str, method: str) -> None:
+    """F71: never just "above" or "below", wherever a verdict is shown."""
+    name = f"slca/main/{method}/split-cifar100-10/last_acc"
+    records = runs(name, off=off)
+    check, sentence = judged(records, name)
+    assert check.verdict == verdict
+    assert check.qualifiers[0] == "setting: natural reading"
+    assert check.words == check.row()[5] == f"{verdict} ({'; '.join(check.qualifiers)})"
+    assert check.as_dict()["qualifiers"][0] == "setting: natural reading"
+    assert ": 0 of " in sentence
+    assert f"{verdict} (setting: natural reading" in show_cells(name.rpartition("/")[0], records)
 
 
 def test_where_nothing_was_run_nothing_is_said_to_have_failed() -> None:
