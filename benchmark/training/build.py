@@ -24,6 +24,7 @@ from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.inflora import InfLoRA, InfLoRARates, attach_inflora
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.olor_plugin import OLORPlugin
@@ -45,7 +46,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, Config, External
+from ..config import OLOR_SGD_ONLY, Alignment, Config, External, InfLora
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
@@ -150,6 +151,8 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
+    if config.inflora:
+        attach_inflora(model, config.inflora.blocks and range(config.inflora.blocks), config.inflora.rank)
     if config.images:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # halves what convolutions take on the CPU
     if config.compile:
@@ -234,6 +237,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(PEFTSchedule(config.peft.frozen_epochs, config.peft.freeze))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
+    if config.inflora:
+        plugins.append(_inflora(config, config.inflora, seed))
     if config.olor:
         plugins.append(OLORPlugin(config.olor.anchor))
     if config.l2_sp is not None:
@@ -258,6 +263,17 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
     if config.alignment:
         plugins.append(_alignment(config, config.alignment, seed))
     return plugins
+
+
+def _inflora(config: Config, inflora: InfLora, seed: int) -> InfLoRA:
+    warps = config.augment and not config.images and inflora.design_images == "train"
+    return InfLoRA(
+        inflora.threshold,
+        inflora.last_threshold,
+        images=inflora.design_images,
+        augment=partial(warp_batch, warp=Warp()) if warps else None,
+        seed=seed,
+    )
 
 
 def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAlignment:
@@ -329,6 +345,8 @@ def _groups(config: Config, model: ContinualModel) -> list[dict[str, Any]]:
 def _fresh_optimizer(config: Config) -> FreshOptimizer:
     if config.low_rank:
         return SlowLearnerRates(config.low_rank.floor_factor * config.lr)
+    if config.inflora:
+        return InfLoRARates(config.inflora.schedule)
     if config.schedule == "step":
         milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
         return FreshOptimizer(partial(_steps, milestones=milestones))
