@@ -152,7 +152,8 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
     if config.inflora:
-        attach_inflora(model, config.inflora.blocks and range(config.inflora.blocks), config.inflora.rank)
+        blocks = None if config.inflora.blocks is None else range(config.inflora.blocks)
+        attach_inflora(model, blocks, config.inflora.rank)
     if config.images:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # halves what convolutions take on the CPU
     if config.compile:
