@@ -550,6 +550,8 @@ class Config:
             raise ConfigError(
                 "low_rank has its own learning rates and schedule: leave schedule at constant and slow_factor at 1"
             )
+        if self.inflora:
+            self._require_inflora_fits(self.inflora)
         fixed = (
             self.closed_form.kind
             if self.closed_form
@@ -614,6 +616,30 @@ class Config:
         both = set(self.dualprompt.g_layers) & set(self.dualprompt.e_layers) if self.dualprompt else set()
         if both:
             raise ConfigError(f"dualprompt.g_layers and e_layers share {sorted(both)}: a block has one kind of prompts")
+
+    def _require_inflora_fits(self, inflora: InfLora) -> None:
+        if self.schedule != "constant":
+            raise ConfigError(
+                f"inflora has its own schedule, inflora.schedule={inflora.schedule}: "
+                f"leave schedule at constant, not {self.schedule}"
+            )
+        if self.slow_factor != 1:
+            raise ConfigError(
+                f"slow_factor={self.slow_factor} would slow down InfLoRA's branches, all that trains in the backbone: "
+                f"leave it at 1, and set lr"
+            )
+        for name in ("threshold", "last_threshold"):
+            if not 0 <= getattr(inflora, name) <= 1:
+                raise ConfigError(f"inflora.{name} must be from 0 to 1, got {getattr(inflora, name)}")
+        for name, value in (("rank", inflora.rank), ("blocks", inflora.blocks)):
+            if value is not None and value < 1:
+                raise ConfigError(f"inflora.{name} must be at least 1, got {value}")
+        frozen = [name for name in ("olor", "l2_sp", "ewc") if getattr(self, name) is not None]
+        if frozen:
+            raise ConfigError(
+                f"{frozen[0]} holds weights near earlier ones, and InfLoRA begins each experience with a new branch: "
+                f"set one of them to null"
+            )
 
     def _require_external_fits(self, external: External) -> None:
         for kind, component in external.components.items():

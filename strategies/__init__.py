@@ -1,5 +1,5 @@
 """Continual-learning methods for Avalanche and plain torch:
-SLCA, SLCA++, OLOR, aEPG, LAE, and baselines to compare them with.
+SLCA, SLCA++, OLOR, aEPG, LAE, InfLoRA, and baselines to compare them with.
 
 The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs
 torch only, such as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from .fresh_optimizer import FreshOptimizer
     from .gaussians import ClassGaussians
     from .heads import ContinualModel, TaskHeads
+    from .inflora import (
+        InfLoRA,
+        InfLoRARates,
+        attach_inflora,
+        detach_inflora,
+        merge_inflora,
+        unmerge_inflora,
+    )
     from .lae import LAE
     from .layer_decay import layer_decay_groups
     from .losses import (
@@ -86,6 +94,8 @@ __all__ = [
     "FrozenBackbone",
     "GDumb",
     "HeadScaling",
+    "InfLoRA",
+    "InfLoRARates",
     "LabelSmoothingLoss",
     "LinearDiscriminant",
     "LoRA",
@@ -111,12 +121,14 @@ __all__ = [
     "annealed_epg_loss",
     "annealing_weight",
     "attach_adapter",
+    "attach_inflora",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
+    "detach_inflora",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
@@ -129,11 +141,13 @@ __all__ = [
     "label_smoothing_loss",
     "layer_decay_groups",
     "layer_depths",
+    "merge_inflora",
     "read_weights",
     "slca_pp_groups",
     "slow_learner_groups",
     "symmetric_cross_entropy",
     "train_low_rank_and_norms",
+    "unmerge_inflora",
 ]
 
 # The imports above as data, which __getattr__ can use. tests/strategies/test_imports.py compares the two, and __all__
@@ -153,6 +167,7 @@ _MODULE_OF = {
         "fresh_optimizer": "FreshOptimizer",
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",
+        "inflora": "InfLoRA InfLoRARates attach_inflora detach_inflora merge_inflora unmerge_inflora",
         "lae": "LAE",
         "layer_decay": "layer_decay_groups",
         "losses": (

@@ -135,6 +135,13 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
         ),
         (["alignment={}", "memory.method=gdumb"], "alignment would retrain the heads that gdumb computes"),
         (["low_rank={}", "slow_factor=0.5"], "low_rank has its own learning rates and schedule"),
+        (["inflora={}", "schedule=cosine"], "inflora has its own schedule, inflora.schedule=reference"),
+        (["inflora={}", "slow_factor=0.5"], "slow_factor=0.5 would slow down InfLoRA's branches"),
+        (["inflora.threshold=1.5"], "inflora.threshold must be from 0 to 1, got 1.5"),
+        (["inflora.last_threshold=-1"], "inflora.last_threshold must be from 0 to 1, got -1"),
+        (["inflora.rank=0"], "inflora.rank must be at least 1, got 0"),
+        (["inflora.blocks=0"], "inflora.blocks must be at least 1, got 0"),
+        (["inflora={}", "ewc=1.0"], "ewc holds weights near earlier ones, and InfLoRA begins each experience"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:

@@ -28,6 +28,7 @@ from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss
 from reclaim.strategies.first_experience import FirstExperienceOnly
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.heads import ContinualModel
+from reclaim.strategies.inflora import InfLoRA, InfLoRARates, attach_inflora
 from reclaim.strategies.l2p import L2P, attach_l2p
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.layer_decay import layer_decay_groups
@@ -51,7 +52,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from ..config import OLOR_SGD_ONLY, Alignment, ClosedForm, Config, External
+from ..config import OLOR_SGD_ONLY, Alignment, ClosedForm, Config, External, InfLora
 from ..data.augment import Warp, warp_batch
 from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
@@ -160,6 +161,9 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
+    if config.inflora:
+        blocks = None if config.inflora.blocks is None else range(config.inflora.blocks)
+        attach_inflora(model, blocks, config.inflora.rank)
     if config.images:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # halves what convolutions take on the CPU
     if config.compile:
@@ -258,6 +262,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(PEFTSchedule(module.frozen_epochs))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
+    if config.inflora:
+        plugins.append(_inflora(config, config.inflora, seed))
     if config.olor:
         plugins.append(OLORPlugin(config.olor.anchor))
     if config.l2_sp is not None:
@@ -295,6 +301,17 @@ def _closed_form(form: ClosedForm, seed: int) -> NearestClassMean:
     if form.kind == "random-projection":
         return RanPAC(form.width, form.ridge, seed)
     return CosineClassMean() if form.kind == "cosine-class-mean" else NearestClassMean()
+
+
+def _inflora(config: Config, inflora: InfLora, seed: int) -> InfLoRA:
+    warps = config.augment and not config.images and inflora.design_images == "train"
+    return InfLoRA(
+        inflora.threshold,
+        inflora.last_threshold,
+        images=inflora.design_images,
+        augment=partial(warp_batch, warp=Warp()) if warps else None,
+        seed=seed,
+    )
 
 
 def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAlignment:
@@ -368,6 +385,8 @@ def _groups(config: Config, model: ContinualModel) -> list[dict[str, Any]]:
 def _fresh_optimizer(config: Config) -> FreshOptimizer:
     if config.low_rank:
         return SlowLearnerRates(config.low_rank.floor_factor * config.lr)
+    if config.inflora and config.inflora.schedule != "constant":
+        return InfLoRARates(config.inflora.schedule)
     if config.schedule == "step":
         milestones = config.milestones or (max(1, round(STEP_AT * config.epochs)),)
         return FreshOptimizer(partial(_steps, milestones=milestones))

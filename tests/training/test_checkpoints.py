@@ -103,6 +103,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "l2sp": ("l2sp-1", []),
     "aepg-stream": ("lora-aepg", ["annealing.horizon=stream"]),
     "lae-alignment": ("lae-lora-ce-ca", []),
+    "inflora-alignment": ("inflora-ca", []),
     "ewc": ("ewc", []),
     "lwf": ("lwf", []),
     "replay": ("replay", []),
