@@ -1,5 +1,5 @@
 """Continual-learning methods for Avalanche and plain torch:
-SLCA, SLCA++, OLOR, aEPG, LAE, and baselines to compare them with.
+SLCA, SLCA++, OLOR, aEPG, LAE, L2P, DualPrompt, and baselines to compare them with.
 
 The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs
 torch only, such as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from .best_epoch import BestEpoch
     from .closed_form import LinearDiscriminant, NearestClassMean
     from .depths import layer_depths
+    from .dualprompt import DualPrompt, attach_dualprompt, detach_dualprompt
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
     from .fresh_optimizer import FreshOptimizer
     from .gaussians import ClassGaussians
     from .heads import ContinualModel, TaskHeads
+    from .l2p import L2P, attach_l2p, detach_l2p
     from .lae import LAE
     from .losses import (
         annealed_epg_loss,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EWC",
     "KNOWN_BACKBONES",
+    "L2P",
     "L2SP",
     "LAE",
     "OLORSGD",
@@ -74,6 +77,7 @@ __all__ = [
     "ConfidencePenaltyLoss",
     "ContinualModel",
     "DERPlusPlus",
+    "DualPrompt",
     "EPGLoss",
     "EntropyPenaltyLoss",
     "FocalLoss",
@@ -102,12 +106,16 @@ __all__ = [
     "annealed_epg_loss",
     "annealing_weight",
     "attach_adapter",
+    "attach_dualprompt",
+    "attach_l2p",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
+    "detach_dualprompt",
+    "detach_l2p",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
@@ -137,10 +145,12 @@ _MODULE_OF = {
         "best_epoch": "BestEpoch",
         "closed_form": "LinearDiscriminant NearestClassMean",
         "depths": "layer_depths",
+        "dualprompt": "DualPrompt attach_dualprompt detach_dualprompt",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
         "fresh_optimizer": "FreshOptimizer",
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",
+        "l2p": "L2P attach_l2p detach_l2p",
         "lae": "LAE",
         "losses": (
             "annealed_epg_loss annealing_weight confidence_penalty_loss entropy_penalty_loss "
