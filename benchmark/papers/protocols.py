@@ -1,7 +1,7 @@
 """The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason
 why there is none.
 
-A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two
+A source is the "paper" (its text), the "code" of its authors, an entry (such as F1) of docs/fidelity.md where these two
 disagree or are silent, or "our reading" where nothing says. A run is named as its cells without their last part, the
 metric: both metrics come of it.
 """
