@@ -1,5 +1,5 @@
 """Continual-learning methods for Avalanche and plain torch:
-SLCA, SLCA++, OLOR, aEPG, LAE, InfLoRA, and baselines to compare them with.
+SLCA, SLCA++, OLOR, aEPG, LAE, L2P, DualPrompt, InfLoRA, and baselines to compare them with.
 
 The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs
 torch only, such as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .best_epoch import BestEpoch
     from .closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RandomProjection, RanPAC
     from .depths import layer_depths
+    from .dualprompt import DualPrompt, attach_dualprompt, detach_dualprompt
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
     from .first_experience import FirstExperienceOnly
     from .fresh_optimizer import FreshOptimizer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         merge_inflora,
         unmerge_inflora,
     )
+    from .l2p import L2P, attach_l2p, detach_l2p
     from .lae import LAE
     from .layer_decay import layer_decay_groups
     from .losses import (
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EWC",
     "KNOWN_BACKBONES",
+    "L2P",
     "L2SP",
     "LAE",
     "OLORSGD",
@@ -86,6 +89,7 @@ __all__ = [
     "ContinualModel",
     "CosineClassMean",
     "DERPlusPlus",
+    "DualPrompt",
     "EPGLoss",
     "EntropyPenaltyLoss",
     "FirstExperienceOnly",
@@ -122,6 +126,8 @@ __all__ = [
     "annealing_weight",
     "attach_adapter",
     "attach_inflora",
+    "attach_dualprompt",
+    "attach_l2p",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
@@ -129,6 +135,8 @@ __all__ = [
     "confidence_penalty_loss",
     "create_backbone",
     "detach_inflora",
+    "detach_dualprompt",
+    "detach_l2p",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
@@ -162,12 +170,14 @@ _MODULE_OF = {
         "best_epoch": "BestEpoch",
         "closed_form": "CosineClassMean LinearDiscriminant NearestClassMean RanPAC RandomProjection",
         "depths": "layer_depths",
+        "dualprompt": "DualPrompt attach_dualprompt detach_dualprompt",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
         "first_experience": "FirstExperienceOnly",
         "fresh_optimizer": "FreshOptimizer",
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",
         "inflora": "InfLoRA InfLoRARates attach_inflora detach_inflora merge_inflora unmerge_inflora",
+        "l2p": "L2P attach_l2p detach_l2p",
         "lae": "LAE",
         "layer_decay": "layer_decay_groups",
         "losses": (

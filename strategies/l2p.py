@@ -72,7 +72,7 @@ class L2PPool(PromptPool):
         assert self.indices is not None  # the ViT chooses first
         prompts = self.prompts[self.indices].flatten(1, 2)
         own, image = tokens.tensor_split([self.after], dim=1)
-        if self.positions == "reference":
+        if self.positions == "reference" and position is not None:
             prompts = prompts + position
         return torch.cat([own, prompts, image], dim=1)
 

@@ -28,7 +28,8 @@ def l2p(arrays: Arrays) -> list[Deviation]:
             model = recorded.model()
             pool = attach_l2p(
                 model,
-                *arrays["pool"].shape[:2],
+                len(arrays["pool"]),
+                arrays["pool"].shape[1],
                 int(arrays["top_k"]),
                 positions=positions,  # type: ignore[arg-type]
                 train_vote=vote,  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ class FactError(ValueError):
 class Switch:
     """A place where text and code disagree or leave a hole, and the argument that chooses.
 
-    :ivar id: "F1" to "F72", or the name of a switch without a number; recipes that turn it have it as their ``fact``.
+    :ivar id: "F1", "F2", ..., or the name of a switch without a number; recipes that turn it have it as their ``fact``.
     :ivar paper: a key of :func:`~reclaim.benchmark.papers.headers.papers`.
     :ivar text: what the paper's text says; ``code`` what its public code does; ``default`` what Reclaim does unless
         told, and why.

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,8 @@ def setting(config: Config, name: str) -> Any:
 def test_every_number_stands_there_once() -> None:
     ids = [fact.id for fact in FACTS]
     assert len(set(ids)) == len(ids)
-    assert {f"F{number}" for number in (*range(1, 27), *range(60, 71))} <= set(ids)
+    numbers = sorted(int(i[1:]) for i in ids if re.fullmatch(r"F\d+", i))
+    assert numbers == list(range(1, len(numbers) + 1))
     assert {fact.paper for fact in FACTS} == set(papers())
 
 

@@ -17,7 +17,7 @@ from avalanche.training.supervised import Naive
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config
-from reclaim.benchmark.data.experiences import make_benchmark
+from reclaim.benchmark.data.experiences import Mixed, make_benchmark
 from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.metrics import METRICS
@@ -116,6 +116,33 @@ def test_every_recipe_runs_through_the_command_on_an_uneven_stream(
     again = CliRunner().invoke(main, command)  # from the record alone
     assert again.exit_code == 0, again.output
     assert again.output.strip().replace("on record already:", "recorded:") in done.output
+
+
+@pytest.mark.trains
+def test_shuffled_test_images_count_for_their_experience() -> None:
+    """Where each image chooses alone, neither size nor order of the test batches matters, image by image."""
+    plain = run_small("l2p").result
+    for settings in (["eval_batch_size=5"], ["test_order=shuffled"], ["eval_batch_size=3", "test_order=shuffled"]):
+        other = run_small("l2p", *settings).result
+        for key in ("correct", "test_counts", "accuracy", "accuracy_task_known", "train_loss"):
+            assert other[key] == plain[key], (settings, key)
+
+
+def test_the_order_of_the_test_is_one_over_all_experiences_so_far() -> None:
+    benchmark = make_benchmark(SMALL, class_order(6, 0))
+    mixed = Mixed(benchmark.test_stream[:2], 0)
+    labels = [label for _, label, *_ in mixed.dataset]
+    assert len(labels) == 20
+    assert labels != sorted(labels)
+    for part, experience in enumerate(benchmark.test_stream[:2]):
+        rows = np.flatnonzero(mixed.part_of == part)
+        images = {int(mixed.place[row]): mixed.dataset[int(row)] for row in rows}
+        assert sorted(images) == list(range(len(experience.dataset)))
+        for place, (image, label, *_) in images.items():
+            assert torch.equal(image, experience.dataset[place][0])
+            assert label == experience.dataset[place][1]
+    assert mixed.classes_of == [[0, 1, 2], [3, 4]]
+    assert Mixed(benchmark.test_stream[:2], 1).place.tolist() != mixed.place.tolist()
 
 
 def test_a_record_says_where_the_hyperparameters_are_from() -> None:
