@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .aepg import AnnealedEPGLoss, EPGLoss
+    from .aper import APER, BesidePretrained
     from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
     from .best_epoch import BestEpoch
@@ -57,17 +58,21 @@ if TYPE_CHECKING:
         slca_pp_groups,
         train_low_rank_and_norms,
     )
+    from .ssf import SSF, attach_ssf, detach_ssf
     from .task_loss import TaskCrossEntropy, TaskLoss
 
 __all__ = [
+    "APER",
     "EWC",
     "KNOWN_BACKBONES",
     "L2SP",
     "LAE",
     "OLORSGD",
     "SLCA",
+    "SSF",
     "Adapter",
     "AnnealedEPGLoss",
+    "BesidePretrained",
     "BestEpoch",
     "BiC",
     "ClassGaussians",
@@ -110,12 +115,14 @@ __all__ = [
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
+    "attach_ssf",
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
+    "detach_ssf",
     "detach_svd_lora",
     "entropy_penalty_loss",
     "epg_loss",
@@ -137,6 +144,7 @@ _MODULE_OF = {
     name: module
     for module, names in {
         "aepg": "AnnealedEPGLoss EPGLoss",
+        "aper": "APER BesidePretrained",
         "backbones": "KNOWN_BACKBONES create_backbone fingerprint read_weights",
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
@@ -162,6 +170,7 @@ _MODULE_OF = {
             "HeadScaling SLCAPlusPlus SlowLearnerRates SymmetricCrossEntropy "
             "attach_svd_lora detach_svd_lora slca_pp_groups train_low_rank_and_norms"
         ),
+        "ssf": "SSF attach_ssf detach_ssf",
         "task_loss": "TaskCrossEntropy TaskLoss",
     }.items()
     for name in names.split()

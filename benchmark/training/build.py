@@ -16,6 +16,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.aper import APER
 from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
@@ -41,6 +42,7 @@ from reclaim.strategies.slca_pp import (
     slca_pp_groups,
     train_low_rank_and_norms,
 )
+from reclaim.strategies.ssf import attach_ssf
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
@@ -148,6 +150,8 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_prefix(model, range(config.prefix.blocks), config.prefix.tokens)
     if config.prompts:
         attach_prompts(model, config.prompts.tokens, config.prompts.deep)
+    if config.ssf:
+        attach_ssf(model, config.ssf.init_std)
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
@@ -267,7 +271,7 @@ def _closed_form(form: ClosedForm, seed: int) -> NearestClassMean:
         return LinearDiscriminant(form.shrinkage)
     if form.kind == "random-projection":
         return RanPAC(form.width, form.ridge, seed)
-    return CosineClassMean() if form.kind == "cosine-class-mean" else NearestClassMean()
+    return {"nearest-class-mean": NearestClassMean, "cosine-class-mean": CosineClassMean, "aper": APER}[form.kind]()
 
 
 def _alignment(config: Config, alignment: Alignment, seed: int) -> ClassifierAlignment:
