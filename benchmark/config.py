@@ -84,7 +84,7 @@ class Olor:
     momentum_average: Literal["paper", "reference"] = _later("paper")
 
 
-MODULES = ("lora", "adapter", "prefix", "prompts", "low_rank", "l2p", "dualprompt", "inflora")
+MODULES = ("lora", "adapter", "prefix", "prompts", "low_rank", "l2p", "dualprompt", "inflora", "ssf")
 """Parts that put trained modules into a frozen backbone: at most one of them is used."""
 
 OLOR_SGD_ONLY = ("gradient_damping", "lr_factor", "momentum_average")
@@ -242,6 +242,16 @@ class InfLora:
 
 
 @dataclass(frozen=True)
+class Ssf:
+    """SSF's scale and shift after every layer of a frozen ViT.
+
+    :ivar init_std: of new scales about 1, and of new shifts about 0.
+    """
+
+    init_std: float = 0.02
+
+
+@dataclass(frozen=True)
 class LowRank:
     """SLCA++'s LoRA in every block, and learning rates as multiples of the heads' ``lr``. All rates follow a cosine."""
 
@@ -294,13 +304,14 @@ class Memory:
 class ClosedForm:
     """Heads computed in closed form from class statistics, not trained.
 
-    :ivar kind: "cosine-class-mean" is SimpleCIL's, "random-projection" RanPAC's.
+    :ivar kind: "cosine-class-mean" is SimpleCIL's, "random-projection" RanPAC's; "aper" is SimpleCIL's on the features
+        of the pretrained and of the trained backbone.
     :ivar shrinkage: of linear discriminants.
     :ivar width: of the random projection; 0: none. ``ridge``: how its ridge is chosen, "ranpac-ridge" in
         docs/fidelity.md.
     """
 
-    kind: Literal["nearest-class-mean", "linear-discriminant", "cosine-class-mean", "random-projection"] = (
+    kind: Literal["nearest-class-mean", "linear-discriminant", "cosine-class-mean", "random-projection", "aper"] = (
         "nearest-class-mean"
     )
     shrinkage: float = 1e-4
@@ -452,6 +463,7 @@ class Config:
     wise_ft: float | None = None
     weight_average: float | None = None
     skip_first_step: bool = _later(False)
+    ssf: Ssf | None = None
 
     @property
     def starts_pretrained(self) -> bool:

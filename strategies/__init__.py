@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .aepg import AnnealedEPGLoss, EPGLoss
+    from .aper import APER, BesidePretrained
     from .averaging import WeightAverage, WiSEFT
     from .backbones import KNOWN_BACKBONES, create_backbone, fingerprint, read_weights
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
@@ -69,9 +70,11 @@ if TYPE_CHECKING:
         slca_pp_groups,
         train_low_rank_and_norms,
     )
+    from .ssf import SSF, attach_ssf, detach_ssf
     from .task_loss import TaskCrossEntropy, TaskLoss
 
 __all__ = [
+    "APER",
     "EWC",
     "KNOWN_BACKBONES",
     "L2P",
@@ -79,8 +82,10 @@ __all__ = [
     "LAE",
     "OLORSGD",
     "SLCA",
+    "SSF",
     "Adapter",
     "AnnealedEPGLoss",
+    "BesidePretrained",
     "BestEpoch",
     "BiC",
     "ClassGaussians",
@@ -125,21 +130,23 @@ __all__ = [
     "annealed_epg_loss",
     "annealing_weight",
     "attach_adapter",
-    "attach_inflora",
     "attach_dualprompt",
+    "attach_inflora",
     "attach_l2p",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
+    "attach_ssf",
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
-    "detach_inflora",
     "detach_dualprompt",
+    "detach_inflora",
     "detach_l2p",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
+    "detach_ssf",
     "detach_svd_lora",
     "entropy_penalty_loss",
     "epg_loss",
@@ -165,6 +172,7 @@ _MODULE_OF = {
     for module, names in {
         "aepg": "AnnealedEPGLoss EPGLoss",
         "averaging": "WeightAverage WiSEFT",
+        "aper": "APER BesidePretrained",
         "backbones": "KNOWN_BACKBONES create_backbone fingerprint read_weights",
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
@@ -194,6 +202,7 @@ _MODULE_OF = {
             "HeadScaling SLCAPlusPlus SlowLearnerRates SymmetricCrossEntropy "
             "attach_svd_lora detach_svd_lora slca_pp_groups train_low_rank_and_norms"
         ),
+        "ssf": "SSF attach_ssf detach_ssf",
         "task_loss": "TaskCrossEntropy TaskLoss",
     }.items()
     for name in names.split()

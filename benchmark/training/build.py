@@ -17,6 +17,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.aper import APER
 from reclaim.strategies.averaging import WeightAverage, WiSEFT
 from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
@@ -47,6 +48,7 @@ from reclaim.strategies.slca_pp import (
     slca_pp_groups,
     train_low_rank_and_norms,
 )
+from reclaim.strategies.ssf import attach_ssf
 from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
@@ -158,6 +160,8 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_l2p(model, **_arguments(attach_l2p, config.l2p))
     if config.dualprompt:
         attach_dualprompt(model, **_arguments(attach_dualprompt, config.dualprompt))
+    if config.ssf:
+        attach_ssf(model, config.ssf.init_std)
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
@@ -300,7 +304,7 @@ def _closed_form(form: ClosedForm, seed: int) -> NearestClassMean:
         return LinearDiscriminant(form.shrinkage)
     if form.kind == "random-projection":
         return RanPAC(form.width, form.ridge, seed)
-    return CosineClassMean() if form.kind == "cosine-class-mean" else NearestClassMean()
+    return {"nearest-class-mean": NearestClassMean, "cosine-class-mean": CosineClassMean, "aper": APER}[form.kind]()
 
 
 def _inflora(config: Config, inflora: InfLora, seed: int) -> InfLoRA:
