@@ -38,9 +38,10 @@ class L2SP(SupervisedPlugin[Any]):
     """Adds a pull towards the pretrained weights to the loss:
     weight x 1/2 x the sum over tensors of mean((theta - theta_0)^2), or of sum((theta - theta_0)^2).
 
-    OLOR's code compares with the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum. theta_0 is the backbone at the start of the first experience. Heads are not pulled. Parameters are known by
-    their names: those of a model that replaces the strategy's are pulled to the same theta_0. With another strategy and
-    another model, theta_0 is taken anew.
+    OLOR's code compares with the mean within each tensor, at weight 0.01. Li et al. (2018) take the sum. theta_0 is the
+    backbone at the start of the first experience. Heads are not pulled. Parameters are known by their names: those of a
+    model that replaces the strategy's are pulled to the same theta_0. With another strategy and another model, theta_0
+    is taken anew.
 
     :param weight: factor of the penalty, at least 0.
     :param form: ``"mean"``: as in OLOR's code, the larger a tensor, the weaker the pull on each of its elements.
