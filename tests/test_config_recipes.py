@@ -114,7 +114,13 @@ def test_bad_settings_are_refused_by_name(setting: str, complaint: str) -> None:
         Config().set([setting])
 
 
-@pytest.mark.parametrize("part", ["lora={}", "adapter={}", "prefix={}", "low_rank={}", "olor={}", "l2_sp=0.1"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("lora={}", "adapter={}", "prefix={}", "low_rank={}"),
+        *("olor={}", "l2_sp=0.1", "layer_decay=0.5", "wise_ft=0.5"),
+    ],
+)
 def test_training_what_is_frozen_is_refused(part: str) -> None:
     with pytest.raises(
         ValueError, match=f"trainable='heads' freezes the backbone: {part.split('=')[0]} would do nothing"
@@ -141,6 +147,15 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
         (["dualprompt={}", "precision=fp16"], r"dualprompt\.clip=1\.0 would clip gradients that fp16 has scaled"),
         (["l2p.clip=0", "l2p.clip_over=all"], r"l2p\.clip_over='all' says by which norm to clip"),
         (["dualprompt.g_layers=[1, 2]"], r"dualprompt\.g_layers and e_layers share \[2\]"),
+        (["l2_sp_form=sum"], "l2_sp_form=sum is the form of l2_sp, which is null"),
+        (["layer_decay=0.5", "slow_factor=0.5"], "layer_decay, slow_factor and low_rank each set .* learning rates"),
+        (["layer_decay=0.5", "low_rank={}"], "layer_decay, slow_factor and low_rank each set .* learning rates"),
+        (["wise_ft=0.5", "weight_average=0.9"], "wise_ft and weight_average each choose the weights that predict"),
+        (["wise_ft=0.5", "memory.method=gdumb"], "wise_ft goes on from the trained weights, and GDumb starts again"),
+        (
+            ["weight_average=0.9", "keep=best", "images={}", "images.hold_out=true"],
+            "weight_average is over all epochs, not those up to the best",
+        ),
         (["low_rank={}", "slow_factor=0.5"], "low_rank has its own learning rates and schedule"),
         (["inflora={}", "schedule=cosine"], "inflora has its own schedule, inflora.schedule=reference"),
         (["inflora={}", "slow_factor=0.5"], "slow_factor=0.5 would slow down InfLoRA's branches"),

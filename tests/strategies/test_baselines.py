@@ -87,18 +87,18 @@ def penalty(plugin: L2SP, model: nn.Module) -> Tensor:
     return strategy.loss
 
 
-def anchored(model: nn.Module, weight: float) -> L2SP:
-    plugin = L2SP(weight)
+def anchored(model: nn.Module, weight: float, form: Any = "mean") -> L2SP:
+    plugin = L2SP(weight, form)
     plugin.before_training_exp(Strategy(model=model))
     return plugin
 
 
-def moved_model(weight: float) -> tuple[L2SP, ContinualModel, dict[str, Tensor]]:
+def moved_model(weight: float, form: Any = "mean") -> tuple[L2SP, ContinualModel, dict[str, Tensor]]:
     """A float64 model moved away from where it was anchored, and its distances to there."""
     torch.manual_seed(0)
     model = ContinualModel(nn.Linear(3, 2), in_features=2).double()
     model.heads.add_head([0, 1])
-    plugin = anchored(model, weight)
+    plugin = anchored(model, weight, form)
     moves = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -135,6 +135,22 @@ def test_the_gradient_against_its_formula_and_finite_differences() -> None:
                 assert float((above - below) / (2 * step)) == pytest.approx(
                     float(parameter.grad.view(-1)[i]), rel=1e-6, abs=1e-9
                 )
+
+
+def test_the_sum_pulls_all_elements_alike() -> None:
+    """The form of Li et al.: weight / 2 x the squared distance over all tensors."""
+    plugin, model, moves = moved_model(0.3, "sum")
+    value = penalty(plugin, model)
+    value.backward()
+    squares = sum(float(moves[f"backbone.{name}"].square().sum()) for name, _ in model.backbone.named_parameters())
+    assert float(value) == pytest.approx(0.15 * squares)
+    for name, parameter in model.backbone.named_parameters():
+        torch.testing.assert_close(parameter.grad, 0.3 * moves[f"backbone.{name}"])
+
+
+def test_a_form_that_is_none() -> None:
+    with pytest.raises(ValueError, match="form must be 'mean' or 'sum', got 'median'"):
+        L2SP(1.0, "median")  # type: ignore[arg-type]
 
 
 def test_heads_are_not_pulled() -> None:

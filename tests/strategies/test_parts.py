@@ -22,6 +22,7 @@ from avalanche.models import (
 from avalanche.training import supervised
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
+from reclaim.strategies.averaging import WeightAverage, WiSEFT
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import LinearDiscriminant, NearestClassMean
@@ -426,6 +427,17 @@ def test_wrapped_models(model: Callable[[], nn.Module], wrap: Any) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("plugin", [lambda: WiSEFT(0.5), lambda: WeightAverage(0.5)])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_averages_of_wrapped_models(wrap: Any, plugin: Callable[[], Any]) -> None:
+    results = []
+    for whole in (incremental(), wrap(incremental())):
+        train(naive(whole, plugin()), make_stream())
+        results.append([p.detach() for p in whole.parameters()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 # Refused at once
 
 PLUGINS: list[Callable[[], Any]] = [
@@ -434,6 +446,7 @@ PLUGINS: list[Callable[[], Any]] = [
     LinearDiscriminant,
     L2SP,
     FrozenBackbone,
+    WiSEFT,
     lambda: PEFTSchedule(1),
 ]
 

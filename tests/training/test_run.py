@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
@@ -29,6 +30,7 @@ from reclaim.benchmark.training.build import Augmentation, Reseeding, make_backb
 from reclaim.benchmark.training.observer import Observer
 from reclaim.benchmark.training.run import run
 from reclaim.strategies.aepg import AnnealedEPGLoss
+from reclaim.strategies.averaging import WeightAverage, WiSEFT
 from reclaim.strategies.baselines import L2SP, FrozenBackbone
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.olor import OLORSGD, OLORAdam
@@ -340,6 +342,9 @@ def test_a_diverging_run_is_no_result() -> None:
         ("lora-ce", "lora.blocks=7", "blocks must be distinct indices from 0 to 5"),
         ("lora-ce", "lora.frozen_epochs=3", "frozen_epochs=3 is more than"),
         ("l2sp-1", "l2_sp=-1", "weight must be .*not negative, got -1.0"),
+        ("llrd-1", "layer_decay=0", "decay must be above 0 and at most 1, got 0.0"),
+        ("wise-ft-1", "wise_ft=2", r"alpha must be in \[0, 1\], got 2.0"),
+        ("weight-average-1", "weight_average=1", r"decay must be in \[0, 1\), got 1.0"),
         ("linear", "backbone=vit_of_nobody", "unknown backbone 'vit_of_nobody'"),
     ],
 )
@@ -365,6 +370,8 @@ def strategy_of(config: Config, seed: int = 0) -> Any:
         (["olor={}"], {OLORPlugin}, OLORSGD, TaskCrossEntropy),
         (["olor={}", "optimizer=adam", "annealing={}"], {OLORPlugin}, OLORAdam, AnnealedEPGLoss),
         (["l2_sp=0.1"], {L2SP}, torch.optim.SGD, TaskCrossEntropy),
+        (["wise_ft=0.5"], {WiSEFT}, torch.optim.SGD, TaskCrossEntropy),
+        (["weight_average=0.9"], {WeightAverage}, torch.optim.SGD, TaskCrossEntropy),
         (["lora={}"], {PEFTSchedule}, torch.optim.SGD, TaskCrossEntropy),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else None,
@@ -381,6 +388,8 @@ def test_the_configuration_names_the_parts(
         PEFTSchedule,
         OLORPlugin,
         L2SP,
+        WiSEFT,
+        WeightAverage,
         ClassifierAlignment,
         Augmentation,
     }
@@ -430,6 +439,65 @@ def test_numbers_reach_the_parts() -> None:
     assert alignment.gaussians.ridge == 0.5
     assert alignment.restore is False
     assert (strategy._criterion.schedule, strategy._criterion.horizon) == ("linear", "stream")
+
+
+def test_numbers_reach_olors_rivals() -> None:
+    def plugin(kind: type, *settings: str) -> Any:
+        (found,) = (p for p in strategy_of(Config().set(settings)).plugins if isinstance(p, kind))
+        return found
+
+    l2sp = plugin(L2SP, "l2_sp=3", "l2_sp_form=sum")
+    assert (l2sp.weight, l2sp.form) == (3, "sum")
+    assert plugin(WiSEFT, "wise_ft=0.3").alpha == 0.3
+    assert plugin(WeightAverage, "weight_average=0.3").decay == 0.3
+    groups = strategy_of(Config().set(["layer_decay=0.5", "lr=0.2", "weight_decay=0.01"])).optimizer.param_groups
+    # of tokens and patches, six blocks, the final norm, and the heads
+    assert [group["lr"] for group in groups] == [*(0.2 * 0.5**i for i in range(7, -1, -1)), 0.2]
+    assert {group["weight_decay"] for group in groups} == {0.01}
+
+
+@pytest.mark.trains
+def test_decoupled_l2sp_against_its_formula() -> None:
+    """OLOR at power 0: theta <- theta - lr_t / lr_0 lambda (theta - theta_0) after Adam's step, for the whole backbone
+    and no head.
+    """
+
+    class Double(SupervisedPlugin[Any]):
+        def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            strategy.mbatch[0] = strategy.mb_x.double()
+
+    class Pull(Double):
+        """The formula, after plain Adam's step."""
+
+        theta_0: ClassVar[list[Tensor]] = []
+
+        def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            self.theta_0[:] = [p.detach().clone() for p in strategy.model.backbone.parameters()]
+
+        @torch.no_grad()
+        def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            (lr_t,) = {group["lr"] for group in strategy.optimizer.param_groups}
+            for p, start in zip(strategy.model.backbone.parameters(), self.theta_0, strict=True):
+                p -= lr_t / config.lr * 0.05 * (p - start)
+
+    recipe = RECIPES["l2sp-decoupled-1"]
+    plain = replace(recipe.base, olor=None)
+    assert plain == RECIPES["full-1"].base
+    config = recipe.base.set([*small_settings(recipe.name), "olor.rollback_input=0.05"])
+    plain = plain.set(small_settings("full-1"))
+    (experience,) = make_benchmark(SMALL.joined(), class_order(SMALL.n_classes, 0)).train_stream
+    ends = []
+    for settings, plugin in ((config, Double()), (plain, Pull()), (plain, Double())):
+        torch.manual_seed(0)
+        model = make_model(settings, make_backbone(settings)).double()
+        make_strategy(settings, model, 0, [plugin]).train(experience)
+        ends.append([p.detach() for p in model.parameters()])
+    decoupled, by_formula, without = ends
+    furthest, moved = (
+        max(float((a - b).abs().max()) for a, b in zip(decoupled, other, strict=True) if a.numel())
+        for other in (by_formula, without)
+    )
+    assert furthest < 1e-6 * moved
 
 
 @pytest.mark.trains

@@ -89,6 +89,8 @@ METHODS = {
     "ewc": ["ewc=100"],
     "lwf": ["lwf=1"],
     "l2-sp": ["l2_sp=1"],
+    "layer-decay": ["layer_decay=0.7"],
+    "weight-average": ["weight_average=0.5"],
     "olor": ["olor.rollback_input=0.1"],
     "lora": ['lora={"blocks": 2, "rank": 2, "frozen_epochs": 1}', "lae={}"],
     "frozen-backbone": ['lora={"blocks": 2, "rank": 2, "frozen_epochs": 1, "freeze": "backbone"}'],
