@@ -124,7 +124,7 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         prepared(config, found.stream.dataset)
         assert config.backbone in {*KNOWN_BACKBONES, RESNET50_CIFAR}
         assert found.recipe.hyperparameters_from == "paper"
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", found.recipe.name)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]*", found.recipe.name)
         assert found.recipe.name not in RECIPES
         assert found.configs[0] == config
         assert len(found.configs) == len(set(found.configs)) == len(found.recipe.candidates())

@@ -8,7 +8,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
