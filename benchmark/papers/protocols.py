@@ -1,7 +1,7 @@
 """The papers' protocols: for every published cell the recipe that repeats it, each value with its source, or the reason
 why there is none.
 
-A source is the "paper" (its text), the "code" of its authors, an entry F1 to F26 of docs/fidelity.md where these two
+A source is the "paper" (its text), the "code" of its authors, an entry F1 to F72 of docs/fidelity.md where these two
 disagree or are silent, or "our reading" where nothing says. A run is named as its cells without their last part, the
 metric: both metrics come of it.
 """
@@ -26,7 +26,7 @@ from .facts import FACTS
 from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
-from .slca import SLCA_METHODS, SLCA_STREAMS, slca
+from .slca import SLCA_METHODS, SLCA_OF_OTHERS, SLCA_STREAMS, slca, slca_of_others
 from .sources import IN21K, MOCO_V3, OURS, Settings
 
 
@@ -137,12 +137,13 @@ def run_of(cell: Cell) -> str:
 def run_names() -> list[str]:
     """Every run: those of the cells in the order of the files, then those without a published number here.
 
-    The latter are what is left of SLCA's four data sets, SLCA from MoCo v3, and OLOR's grid.
+    The latter are what is left of SLCA's four data sets, SLCA as others run it, SLCA from MoCo v3, and OLOR's grid.
     """
     slca = [f"slca/main/{method}/{stream}" for method in ("slca", "seqft+sl", "joint") for stream in SLCA_STREAMS]
+    others = [f"slca/main/{method}/{stream}" for method, streams in SLCA_OF_OTHERS.items() for stream in streams]
     moco = [f"slca/mocov3/{method}/{stream}" for method in ("slca", "seqft+sl", "slca++") for stream in SLCA_STREAMS]
     grid = ["/".join(("olor/grid", *parts)) for parts in itertools.product(OLOR_METHODS, OLOR_STREAMS, OLOR_BACKBONES)]
-    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *moco, *grid]))
+    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *others, *moco, *grid]))
 
 
 def taken_name(recipe: str) -> str | None:
@@ -180,8 +181,13 @@ def protocol_of(run: str) -> Protocol | Uncovered:
     if method in _UNCOVERED:
         return Uncovered(_UNCOVERED[method])
     if paper == "slca":
-        _require_known(run, "method", method, SLCA_METHODS)
-        title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
+        of_others = table == "main" and method in SLCA_OF_OTHERS
+        _require_known(run, "method", method, (*SLCA_METHODS, *(SLCA_OF_OTHERS if table == "main" else ())))
+        if of_others:
+            _require_known(run, "stream", home, SLCA_OF_OTHERS[method])
+            title, settings, remarks = slca_of_others(method, stream.dataset)
+        else:
+            title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K
         _require_known(run, "method", method, OLOR_METHODS)

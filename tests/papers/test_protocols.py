@@ -68,7 +68,7 @@ def test_every_cell_resolves_to_a_recipe_or_to_a_reason() -> None:
     }
     runs = Counter("/".join(run.split("/")[:2]) for run in PROTOCOLS)
     assert runs == {
-        **{"slca/main": 12, "slca/slca++": 4, "slca/mocov3": 12, "olor/grid": 192},
+        **{"slca/main": 20, "slca/slca++": 4, "slca/mocov3": 12, "olor/grid": 192},
         **{"aepg/table-1": 12, "aepg/table-2": 84, "aepg/table-3": 8},
     }
     assert len(covered_runs()) == 10 + 4 + 12 + 84 + 8
@@ -114,7 +114,9 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         assert present - idle(config) <= found.settings.keys(), run
         flat = flatten(asdict(config))
         for key, (value, source) in found.settings.items():
-            assert re.match(r"(paper|code|LAE's code|our reading|neither|not used|heads and modules)\b", source), (
+            assert re.match(
+                r"(paper|code|(LAE|PILOT|Mammoth)'s code|our reading|neither|not used|heads and modules)\b", source
+            ), (
                 run,
                 key,
             )
@@ -337,9 +339,54 @@ def test_the_grid_of_olor_is_that_of_its_file() -> None:
     assert any("does not name its backbone" in remark for remark in added.remarks)
 
 
+AS_PILOT = {
+    "backbone": "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "final_norm": "pretrained",
+    "images.protocol": "pilot",
+    "batch_size": 64,
+    "alignment.epochs": 3,
+}
+AS_MAMMOTH = {
+    "images.protocol": "mammoth",
+    "schedule": "constant",
+    "milestones": (),
+    "weight_decay": 0.0,
+    "alignment.weight_decay": 0.0,
+    "skip_first_step": True,
+    "alignment.task_index": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "changed"),
+    [
+        ("slca@pilot/split-cifar100-10", AS_PILOT),
+        (
+            "slca@pilot/split-imagenet-r-10",
+            {**AS_PILOT, "epochs": 5, "schedule": "constant", "milestones": ()},
+        ),
+        ("slca@mammoth/split-cifar100-10", AS_MAMMOTH),
+        ("slca@mammoth/split-imagenet-r-10", AS_MAMMOTH),
+    ],
+)
+def test_what_others_change_of_slca(run: str, changed: dict[str, Any]) -> None:
+    """Of the authors' code, which differs from SLCA's cell in the task index alone."""
+    stream = run.partition("/")[2]
+    authors, plain, found = (
+        flatten(asdict(protocol(f"slca/main/{name}").recipe.config))
+        for name in (f"slca@authors/{stream}", f"slca/{stream}", run)
+    )
+    assert {key: authors[key] for key in plain if authors[key] != plain[key]} == {"alignment.task_index": "reference"}
+    assert {key: found[key] for key in authors if found[key] != authors[key]} == changed
+    sources = protocol(f"slca/main/{run}").settings
+    assert all(re.search(r"\(F6\d\)", sources[key][1]) for key in changed)
+
+
 @pytest.mark.parametrize(
     ("run", "named"),
     [
+        ("slca/mocov3/slca@pilot/split-cifar100-10", "unknown method 'slca@pilot'"),
+        ("slca/main/slca@pilot/split-cub200-10", "unknown stream 'split-cub200-10', choose one of split-cifar100-10"),
         ("slca/main/ewc/split-cifar100-10", r"unknown method 'ewc', choose one of slca, seqft\+sl, joint, slca\+\+"),
         ("slca/other/slca/split-cifar100-10", "unknown table 'other'"),
         ("slca/main/slca/split-cifar100-10/resnet50", "only runs of OLOR name a backbone, leave out 'resnet50'"),
