@@ -145,15 +145,16 @@ class Prompts:
 class Images:
     """How photographs are transformed, following a paper's protocol.
 
-    :ivar protocol: the transforms of a paper's experiments, of the middle tier ("lite"), or of images of one's own
-        ("own"): crops of half to all of the area, flips, and the backbone's own mean and standard deviation.
+    :ivar protocol: the transforms of a paper's experiments, of SLCA in PILOT or Mammoth (F64 and F69 in
+        docs/fidelity.md), of the middle tier ("lite"), or of images of one's own ("own"): crops of half to all of the
+        area, flips, and the backbone's own mean and standard deviation.
     :ivar clipped: OLOR's brightness and contrast as in its code: F15 (docs/fidelity.md).
     :ivar smallest_crop: smallest crop as a fraction of the area, instead of the protocol's: F21 (docs/fidelity.md).
     :ivar hold_out: do not train on the validation part, even when testing, as OLOR does.
     :ivar size: height and width of what the backbone sees, in pixels, for the protocol "own"; None: the backbone's own.
     """
 
-    protocol: Literal["slca", "olor", "aepg", "lite", "own", "l2p", "inflora"] = "slca"
+    protocol: Literal["slca", "pilot", "mammoth", "olor", "aepg", "lite", "own", "l2p", "inflora"] = "slca"
     clipped: bool = False
     smallest_crop: float | None = None
     hold_out: bool = False

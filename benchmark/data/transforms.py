@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ CIFAR = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # SLCA's, not quite 
 CHUNK = 64 * 2**20  # pixels and channels of padded images resampled at a time
 
 Geometry = Literal["random-resized-crop", "resize-random-crop", "resize-center-crop", "pad-random-crop", "as-is"]
-ProtocolName = Literal["slca", "olor", "aepg", "lite", "l2p", "inflora"]
+ProtocolName = Literal["slca", "pilot", "mammoth", "olor", "aepg", "lite", "l2p", "inflora"]
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,9 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
     tested on the centre, bicubic; pixels stay in [0, 1]. InfLoRA (F54): torchvision's default crops, all bilinear, in
     [0, 1]; its CIFAR is not cropped in testing.
 
+    "pilot" and "mammoth" are SLCA's in these frameworks: F64 and F69. PILOT has one transform for all data sets. Of
+    Mammoth's for ImageNet-R the size of the crops is SLCA's, and that the shorter side is resized in testing.
+
     "lite" is not from a paper: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
     pretraining.
 
@@ -284,15 +287,22 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
     """
     if name == "olor":
         return OlorTransform(train=True), OlorTransform(train=False)
+    train: ImageTransform
     test: ImageTransform
-    if name == "slca" and dataset in ("cifar100", "imagenet-r"):
+    if (name, dataset) in (("slca", "cifar100"), ("slca", "imagenet-r"), ("mammoth", "cifar100")):
         normalisation = CIFAR if dataset == "cifar100" else IMAGENET
         brightness = 63 / 255 if dataset == "cifar100" else 0.0
         test = ImageTransform("resize-center-crop", normalisation=normalisation)
-        return ImageTransform("random-resized-crop", flip=0.5, brightness=brightness, normalisation=normalisation), test
+        train = ImageTransform("random-resized-crop", flip=0.5, brightness=brightness, normalisation=normalisation)
+        return (replace(train, interpolation="bilinear") if name == "mammoth" else train), test
     if name == "slca" and dataset in ("cub200", "cars196"):
         test = ImageTransform("resize-center-crop", normalisation=IMAGENET)
         return ImageTransform("resize-random-crop", resize=300, flip=0.5, normalisation=IMAGENET), test
+    if name == "pilot" and dataset in ("cifar100", "imagenet-r", "cub200", "cars196"):
+        train = ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5)
+        return train, ImageTransform("resize-center-crop")
+    if name == "mammoth" and dataset == "imagenet-r":
+        return ImageTransform("random-resized-crop", flip=0.5), ImageTransform("resize-center-crop")
     if name == "aepg" and dataset in ("imagenet-r", "food101", "cub200", "clrs25"):
         test = ImageTransform("resize-center-crop", interpolation="bilinear")
         return ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5), test

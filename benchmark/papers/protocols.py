@@ -27,7 +27,7 @@ from .headers import papers
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
 from .rivals import OF_AEPG, OF_SLCA, rival_of_aepg, rival_of_slca
-from .slca import SLCA_METHODS, SLCA_STREAMS, slca
+from .slca import SLCA_METHODS, SLCA_OF_OTHERS, SLCA_STREAMS, slca, slca_of_others
 from .sources import IN21K, MOCO_V3, NATURAL, OURS, Settings
 
 
@@ -139,12 +139,13 @@ def run_of(cell: Cell) -> str:
 def run_names() -> list[str]:
     """Every run: those of the cells in the order of the files, then those without a published number here.
 
-    The latter are what is left of SLCA's four data sets, SLCA from MoCo v3, and OLOR's grid.
+    The latter are what is left of SLCA's four data sets, SLCA as others run it, SLCA from MoCo v3, and OLOR's grid.
     """
     slca = [f"slca/main/{method}/{stream}" for method in ("slca", "seqft+sl", "joint") for stream in SLCA_STREAMS]
+    others = [f"slca/main/{method}/{stream}" for method, streams in SLCA_OF_OTHERS.items() for stream in streams]
     moco = [f"slca/mocov3/{method}/{stream}" for method in ("slca", "seqft+sl", "slca++") for stream in SLCA_STREAMS]
     grid = ["/".join(("olor/grid", *parts)) for parts in itertools.product(OLOR_METHODS, OLOR_STREAMS, OLOR_BACKBONES)]
-    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *moco, *grid]))
+    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *others, *moco, *grid]))
 
 
 def taken_name(recipe: str) -> str | None:
@@ -184,8 +185,12 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         title, settings, remarks = rival_of_slca(method, stream.dataset, stream.n_classes)
     elif natural:
         title, settings, remarks = rival_of_aepg(method.removesuffix("-ce"))
+    elif paper == "slca" and table == "main" and method in SLCA_OF_OTHERS:
+        _require_known(run, "stream", home, SLCA_OF_OTHERS[method])
+        title, settings, remarks = slca_of_others(method, stream.dataset)
     elif paper == "slca":
-        _require_known(run, "method", method, (*SLCA_METHODS, *(OF_SLCA if table == "main" else ())))
+        others = (*SLCA_OF_OTHERS, *OF_SLCA) if table == "main" else ()
+        _require_known(run, "method", method, (*SLCA_METHODS, *others))
         title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K

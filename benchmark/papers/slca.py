@@ -1,14 +1,20 @@
-"""SLCA's and SLCA++'s protocols: each setting with its source.
+"""SLCA's and SLCA++'s protocols, and SLCA's as PILOT and Mammoth run it: each setting with its source.
 
 F-numbers are those of docs/fidelity.md.
 """
 
 from __future__ import annotations
 
-from .sources import CODE, IN21K, MOCO_V3, PAPER, Settings
+from .sources import CODE, IN21K, IN21K_1K, MOCO_V3, OURS, PAPER, Settings
 
 SLCA_METHODS = ("slca", "seqft+sl", "joint", "slca++")
 SLCA_STREAMS = ("split-cifar100-10", "split-imagenet-r-10", "split-cub200-10", "split-cars196-10")
+SLCA_OF_OTHERS = {
+    "slca@authors": SLCA_STREAMS,
+    "slca@pilot": ("split-cifar100-10", "split-imagenet-r-10"),
+    "slca@mammoth": ("split-cifar100-10", "split-imagenet-r-10"),
+}
+"""SLCA as its authors' code runs it to the letter, and as two frameworks do, and the streams for which they have it."""
 
 _SLCA: Settings = {
     "backbone": (IN21K, "paper: ViT-B/16, ImageNet-21k; code: this checkpoint"),
@@ -55,6 +61,60 @@ _PLUS_PLUS: Settings = {
     "alignment.feature_decay": (0.02, CODE),
     "alignment.feature_decay_spread": (0.01, CODE),
 }
+
+
+_PILOT: Settings = {
+    "backbone": (IN21K_1K, "PILOT's code (F60)"),
+    "final_norm": ("pretrained", "PILOT's code (F60)"),
+    "images.protocol": ("pilot", "PILOT's code (F64)"),
+    "batch_size": (64, "PILOT's code (F61)"),
+    "alignment.epochs": (3, "PILOT's code (F62)"),
+    "alignment.ridge": (1e-4, "code, PILOT's too (F3, F65)"),
+    "alignment.mean_decay": (True, "code, PILOT's too (F4, F65)"),
+    "alignment.task_index": ("reference", "code, PILOT's too (F5, F65)"),
+}
+_MAMMOTH: Settings = {
+    "final_norm": ("fresh", "code, Mammoth's too (F1, F69)"),
+    "images.protocol": ("mammoth", "Mammoth's code (F69)"),
+    "schedule": ("constant", "Mammoth's code: its milestones are never reached (F66)"),
+    "milestones": ([], "not used (F66)"),
+    "weight_decay": (0.0, "Mammoth's code (F67)"),
+    "alignment.weight_decay": (0.0, "Mammoth's code (F67)"),
+    "skip_first_step": (True, "Mammoth's code (F68)"),
+    "alignment.ridge": (1e-4, "code, Mammoth's too (F3, F69)"),
+    "alignment.task_index": ("true", "Mammoth's code (F69)"),
+}
+
+
+def slca_of_others(method: str, dataset: str) -> tuple[str, Settings, tuple[str, ...]]:
+    """Title, settings and remarks of SLCA as in its authors' code to the letter, in PILOT, or in Mammoth.
+
+    :param method: of :data:`SLCA_OF_OTHERS`.
+    """
+    _, settings, _ = slca("slca", dataset)
+    if method == "slca@authors":
+        return "SLCA, its authors' code", {**settings, "alignment.task_index": ("reference", "code (F5)")}, ()
+    if method == "slca@pilot":
+        short: Settings = {
+            "epochs": (5, "PILOT's code (F63)"),
+            "schedule": ("constant", "PILOT's code: its milestone is 40 of 5 epochs (F63)"),
+            "milestones": ([], "not used (F63)"),
+        }
+        return (
+            "SLCA in PILOT",
+            {**settings, **_PILOT, **(short if dataset == "imagenet-r" else {})},
+            ("PILOT runs one seed, 1993 (F65): the first of SLCA's.", "What F60 to F65 do not name is the authors'."),
+        )
+    unknown = f"{OURS}: the authors', Mammoth has no settings of SLCA for this data set (F69)"
+    own: Settings = {key: (settings[key][0], unknown) for key in ("epochs", "batch_size")}
+    return (
+        "SLCA in Mammoth",
+        {**settings, **_MAMMOTH, **(own if dataset == "imagenet-r" else {})},
+        (
+            "What F66 to F69 do not name is the authors'.",
+            "Mammoth's list of reproduced results has the paper's own number for it (F70).",
+        ),
+    )
 
 
 def slow_learner(dataset: str, backbone: str = IN21K) -> Settings:

@@ -127,6 +127,22 @@ def test_the_protocols() -> None:
         transforms_of("slca", "food101")
 
 
+def test_slcas_transforms_as_others_have_them() -> None:
+    for dataset in ("cifar100", "imagenet-r"):
+        train, test = transforms_of("pilot", dataset)
+        assert train == ImageTransform("random-resized-crop", scale=(0.05, 1.0), interpolation="bilinear", flip=0.5)
+        assert test == ImageTransform("resize-center-crop", 224, 256)
+    (train, test), (ours, tested) = transforms_of("mammoth", "cifar100"), transforms_of("slca", "cifar100")
+    assert isinstance(ours, ImageTransform)
+    assert (train, test) == (replace(ours, interpolation="bilinear"), tested)
+    (train, test), (ours, tested) = transforms_of("mammoth", "imagenet-r"), transforms_of("slca", "imagenet-r")
+    assert isinstance(ours, ImageTransform)
+    assert isinstance(tested, ImageTransform)
+    assert (train, test) == (replace(ours, normalisation=None), replace(tested, normalisation=None))
+    with pytest.raises(ValueError, match="'mammoth' has no experiment on 'cub200'"):
+        transforms_of("mammoth", "cub200")
+
+
 def pixels_of(transform: OlorTransform, image: Image.Image) -> torch.Tensor:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     return transform(image) * std + mean

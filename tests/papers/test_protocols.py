@@ -62,7 +62,7 @@ def test_every_cell_resolves_to_a_recipe_or_to_a_reason() -> None:
     }
     runs = Counter("/".join(run.split("/")[:2]) for run in PROTOCOLS)
     assert runs == {
-        **{"slca/main": 24, "slca/slca++": 4, "slca/mocov3": 12, "olor/grid": 192},
+        **{"slca/main": 32, "slca/slca++": 4, "slca/mocov3": 12, "olor/grid": 192},
         **{"aepg/table-1": 18, "aepg/table-2": 84, "aepg/table-3": 8},
     }
     assert len(covered_runs()) == 22 + 4 + 18 + 84 + 8
@@ -109,7 +109,8 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         flat = flatten(asdict(config))
         for key, (value, source) in found.settings.items():
             assert re.match(
-                r"(paper|code|LAE's code|our reading|natural reading|neither|not used|heads and modules)\b", source
+                r"(paper|code|(LAE|PILOT|Mammoth)'s code|(our|natural) reading|neither|not used|heads and modules)\b",
+                source,
             ), (
                 run,
                 key,
@@ -120,7 +121,7 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         prepared(config, found.stream.dataset)
         assert config.backbone in {*KNOWN_BACKBONES, RESNET50_CIFAR}
         assert found.recipe.hyperparameters_from == ("given" if found.natural else "paper")
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", found.recipe.name)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]*", found.recipe.name)
         assert found.recipe.name not in RECIPES
         assert found.configs[0] == config
         assert len(found.configs) == len(set(found.configs)) == len(found.recipe.candidates())
@@ -393,9 +394,54 @@ def test_the_grid_of_olor_is_that_of_its_file() -> None:
     assert any("does not name its backbone" in remark for remark in added.remarks)
 
 
+AS_PILOT = {
+    "backbone": "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "final_norm": "pretrained",
+    "images.protocol": "pilot",
+    "batch_size": 64,
+    "alignment.epochs": 3,
+}
+AS_MAMMOTH = {
+    "images.protocol": "mammoth",
+    "schedule": "constant",
+    "milestones": (),
+    "weight_decay": 0.0,
+    "alignment.weight_decay": 0.0,
+    "skip_first_step": True,
+    "alignment.task_index": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "changed"),
+    [
+        ("slca@pilot/split-cifar100-10", AS_PILOT),
+        (
+            "slca@pilot/split-imagenet-r-10",
+            {**AS_PILOT, "epochs": 5, "schedule": "constant", "milestones": ()},
+        ),
+        ("slca@mammoth/split-cifar100-10", AS_MAMMOTH),
+        ("slca@mammoth/split-imagenet-r-10", AS_MAMMOTH),
+    ],
+)
+def test_what_others_change_of_slca(run: str, changed: dict[str, Any]) -> None:
+    """Of the authors' code, which differs from SLCA's cell in the task index alone."""
+    stream = run.partition("/")[2]
+    authors, plain, found = (
+        flatten(asdict(protocol(f"slca/main/{name}").recipe.config))
+        for name in (f"slca@authors/{stream}", f"slca/{stream}", run)
+    )
+    assert {key: authors[key] for key in plain if authors[key] != plain[key]} == {"alignment.task_index": "reference"}
+    assert {key: found[key] for key in authors if found[key] != authors[key]} == changed
+    sources = protocol(f"slca/main/{run}").settings
+    assert all(re.search(r"\(F6\d\)", sources[key][1]) for key in changed)
+
+
 @pytest.mark.parametrize(
     ("run", "named"),
     [
+        ("slca/mocov3/slca@pilot/split-cifar100-10", "unknown method 'slca@pilot'"),
+        ("slca/main/slca@pilot/split-cub200-10", "unknown stream 'split-cub200-10', choose one of split-cifar100-10"),
         ("slca/main/ewc/split-cifar100-10", r"unknown method 'ewc', choose one of slca, seqft\+sl, joint, slca\+\+"),
         ("slca/other/slca/split-cifar100-10", "unknown table 'other'"),
         ("slca/main/slca/split-cifar100-10/resnet50", "only runs of OLOR name a backbone, leave out 'resnet50'"),
