@@ -26,6 +26,8 @@ DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
+RERUNS = ("re-run", "primary", "copied")
+"""What a re-run's ``evidence`` may be: see :class:`Rerun`."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A re-run of the paper's method by others: shown next to the published number, never used as one."""
+    """A run of the paper's method besides the printed one: shown next to the published number, never used as one.
+
+    :ivar evidence: "primary": in a log of its authors; "re-run": by others; "copied": no run, the paper's own digits.
+    """
 
     value: float
     source: str
+    evidence: str = "re-run"
+
+    @property
+    def kind(self) -> str:
+        """The evidence in words."""
+        return {"primary": "run by its authors", "copied": "copied, not run"}.get(self.evidence, "re-run by others")
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("id", "table", "method", "stream", "metric", "mean", "evidence", "source"),
         ("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"),
     ),
-    "rerun": (("method", "stream", "source"), METRICS),
+    "rerun": (("method", "stream", "source"), ("evidence", *METRICS)),
     "grid": (("streams", "backbones", "methods"), ()),
 }
 _SINGLE = ("paper", "grid")
@@ -224,7 +235,9 @@ def _cells_of(paper: str) -> list[Cell]:
     for section, (required, optional) in _SECTIONS.items():
         for number, entry in enumerate(_entries(file, document, section), start=1):
             name = entry.get("id", entry.get("key", f"number {number}"))
-            _check_entry(f"{file}, {section} {name!r}", entry, required, optional)
+            _check_entry(
+                f"{file}, {section} {name!r}", entry, required, optional, RERUNS if section == "rerun" else EVIDENCE
+            )
     head = document["paper"]
     if head["key"] != paper:
         raise PublishedError(f"{file}, paper: key is {head['key']!r}: write {paper!r}, the name of the file")
@@ -275,7 +288,7 @@ def _cell(
     except ValueError as error:
         raise PublishedError(f"{where}: {error}") from error
     reruns = [
-        Rerun(again[entry["metric"]], again["source"])
+        Rerun(again[entry["metric"]], again["source"], again.get("evidence", "re-run"))
         for again in document.get("rerun", [])
         if (again["method"], again["stream"]) == (entry["method"], entry["stream"]) and entry["metric"] in again
     ]
@@ -328,13 +341,19 @@ def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[M
     return entries
 
 
-def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
+def _check_entry(
+    where: str,
+    entry: Mapping[str, Any],
+    required: Sequence[str],
+    optional: Sequence[str],
+    evidence: Sequence[str] = EVIDENCE,
+) -> None:
     _require(where, entry, required, optional)
     for key, value in entry.items():
         check, wanted = _KINDS.get(key, _text)
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
-    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE)):
+    for key, choices in (("metric", METRICS), ("evidence", evidence), ("std_evidence", EVIDENCE)):
         if key in entry:
             _require_choice(where, entry, key, choices)
     if "mean" in entry and "metric" in entry:

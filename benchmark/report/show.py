@@ -142,7 +142,7 @@ def show_run(name: str, width: int | None = None) -> str:
         lines.append(
             f"published: {cell.metric} {cell.published.mean:g}{spread}, n = {runs}; margin {cell.table.margin:g}"
         )
-        lines += [f"re-run by others: {cell.metric} {again.value:g} ({again.source})" for again in cell.reruns]
+        lines += [f"{again.kind}: {cell.metric} {again.value:g} ({again.source})" for again in cell.reruns]
     lines += [] if numbers else ["published: no number here"]
     if isinstance(protocol, Uncovered):
         return "\n".join([run, *lines, f"cannot be run: {protocol.reason}"])

@@ -179,7 +179,9 @@ class CellCheck:
             "published_leaves": judged and judged.published_leaves,
             "prediction_interval": self.prediction_interval,
             "in_prediction_interval": judged and judged.in_prediction_interval,
-            "reruns": [{"value": again.value, "source": again.source} for again in self.cell.reruns],
+            "reruns": [
+                {"value": again.value, "source": again.source, "evidence": again.evidence} for again in self.cell.reruns
+            ],
         }
 
 

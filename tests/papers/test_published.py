@@ -23,9 +23,9 @@ from small_runs import synthetic_record
 
 
 def test_every_published_cell_is_there_once() -> None:
-    assert len(cells()) == 260
-    assert len({cell.id for cell in cells()}) == 260
-    assert {cell.paper for cell in cells()} <= {"slca", "olor", "aepg"}
+    assert len(cells()) == 264
+    assert len({cell.id for cell in cells()}) == 264
+    assert {cell.paper for cell in cells()} == {"slca", "inflora", "aepg"}
     for cell in cells():
         assert 0 < cell.published.mean < 100
         assert cell.published.n is None or cell.published.n >= 1
@@ -51,6 +51,17 @@ def test_a_cell_as_it_stands_in_the_paper() -> None:
     assert cell.table == next(table for table in tables() if table.id == "slca/main")
     assert [again.value for again in cell.reruns] == [91.26, 91.57, 89.3, 89.21, 87.5]
     assert all(again.source for again in cell.reruns)
+
+
+def test_a_run_beside_the_printed_one_says_whose_it_is() -> None:
+    found = {again.evidence: again.kind for cell in cells() for again in cell.reruns}
+    assert found == {"re-run": "re-run by others", "primary": "run by its authors", "copied": "copied, not run"}
+    by_id = {cell.id: cell for cell in cells()}
+    (copied,) = (r for r in by_id["slca/main/slca/split-imagenet-r-10/last_acc"].reruns if r.evidence == "copied")
+    assert copied.value == by_id["slca/main/slca/split-imagenet-r-10/last_acc"].published.mean
+    own = by_id["inflora/main/inflora/split-imagenet-r-10/last_acc"]
+    assert [(r.value, r.evidence) for r in own.reruns] == [(75.34, "primary"), (75.97, "primary")]
+    assert (own.published, own.seeds) == (Published(75.65, None, 5, rounding=0.005), (0, 1, 2, 3, 4))
 
 
 LAST, INC = "last_acc", "inc_acc"
