@@ -32,7 +32,17 @@ TRAINING = ("--paper-fresh", "--paper-run-missing")
 NOTHING_RUN = "--paper-require-run: no claim, cell or live run of this check had a run to judge"
 
 CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
-CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
+CELL_HEADER = (
+    "cell",
+    "ours",
+    "published",
+    "re-runs",
+    "margin",
+    "verdict",
+    "as a constant",
+    "prediction interval",
+    "what they are",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

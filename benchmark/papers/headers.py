@@ -28,8 +28,6 @@ class Paper:
     :ivar name: the method's, for headings.
     :ivar metric: the one that the paper reports, a name of :data:`~reclaim.benchmark.records.metrics.METRICS`.
     :ivar seeds: those of the paper's runs, where it or its code says.
-    :ivar varied: what its seeds vary, in the words of a record's ``varied``, where that is known (F2 of
-        docs/fidelity.md).
     """
 
     key: str
@@ -39,7 +37,6 @@ class Paper:
     arxiv: str
     metric: str
     seeds: tuple[int, ...] = ()
-    varied: str | None = None
 
     @property
     def label(self) -> str:
@@ -63,6 +60,5 @@ def papers() -> dict[str, Paper]:
         required = ("key", "name", "title", "venue", "arxiv", "metric")
         if missing := [key for key in required if key not in header]:
             raise PublishedError(f"papers/{path.name}, paper: {', '.join(missing)} missing: add it")
-        optional = {"seeds": tuple(header.get("seeds", ())), "varied": header.get("varied")}
-        found.append(Paper(**{key: header[key] for key in required}, **optional))
+        found.append(Paper(**{key: header[key] for key in required}, seeds=tuple(header.get("seeds", ()))))
     return {paper.key: paper for paper in sorted(found, key=lambda paper: paper.arxiv)}

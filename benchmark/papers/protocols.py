@@ -24,6 +24,7 @@ from ..recipes import RECIPES, Recipe
 from .aepg import ALPHAS, LOSSES, MODULES, from_scratch, modules_and_loss
 from .facts import FACTS
 from .headers import papers
+from .inflora import INFLORA_METHODS, INFLORA_STREAMS, inflora
 from .olor import CONVNEXT, OFFICIAL_PART, OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS, olor
 from .published import Cell, cells
 from .rivals import OF_AEPG, OF_SLCA, rival_of_aepg, rival_of_slca
@@ -126,9 +127,9 @@ _NATURAL = {
     *(("aepg", "table-1", f"{method}-ce") for method in OF_AEPG),
 }
 """Paper, table and method of the rows whose settings the papers do not state."""
-PAPERS = ("slca", "olor", "aepg")
+PAPERS = ("slca", "olor", "inflora", "aepg")
 """Those that have runs here; of the others in this folder there are only facts. Of OLOR no table could be read."""
-_TABLES = {"slca": ("main", "mocov3", "slca++"), "aepg": ("table-1", "table-2", "table-3")}
+_TABLES = {"inflora": ("main",), "slca": ("main", "mocov3", "slca++"), "aepg": ("table-1", "table-2", "table-3")}
 
 
 def run_of(cell: Cell) -> str:
@@ -139,13 +140,16 @@ def run_of(cell: Cell) -> str:
 def run_names() -> list[str]:
     """Every run: those of the cells in the order of the files, then those without a published number here.
 
-    The latter are what is left of SLCA's four data sets, SLCA as others run it, SLCA from MoCo v3, and OLOR's grid.
+    The latter are what is left of SLCA's four data sets, SLCA as others run it, SLCA from MoCo v3, OLOR's grid, and
+    InfLoRA's other streams.
     """
     slca = [f"slca/main/{method}/{stream}" for method in ("slca", "seqft+sl", "joint") for stream in SLCA_STREAMS]
     others = [f"slca/main/{method}/{stream}" for method, streams in SLCA_OF_OTHERS.items() for stream in streams]
     moco = [f"slca/mocov3/{method}/{stream}" for method in ("slca", "seqft+sl", "slca++") for stream in SLCA_STREAMS]
     grid = ["/".join(("olor/grid", *parts)) for parts in itertools.product(OLOR_METHODS, OLOR_STREAMS, OLOR_BACKBONES)]
-    return list(dict.fromkeys([*(run_of(cell) for cell in cells()), *slca, *others, *moco, *grid]))
+    longer = [f"inflora/main/inflora/{stream}" for stream in INFLORA_STREAMS]
+    of_cells = (run_of(cell) for cell in cells())
+    return list(dict.fromkeys([*of_cells, *slca, *others, *moco, *grid, *longer]))
 
 
 def taken_name(recipe: str) -> str | None:
@@ -192,6 +196,10 @@ def protocol_of(run: str) -> Protocol | Uncovered:
         others = (*SLCA_OF_OTHERS, *OF_SLCA) if table == "main" else ()
         _require_known(run, "method", method, (*SLCA_METHODS, *others))
         title, settings, remarks = slca(method, stream.dataset, MOCO_V3 if table == "mocov3" else IN21K)
+    elif paper == "inflora":
+        _require_known(run, "method", method, INFLORA_METHODS)
+        _require_known(run, "stream", home, INFLORA_STREAMS)
+        title, settings, remarks = inflora(stream.dataset)
     elif paper == "olor":
         backbone = backbones[0] if backbones else IN21K
         _require_known(run, "method", method, OLOR_METHODS)

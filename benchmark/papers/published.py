@@ -7,10 +7,12 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ..data.streams import find_stream
+from ..config import Seeding
+from ..data.catalogue import CATALOGUE
+from ..data.streams import PAPER_STREAMS, STREAMS, find_stream
 from ..recipes import find_recipe, recipes_of
 from ..stats.estimates import Published
 from ..stats.paired import ClaimKind, Outcome
@@ -20,12 +22,15 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-from ..records.metrics import METRICS
+from ..records.metrics import AVERAGED, METRICS
+from .kinds import NATURAL_ORDER, SHUFFLED, UNKNOWN, Kind
 
 DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
+RERUNS = ("re-run", "primary", "copied")
+"""What a re-run's ``evidence`` may be: see :class:`Rerun`."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A re-run of the paper's method by others: shown next to the published number, never used as one."""
+    """A run of the paper's method besides the printed one: shown next to the published number, never used as one.
+
+    :ivar evidence: "primary": in a log of its authors; "re-run": by others; "copied": no run, the paper's own digits.
+    """
 
     value: float
     source: str
+    evidence: str = "re-run"
+
+    @property
+    def kind(self) -> str:
+        """The evidence in words."""
+        return {"primary": "run by its authors", "copied": "copied, not run"}.get(self.evidence, "re-run by others")
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Cell:
     :ivar id: paper/table/method/stream/metric; its first three parts, joined by dots, are the recipe under which its
         runs are recorded.
     :ivar seeds: those that the paper used, where it says so.
+    :ivar kind: what the number is: seed scope, class order, what it is averaged over, split.
     """
 
     id: str
@@ -73,6 +88,7 @@ class Cell:
     table: Table
     reruns: tuple[Rerun, ...] = ()
     seeds: tuple[int, ...] = ()
+    kind: Kind = field(default_factory=Kind)
 
     @property
     def recipe(self) -> str:
@@ -171,19 +187,27 @@ def planned_seeds(claim: Claim) -> int:
 
 _is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*").fullmatch
 
+_OF_KIND = {
+    "varied": (*get_args(Seeding), UNKNOWN),
+    "class_order": (NATURAL_ORDER, SHUFFLED, UNKNOWN),
+    "averaged": ("images", "tasks", UNKNOWN),
+    "split": None,
+    "split_sha256": None,
+}
+"""Fields of a :class:`~reclaim.benchmark.papers.kinds.Kind` in a cell -> choices, or None for a text."""
 # section: (entries that must be there, entries that may be there)
 _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "paper": (
         ("key", "name", "title", "venue", "arxiv", "metric"),
-        ("doi", "runs", "decimals", "seeds", "varied", "backbone"),
+        ("doi", "runs", "decimals", "seeds", "varied", "class_order", "splits", "backbone"),
     ),
     "table": (("id", "margin", "margin_reason", "family_reason"), ()),
     # loss, peft and alpha are what tells the methods of aEPG's tables apart
     "cell": (
         ("id", "table", "method", "stream", "metric", "mean", "evidence", "source"),
-        ("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"),
+        (*("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"), *_OF_KIND),
     ),
-    "rerun": (("method", "stream", "source"), METRICS),
+    "rerun": (("method", "stream", "source"), ("evidence", *METRICS)),
     "grid": (("streams", "backbones", "methods"), ()),
 }
 _SINGLE = ("paper", "grid")
@@ -195,6 +219,12 @@ def _is_number(value: Any) -> bool:
 
 def _list_of(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
+
+
+def _are_splits(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        key in CATALOGUE and isinstance(split, str) and split.strip() for key, split in value.items()
+    )
 
 
 _number = (_is_number, "a number")
@@ -214,6 +244,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "decimals": _count,
     "seeds": (_list_of(int), "a list of whole numbers"),
     **dict.fromkeys(("streams", "backbones", "methods"), _names),
+    "splits": (_are_splits, 'a table of texts by data set, such as {cifar100 = "official"}'),
+    "split_sha256": (re.compile(r"[0-9a-f]{64}|unknown").fullmatch, "64 hex digits, or unknown"),
 }
 
 
@@ -224,7 +256,9 @@ def _cells_of(paper: str) -> list[Cell]:
     for section, (required, optional) in _SECTIONS.items():
         for number, entry in enumerate(_entries(file, document, section), start=1):
             name = entry.get("id", entry.get("key", f"number {number}"))
-            _check_entry(f"{file}, {section} {name!r}", entry, required, optional)
+            _check_entry(
+                f"{file}, {section} {name!r}", entry, required, optional, RERUNS if section == "rerun" else EVIDENCE
+            )
     head = document["paper"]
     if head["key"] != paper:
         raise PublishedError(f"{file}, paper: key is {head['key']!r}: write {paper!r}, the name of the file")
@@ -275,7 +309,7 @@ def _cell(
     except ValueError as error:
         raise PublishedError(f"{where}: {error}") from error
     reruns = [
-        Rerun(again[entry["metric"]], again["source"])
+        Rerun(again[entry["metric"]], again["source"], again.get("evidence", "re-run"))
         for again in document.get("rerun", [])
         if (again["method"], again["stream"]) == (entry["method"], entry["stream"]) and entry["metric"] in again
     ]
@@ -290,7 +324,19 @@ def _cell(
         table=listed.get(table, Table(table)),
         reruns=tuple(reruns),
         seeds=tuple(head.get("seeds", ())),
+        kind=_kind(entry, head),
     )
+
+
+def _kind(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Kind:
+    """What a cell is: as it says itself, else as its paper's header, its metric and its data set say."""
+    dataset = (STREAMS | PAPER_STREAMS)[entry["stream"]].dataset if entry["stream"] in STREAMS | PAPER_STREAMS else ""
+    given = {
+        **{key: head[key] for key in ("varied", "class_order") if key in head},
+        "averaged": AVERAGED[entry["metric"]],
+        "split": head.get("splits", {}).get(dataset, UNKNOWN),
+    }
+    return Kind(**given | {key: entry[key] for key in _OF_KIND if key in entry})
 
 
 def _plan(document: Mapping[str, Any]) -> tuple[int, float]:
@@ -328,14 +374,20 @@ def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[M
     return entries
 
 
-def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
+def _check_entry(
+    where: str,
+    entry: Mapping[str, Any],
+    required: Sequence[str],
+    optional: Sequence[str],
+    evidence: Sequence[str] = EVIDENCE,
+) -> None:
     _require(where, entry, required, optional)
     for key, value in entry.items():
         check, wanted = _KINDS.get(key, _text)
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
-    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE)):
-        if key in entry:
+    for key, choices in (("metric", METRICS), ("evidence", evidence), ("std_evidence", EVIDENCE), *_OF_KIND.items()):
+        if key in entry and choices:
             _require_choice(where, entry, key, choices)
     if "mean" in entry and "metric" in entry:
         check, wanted = _KINDS[entry["metric"]]

@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 METRICS = ("last_acc", "inc_acc", "task_avg_last_acc", "task_avg_inc_acc", "forgetting", "final_entropy")
 """Names of a run's metrics: percent, points (forgetting) or nats (entropy)."""
 
+AVERAGED = {
+    **dict.fromkeys(("last_acc", "inc_acc"), "images"),
+    **dict.fromkeys(("task_avg_last_acc", "task_avg_inc_acc", "forgetting", "final_entropy"), "tasks"),
+}
+"""Name of a metric -> what it averages over; a task has one weight, whatever its number of images."""
+
 LESS_IS_BETTER = ("forgetting", "final_entropy")
 
 Matrix = Sequence[Sequence[float | None]]

@@ -16,6 +16,7 @@ from typing import Any
 from ..config import config_hash, flatten, from_dict, shown
 from ..data.drawings import shared_classes
 from ..data.streams import EMBEDDED, Stream
+from ..papers.kinds import together
 from ..papers.protocols import PAPERS, Protocol, Uncovered, commands, protocol_of, run_of
 from ..papers.published import planned_seeds
 from ..recipes import RECIPES
@@ -310,6 +311,7 @@ def _cell(check: CellCheck, plot: str) -> dict[str, Any]:
     return {
         "check": check,
         "plot": plot,
+        "kind": together(check.kinds) if check.runs else None,
         "commands": commands(run),
         "reason": protocol.reason if isinstance(protocol, Uncovered) else "",
         "natural": isinstance(protocol, Protocol) and protocol.natural,

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from ..config import flatten, shown
 from ..data.streams import Stream
 from ..papers.facts import FACTS, Switch
+from ..papers.kinds import UNKNOWN, kind_of, together
 from ..papers.protocols import Protocol, Uncovered, commands, find_run, protocol_of, run_of
 from ..papers.published import Claim, cells, claims
 from ..papers.sources import NATURAL
 from ..recipes import Recipe
-from ..records.metrics import METRICS
+from ..records.metrics import AVERAGED, METRICS
 from ..records.record import Record, metric_of
 from ..stats.estimates import mean_interval
-from ..verdicts.cells import check_cells
+from ..verdicts.cells import CellCheck, check_cells
 from ..verdicts.claims import judge_claims
 from .tables import table
 
@@ -38,7 +39,7 @@ def show_recipe(recipe: Recipe, records: Sequence[Record], width: int | None = N
     for record in records:
         if record.recipe == recipe.name:
             own.setdefault(record.stream, []).append(record)
-    scores = [scores_table(runs, width) for runs in own.values()]
+    scores = [f"{scores_table(runs, width)}\n{_kind_of_runs(runs)}" for runs in own.values()]
     return "\n".join(
         [
             f"{recipe.name}: {recipe.title}",
@@ -53,6 +54,16 @@ def show_recipe(recipe: Recipe, records: Sequence[Record], width: int | None = N
             *(["", verdicts] if (verdicts := _verdicts(recipe, records, width)) else []),
         ]
     )
+
+
+def _kind_of_runs(records: Sequence[Record]) -> str:
+    """What the numbers of a table of scores are."""
+    over: dict[str, list[str]] = {}
+    for metric, averaged in AVERAGED.items():
+        over.setdefault(averaged, []).append(metric)
+    kind = together(kind_of(record, METRICS[0]) for record in records)
+    means = "; ".join(f"mean over {averaged}: {', '.join(metrics)}" for averaged, metrics in over.items())
+    return f"{str(kind).replace(f'; mean over {kind.averaged}', '')}; {means}"
 
 
 def scores_table(records: Sequence[Record], width: int | None = None) -> str:
@@ -88,9 +99,9 @@ def show_cells(run: str, records: Sequence[Record], width: int | None = None) ->
     rows = []
     about: dict[str, list[str]] = {}
     for check in checks:
-        _, ours, published, _, margin, verdict, _, predicted = check.row()
+        _, ours, published, _, margin, verdict, _, predicted, _ = check.row()
         rows.append((check.cell.metric, ours, published, margin, verdict, predicted))
-        for note in filter(None, (check.problem, *check.remarks)):
+        for note in filter(None, (*_kinds(check), check.problem, *check.remarks)):
             about.setdefault(note, []).append(check.cell.metric)
     header = (run, "ours", "published", "margin", "verdict", "prediction interval")
     known = {remark for record in records for remark in record.result.get("remarks", ())}  # named with the scores
@@ -100,6 +111,11 @@ def show_cells(run: str, records: Sequence[Record], width: int | None = None) ->
         if note not in known
     ]
     return "\n".join([table(rows, header, width), *notes])
+
+
+def _kinds(check: CellCheck) -> list[str]:
+    """What the two numbers are."""
+    return [f"published: {check.cell.kind}", *([f"ours: {together(check.kinds)}"] if check.runs else [])]
 
 
 def _verdicts(recipe: Recipe, records: Sequence[Record], width: int | None) -> str:
@@ -142,7 +158,8 @@ def show_run(name: str, width: int | None = None) -> str:
         lines.append(
             f"published: {cell.metric} {cell.published.mean:g}{spread}, n = {runs}; margin {cell.table.margin:g}"
         )
-        lines += [f"re-run by others: {cell.metric} {again.value:g} ({again.source})" for again in cell.reruns]
+        lines.append(f"  {cell.kind}{', its hash unknown' if cell.kind.split_sha256 == UNKNOWN else ''}")
+        lines += [f"{again.kind}: {cell.metric} {again.value:g} ({again.source})" for again in cell.reruns]
     lines += [] if numbers else ["published: no number here"]
     if isinstance(protocol, Uncovered):
         return "\n".join([run, *lines, f"cannot be run: {protocol.reason}"])

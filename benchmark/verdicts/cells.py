@@ -14,9 +14,9 @@ from typing import Any
 
 from ..data.catalogue import GIVEN_SPLIT, OTHER_SPLIT
 from ..papers.headers import papers
+from ..papers.kinds import Kind, caveats, comparable, kind_of, seed_caveats, together
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
-from ..papers.seed_scope import caveats, comparable
 from ..papers.sources import NATURAL
 from ..records.record import UNVERIFIED, Record, image_sets, metric_of
 from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
@@ -81,7 +81,9 @@ class CellCheck:
         elif protocol.readings:
             found.append(f"{NATURAL}: {_first_of(protocol.readings)}")
         kinds = {record.result["varied"] for record in self.runs}
-        if self.cell.published.std is not None and any(comparable(kind, self.cell.paper) is False for kind in kinds):
+        if self.cell.published.std is not None and any(
+            comparable(kind, self.cell.kind.varied) is False for kind in kinds
+        ):
             found.append("seeds of another kind")
         return found
 
@@ -90,6 +92,11 @@ class CellCheck:
         """The verdict with its qualifiers, such as "reproduced (another split)"."""
         verdict = self.verdict or "not judged"
         return f"{verdict} ({'; '.join(self.qualifiers)})" if self.qualifiers and self.verdict else verdict
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """What our numbers are, the runs' in their order."""
+        return [kind_of(record, self.cell.metric) for record in self.runs]
 
     @cached_property
     def prediction_interval(self) -> tuple[float, float] | None:
@@ -122,13 +129,14 @@ class CellCheck:
         notes += [f"made with {', '.join(self.deviations)}"] if self.deviations else []
         notes += [self.choice] if self.choice else []
         notes += dict.fromkeys(remark for run in self.runs for remark in run.result.get("remarks", ()))
+        notes += caveats(self.kinds, self.cell.kind)
         if self.cell.published.std is not None:
-            varied, seeds = ({record.result["varied"] for record in self.runs}, {record.seed for record in self.runs})
-            notes += caveats(varied, seeds, self.cell.seeds, self.cell.paper)
+            notes += seed_caveats(self.kinds, self.cell.kind, {record.seed for record in self.runs}, self.cell.seeds)
         return notes
 
     def row(self) -> tuple[str, ...]:
-        """The cell's line in the summary; for a cell with runs."""
+        """The cell's line in the summary; for a cell with runs. Its last entry says what the two numbers are."""
+        kinds = f"published: {self.cell.kind}; ours: {together(self.kinds)}"
         published, ours = self.cell.published, self.judged.ours if self.judged else None
         reruns = ", ".join(f"{again.value:g}" for again in self.cell.reruns) or "-"
         margin = f"{self.margin:g}{' (--paper-margin)' if self.overridden else ''}"
@@ -136,7 +144,7 @@ class CellCheck:
             "" if published.std is None else f" +- {published.std:g} (n = {published.n})"
         )
         if self.judged is None or ours is None or self.column is None:
-            return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-"
+            return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-", kinds
         interval = " [{:.2f}, {:.2f}]".format(*ours.interval) if ours.interval else ""
         predicted = self.prediction_interval
         inside = (
@@ -148,7 +156,7 @@ class CellCheck:
         verdict = f"{self.verdict} ({'; '.join(qualified)})" if qualified else str(self.verdict)
         return (
             *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
-            *(verdict, self.judged.constant.verdict, inside),
+            *(verdict, self.judged.constant.verdict, inside, kinds),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,6 +166,7 @@ class CellCheck:
         return {
             "id": self.cell.id,
             "verdict": self.verdict or "not judged",
+            "words": self.words,
             "qualifiers": self.qualifiers,
             "problem": self.problem,
             "remarks": self.remarks,
@@ -166,20 +175,30 @@ class CellCheck:
             "margin": self.margin,
             "margin_reason": "--paper-margin" if self.overridden else self.cell.table.margin_reason,
             "alpha": self.alpha,
-            "ours": ours and {"mean": ours.mean, "std": ours.std, "n": ours.n, "interval": ours.interval},
+            "ours": ours
+            and {
+                "mean": ours.mean,
+                "std": ours.std,
+                "n": ours.n,
+                "interval": ours.interval,
+                **together(self.kinds).as_dict(),
+            },
             "seeds": sorted(record.seed for record in self.runs),
             "published": {
                 "mean": published.mean,
                 "std": published.std,
                 "n": published.n,
                 "rounding": published.rounding,
+                **self.cell.kind.as_dict(),
             },
             "sampled": judged and _column_as_dict(judged.sampled),
             "constant": judged and _column_as_dict(judged.constant),
             "published_leaves": judged and judged.published_leaves,
             "prediction_interval": self.prediction_interval,
             "in_prediction_interval": judged and judged.in_prediction_interval,
-            "reruns": [{"value": again.value, "source": again.source} for again in self.cell.reruns],
+            "reruns": [
+                {"value": again.value, "source": again.source, "evidence": again.evidence} for again in self.cell.reruns
+            ],
         }
 
 

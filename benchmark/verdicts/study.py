@@ -16,7 +16,6 @@ from statistics import median
 from scipy import optimize, stats
 from tabulate import tabulate
 
-from ..papers.headers import papers
 from ..papers.protocols import Uncovered, find_cell, protocol_of, run_of
 from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
 from ..recipes import RECIPES
@@ -251,10 +250,7 @@ def _new_orders(planned: Sequence[tuple[Cell, int | None]]) -> str:
     beyond = [
         cell
         for cell, needed in planned
-        if needed is not None
-        and cell.seeds
-        and needed > len(cell.seeds)
-        and papers()[cell.paper].varied == "class_order"
+        if needed is not None and cell.seeds and needed > len(cell.seeds) and cell.kind.varied == "class_order"
     ]
     if not beyond:
         return ""

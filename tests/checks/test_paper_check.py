@@ -708,7 +708,7 @@ def test_speed_is_not_measured_in_several_processes(pytester: pytest.Pytester) -
         (("--paper-jobs", "1.5"), "'1.5': give a whole number of runs, at least 1"),
         (("--paper-require-run", "--collect-only"), "--collect-only judges none: pass one of them"),
         (("--paper-alpha", "5"), "'5': give a probability strictly between 0 and 1"),
-        (("--paper-only", "slca,olar"), "unknown paper 'olar': choose of slca, olor, aepg"),
+        (("--paper-only", "slca,olar"), "unknown paper 'olar': choose of slca, olor, inflora, aepg"),
         (
             ("--paper-verdicts", "nowhere/verdicts.json"),
             "--paper-verdicts nowhere/verdicts.json: name a file in a folder that is there",

@@ -57,15 +57,15 @@ def test_every_cell_resolves_to_a_recipe_or_to_a_reason() -> None:
             assert (found.recipe.name, found.recipe.home, found.stream.name) == (cell.recipe, cell.stream, cell.stream)
             assert found.seeds == cell.seeds
     assert counts == {
-        **{("slca/main", True): 40, ("slca/slca++", True): 8},
+        **{("slca/main", True): 40, ("slca/slca++", True): 8, ("inflora/main", True): 4},
         **{("aepg/table-1", True): 36, ("aepg/table-2", True): 168, ("aepg/table-3", True): 8},
     }
     runs = Counter("/".join(run.split("/")[:2]) for run in PROTOCOLS)
     assert runs == {
         **{"slca/main": 32, "slca/slca++": 4, "slca/mocov3": 12, "olor/grid": 192},
-        **{"aepg/table-1": 18, "aepg/table-2": 84, "aepg/table-3": 8},
+        **{"aepg/table-1": 18, "aepg/table-2": 84, "aepg/table-3": 8, "inflora/main": 5},
     }
-    assert len(covered_runs()) == 22 + 4 + 18 + 84 + 8
+    assert len(covered_runs()) == 22 + 4 + 2 + 18 + 84 + 8
     assert len(covered_runs(everything=True)) == len(PROTOCOLS) == len(run_names()) - 8
     # a store tells runs apart by recipe and stream
     assert len({(recipe.name, stream.name) for recipe, stream, _ in covered_runs(everything=True)}) == len(PROTOCOLS)
@@ -75,7 +75,7 @@ def test_the_page_is_up_to_date() -> None:
     page = coverage_page()
     assert COVERAGE.read_text(encoding="utf-8") == page, "write it anew: reclaim leaderboard --docs docs"
     assert all(f"`{run_of(cell)}`" in page for cell in cells())
-    assert "| all | 260 | 260 | 0 |" in page
+    assert "| all | 264 | 264 | 0 |" in page
     assert "| `slca/main/bic/split-cub200-10` | last_acc, inc_acc | BiC | setting: natural reading |" in page
 
 
@@ -337,6 +337,21 @@ LETTER: list[tuple[str, dict[str, Any]]] = [
     ("aepg/table-2/lora-epg/split-cub200-10", {**AEPG, "annealing": {"schedule": 0.0, "tau": 6.0, "horizon": "task"}}),
     *(
         (
+            f"inflora/main/inflora/{stream}",
+            {
+                **{"backbone": IN21K, "final_norm": "pretrained", "seeding": "initialisation", "epochs": epochs},
+                **{"optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "batch_size": 128, "drop_last": None},
+                "images": {"protocol": "inflora", "clipped": False, "hold_out": False},
+                "inflora": {
+                    **{"rank": 10, "threshold": threshold, "last_threshold": 1.0},
+                    **{"schedule": "reference", "design_images": "train"},
+                },
+            },
+        )
+        for stream, epochs, threshold in (("split-imagenet-r-20", 50, 0.98), ("split-cifar100-10", 20, 0.95))
+    ),
+    *(
+        (
             f"aepg/table-3/resnet50-alpha-{a}/{s}",
             {**SCRATCH, "annealing": {"schedule": float(a), "tau": 6.0, "horizon": "task"}},
         )
@@ -449,9 +464,10 @@ def test_what_others_change_of_slca(run: str, changed: dict[str, Any]) -> None:
         ("slca/main", "is no run: write paper/table/method/stream"),
         ("", "is no run"),
         ("slca/main/slca/split-cifar100-10/a/b", "is no run"),
-        ("slka/main/slca/split-cifar100-10", "unknown paper 'slka', choose one of slca, olor, aepg"),
+        ("slka/main/slca/split-cifar100-10", "unknown paper 'slka', choose one of slca, olor, inflora, aepg"),
         ("olor/table-2/lora/cifar100-1", "unknown method 'lora', choose one of linear, full"),
         ("olor/grid/olor/cifar100-1/resnet50", "unknown backbone 'resnet50', choose one of vit"),
+        ("inflora/main/inflora/split-cub200-10", "unknown stream 'split-cub200-10', choose one of split-imagenet-r-5"),
         ("aepg/table-1/foo-bar/split-imagenet-r-10", "unknown module 'foo', choose one of lora, adapter, prefix, lae"),
         ("aepg/table-1/lora-bar/split-imagenet-r-10", "unknown loss 'bar', choose one of ce, focal"),
         ("aepg/table-1/lora/split-imagenet-r-10", "unknown loss ''"),

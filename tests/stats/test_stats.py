@@ -15,7 +15,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reclaim.benchmark.papers.seed_scope import caveats, comparable
 from reclaim.benchmark.stats.equivalence import judge_cell, verdict
 from reclaim.benchmark.stats.estimates import Published, mean_interval, prediction_interval, tost, welch
 from reclaim.benchmark.stats.paired import (
@@ -391,58 +390,6 @@ def test_rounding_only_makes_it_harder(values: list[float], rounding: float) -> 
 def test_impossible_settings_are_named(call: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r" is (-|nan|0|1|95).*: "):
         call()
-
-
-# --- what the seeds of the two sides vary ---
-
-
-def test_comparable_spreads() -> None:
-    assert comparable("class_order", "slca") is True
-    assert comparable("class_order+initialisation", "slca") is False
-    assert comparable("class_order", "aepg") is None
-
-
-BOTH, ORDER = "class_order+initialisation", "class_order"
-
-
-@pytest.mark.parametrize(
-    ("varied", "seeds", "published_seeds", "paper", "expected"),
-    [
-        ([ORDER] * 3, [1993, 1996, 1997], [1993, 1996, 1997], "slca", ["3 are the paper's own .* conservative"]),
-        (
-            [ORDER] * 2,
-            [0, 1996],
-            [1993, 1996, 1997],
-            "slca",
-            [r"1 are the paper's own \(seeds 1996\)", "1 are new ones"],
-        ),
-        ([ORDER] * 2, [0, 1], [1993, 1996, 1997], "slca", ["2 are new ones"]),
-        (
-            [BOTH],
-            [0],
-            [1993],
-            "slca",
-            [r"class order only \(F2\), ours class order and init.* seeding=class_order", "1 are new"],
-        ),
-        (
-            [ORDER, BOTH],
-            [0, 1],
-            [],
-            "slca",
-            ["some runs vary class order, of others class order and initialisation", "not comparable"],
-        ),
-        ([BOTH] * 5, [0, 1, 2, 3, 4], [], "aepg", ["paper does not say .* ours vary class order and initialisation"]),
-        ([ORDER], [0], [], "slca", []),
-        ([], [], [1993], "slca", []),
-    ],
-)
-def test_caveats(
-    varied: list[str], seeds: list[int], published_seeds: list[int], paper: str, expected: list[str]
-) -> None:
-    notes = caveats(varied, seeds, published_seeds, paper)
-    assert len(notes) == len(expected), notes
-    for note, pattern in zip(notes, expected, strict=True):
-        assert re.search(pattern, note), note
 
 
 # --- probabilities, against the numbers of the design and by simulation ---

@@ -111,6 +111,37 @@ def test_a_natural_reading_of_the_setting_is_said_in_the_verdict(off: float, ver
     assert f"{verdict} (setting: natural reading" in show_cells(name.rpartition("/")[0], records)
 
 
+def test_what_two_numbers_are_stands_beside_both() -> None:
+    """Four fields, in the table, in JSON and in what `reclaim show` prints; a mixture is said, and moves no verdict."""
+    name = "slca/main/slca/split-cifar100-10/last_acc"
+    (plain, _), records = judged(runs(name), name), runs(name)
+    for record in records:
+        record.result["class_order"] = sorted(record.result["class_order"])
+    check, _ = judged(records, name)
+    assert (check.verdict, check.qualifiers) == (plain.verdict, plain.qualifiers)
+    said = (
+        "the order of the classes is shuffled by numpy seed in the published number and natural in ours: not the same"
+    )
+    assert said in check.remarks
+    document = json.loads(json.dumps(check.as_dict()))
+    for side, order, split_sha256 in (
+        ("published", "shuffled by numpy seed", "unknown"),
+        ("ours", "natural", records[0].result["data_sha256"]),
+    ):
+        found = {key: document[side][key] for key in ("varied", "class_order", "averaged", "split", "split_sha256")}
+        assert found == {
+            **{"varied": "class_order", "class_order": order, "averaged": "images"},
+            **{"split": "official", "split_sha256": split_sha256},
+        }
+    assert check.row()[-1].startswith(
+        "published: seeds vary class order; class order shuffled by numpy seed; mean over"
+    )
+    assert "; ours: seeds vary class order; class order natural; mean over images; split official (" in check.row()[-1]
+    shown = show_cells(name.rpartition("/")[0], records)
+    assert "published: seeds vary class order" in shown
+    assert "ours: seeds vary class order; class order natural" in shown
+
+
 def test_where_nothing_was_run_nothing_is_said_to_have_failed() -> None:
     checks = check_cells([])
     for table in judge_tables(checks):
