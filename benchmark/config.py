@@ -171,7 +171,7 @@ class L2P:
 
     :ivar pool: number of prompts, each of ``length`` tokens; ``top_k`` of them are used at a time.
     :ivar pull: weight of the similarity between queries and chosen keys in the loss.
-    :ivar clip: largest norm of the gradient; None or 0: not clipped. ``clip_over``: of the trained tensors, or of all,
+    :ivar clip: largest norm of the gradient; 0: not clipped. ``clip_over``: of the trained tensors, or of all,
         the frozen backbone's included.
     :ivar share: the next experience starts from a copy of the prompts that the last one used.
     """
@@ -184,7 +184,7 @@ class L2P:
     train_vote: Vote = "batch"
     test_vote: Vote = "image"
     init: Literal["reference", "google"] = "reference"
-    clip: float | None = 1.0
+    clip: float = 1.0
     clip_over: Literal["trained", "all"] = "trained"
     share: bool = False
 
@@ -214,7 +214,7 @@ class DualPrompt:
     train_choice: Literal["task", "query"] = "task"
     test_vote: Vote = "image"
     init: Literal["reference", "google"] = "reference"
-    clip: float | None = 1.0
+    clip: float = 1.0
     copy_prompts: bool = True
     train_vote: Vote = "image"
     clip_over: Literal["trained", "all"] = "trained"

@@ -70,8 +70,10 @@ _DUALPROMPT: Settings = {
     **_natural("the PyTorch twin's (F42)", dualprompt__g_length=5, dualprompt__e_length=20),
     **_natural("the PyTorch twin's (F45)", dualprompt__g_layers=[0, 1], dualprompt__e_layers=[2, 3, 4]),
     **_natural("the PyTorch twin's (F43)", dualprompt__pull=1.0, dualprompt__clip=1.0),
+    **_natural("the PyTorch twin's, as of L2P (F33)", dualprompt__clip_over="trained"),
     **_natural("the PyTorch twin's, scrambled over the batch (F39)", dualprompt__pairing="reference"),
     **_natural("the PyTorch twin's (F40)", dualprompt__train_choice="task"),
+    **_natural("not used: the task chooses (F40)", dualprompt__train_vote="image"),
     **_natural("the PyTorch twin's: no vote but on CIFAR-100 (F41)", dualprompt__test_vote="image"),
     **_natural("the PyTorch twin's (F31)", dualprompt__init="reference"),
     **_natural("the PyTorch twin's (F44)", dualprompt__copy_prompts=True),
@@ -126,7 +128,7 @@ def rival_of_aepg(method: str) -> tuple[str, Settings, tuple[str, ...]]:
 
     The rival's modules as in the code that is read for it, under LAE's recipe.
     """
-    module = _DUALPROMPT | _natural("no clipping in LAE's recipe (F72)", dualprompt__clip=None)
+    module = _DUALPROMPT | _natural("no clipping in LAE's recipe (F72)", dualprompt__clip=0.0)
     if method == "inflora":
         module = _INFLORA | _natural("LAE's recipe, constant (F72)", inflora__schedule="constant")
     frozen = _natural("LAE's recipe: 30 of 50 epochs (F17, F72)", **{f"{method}__frozen_epochs": 30})

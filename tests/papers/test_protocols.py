@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from reclaim.benchmark.cli import main
-from reclaim.benchmark.config import EXECUTION, Config, flatten
+from reclaim.benchmark.config import EXECUTION, Config, flatten, from_dict
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.papers.facts import FACTS
 from reclaim.benchmark.papers.olor import OLOR_BACKBONES, OLOR_STREAMS
@@ -123,6 +123,7 @@ def test_every_value_has_a_source_and_every_run_its_data() -> None:
         assert found.recipe.hyperparameters_from == ("given" if found.natural else "paper")
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]*", found.recipe.name)
         assert found.recipe.name not in RECIPES
+        assert all(from_dict(configuration.as_dict()) == configuration for configuration in found.configs)
         assert found.configs[0] == config
         assert len(found.configs) == len(set(found.configs)) == len(found.recipe.candidates())
 
@@ -215,7 +216,7 @@ L2P = {
 DUALPROMPT = {
     **{"pool": 10, "g_length": 5, "e_length": 20, "g_layers": [0, 1], "e_layers": [2, 3, 4], "top_k": 1, "pull": 1.0},
     **{"pairing": "reference", "train_choice": "task", "test_vote": "image", "init": "reference", "clip": 1.0},
-    "copy_prompts": True,
+    **{"copy_prompts": True, "train_vote": "image", "clip_over": "trained"},
 }
 TWIN = {
     "backbone": IN21K,
@@ -295,7 +296,7 @@ LETTER: list[tuple[str, dict[str, Any]]] = [
         "aepg/table-1/dualprompt-ce/split-imagenet-r-5",
         {
             **AEPG,
-            "dualprompt": {key: value for key, value in DUALPROMPT.items() if key != "clip"} | {"frozen_epochs": 30},
+            "dualprompt": {**DUALPROMPT, "clip": 0.0, "frozen_epochs": 30},
         },
     ),
     (
