@@ -170,8 +170,8 @@ def _are_distinct_classes(value: Any) -> bool:
 
 
 # A name becomes a folder: no separators, not hidden, no path out of the store.
-is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-NAME = "a name of letters, digits, '.', '_', '+', '-' that starts with a letter or digit"
+is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9.@_+-]*")
+NAME = "a name of letters, digits, '.', '@', '_', '+', '-' that starts with a letter or digit"
 _is_sha256 = _matches(r"[0-9a-f]{64}")
 _MATRIX = "lists of 1, 2, ..., T percentages (0..100)"
 
