@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
     from .best_epoch import BestEpoch
     from .closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RandomProjection, RanPAC
+    from .coda import CODAComponents, CODAPrompt, attach_coda, detach_coda
     from .depths import layer_depths
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
     from .first_experience import FirstExperienceOnly
@@ -75,6 +76,8 @@ __all__ = [
     "BesidePretrained",
     "BestEpoch",
     "BiC",
+    "CODAComponents",
+    "CODAPrompt",
     "ClassGaussians",
     "ClassifierAlignment",
     "ConfidencePenaltyLoss",
@@ -112,6 +115,7 @@ __all__ = [
     "annealed_epg_loss",
     "annealing_weight",
     "attach_adapter",
+    "attach_coda",
     "attach_lora",
     "attach_prefix",
     "attach_prompts",
@@ -119,6 +123,7 @@ __all__ = [
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
+    "detach_coda",
     "detach_lora",
     "detach_peft",
     "detach_prompts",
@@ -149,6 +154,7 @@ _MODULE_OF = {
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
         "closed_form": "CosineClassMean LinearDiscriminant NearestClassMean RanPAC RandomProjection",
+        "coda": "CODAComponents CODAPrompt attach_coda detach_coda",
         "depths": "layer_depths",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
         "first_experience": "FirstExperienceOnly",
