@@ -84,7 +84,7 @@ class Olor:
     momentum_average: Literal["paper", "reference"] = _later("paper")
 
 
-MODULES = ("lora", "adapter", "prefix", "prompts", "low_rank", "l2p", "dualprompt", "inflora", "ssf")
+MODULES = ("lora", "adapter", "prefix", "prompts", "low_rank", "l2p", "dualprompt", "inflora", "ssf", "coda")
 """Parts that put trained modules into a frozen backbone: at most one of them is used."""
 
 OLOR_SGD_ONLY = ("gradient_damping", "lr_factor", "momentum_average")
@@ -250,6 +250,22 @@ class Ssf:
     """
 
     init_std: float = 0.02
+
+
+@dataclass(frozen=True)
+class Coda:
+    """CODA-Prompt's components in the first blocks of a frozen ViT.
+
+    :ivar experiences: how many share the components; not fewer than the stream has.
+    :ivar length: of a prompt, half of it keys, half values.
+    :ivar orthogonality: weight of the loss that keeps components orthogonal.
+    """
+
+    experiences: int = 10
+    components: int = 100
+    length: int = 8
+    blocks: int = 5
+    orthogonality: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -465,6 +481,7 @@ class Config:
     weight_average: float | None = None
     skip_first_step: bool = _later(False)
     ssf: Ssf | None = None
+    coda: Coda | None = None
 
     @property
     def starts_pretrained(self) -> bool:

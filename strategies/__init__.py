@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .baselines import EWC, L2SP, FrozenBackbone, LwF
     from .best_epoch import BestEpoch
     from .closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RandomProjection, RanPAC
+    from .coda import CODAComponents, CODAPrompt, attach_coda, detach_coda
     from .depths import layer_depths
     from .dualprompt import DualPrompt, attach_dualprompt, detach_dualprompt
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
@@ -88,6 +89,8 @@ __all__ = [
     "BesidePretrained",
     "BestEpoch",
     "BiC",
+    "CODAComponents",
+    "CODAPrompt",
     "ClassGaussians",
     "ClassifierAlignment",
     "ConfidencePenaltyLoss",
@@ -130,6 +133,7 @@ __all__ = [
     "annealed_epg_loss",
     "annealing_weight",
     "attach_adapter",
+    "attach_coda",
     "attach_dualprompt",
     "attach_inflora",
     "attach_l2p",
@@ -140,6 +144,7 @@ __all__ = [
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
+    "detach_coda",
     "detach_dualprompt",
     "detach_inflora",
     "detach_l2p",
@@ -177,6 +182,7 @@ _MODULE_OF = {
         "baselines": "EWC L2SP FrozenBackbone LwF",
         "best_epoch": "BestEpoch",
         "closed_form": "CosineClassMean LinearDiscriminant NearestClassMean RanPAC RandomProjection",
+        "coda": "CODAComponents CODAPrompt attach_coda detach_coda",
         "depths": "layer_depths",
         "dualprompt": "DualPrompt attach_dualprompt detach_dualprompt",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",

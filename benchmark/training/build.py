@@ -23,6 +23,7 @@ from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUIC
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RanPAC
+from reclaim.strategies.coda import CODAPrompt, attach_coda
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
@@ -162,6 +163,9 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_dualprompt(model, **_arguments(attach_dualprompt, config.dualprompt))
     if config.ssf:
         attach_ssf(model, config.ssf.init_std)
+    if config.coda:
+        c = config.coda
+        attach_coda(model, c.experiences, range(c.blocks), c.components, c.length)
     if config.low_rank:
         attach_svd_lora(model, config.low_rank.rank, config.low_rank.scale)
         train_low_rank_and_norms(model)
@@ -264,6 +268,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
     module = config.dualprompt or config.inflora
     if module and module.frozen_epochs:
         plugins.append(PEFTSchedule(module.frozen_epochs))
+    if config.coda:
+        plugins.append(CODAPrompt(config.coda.orthogonality, seed))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
     if config.inflora:
