@@ -225,6 +225,8 @@ class RanPAC(NearestClassMean):
     :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
+    _gram: Tensor  # G (width, width)
+
     def __init__(self, width: int = 10_000, ridge: Literal["reference", "paper"] = "reference", seed: int = 0) -> None:
         super().__init__()
         if width < 0:

@@ -245,7 +245,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seeds": (_list_of(int), "a list of whole numbers"),
     **dict.fromkeys(("streams", "backbones", "methods"), _names),
     "splits": (_are_splits, 'a table of texts by data set, such as {cifar100 = "official"}'),
-    "split_sha256": (re.compile(r"[0-9a-f]{64}|unknown").fullmatch, "64 hex digits, or unknown"),
+    "split_sha256": (lambda value: bool(re.fullmatch(r"[0-9a-f]{64}|unknown", value)), "64 hex digits, or unknown"),
 }
 
 
