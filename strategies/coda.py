@@ -246,7 +246,7 @@ def detach_coda(model: nn.Module) -> list[CODAComponents]:
     :raises ValueError: there are none.
     """
     vit: Any = require_vision_transformer(model)
-    layers = [layer for layer in vit.modules() if isinstance(layer, CODAAttention)]
+    layers: list[Any] = [layer for layer in vit.modules() if isinstance(layer, CODAAttention)]
     if not layers:
         raise ValueError("no CODA-Prompt is attached to this model: there is nothing to detach")
     modules = [layer.coda for layer in layers]

@@ -121,7 +121,7 @@ def detach_ssf(model: nn.Module, merge: bool = False) -> list[SSF]:
 
 def _layers(vit: Any) -> list[Any]:
     """The layers to scale and shift, in the order in which they are computed in."""
-    layers = [[m for m in vit.patch_embed.modules() if isinstance(m, nn.Conv2d)][-1]]
+    layers: list[Any] = [[m for m in vit.patch_embed.modules() if isinstance(m, nn.Conv2d)][-1]]
     layers.append(getattr(vit.patch_embed, "norm", None))
     for block in vit.blocks:
         linear = {part: [m for m in part.modules() if isinstance(m, nn.Linear)] for part in (block.attn, block.mlp)}
