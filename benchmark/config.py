@@ -333,7 +333,7 @@ class ClosedForm:
     )
     shrinkage: float = 1e-4
     width: int = _later(10_000)
-    ridge: Literal["reference", "paper"] = _later("reference")
+    ridge: Literal["reference", "accumulated"] = _later("reference")
 
 
 @dataclass(frozen=True)

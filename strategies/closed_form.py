@@ -219,7 +219,7 @@ class RanPAC(NearestClassMean):
 
     :param width: of the projection; 10,000 in the paper. 0: no projection, the regression is on the features.
     :param ridge: what the held-out fifth is predicted from: "reference", the code: the rest of the same experience;
-        "paper", the text: that and G and S of all experiences before (fact ranpac-ridge).
+        "accumulated": that and G and S of all experiences before (fact ranpac-ridge).
     :param seed: of the projection, and of who is held out.
     :raises ValueError: ``width`` is negative, or ``ridge`` neither of the two.
     :raises TypeError: while training, the model is not a :class:`~reclaim.strategies.heads.ContinualModel`.
@@ -227,16 +227,20 @@ class RanPAC(NearestClassMean):
 
     _gram: Tensor  # G (width, width)
 
-    def __init__(self, width: int = 10_000, ridge: Literal["reference", "paper"] = "reference", seed: int = 0) -> None:
+    def __init__(
+        self, width: int = 10_000, ridge: Literal["reference", "accumulated"] = "reference", seed: int = 0
+    ) -> None:
         super().__init__()
         if width < 0:
             raise ValueError(f"width must be that of the projection, or 0 for none, got {width}: the paper's is 10000")
-        if ridge not in ("reference", "paper"):
-            raise ValueError(f"ridge must be 'reference' or 'paper', got {ridge!r}")
+        if ridge not in ("reference", "accumulated"):
+            raise ValueError(f"ridge must be 'reference' or 'accumulated', got {ridge!r}")
         self.width = width
         self.ridge = ridge
         self.seed = seed
-        self._forget()
+        self._gram = torch.zeros((), dtype=torch.float64)
+        self._ridges: list[float] = []
+        self._projection_bytes = 0
 
     @property
     def bytes_kept(self) -> int:
@@ -273,9 +277,7 @@ class RanPAC(NearestClassMean):
 
     def _forget(self) -> None:
         super()._forget()
-        self._gram = torch.zeros((), dtype=torch.float64)
-        self._ridges: list[float] = []
-        self._projection_bytes = 0
+        self._gram, self._ridges, self._projection_bytes = torch.zeros((), dtype=torch.float64), [], 0
 
     def _sums(self, classes: list[int]) -> Tensor:
         """S (C, width), zero for a class not seen."""
@@ -285,12 +287,12 @@ class RanPAC(NearestClassMean):
     def _choose(self, rows: Tensor, targets: Tensor) -> float:
         generator = torch.Generator().manual_seed(self.seed + len(self._ridges))
         fitted, held_out = torch.randperm(len(rows), generator=generator).tensor_split([int(0.8 * len(rows))])
-        paper = self.ridge == "paper" and bool(self._means)
+        accumulated = self.ridge == "accumulated" and bool(self._means)
         # of the classes of other experiences alone, the code's predictions and targets are all zero
-        classes = sorted({*targets.tolist(), *(self._means if paper else ())})
+        classes = sorted({*targets.tolist(), *(self._means if accumulated else ())})
         one_hot = (targets[:, None] == torch.tensor(classes)).double()
         sums = rows[fitted].T @ one_hot[fitted]
-        if paper:
+        if accumulated:
             values, basis = torch.linalg.eigh(self._gram + rows[fitted].T @ rows[fitted])
             sums = sums + self._sums(classes).T
         else:

@@ -398,9 +398,9 @@ def test_the_order_of_experiences_does_not_matter_to_ranpac() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 40, 400])
-@pytest.mark.parametrize("ridge", ["reference", "paper"])
+@pytest.mark.parametrize("ridge", ["reference", "accumulated"])
 def test_ranpacs_ridge_is_the_best_on_the_held_out_fifth(ridge: Any, count: int) -> None:
-    """Fewer images than dimensions, and more. In the text, earlier experiences predict, too."""
+    """Fewer images than dimensions, and more. Accumulated, earlier experiences predict, too."""
     generator = torch.Generator().manual_seed(2)
     plugin = RanPAC(0, ridge, seed=3)
     width, earlier = 30, torch.randn(50, 30, generator=generator).double()
@@ -459,7 +459,7 @@ def test_ranpac_after_training_in_the_first_experience_only() -> None:
 def test_errors_of_ranpac() -> None:
     with pytest.raises(ValueError, match="width must be that of the projection, or 0 for none, got -1"):
         RanPAC(-1)
-    with pytest.raises(ValueError, match="ridge must be 'reference' or 'paper', got 'best'"):
+    with pytest.raises(ValueError, match="ridge must be 'reference' or 'accumulated', got 'best'"):
         RanPAC(ridge="best")  # type: ignore[arg-type]
     foreign = Naive(
         model=nn.Sequential(nn.Flatten(), IncrementalClassifier(DIM)),
