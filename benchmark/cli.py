@@ -769,7 +769,7 @@ def check(files: Sequence[Path], records: Path | None) -> None:
 @click.option(
     "--docs",
     type=click.Path(path_type=Path),
-    help="Folder of fidelity.md, findings.md and coverage.md, too [default: not written].",
+    help="Folder of fidelity.md, findings.md, coverage.md and why-numbers-disagree.md, too [default: not written].",
 )
 @click.option(
     "--format",

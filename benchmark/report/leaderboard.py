@@ -31,7 +31,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import fidelity, findings, page
+from . import disagree, fidelity, findings, page
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -146,7 +146,8 @@ def write(
 
 
 def write_docs(stores: Stores, folder: Path) -> list[Path]:
-    """Write ``fidelity.md``, ``findings.md`` and ``coverage.md``, each replaced whole.
+    """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole, and
+    the picture of the last one where it has runs.
 
     :raises ValueError: there is no record to show.
     """
@@ -155,7 +156,10 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
         "fidelity.md": fidelity.page(counted),
         "findings.md": findings.page(counted),
         "coverage.md": coverage_page(),
+        "why-numbers-disagree.md": disagree.page(counted),
     }
+    if picture := disagree.picture(counted):
+        pages[disagree.PICTURE] = picture
     return _write(folder, pages)
 
 

@@ -179,3 +179,41 @@ def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[s
             bottom=y,
         )
     )
+
+
+# --- from one mean to another, a step each ---
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A step from ``before`` to ``after``.
+
+    :ivar interval: of ``after``; None where it has none.
+    :ivar is_end: where the steps begin or end: ``after`` is drawn as a dot.
+    """
+
+    label: str
+    before: float
+    after: float
+    interval: tuple[float, float] | None
+    is_end: bool = False
+
+    @property
+    def shown(self) -> str:
+        return f"{self.after:.1f}" if self.is_end else f"{round(self.after - self.before, 2) + 0.0:+.2f}"
+
+
+def waterfall_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
+    """A row per bar of each group, in percent; readable on light and on dark pages."""
+    values = [end for _, bars in groups for bar in bars for end in (bar.before, bar.after, *(bar.interval or ()))]
+    x = Scale.around(values, LABELS, WIDTH - 70, limits=(0, 100))
+    placed, y = [], TOP
+    for heading, bars in groups:
+        y += HEADING
+        placed.append((heading, y - 12, [(bar, y + ROW * row + ROW // 2) for row, bar in enumerate(bars)]))
+        y += ROW * len(bars)
+    return (
+        templates()
+        .get_template("waterfall.svg")
+        .render(title=title, axis=axis, groups=placed, x=x, width=WIDTH, labels=LABELS, top=TOP, bottom=y)
+    )

@@ -426,7 +426,12 @@ def test_the_command_warns_once_of_what_it_skips(store: RecordStore, tmp_path: P
     assert done.stderr.count("notes.txt: not a record") == 1
     assert "warning: skipped" in done.stderr
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["split-quickdraw-10.tex"]
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"fidelity.md", "findings.md", "coverage.md"}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {
+        "fidelity.md",
+        "findings.md",
+        "coverage.md",
+        "why-numbers-disagree.md",
+    }
 
 
 def test_the_command_writes_figures_where_it_is_told(
