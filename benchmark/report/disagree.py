@@ -264,7 +264,7 @@ def _published(method: str, stream: str, given: Iterable[OtherRun]) -> dict[str,
 
 def _of_cells(found: Sequence[Cell]) -> list[OtherRun]:
     """The re-runs beside the cells of SLCA, and its own rows of other methods."""
-    numbers: dict[tuple[str, str, str], dict[str, float]] = {}
+    numbers: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in found:
         if cell.paper != "slca" or cell.metric not in NAMES or "/main/" not in cell.id:
             continue
