@@ -32,17 +32,7 @@ TRAINING = ("--paper-fresh", "--paper-run-missing")
 NOTHING_RUN = "--paper-require-run: no claim, cell or live run of this check had a run to judge"
 
 CLAIM_HEADER = ("claim or live run", "ours", "reference", "verdict")
-CELL_HEADER = (
-    "cell",
-    "ours",
-    "published",
-    "re-runs",
-    "margin",
-    "verdict",
-    "as a constant",
-    "prediction interval",
-    "what they are",
-)
+CELL_HEADER = ("cell", "ours", "published", "re-runs", "margin", "verdict", "as a constant", "prediction interval")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -257,7 +247,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         blocks.append(tabulate(rows, headers=CELL_HEADER, tablefmt="simple", disable_numparse=True))
     about: dict[str, list[str]] = {}
     for entry in report.of("cells"):
-        for remark in entry["remarks"]:
+        sides = ["; ".join(entry["sides"])] if entry["ours"] else []
+        for remark in (*sides, *entry["remarks"]):
             about.setdefault(remark, []).append(entry["id"])
     remarks = [f"{ids[0]}{f' and {len(ids) - 1} more' * (len(ids) > 1)}: {remark}" for remark, ids in about.items()]
     blocks += [

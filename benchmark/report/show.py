@@ -18,7 +18,7 @@ from ..recipes import Recipe
 from ..records.metrics import AVERAGED, METRICS
 from ..records.record import Record, metric_of
 from ..stats.estimates import mean_interval
-from ..verdicts.cells import CellCheck, check_cells
+from ..verdicts.cells import check_cells
 from ..verdicts.claims import judge_claims
 from .tables import table
 
@@ -99,9 +99,9 @@ def show_cells(run: str, records: Sequence[Record], width: int | None = None) ->
     rows = []
     about: dict[str, list[str]] = {}
     for check in checks:
-        _, ours, published, _, margin, verdict, _, predicted, _ = check.row()
+        _, ours, published, _, margin, verdict, _, predicted = check.row()
         rows.append((check.cell.metric, ours, published, margin, verdict, predicted))
-        for note in filter(None, (*_kinds(check), check.problem, *check.remarks)):
+        for note in filter(None, (*check.sides, check.problem, *check.remarks)):
             about.setdefault(note, []).append(check.cell.metric)
     header = (run, "ours", "published", "margin", "verdict", "prediction interval")
     known = {remark for record in records for remark in record.result.get("remarks", ())}  # named with the scores
@@ -111,11 +111,6 @@ def show_cells(run: str, records: Sequence[Record], width: int | None = None) ->
         if note not in known
     ]
     return "\n".join([table(rows, header, width), *notes])
-
-
-def _kinds(check: CellCheck) -> list[str]:
-    """What the two numbers are."""
-    return [f"published: {check.cell.kind}", *([f"ours: {together(check.kinds)}"] if check.runs else [])]
 
 
 def _verdicts(recipe: Recipe, records: Sequence[Record], width: int | None) -> str:

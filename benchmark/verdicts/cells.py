@@ -98,6 +98,11 @@ class CellCheck:
         """What our numbers are, the runs' in their order."""
         return [kind_of(record, self.cell.metric) for record in self.runs]
 
+    @property
+    def sides(self) -> list[str]:
+        """What the published number is, and ours where there are runs, in words."""
+        return [f"published: {self.cell.kind}", *([f"ours: {together(self.kinds)}"] if self.runs else [])]
+
     @cached_property
     def prediction_interval(self) -> tuple[float, float] | None:
         n = len(self.runs)
@@ -135,8 +140,7 @@ class CellCheck:
         return notes
 
     def row(self) -> tuple[str, ...]:
-        """The cell's line in the summary; for a cell with runs. Its last entry says what the two numbers are."""
-        kinds = f"published: {self.cell.kind}; ours: {together(self.kinds)}"
+        """The cell's line in the summary; for a cell with runs."""
         published, ours = self.cell.published, self.judged.ours if self.judged else None
         reruns = ", ".join(f"{again.value:g}" for again in self.cell.reruns) or "-"
         margin = f"{self.margin:g}{' (--paper-margin)' if self.overridden else ''}"
@@ -144,7 +148,7 @@ class CellCheck:
             "" if published.std is None else f" +- {published.std:g} (n = {published.n})"
         )
         if self.judged is None or ours is None or self.column is None:
-            return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-", kinds
+            return self.cell.id, f"n = {len(self.runs)}", reference, reruns, margin, "not judged", "-", "-"
         interval = " [{:.2f}, {:.2f}]".format(*ours.interval) if ours.interval else ""
         predicted = self.prediction_interval
         inside = (
@@ -156,7 +160,7 @@ class CellCheck:
         verdict = f"{self.verdict} ({'; '.join(qualified)})" if qualified else str(self.verdict)
         return (
             *(self.cell.id, f"{ours.mean:.2f}{interval}, n = {ours.n}", reference, reruns, margin),
-            *(verdict, self.judged.constant.verdict, inside, kinds),
+            *(verdict, self.judged.constant.verdict, inside),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,6 +172,7 @@ class CellCheck:
             "verdict": self.verdict or "not judged",
             "words": self.words,
             "qualifiers": self.qualifiers,
+            "sides": self.sides,
             "problem": self.problem,
             "remarks": self.remarks,
             "deviations": self.deviations,
