@@ -32,6 +32,7 @@ def test_there_is_a_golden_file_of_every_kind() -> None:
     names = {path.name for path in FILES}
     assert names >= {"olor_adam_a.npz", "olor_sgd_b.npz", "slca_ca_a.npz", "slca_ca_c.npz"}
     assert names >= {"lae_lora.npz", "lae_adapter.npz", "lae_prefix.npz"}
+    assert names >= {"inflora_a.npz", "inflora_b.npz"}
 
 
 def with_changed(name: str, change: Callable[[Arrays], object], folder: Path) -> Path:
@@ -79,6 +80,27 @@ def test_a_deviation_of_alignment_is_found(tmp_path: Path) -> None:
     beyond = {d.quantity for d in check(with_changed("slca_ca_a.npz", change, tmp_path)) if not d.within}
     assert {"class means", "fraction of mean weights beyond 4 standard errors"} <= beyond
     assert "class covariances" not in beyond
+
+
+@pytest.mark.parametrize(
+    ("change", "quantities"),
+    [
+        (add("lr_factor_50", 1e-4), {"factors of the learning rate"}),
+        (add("t1.b0.cov_after", 1e-4), {"second moments after training"}),
+        (add("t2.b1.cov_before", 1e-4), {"second moments before training"}),
+        (add("t2.b0.merged_v", 1e-3), {"merged W_v", "chain: merged W_v"}),
+        (add("t2.b1.basis_size", 1), {"bases of another size", "chain: bases of another size"}),
+        (add("logits_all", 1e-3), {"logits of all heads", "chain: logits of all heads"}),
+        (add("probe.tokens", 1e-4), {"probe: tokens"}),
+        (add("probe.b1.grad_B_k", 1e-3), {"probe: gradient of B_k"}),
+        (add("lr", 1e-3), {"B_k A", "B_v A", "head's weight", "chain: B_k A", "chain: logits of all heads"}),
+    ],
+)
+def test_a_deviation_of_inflora_is_found(
+    change: Callable[[Arrays], object], quantities: set[str], tmp_path: Path
+) -> None:
+    beyond = {d.quantity for d in check(with_changed("inflora_b.npz", change, tmp_path)) if not d.within}
+    assert quantities <= beyond
 
 
 def test_a_file_that_lacks_an_array_is_named(tmp_path: Path) -> None:
