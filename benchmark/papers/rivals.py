@@ -126,8 +126,8 @@ def rival_of_aepg(method: str) -> tuple[str, Settings, tuple[str, ...]]:
 
     The rival's modules as in the code that is read for it, under LAE's recipe.
     """
-    module = _DUALPROMPT | _natural("no clipping in LAE's recipe (F72)", dualprompt__clip=None)
+    module = {**_DUALPROMPT, **_natural("no clipping in LAE's recipe (F72)", dualprompt__clip=None)}
     if method == "inflora":
-        module = _INFLORA | _natural("LAE's recipe, constant (F72)", inflora__schedule="constant")
+        module = {**_INFLORA, **_natural("LAE's recipe, constant (F72)", inflora__schedule="constant")}
     frozen = _natural("LAE's recipe: 30 of 50 epochs (F17, F72)", **{f"{method}__frozen_epochs": 30})
     return f"{OF_AEPG[method]}, cross-entropy", {**_as_read(AEPG), **module, **frozen}, (_OF_AEPG,)
