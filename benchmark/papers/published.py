@@ -221,6 +221,10 @@ def _list_of(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)
 
 
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{64}}|{UNKNOWN}", value) is not None
+
+
 def _are_splits(value: Any) -> bool:
     return isinstance(value, dict) and all(
         key in CATALOGUE and isinstance(split, str) and split.strip() for key, split in value.items()
@@ -245,7 +249,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seeds": (_list_of(int), "a list of whole numbers"),
     **dict.fromkeys(("streams", "backbones", "methods"), _names),
     "splits": (_are_splits, 'a table of texts by data set, such as {cifar100 = "official"}'),
-    "split_sha256": (lambda value: bool(re.fullmatch(r"[0-9a-f]{64}|unknown", value)), "64 hex digits, or unknown"),
+    "split_sha256": (_is_hash, "64 hex digits, or unknown"),
 }
 
 

@@ -188,8 +188,6 @@ def read_claims() -> Any:
         ({"decimals": 1}, {"class_order": "random"}, "unknown class_order 'random', choose one of natural, shuffled"),
         ({"decimals": 1}, {"averaged": "epochs"}, "unknown averaged 'epochs', choose one of images, tasks, unknown"),
         ({"decimals": 1}, {"split_sha256": "abc"}, "split_sha256 is 'abc': write 64 hex digits, or unknown"),
-        ({"decimals": 1, "splits": {"cifar": "official"}}, {}, "write a table of texts by data set"),
-        ({"decimals": 1, "varied": "seed"}, {}, "unknown varied 'seed'"),
         ({"decimals": 1}, {"id": None}, "id missing: add it"),
         ({"decimals": 1}, {"source": None}, "source missing: add it"),
         ({"decimals": 1}, {"metric": "accuracy"}, "unknown metric 'accuracy', choose one of last_acc"),
@@ -228,6 +226,8 @@ def test_a_bad_cell_is_named(
         ({"cell": CELL}, r": cell is .*: write it as \[\[cell\]\]"),
         ({"paper": [PAPER]}, r": paper is .*: write it as \[paper\]"),
         ({"paper": {**PAPER, "seeds": ["1993"]}}, "seeds is .*: write a list of whole numbers"),
+        ({"paper": {**PAPER, "splits": {"cifar": "official"}}}, "splits is .*: write a table of texts by data set"),
+        ({"paper": {**PAPER, "varied": "seed"}}, "paper 'slca': unknown varied 'seed', choose one of class_order"),
         ({"table": [{**TABLE, "margin": 0}]}, "table 'slca/main': margin is 0: write a number of points above 0"),
         (
             {"table": [{"id": "slca/main", "margin": 0.5}]},
@@ -572,7 +572,7 @@ def test_holm_runs_over_the_confirmatory_family_alone(
 def test_one_header_a_paper() -> None:
     found = papers()
     # in the order in which they appeared
-    assert list(found) == ["l2p", "dualprompt", "slca", "olor", "inflora", "aepg"]
+    assert list(found) == ["l2p", "dualprompt", "ssf", "coda", "slca", "aper", "ranpac", "olor", "inflora", "aepg"]
     assert found["slca"].label == "SLCA (ICCV 2023, arXiv 2303.05118)"
     assert found["aepg"].label == "aEPG (arXiv 2602.14078)"
     assert {paper.metric for paper in found.values()} <= set(METRICS)
