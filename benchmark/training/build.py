@@ -232,9 +232,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(FrozenBackbone())
     if config.peft:
         plugins.append(PEFTSchedule(config.peft.frozen_epochs, config.peft.freeze))
-    module = config.dualprompt or config.inflora
-    if module and module.frozen_epochs:
-        plugins.append(PEFTSchedule(module.frozen_epochs))
+    elif config.frozen_epochs:
+        plugins.append(PEFTSchedule(config.frozen_epochs))
     if config.lae:
         plugins.append(LAE(config.lae.decay))
     if config.olor:
