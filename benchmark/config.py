@@ -496,6 +496,14 @@ class Config:
         """LAE's PEFT modules, of whichever kind is set."""
         return self.lora or self.adapter or self.prefix
 
+    @property
+    def frozen_epochs(self) -> int:
+        """First epochs of each experience but the first in which PEFT modules wait for the head: F17
+        (docs/fidelity.md).
+        """
+        module = self.peft or self.dualprompt or self.inflora
+        return module.frozen_epochs if module else 0
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values, without absent parts, so that adding a part to this class changes no hash."""
         return _as_dict(self)

@@ -60,7 +60,8 @@ def _kind_of_runs(records: Sequence[Record]) -> str:
     """What the numbers of a table of scores are."""
     over: dict[str, list[str]] = {}
     for metric, averaged in AVERAGED.items():
-        over.setdefault(averaged, []).append(metric)
+        if not math.isnan(metric_of(records[0], metric)):
+            over.setdefault(averaged, []).append(metric)
     kind = together(kind_of(record, METRICS[0]) for record in records)
     means = "; ".join(f"mean over {averaged}: {', '.join(metrics)}" for averaged, metrics in over.items())
     return f"{str(kind).replace(f'; mean over {kind.averaged}', '')}; {means}"

@@ -265,9 +265,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(L2P(**_arguments(L2P, config.l2p)))
     if config.dualprompt:
         plugins.append(DualPrompt(**_arguments(DualPrompt, config.dualprompt)))
-    module = config.dualprompt or config.inflora
-    if module and module.frozen_epochs:
-        plugins.append(PEFTSchedule(module.frozen_epochs))
+    if config.frozen_epochs and not config.peft:
+        plugins.append(PEFTSchedule(config.frozen_epochs))
     if config.coda:
         plugins.append(CODAPrompt(config.coda.orthogonality, seed))
     if config.lae:

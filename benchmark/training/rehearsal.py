@@ -75,7 +75,7 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
 
 def _epochs_alike(config: Config) -> int:
     """Epochs from the start of an experience in which the same weights are trained."""
-    return min(config.epochs, config.peft.frozen_epochs or config.epochs) if config.peft else config.epochs
+    return min(config.epochs, config.frozen_epochs or config.epochs)
 
 
 def _part_of(size: int) -> int:

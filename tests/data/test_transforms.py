@@ -112,15 +112,16 @@ def test_the_protocols() -> None:
     assert transforms_of("aepg", "cifar10")[0] == ImageTransform(
         "pad-random-crop", 32, padding=4, flip=0.5, interpolation="bilinear"
     )
-    for dataset, resize in (("cifar100", 224), ("imagenet-r", 256)):
-        train, test = transforms_of("inflora", dataset)
-        assert train == ImageTransform(
-            "random-resized-crop", 224, scale=(0.08, 1.0), interpolation="bilinear", flip=0.5, normalisation=None
-        )
-        assert test == ImageTransform(
-            "resize-center-crop", 224, resize=resize, interpolation="bilinear", normalisation=None
-        )
     assert transforms_of("olor", "pacs") == (OlorTransform(train=True), OlorTransform(train=False))
+    for dataset in ("cifar100", "imagenet-r", "cub200", "cars196"):  # F35
+        train, test = transforms_of("l2p", dataset)
+        assert train == ImageTransform("random-resized-crop", scale=(0.05, 1.0), flip=0.5, interpolation="bilinear")
+        assert test == ImageTransform("resize-center-crop", 224, resize=256, interpolation="bicubic")
+        assert train.normalisation is test.normalisation is None
+    for dataset, resize in (("cifar100", 224), ("imagenet-r", 256)):  # F54
+        train, test = transforms_of("inflora", dataset)
+        assert train == ImageTransform("random-resized-crop", scale=(0.08, 1.0), flip=0.5, interpolation="bilinear")
+        assert test == ImageTransform("resize-center-crop", 224, resize=resize, interpolation="bilinear")
     train, test = transforms_of("lite", "cifar100")
     half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     assert transforms_of("lite", "cifar10") == (train, test)
