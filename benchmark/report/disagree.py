@@ -272,7 +272,10 @@ def _of_cells(found: Sequence[Cell]) -> list[OtherRun]:
             numbers.setdefault((cell.method, cell.stream, "SLCA's table (F71)"), {})[cell.metric] = cell.published.mean
         for again in cell.reruns:
             numbers.setdefault((cell.method, cell.stream, again.source), {})[cell.metric] = again.value
-    return [OtherRun(method, stream, "re-run", source, **of) for (method, stream, source), of in numbers.items()]
+    return [
+        OtherRun(method, stream, "re-run", source, last_acc=of.get("last_acc"), inc_acc=of.get("inc_acc"))
+        for (method, stream, source), of in numbers.items()
+    ]
 
 
 def _distinct(given: Iterable[OtherRun], method: str, stream: str) -> list[OtherRun]:

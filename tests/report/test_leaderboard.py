@@ -295,7 +295,7 @@ def test_runs_of_published_cells_alone_are_shown_on_the_page(store: RecordStore,
         (path,) = write(store, tmp_path)
     assert len(warned) == 1
     assert "91.50 ± 0.00" in path.read_text(encoding="utf-8")
-    assert len(write_docs(store, tmp_path / "docs")) == 3
+    assert len(write_docs(store, tmp_path / "docs")) == 4
     with pytest.raises(
         ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"
     ):
