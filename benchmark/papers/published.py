@@ -17,6 +17,7 @@ from ..recipes import find_recipe, recipes_of
 from ..stats.estimates import Published
 from ..stats.paired import ClaimKind, Outcome
 from .headers import FOLDER, PublishedError, papers
+from .reruns import reruns
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,8 +30,6 @@ DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
-RERUNS = ("re-run", "primary", "copied")
-"""What a re-run's ``evidence`` may be: see :class:`Rerun`."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,6 @@ _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("id", "table", "method", "stream", "metric", "mean", "evidence", "source"),
         (*("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"), *_OF_KIND),
     ),
-    "rerun": (("method", "stream", "source"), ("evidence", *METRICS)),
     "grid": (("streams", "backbones", "methods"), ()),
 }
 _SINGLE = ("paper", "grid")
@@ -260,9 +258,7 @@ def _cells_of(paper: str) -> list[Cell]:
     for section, (required, optional) in _SECTIONS.items():
         for number, entry in enumerate(_entries(file, document, section), start=1):
             name = entry.get("id", entry.get("key", f"number {number}"))
-            _check_entry(
-                f"{file}, {section} {name!r}", entry, required, optional, RERUNS if section == "rerun" else EVIDENCE
-            )
+            _check_entry(f"{file}, {section} {name!r}", entry, required, optional)
     head = document["paper"]
     if head["key"] != paper:
         raise PublishedError(f"{file}, paper: key is {head['key']!r}: write {paper!r}, the name of the file")
@@ -274,11 +270,6 @@ def _cells_of(paper: str) -> list[Cell]:
             f"{file}, table {unused[0]!r}: no cell belongs to it: write the first two parts of its cells' ids, or "
             "delete it"
         )
-    known = {(cell.method, cell.stream, cell.metric) for cell in found}
-    for entry in document.get("rerun", []):
-        if not any((entry["method"], entry["stream"], metric) in known for metric in METRICS if metric in entry):
-            where = f"{file}, rerun of {entry['method']!r} on {entry['stream']!r}"
-            raise PublishedError(f"{where}: it repeats no cell: write method, stream and metric as the cell does")
     return found
 
 
@@ -312,11 +303,6 @@ def _cell(
         )
     except ValueError as error:
         raise PublishedError(f"{where}: {error}") from error
-    reruns = [
-        Rerun(again[entry["metric"]], again["source"], again.get("evidence", "re-run"))
-        for again in document.get("rerun", [])
-        if (again["method"], again["stream"]) == (entry["method"], entry["stream"]) and entry["metric"] in again
-    ]
     table = f"{paper}/{parts[1]}"
     return Cell(
         id=entry["id"],
@@ -326,10 +312,29 @@ def _cell(
         metric=entry["metric"],
         published=published,
         table=listed.get(table, Table(table)),
-        reruns=tuple(reruns),
+        reruns=_beside(entry["method"], entry["stream"], entry["metric"]),
         seeds=tuple(head.get("seeds", ())),
         kind=_kind(entry, head),
     )
+
+
+def _beside(method: str, stream: str, metric: str) -> tuple[Rerun, ...]:
+    """The re-runs of a cell, from reruns.toml: accuracies over images. Seeds of which there is a mean are left out."""
+    if metric not in ("last_acc", "inc_acc"):
+        return ()
+    means = [summary for summary in reruns().summaries if (summary.method, summary.stream) == (method, stream)]
+    averaged = {seed for summary in means for seed in summary.seeds}
+    own = [
+        Rerun(getattr(summary, metric), f"{summary.source}, seeds {', '.join(map(str, summary.seeds))}", "primary")
+        for summary in means
+    ]
+    others = [
+        Rerun(value, run.source, run.evidence)
+        for run in reruns().runs
+        if (run.method, run.stream) == (method, stream) and not (run.evidence == "primary" and run.seed in averaged)
+        if (value := getattr(run, metric)) is not None
+    ]
+    return (*own, *others)
 
 
 def _kind(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Kind:
@@ -378,19 +383,13 @@ def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[M
     return entries
 
 
-def _check_entry(
-    where: str,
-    entry: Mapping[str, Any],
-    required: Sequence[str],
-    optional: Sequence[str],
-    evidence: Sequence[str] = EVIDENCE,
-) -> None:
+def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
     _require(where, entry, required, optional)
     for key, value in entry.items():
         check, wanted = _KINDS.get(key, _text)
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
-    for key, choices in (("metric", METRICS), ("evidence", evidence), ("std_evidence", EVIDENCE), *_OF_KIND.items()):
+    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE), *_OF_KIND.items()):
         if key in entry and choices:
             _require_choice(where, entry, key, choices)
     if "mean" in entry and "metric" in entry:

@@ -231,9 +231,7 @@ class Place:
 
 
 def places() -> list[Place]:
-    """Every method on every stream of reruns.toml, with the re-runs that a paper's file has beside its cells, and
-    SLCA's rows of L2P and DualPrompt (F71).
-    """
+    """Every method on every stream of reruns.toml, and SLCA's rows of L2P and DualPrompt (F71)."""
     given = [*reruns().runs, *_of_cells(cells())]
     keys = list(dict.fromkeys((run.method, run.stream) for run in given))
     return [
@@ -263,15 +261,11 @@ def _published(method: str, stream: str, given: Iterable[OtherRun]) -> dict[str,
 
 
 def _of_cells(found: Sequence[Cell]) -> list[OtherRun]:
-    """The re-runs beside the cells of SLCA, and its own rows of other methods."""
+    """SLCA's rows of L2P and DualPrompt."""
     numbers: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in found:
-        if cell.paper != "slca" or cell.metric not in NAMES or "/main/" not in cell.id:
-            continue
-        if cell.method in ("L2P", "DualPrompt"):
+        if cell.paper == "slca" and cell.metric in NAMES and cell.method in ("L2P", "DualPrompt"):
             numbers.setdefault((cell.method, cell.stream, "SLCA's table (F71)"), {})[cell.metric] = cell.published.mean
-        for again in cell.reruns:
-            numbers.setdefault((cell.method, cell.stream, again.source), {})[cell.metric] = again.value
     return [
         OtherRun(method, stream, "re-run", source, last_acc=of.get("last_acc"), inc_acc=of.get("inc_acc"))
         for (method, stream, source), of in numbers.items()

@@ -61,6 +61,7 @@ def test_the_streams_are_those_of_the_papers() -> None:
     named = {
         name
         for file in papers.glob("*.toml")
+        if file.name != "reruns.toml"  # others have run on streams that are not here
         for line in re.findall(r"^streams? = .*", file.read_text(), re.M)
         for name in re.findall(r'"(.+?)"', line)
     }
