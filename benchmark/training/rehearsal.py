@@ -66,6 +66,9 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
     config = replace(config, batch_size=size, micro_batch=None, drop_last=True)
     batches = -(-STEPS // max(1, _epochs_alike(config)))  # an epoch's, so that all timed steps train the same weights
     per_class = max(ALIGNED_IMAGES, -(-batches * size // min(stream.sizes)))
+    if config.memory and config.memory.method == "bic":  # its first classes share what it holds out of all
+        held_out = int(config.memory.held_out * config.memory.size)
+        per_class = max(per_class, -(-held_out // stream.sizes[0]) + 1)
     if config.images and config.images.hold_out:  # one fold is not trained on
         per_class = max(FOLDS, -(-per_class * FOLDS // (FOLDS - 1)) + 1)
     folder = root / f"{per_class}-a-class"

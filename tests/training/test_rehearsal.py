@@ -110,6 +110,15 @@ def test_what_is_shortened_is_the_batch(tmp_path: Path) -> None:
     assert (tmp_path / "2-a-class" / "cifar-100-python" / "SYNTHETIC.txt").is_file()
 
 
+def test_bic_has_images_to_hold_out_and_one_to_train_on(tmp_path: Path) -> None:
+    recipe, stream, _ = find_cell("slca/main/bic/split-cifar100-10")
+    _, setup = shortened(recipe.config, stream, tmp_path, Setup())
+    data = read_images(stream.dataset, setup.root or tmp_path, verify=False)
+    memory = recipe.config.memory
+    assert memory is not None
+    assert len(data.train) / stream.n_classes > memory.held_out * memory.size / stream.sizes[0]
+
+
 def on_a_line(fixed: float, per_image: float) -> list[tuple[int, float]]:
     return [(images, fixed + per_image * images) for images in (8, 2)] * PAIRS
 
