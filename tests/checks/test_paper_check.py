@@ -223,7 +223,7 @@ def test_cells_are_judged_one_by_one(check: Any, judged: RecordStore, tmp_path: 
     result.stdout.fnmatch_lines(
         [
             "cell *ours *published *re-runs *margin *verdict *as a constant *prediction interval",
-            f"{BELOW} *, n = 5 *91.53 +- 0.28 (n = 3) *91.26, 91.57, 89.3, * 1  *below *below *not in 90.* to 92.*",
+            f"{BELOW} *, n = 5 *91.53 +- 0.28 (n = 3) *89.3, 91.57, 91.26, * 1  *below *below *not in 90.* to 92.*",
             f"{REPRODUCED} *reproduced *reproduced *  in 7*",
             f"{WITHOUT_STD} *79.6 *undecided *undecided *-",
             f"{MIXED} *n = 2 *not judged*",
