@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .checks import require_not_negative
 from .parts import parts_of
+from .peft import attach_modules
 from .peft_module import PEFTModule, peft_modules, require_vision_transformer
 
 
@@ -221,19 +222,15 @@ def attach_coda(
     vit: Any = require_vision_transformer(model)
     if present := peft_modules(vit):
         raise ValueError(f"this ViT has modules already, such as {type(present[0]).__name__}: detach them first")
-    chosen = list(blocks)
-    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= j < len(vit.blocks) for j in chosen):
-        raise ValueError(f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1}, at least one, got {chosen}")
-    layers = [vit.blocks[j].attn for j in chosen]
-    for j, layer in zip(chosen, layers, strict=True):
-        if type(layer) is not Attention:
-            raise TypeError(f"coda needs a plain Attention in block {j}, found {type(layer).__name__}")
-    weight = next(vit.parameters())
-    modules = [CODAComponents(vit.embed_dim, components, length, experiences, generator).to(weight) for _ in layers]
+
+    def make(attention: Any) -> CODAComponents:
+        module = CODAComponents(vit.embed_dim, components, length, experiences, generator)
+        return module.to(attention.qkv.weight).train(attention.training)
+
+    modules = attach_modules(model, blocks, "attn", CODAAttention, "coda", make, "detach_coda")
     vit.requires_grad_(False)
-    for layer, module in zip(layers, modules, strict=True):
-        layer.__class__ = CODAAttention
-        layer.add_module("coda", module.train(layer.training))
+    for module in modules:
+        module.requires_grad_(True)
     _Query().train(vit.training).enter(vit)
     return modules
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .peft import PrefixAttention, _attach, detach_peft
+from .peft import PrefixAttention, attach_modules, detach_peft
 from .peft_module import PEFTModule
 from .prompt_pool import (
     ClipOver,
@@ -170,7 +170,7 @@ def attach_dualprompt(
         return prefix.to(attention.qkv.weight).train(attention.training)
 
     query_copy = copy_for(query, vit)
-    prefixes = _attach(model, [*g_layers, *e_layers], "attn", PrefixAttention, "prefix", make)
+    prefixes = attach_modules(model, [*g_layers, *e_layers], "attn", PrefixAttention, "prefix", make)
     enter(vit, module.to(next(vit.parameters())), PromptedTransformer, query_copy)
     module.join(prefixes)
     for prefix in prefixes:

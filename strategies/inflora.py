@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from .fresh_optimizer import FreshOptimizer
 from .heads import ContinualModel, unwrap
 from .parts import parts_of
+from .peft import attach_modules
 from .peft_module import PEFTModule, require_vision_transformer
 from .runs import Owner, experiences_before
 
@@ -148,28 +149,12 @@ def attach_inflora(model: nn.Module, blocks: Iterable[int] | None = None, rank: 
         The model does not change then.
     """
     vit: Any = require_vision_transformer(model)
-    chosen = list(range(len(vit.blocks)) if blocks is None else blocks)
-    if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= index < len(vit.blocks) for index in chosen):
-        raise ValueError(
-            f"blocks must be distinct indices from 0 to {len(vit.blocks) - 1} of this ViT, at least one, got {chosen}"
-        )
-    layers = []
-    for index in sorted(chosen):
-        layer: Any = dict(vit.blocks[index].named_modules()).get("attn.qkv")
-        if type(layer) is not nn.Linear:
-            raise TypeError(
-                f"InfLoRA needs a plain Linear attn.qkv in block {index}, found {type(layer).__name__}"
-                + (": call detach_inflora(model) first" if isinstance(layer, BranchedLinear) else "")
-            )
-        layers.append(layer)
-    modules = [
-        Branches(layer.in_features, layer.out_features // 3, rank).to(layer.weight).train(layer.training)
-        for layer in layers
-    ]
-    for layer, module in zip(layers, modules, strict=True):
-        layer.__class__ = BranchedLinear
-        layer.branches = module
-    return modules
+
+    def make(layer: Any) -> Branches:
+        return Branches(layer.in_features, layer.out_features // 3, rank).to(layer.weight).train(layer.training)
+
+    chosen = range(len(vit.blocks)) if blocks is None else sorted(blocks)
+    return attach_modules(model, chosen, "attn.qkv", BranchedLinear, "branches", make, "detach_inflora")
 
 
 @torch.no_grad()

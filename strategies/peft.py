@@ -210,7 +210,7 @@ def attach_lora(
     def make(qkv: Any) -> LoRA:
         return LoRA(qkv.in_features, qkv.out_features // 3, rank, generator).to(qkv.weight).train(qkv.training)
 
-    return _attach(model, blocks, "attn.qkv", LoRALinear, "lora", make)
+    return attach_modules(model, blocks, "attn.qkv", LoRALinear, "lora", make)
 
 
 def attach_adapter(
@@ -232,7 +232,7 @@ def attach_adapter(
     def make(attention: Any) -> Adapter:
         return Adapter(attention.qkv.in_features, hidden, generator).to(attention.qkv.weight).train(attention.training)
 
-    return _attach(model, blocks, "attn", AdapterAttention, "adapter", make)
+    return attach_modules(model, blocks, "attn", AdapterAttention, "adapter", make)
 
 
 def attach_prefix(
@@ -256,7 +256,7 @@ def attach_prefix(
             .train(attention.training)
         )
 
-    return _attach(model, blocks, "attn", PrefixAttention, "prefix", make)
+    return attach_modules(model, blocks, "attn", PrefixAttention, "prefix", make)
 
 
 def detach_peft(model: nn.Module, kind: type[PEFTModule] = PEFTModule) -> list[PEFTModule]:
@@ -301,16 +301,24 @@ _ADAPTED = (LoRALinear, AdapterAttention, PrefixAttention)
 ModuleT = TypeVar("ModuleT", bound=PEFTModule)
 
 
-def _attach(
+def attach_modules(
     model: nn.Module,
     blocks: Iterable[int],
     path: str,
     adapted: type[nn.Module],
     name: str,
     make: Callable[[nn.Module], ModuleT],
+    detach: str = "detach_peft",
 ) -> list[ModuleT]:
-    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``,
-    and add the module that ``make`` returns as ``name``.
+    """Set the class of the layer at ``path`` in chosen blocks to ``adapted``, add the module that ``make`` returns as
+    ``name``, and return the modules in the order of ``blocks``.
+
+    Everything is checked before anything changes.
+
+    :param adapted: a subclass of the layer's class, and of no other.
+    :param detach: the function that undoes it, for the message.
+    :raises TypeError: the model is not a timm ViT, or a chosen block has no plain such layer.
+    :raises ValueError: a block does not exist or is named twice, or no block is named.
     """
     vit = require_vision_transformer(model)
     chosen = list(blocks)
@@ -323,9 +331,10 @@ def _attach(
     for index in chosen:
         layer = dict(vit.blocks[index].named_modules()).get(path)
         if layer is None or type(layer) is not plain:
+            remedy = detach if isinstance(layer, adapted) else "detach_peft" if isinstance(layer, _ADAPTED) else ""
             raise TypeError(
                 f"{name} needs a plain {plain.__name__} {path} in block {index}, found {type(layer).__name__}"
-                + (": call detach_peft(model) first" if isinstance(layer, _ADAPTED) else "")
+                + (f": call {remedy}(model) first" if remedy else "")
             )
         layers.append(layer)
     modules = [make(layer) for layer in layers]

@@ -244,9 +244,16 @@ def test_errors() -> None:
     model = vit()
     with pytest.raises(ValueError, match="no CODA-Prompt is attached"):
         detach_coda(model)
-    with pytest.raises(ValueError, match=r"distinct indices from 0 to 2, at least one, got \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"distinct indices from 0 to 2 of this ViT, at least one, got \[0, 3\]"):
         attach_coda(model, 3, [0, 3], components=6)
     assert all(p.requires_grad for p in model.parameters())
+    attach_coda(model, 3, [1], components=6)
+    with pytest.raises(ValueError, match="modules already, such as CODAComponents"):
+        attach_coda(model, 3, [2], components=6)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        f"blocks.1.attn.coda.{part}" for part in ("prompts", "keys", "attention")
+    ]
+    detach_coda(model)
     attach_lora(model, [0])
     with pytest.raises(ValueError, match="modules already, such as LoRA"):
         attach_coda(model, 3, [1], components=6)
