@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .checks import require_not_negative
+from .features import eval_mode
 from .parts import parts_of
 from .peft import attach_modules
 from .peft_module import PEFTModule, peft_modules, require_vision_transformer
@@ -173,15 +174,8 @@ class _Query(nn.Module):
         del vit.coda_query
 
     def _before(self, vit: nn.Module, inputs: tuple[Any, ...]) -> None:
-        modes = [(module, module.training) for module in vit.modules()]
-        with torch.no_grad():
-            for module, _ in modes:
-                module.training = False
-            try:
-                query = type(vit).forward(vit, *inputs)
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+        with eval_mode(vit):
+            query = type(vit).forward(vit, *inputs)
         for components in coda_components(vit):
             components.query = query
 

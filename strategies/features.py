@@ -4,8 +4,8 @@ class statistics, heads in closed form, the choice of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -88,21 +88,29 @@ def _of_all(
     return _of_batches(function, model, loader, device)
 
 
-@torch.no_grad()
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A context: all modules in eval mode, nothing has a gradient; the modes of all are restored after it."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _of_batches(
     function: Callable[..., Tensor], model: nn.Module, batches: Any, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """What a function of images (and task labels, in Avalanche the last entry) returns, and the targets."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with eval_mode(model):
         results = [
             (function(x.to(device), _task_labels(rest, device)).float().cpu(), torch.as_tensor(y))
             for x, y, *rest in batches
         ]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return torch.cat([result for result, _ in results]), torch.cat([targets for _, targets in results])
 
 

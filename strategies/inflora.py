@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from .features import eval_mode
 from .fresh_optimizer import FreshOptimizer
 from .heads import ContinualModel, unwrap
 from .parts import parts_of
@@ -295,7 +296,6 @@ def _rank(values: Tensor) -> int:
     return int((values > values.max() * len(values) * torch.finfo(values.dtype).eps).sum())
 
 
-@torch.no_grad()
 def second_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
     """C = sum of h h^T / number of tokens, not centred, for the inputs h of each layer with :class:`Branches`, over all
     tokens of all images; (in_features, in_features) in double precision on the CPU, in the order of the model.
@@ -317,20 +317,16 @@ def second_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
         sums[index] += (tokens.T @ tokens).cpu()
         counts[index] += len(tokens)
 
-    modes = [(module, module.training) for module in model.modules()]
     hooks = [layer.register_forward_pre_hook(partial(add, index)) for index, layer in enumerate(layers)]
     # a compiled model would not see the hooks
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    model.eval()
     try:
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        with eval_mode(model), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             for images in batches:
                 forward(images)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes:
-            module.training = mode
     if not all(counts):
         raise ValueError("InfLoRA designs its branches from an experience's images, but it has none: leave it out")
     moments = [total / count for total, count in zip(sums, counts, strict=True)]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .byte_counts import bytes_of
 from .checks import require_not_negative
+from .features import eval_mode
 from .peft_module import PEFTModule, require_vision_transformer
 
 Vote = Literal["batch", "image"]
@@ -177,17 +178,12 @@ class PromptedTransformer(VisionTransformer):
 @contextmanager
 def _without_prompts(vit: PromptedTransformer) -> Iterator[None]:
     """A context for queries: no prompts, no gradients, and eval mode, so that dropout has no say."""
-    training = [module for module in vit.modules() if module.training]
-    for module in training:
-        module.training = False
     vit.prompt_pool.active = False
     try:
-        with torch.no_grad():
+        with eval_mode(vit):
             yield
     finally:
         vit.prompt_pool.active = True
-        for module in training:
-            module.training = True
 
 
 def require_plain_vit(model: nn.Module) -> Any:
