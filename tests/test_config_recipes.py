@@ -348,7 +348,8 @@ def test_a_turned_switch_is_the_only_difference(recipe: Recipe) -> None:
         for c in (plain.config.as_dict(), recipe.config.as_dict())
     )
     keys = {key for key, _ in flat.items() ^ turned.items()}  # an absent one is at its default
-    several = {"F30": 3, "F67": 2}  # a pool's length, choices and pull; weight decay, in alignment too
+    # a pool's length, choices and pull; the optimizer, its rate and the threshold; weight decay, in alignment too
+    several = {"F30": 3, "F59": 3, "F67": 2}
     assert len(keys) == several.get(str(recipe.fact), 1)
     assert recipe.name == f"{plain.name}.{str(recipe.fact).lower()}"
 
