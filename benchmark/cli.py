@@ -198,7 +198,9 @@ def _setup(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(
         gathered,
         click.option(
-            "--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded."
+            "--unverified",
+            is_flag=True,
+            help="Take photographs as they are, not held against the published or decoded first; is recorded.",
         ),
         click.option(
             "--checkpoint-minutes",
