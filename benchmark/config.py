@@ -547,7 +547,8 @@ class Config:
             not 0 < epoch < self.epochs for epoch in self.milestones
         ):
             raise ConfigError(
-                f"milestones must be increasing epochs between 0 and {self.epochs}, got {list(self.milestones)}"
+                f"milestones must be increasing epochs between 0 and epochs={self.epochs}, got "
+                f"{list(self.milestones)}: set milestones=[] for one after four fifths of the epochs, or name others"
             )
         if self.images and self.images.size is not None and self.images.protocol != "own":
             raise ConfigError(
