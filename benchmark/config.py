@@ -542,6 +542,12 @@ class Config:
             raise ConfigError(f"micro_batch must be a number of images, at least 1, got {self.micro_batch}")
         if self.eval_batch_size is not None and self.eval_batch_size < 1:
             raise ConfigError(f"eval_batch_size must be a number of images, at least 1, got {self.eval_batch_size}")
+        if self.frozen_epochs > self.epochs:
+            part = next(name for name in ("lora", "adapter", "prefix", "dualprompt", "inflora") if getattr(self, name))
+            raise ConfigError(
+                f"{part}.frozen_epochs={self.frozen_epochs} is more than epochs={self.epochs}: set "
+                f"{part}.frozen_epochs, too"
+            )
         if self.read_block is not None and self.read_block < 0:
             raise ConfigError(f"read_block must be the number of a block, from 0, got {self.read_block}")
         if self.milestones and self.schedule != "step":

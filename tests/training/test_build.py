@@ -95,6 +95,8 @@ def test_the_rate_falls_at_the_milestones(settings: list[str], rates: list[float
             ["schedule=step", "milestones=[3]"],
             r"got \[3\]: set milestones=\[\] for one after four fifths of the epochs",
         ),
+        (["epochs=2", "lora={}"], r"^lora\.frozen_epochs=3 is more than epochs=2: set lora\.frozen_epochs, too$"),
+        (["read_block=-1"], r"read_block must be the number of a block, from 0, got -1$"),
         (["milestones=[1.5]"], "milestones must be a list of integers"),
         (["keep=best"], "set images.hold_out to true"),
         (["micro_batch=0"], "at least 1, got 0"),
