@@ -200,7 +200,7 @@ def _setup(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--unverified",
             is_flag=True,
-            help="Take photographs as they are, not held against the published or decoded first; is recorded.",
+            help="Take photographs as they are: not counted, not compared, not decoded first; is recorded.",
         ),
         click.option(
             "--checkpoint-minutes",
@@ -886,7 +886,8 @@ def weights_(file: Path, output: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"the encoder in {file} is not {name}: {error}") from error
+        first = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ValueError(f"the encoder in {file} is not {name}: {first}") from error
     found = fingerprint(model)
     with replacing(output) as written:
         written.write(save(tensors))

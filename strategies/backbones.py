@@ -789,7 +789,9 @@ def read_block(backbone: nn.Module, block: int) -> None:
     """
     blocks: Any = getattr(backbone, "blocks", None)
     if not isinstance(backbone, VisionTransformer) or not isinstance(blocks, nn.Sequential):
-        raise ValueError(f"{type(backbone).__name__} is no timm ViT, of which one block can be read: leave it out")
+        raise ValueError(
+            f"{type(backbone).__name__} is no timm ViT, of which a block can be read: leave read_block out"
+        )
     if not 0 <= block < len(blocks):
         raise ValueError(f"block {block} of {len(blocks)} cannot be read: choose one from 0 to {len(blocks) - 1}")
     backbone.blocks = blocks[: block + 1]

@@ -309,5 +309,5 @@ def test_blocks_that_cannot_be_read() -> None:
     for block in (-1, DEPTH):
         with pytest.raises(ValueError, match=rf"block {block} of 3 cannot be read: choose one from 0 to 2"):
             read_block(small_vit(), block)
-    with pytest.raises(ValueError, match=r"ResNet is no timm ViT, of which one block can be read"):
+    with pytest.raises(ValueError, match=r"ResNet is no timm ViT, of which a block can be read: leave read_block out"):
         read_block(create_backbone("test_resnet"), 0)
