@@ -44,9 +44,10 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
     wrong = wrong_counts(data) + foreign_images(data) if verify else []
     if wrong:
         entry = find_dataset(name)
+        gets = f" (`reclaim data fetch {name}` gets one)" if entry.archives else ""
         raise ValueError(
             f"{name} in {data.train.folder} is not complete, or not {entry.title}: {'; '.join(wrong)}; put a fresh "
-            f"copy there, or take it as it is with --unverified"
+            f"copy there{gets}, or take it as it is with --unverified"
         )
     if verify and (problems := repeated_images(data)[0]):
         raise ValueError("; ".join(problems))
