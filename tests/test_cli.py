@@ -88,6 +88,7 @@ def test_help_mentions_every_command() -> None:
             "plan",
             "data",
             "pretrain",
+            "weights",
         ),
     }
     for name in main.commands:

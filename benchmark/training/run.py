@@ -32,7 +32,7 @@ from .rehearsal import Stopwatch
 from .runtime import HERE, Setup
 from .step import compile_backbone
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, int], None]
 """Called with the number of epochs finished and their total; an experience without epochs counts as one."""
 
 

@@ -359,7 +359,7 @@ def test_the_commands_of_the_page_are_understood() -> None:
         for line in (Path(__file__).parents[2] / "docs" / "data.md").read_text().splitlines()
         if line.startswith("reclaim data ")
     ]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         _, _, command, *arguments = shlex.split(line.partition("#")[0])
         data.commands[command].make_context(

@@ -90,8 +90,13 @@ def test_the_rate_falls_at_the_milestones(settings: list[str], rates: list[float
     ("settings", "complaint"),
     [
         (["milestones=[3]"], r"milestones=\[3\] need the step schedule"),
-        (["schedule=step", "milestones=[3,2]"], r"increasing epochs between 0 and 3, got \[3, 2\]"),
-        (["schedule=step", "milestones=[3]"], r"increasing epochs between 0 and 3, got \[3\]"),
+        (["schedule=step", "milestones=[3,2]"], r"increasing epochs between 0 and epochs=3, got \[3, 2\]: set milest"),
+        (
+            ["schedule=step", "milestones=[3]"],
+            r"got \[3\]: set milestones=\[\] for one after four fifths of the epochs",
+        ),
+        (["epochs=2", "lora={}"], r"^lora\.frozen_epochs=3 is more than epochs=2: set lora\.frozen_epochs, too$"),
+        (["read_block=-1"], r"read_block must be the number of a block, from 0, got -1$"),
         (["milestones=[1.5]"], "milestones must be a list of integers"),
         (["keep=best"], "set images.hold_out to true"),
         (["micro_batch=0"], "at least 1, got 0"),

@@ -406,6 +406,15 @@ def test_progress_names_the_run_and_what_is_left(
     assert capsys.readouterr().err == ""
 
 
+def test_hundredths_of_an_epoch_are_shown(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "_make", lambda job, advance: [advance(("a run", 0.07)) for _ in range(10)] and None)
+    _, failures = engines.try_jobs(jobs(1), None, 1)
+    assert failures == {}
+    assert "0.7/" in capsys.readouterr().err
+
+
 def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_make", make_small)
     config = small_config("slca-olor-aepg")

@@ -75,7 +75,7 @@ def test_the_middle_tier_runs_from_end_to_end(recipe: str, root: Path, tmp_path:
     ]
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code != 0
-    assert "reclaim data fetch cifar10" in refused.output or "MD5" in refused.output
+    assert "`reclaim data fetch cifar10` gets one), or take it as it is with --unverified" in refused.output
     result = CliRunner().invoke(main, [*arguments, "--unverified"])
     assert result.exit_code == 0, result.output
     assert f"note: {UNVERIFIED}" in result.output

@@ -265,6 +265,17 @@ def test_progress_counts_epochs(recipe: str, settings: list[str], total: int) ->
     assert calls == [(done, total) for done in range(1, total + 1)]
 
 
+def test_progress_of_a_single_epoch_goes_by_batches() -> None:
+    calls: list[tuple[float, int]] = []
+    config = small_config("linear", "joint=true", "epochs=1", "batch_size=8")
+    run("linear", config, SMALL, 0, progress=lambda *call: calls.append(call))
+    done = [done for done, _ in calls]
+    assert done == sorted(set(done))
+    assert len(done) > 2
+    assert done[-1] == 1
+    assert [round(epochs, 2) for epochs in done] == done
+
+
 @pytest.mark.trains
 def test_entropy_and_loss_are_those_of_the_current_classes() -> None:
     # heads at zero that hardly learn: every class of the experience is equally likely, and those of others do not count

