@@ -36,6 +36,7 @@ from .board import (
     COLUMNS,
     EXTERNAL,
     NOT_COMPARABLE,
+    NOT_SEPARATED,
     OF_ONES_OWN,
     RANKS,
     SHOWN,
@@ -43,6 +44,7 @@ from .board import (
     by_group,
     ends_of_grids,
     rows,
+    ties,
     time_in_words,
 )
 from .coverage import coverage_page
@@ -70,10 +72,7 @@ LABEL_OF_ONES_OWN = "Somebody's own images: not comparable with a paper's number
 DECIMALS = 6
 """Of the numbers in JSON: beyond them the order in which a processor adds shows."""
 
-TIES = (
-    '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs '
-    "of the group, cannot tell from this one."
-)
+TIES = f'"Not separated from" names the ranks of methods. {NOT_SEPARATED}'
 
 VARIANTS = "A variant is another configuration of a recipe, as far as it differs, and has no rank."
 PICTURE = 40
@@ -117,7 +116,7 @@ def write(
         if kind not in FORMATS:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
         if kind == "html":
-            texts["index.html"] = page.render(everything, verdicts, check_cells(counted))
+            texts["index.html"] = page.render(everything, verdicts, check_cells(counted), counted)
         elif kind == "markdown":
             texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
             texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
@@ -335,7 +334,7 @@ def stream_markdown(table: Sequence[Row]) -> str:
 
 def as_latex(table: Sequence[Row]) -> str:
     """One stream as a table per group, for the package booktabs; the text is UTF-8."""
-    header = ("Rank", "Tied with", "Method", "n", *SHOWN.values(), "Bytes kept")
+    header = ("Rank", "Not separated from", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
     label, note = (LABEL_OF_ONES_OWN, OF_ONES_OWN) if table[0].own else (LABEL, NOT_COMPARABLE)
@@ -345,7 +344,7 @@ def as_latex(table: Sequence[Row]) -> str:
         lines = [
             (
                 _rank(row),
-                _ties(row, members),
+                ties(row, members),
                 row.title,
                 len(row.seeds),
                 *_accuracies(row),
@@ -366,7 +365,7 @@ def as_latex(table: Sequence[Row]) -> str:
 def _tables(table: Sequence[Row], level: int) -> str:
     header = (
         "rank",
-        "tied with",
+        "not separated from",
         "method",
         "recipe",
         "n",
@@ -381,7 +380,7 @@ def _tables(table: Sequence[Row], level: int) -> str:
         lines = [
             (
                 _rank(row),
-                _ties(row, members),
+                ties(row, members),
                 markdown_text(row.title),
                 f"`{row.key if row.told else row.recipe}`",
                 len(row.seeds),
@@ -403,17 +402,6 @@ def _tables(table: Sequence[Row], level: int) -> str:
 
 def _rank(row: Row) -> str:
     return f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]" if row.rank else "-"
-
-
-def _ties(row: Row, members: Sequence[Row]) -> str:
-    """The ranks of those that the row is tied with, such as "1, 3-5"; a shared place appears once."""
-    places = sorted(
-        {other.rank.rank for other in members if row.rank and other.rank and other.key in row.rank.tied_with}
-    )
-    spans = [
-        [p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
-    ]
-    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "-"
 
 
 def _accuracies(row: Row) -> list[str]:
