@@ -60,8 +60,8 @@ EXTERNAL = (
     "it was run here."
 )
 NOT_SEPARATED = (
-    '"Not separated" means: paired t tests, after Holm\'s correction for all comparisons of pairs of the group, leave open '
-    "which of the two is better. It says nothing of a claim, which is tested in a family of its own."
+    '"Not separated" means: paired t tests, after Holm\'s correction for all comparisons of pairs of the group, leave '
+    "open which of the two is better. It says nothing of a claim, which is tested in a family of its own."
 )
 RANKS = (
     "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only within a "

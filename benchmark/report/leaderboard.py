@@ -31,7 +31,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import disagree, fidelity, findings, page
+from . import disagree, fidelity, findings, forest, page
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -145,8 +145,8 @@ def write(
 
 
 def write_docs(stores: Stores, folder: Path) -> list[Path]:
-    """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole, and
-    the picture of the last one where it has runs.
+    """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole,
+    with its picture and ``claims.svg``, the planned claims, where there are runs.
 
     :raises ValueError: there is no record to show.
     """
@@ -159,6 +159,10 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
     }
     if picture := disagree.picture(counted):
         pages[disagree.PICTURE] = picture
+    if picture := fidelity.picture(counted):
+        pages[fidelity.PICTURE] = picture
+    if picture := forest.picture(judge_claims(_ranked(counted))):
+        pages["claims.svg"] = picture
     return _write(folder, pages)
 
 
@@ -170,7 +174,8 @@ def write_figures(stores: Stores, folder: Path, with_variants: bool = False) -> 
     from . import figures
 
     counted, variants, outside = _counted(stores, with_variants)
-    return figures.write(rows(_ranked(counted), variants, outside), check_cells(counted), folder)
+    ranked = _ranked(counted)
+    return figures.write(rows(ranked, variants, outside), check_cells(counted), folder, judge_claims(ranked))
 
 
 @dataclass(frozen=True)
@@ -333,7 +338,9 @@ def stream_markdown(table: Sequence[Row]) -> str:
 
 
 def as_latex(table: Sequence[Row]) -> str:
-    """One stream as a table per group, for the package booktabs; the text is UTF-8."""
+    """One stream as a table per group, for the packages booktabs and graphicx, which shrinks what is wider than the
+    text; the text is UTF-8.
+    """
     header = ("Rank", "Not separated from", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
@@ -356,43 +363,28 @@ def as_latex(table: Sequence[Row]) -> str:
         parts.append(
             f"% {group.stream}: {group}. {note}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
+            + "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
-            + "\n"
+            + "}\n"
         )
-    return "\n".join(parts)
+    return "\n".join(["% needs \\usepackage{booktabs, graphicx}", *parts])
 
 
 def _tables(table: Sequence[Row], level: int) -> str:
-    header = (
-        "rank",
-        "not separated from",
-        "method",
-        "recipe",
-        "n",
-        *SHOWN.values(),
-        "trained parameters",
-        "bytes kept",
-        "seconds",
-        "hyper-parameters",
-    )
+    header = ("rank, not separated from", "method", ", ".join(SHOWN.values()), "cost and choice")
     parts = []
     for group, members in by_group(table):
         lines = [
             (
-                _rank(row),
-                ties(row, members),
-                markdown_text(row.title),
-                f"`{row.key if row.told else row.recipe}`",
-                len(row.seeds),
-                *_accuracies(row),
-                f"{row.trained_parameters:,}",
-                f"{row.bytes_kept:,}",
-                time_in_words(row),
-                row.hyperparameters,
+                f"{_rank(row)}<br>{ties(row, members)}",
+                f"{markdown_text(row.title)}<br>`{row.key if row.told else row.recipe}`, n = {len(row.seeds)}",
+                f"**{_accuracies(row)[0]}**<br>{', '.join(_accuracies(row)[1:])}",
+                f"{row.bytes_kept:,} bytes kept, {row.trained_parameters:,} trained, {time_in_words(row)} s"
+                f"<br>{row.hyperparameters}",
             )
             for row in members
         ]
-        parts.append(f"{'#' * level} {markdown_text(str(group))}\n\n{markdown_table(lines, header)}\n")
+        parts.append(f"{'#' * level} {markdown_text(str(group))}\n\n{markdown_table(lines, header, padded=False)}\n")
         if any(row.variant for row in members):
             parts.append(f"{VARIANTS}\n")
         if any(row.outside for row in members):

@@ -47,10 +47,11 @@ from .board import (
     SHOWN,
     Row,
     headline,
-    time_in_words,
     ties,
+    time_in_words,
 )
 from .findings import EFFECT, PAPER_METHODS, differences
+from .forest import forests, interval_of
 from .sentences import beside, family_of, tier_of, unit_of, why
 from .svg import Scale, ends, templates
 from .tables import size
@@ -60,9 +61,6 @@ CURVES = 7
 
 PLOT = (4.0, 156.0)
 """First and last pixel of the plots in table rows."""
-WIDE = (4.0, 316.0)
-"""The same, of the first screen."""
-
 AT_0 = "60"
 """Where a logarithmic scale has its 0."""
 LETTER = 6.0
@@ -144,10 +142,8 @@ def render(
 
 
 def interval(summary: MeanInterval | None) -> str:
-    """Mean and half-width of the interval, to two decimals; without a half-width where all seeds are alike."""
-    if summary is None:
-        return "-"
-    return f"{summary.mean:.2f}" if summary.std == 0 else str(summary)
+    """Mean and half-width of the interval, to two decimals."""
+    return "-" if summary is None else str(summary)
 
 
 def spread_in_words(summary: MeanInterval) -> str:
@@ -179,7 +175,9 @@ def _note(tier: str) -> str:
         return OF_ONES_OWN
     if tier == EMBEDDED:
         return NOT_COMPARABLE
-    return f"{tier.capitalize()} tier: not a paper's protocol, and no number here is comparable with any paper's number."
+    return (
+        f"{tier.capitalize()} tier: not a paper's protocol, and no number here is comparable with any paper's number."
+    )
 
 
 # --- the first screen ---
@@ -248,7 +246,9 @@ def _runs(table: Sequence[Row], records: Sequence[Record]) -> list[dict[str, Any
     for tier in dict.fromkeys(row.definition.tier for row in table):
         shown_ = sum(len(row.seeds) for row in table if row.definition.tier == tier)
         switches = sum(
-            r.stream in STREAMS and STREAMS[r.stream].tier == tier and r.recipe in RECIPES
+            r.stream in STREAMS
+            and STREAMS[r.stream].tier == tier
+            and r.recipe in RECIPES
             and RECIPES[r.recipe].fact is not None
             for r in records
         )
@@ -258,16 +258,6 @@ def _runs(table: Sequence[Row], records: Sequence[Record]) -> list[dict[str, Any
 
 
 # --- claims ---
-
-
-@dataclass(frozen=True)
-class Forest:
-    """Planned claims in one unit, on a scale that holds them all and on one around 0, which holds the nearer half."""
-
-    unit: str
-    verdicts: list[ClaimVerdict]
-    whole: Scale
-    near: Scale | None
 
 
 @dataclass(frozen=True)
@@ -289,7 +279,7 @@ def _tier(tier: str, verdicts: Sequence[ClaimVerdict]) -> dict[str, Any]:
         "tier": tier,
         "note": _note(tier),
         "planned": planned,
-        "forests": [f for unit in ("points", "nats") if (f := _forest_of(planned, unit))],
+        "forests": forests(planned),
         "papers": [_claims_of(key, [v for v in own if v.claim.paper == key], verdicts) for key in keys],
     }
 
@@ -306,34 +296,11 @@ def _claims_of(key: str, own: Sequence[ClaimVerdict], verdicts: Sequence[ClaimVe
     }
 
 
-def _forest_of(planned: Sequence[ClaimVerdict], unit: str) -> Forest | None:
-    members = [v for v in planned if unit_of(v.claim) == unit]
-    if not members:
-        return None
-    shown_ = [end for v in members for end in (0.0, *_interval_of(v), -v.claim.margin)]
-    farthest = sorted(max(map(abs, _interval_of(v))) for v in members if v.difference)
-    whole = Scale.around(shown_, *WIDE, steps=4)
-    near = farthest[(len(farthest) - 1) // 2] if farthest else 0.0
-    zoomed = Scale.around((-near, near), *WIDE, steps=4) if near else None
-    narrower = zoomed is not None and zoomed.high - zoomed.low < whole.high - whole.low
-    return Forest(unit, members, whole, zoomed if narrower else None)
-
-
-def _interval_of(verdict: ClaimVerdict) -> tuple[float, ...]:
-    """The ends of the interval that is drawn, the one that agrees with the verdict where there is one; of a single
-    seed its difference.
-    """
-    difference = verdict.difference
-    if difference is None:
-        return ()
-    return verdict.adjusted_interval or difference.interval() or (difference.value,)
-
-
 def _strip(verdict: ClaimVerdict, verdicts: Sequence[ClaimVerdict]) -> Strip:
     difference = verdict.difference
     scale = None
     if difference:
-        scale = Scale.around((0.0, -verdict.claim.margin, *difference.values, *_interval_of(verdict)), *PLOT, steps=4)
+        scale = Scale.around((0.0, -verdict.claim.margin, *difference.values, *interval_of(verdict)), *PLOT, steps=4)
     return Strip(verdict, unit_of(verdict.claim), why(verdict, family_of(verdict, verdicts)), scale)
 
 
@@ -470,7 +437,7 @@ def _scatter(entries: Sequence[Entry]) -> Scatter | None:
 
 
 def _names(points: Sequence[Point], width: int) -> list[Name]:
-    """A name beside each point where no other and no point is in its way; a point whose every side is taken has none."""
+    """A name beside each point where no other and no point is in its way; none where every side is taken."""
     taken = [(float(p.x) - 4, float(p.y) - 4, float(p.x) + 4, float(p.y) + 4) for p in points]
     names = []
     for point in points:
@@ -712,8 +679,8 @@ def _data(boards: Sequence[Board], verdicts: Sequence[ClaimVerdict], published: 
 
 
 def _row_data(entry: Entry, settings: dict[str, int]) -> dict[str, Any]:
-    """A row's details. Numbers are in hundredths; curves are means and half-widths of the intervals, in tenths of a percent and thousandths of a
-    nat; matrices are row by row in percent.
+    """A row's details. Numbers are in hundredths. Curves are means and half-widths of the intervals, in tenths of a
+    percent and thousandths of a nat. Matrices are row by row, in percent.
     """
     row = entry.row
     config = row.config if row.variant or row.outside or row.own else RECIPES[row.recipe].config.as_dict()
@@ -834,6 +801,7 @@ def _cell_data(cell: Mapping[str, Any]) -> dict[str, Any]:
         "commands": cell["commands"],
         "notes": notes,
         "runs": [
-            [str(run.seed), f"records/{run.recipe}/{run.stream}/{run.config_hash}/{run.seed}.json"] for run in check.runs
+            [str(run.seed), f"records/{run.recipe}/{run.stream}/{run.config_hash}/{run.seed}.json"]
+            for run in check.runs
         ],
     }

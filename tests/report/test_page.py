@@ -7,13 +7,14 @@ import copy
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from outside_records import PLUGIN, on_own_images, ours, theirs, with_backbone
+from PIL import Image
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.papers.protocols import find_cell
@@ -175,10 +176,10 @@ def test_protocols_share_a_table_and_no_ranking(tree: Node) -> None:
     }
     assert shown["split-quickdraw-10"] == [
         ("joint", "3 epochs", "-"),
-        ("slca", "3 epochs", "1 of 2 1–1"),
-        ("lora-ce", "5 epochs", "1 of 2 1–1"),
-        ("lora-aepg", "5 epochs", "2 of 2 2–2"),
-        ("seqft-slow", "3 epochs", "2 of 2 2–2"),
+        ("slca", "3 epochs", "1 of 2 1 to 1"),
+        ("lora-ce", "5 epochs", "1 of 2 1 to 1"),
+        ("lora-aepg", "5 epochs", "2 of 2 2 to 2"),
+        ("seqft-slow", "3 epochs", "2 of 2 2 to 2"),
     ]  # by Last-Acc, over both protocols
     assert [place for _, _, place in shown["quickdraw-1"]] == ["-"]
 
@@ -247,7 +248,8 @@ def test_the_first_screen_says_what_holds(tree: Node) -> None:
     assert tree.all("h1")[0].text == "Do the claims of three continual-learning papers hold?"
     cards = tree.all("article", class_="card")
     assert [(card.all("a")[0].text, card.all("a")[0].attributes["href"]) for card in cards] == [
-        (paper.name, f"https://arxiv.org/abs/{paper.arxiv}") for paper in (papers()[k] for k in ("slca", "olor", "aepg"))
+        (paper.name, f"https://arxiv.org/abs/{paper.arxiv}")
+        for paper in (papers()[k] for k in ("slca", "olor", "aepg"))
     ]
     verdicts = judge_claims(sample())
     for card, key in zip(cards, ("slca", "olor", "aepg"), strict=True):
@@ -276,9 +278,7 @@ def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
     assert shown["n, seeds that both have"] == "3 of 10 planned seeds"
     assert shown["By seed"] == "0: +10.00; 1: +10.00; 2: +12.00"
     assert "p, for the claim" not in shown  # not before all seeds are there
-    assert claim["recipes"] == [
-        [r, [f"reclaim run {r} split-quickdraw-10 --seeds 3"]] for r in ("slca", "seqft-slow")
-    ]
+    assert claim["recipes"] == [[r, [f"reclaim run {r} split-quickdraw-10 --seeds 3"]] for r in ("slca", "seqft-slow")]
     assert "--seeds 10" in data["claims"]["olor/full"]["recipes"][0][1][0]  # as planned
     every = [
         synthetic_record(recipe, seed=seed, last_acc=60 + seed)
@@ -361,7 +361,11 @@ def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
     shown = dict(zip(heads[1:], (td.text for td in row.all("td")), strict=True))
     assert shown["Difference"] == "{:+.2f} {:+.2f} to {:+.2f}".format(-0.03, *sampled.interval)
     assert shown["As a constant"] == "✓ reproduced {:+.2f} to {:+.2f}".format(*constant.interval)
-    opened = dict(data_of(Tree(page(sample(), [of_a_cell(seed, v) for seed, v in enumerate(values)])).root)["cells"][check.cell.id]["numbers"])
+    opened = dict(
+        data_of(Tree(page(sample(), [of_a_cell(seed, v) for seed, v in enumerate(values)])).root)["cells"][
+            check.cell.id
+        ]["numbers"]
+    )
     assert opened["Prediction"] == "in {:.2f} to {:.2f}".format(*predicted)
     assert "(as a constant)" not in row.text
 
@@ -466,6 +470,32 @@ def test_figures_are_the_same_twice(tmp_path: Path) -> None:
             drawn = "".join(ElementTree.fromstring(content).itertext())
             assert ("Embedded tier" in drawn) == (not name.startswith("cells-"))
             assert (RECIPES["slca"].title in drawn) == (not name.startswith("quickdraw-1"))
+
+
+def test_claims_have_a_figure_a_family_and_a_card(tmp_path: Path) -> None:
+    verdicts = judge_claims(sample())
+    written = figures.write([], {}, tmp_path, verdicts)
+    families = ("claims-embedded-confirmatory", "claims-embedded-exploratory")
+    assert {path.name for path in written} == {
+        *(f"{f}.{kind}" for f in families for kind in ("svg", "png")),
+        "card.png",
+    }
+    with Image.open(tmp_path / "card.png") as card:
+        assert card.size == (1200, 630)
+    drawn = "".join(ElementTree.parse(tmp_path / f"{families[0]}.svg").getroot().itertext())
+    assert "Classifier alignment improves the slow learner: undecided" in drawn
+    assert "in points" in drawn
+    assert "in nats" in drawn
+
+
+def test_a_long_table_is_drawn_by_stream_with_labels_that_differ(tmp_path: Path) -> None:
+    checks = {name: check for name, check in check_cells([]).items() if name.startswith("aepg/table-2/")}
+    written = figures.write([], checks, tmp_path)
+    assert len(written) == 2 * len({check.cell.stream for check in checks.values()})
+    for path in written[::2]:
+        texts = [text.text for text in ElementTree.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text")]
+        named = [text for text in texts if (text and "not judged" in text) or (text and "not run" in text)]
+        assert len(named) == len(set(named)) > 20
 
 
 def test_numbers_on_a_matrix_can_be_read() -> None:
