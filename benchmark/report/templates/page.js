@@ -267,9 +267,15 @@ const apply = (section) => {
     if (folded && words.length && shown) folded.open = true;
   }
   for (const picture of all(`#${section} [data-stream]:not(tbody)`)) picture.hidden = picture.dataset.stream !== stream;
+  const table = byId("table-methods");
+  if (section === "methods") byId("show-all").hidden = left <= 100 || !table.classList.contains("short");
   document.querySelector(`output[data-count="${section}"]`).textContent =
     left === total ? counted(total, "row") : `${left} of ${total} rows`;
 };
+byId("show-all")?.addEventListener("click", () => {
+  byId("table-methods").classList.remove("short");
+  apply("methods");
+});
 for (const [section, input] of Object.entries(inputs)) input.addEventListener("input", () => { apply(section); keep(); });
 choice?.addEventListener("change", () => { apply("methods"); tickList(); keep(); });
 
@@ -364,13 +370,14 @@ const follow = () => {
     }
     const button = row.querySelector(".open");
     if (button) open(button, true);
+    if (!row.checkVisibility()) byId("show-all")?.click();
   }
   if (place) row.scrollIntoView();
 };
 addEventListener("hashchange", follow);
 
 document.addEventListener("click", async (event) => {
-  const button = event.target.closest("button.copy");
+  const button = event.target.closest("button[data-copy]");
   if (!button) return;
   const query = state();
   const hash = button.dataset.copy === "state" ? (query ? `#methods?${query}` : "#methods") : `#${encodeURIComponent(button.dataset.copy)}`;
