@@ -54,8 +54,8 @@ def coverage_page() -> str:
                 if reasons
                 else []
             ),
-            "## Runs with published numbers\n\nA run is `TABLE/METHOD/STREAM`; a place of the grid says how many published "
-            "numbers it has.\n",
+            "## Runs with published numbers\n\nA run is `TABLE/METHOD/STREAM`; a place of the grid says how many "
+            "published numbers it has.\n",
             *(f"### {table.id}\n\n{_grid(table.id, metrics)}" for table in tables()),
             "## Runs without\n\n`papers/*.toml` has no published number of these.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
