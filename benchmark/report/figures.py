@@ -57,8 +57,8 @@ def write(
         drawings |= _of_stream(stream, members)
     run = [v for v in verdicts if v.difference]
     for tier, family in dict.fromkeys((tier_of(v.claim), v.claim.family) for v in run):
-        members = [v for v in verdicts if (tier_of(v.claim), v.claim.family) == (tier, family)]
-        drawings[f"claims-{tier}-{family}"] = _claims(members, f"{family.capitalize()} claims, {tier} tier")
+        of_family = [v for v in verdicts if (tier_of(v.claim), v.claim.family) == (tier, family)]
+        drawings[f"claims-{tier}-{family}"] = _claims(of_family, f"{family.capitalize()} claims, {tier} tier")
     for name in dict.fromkeys(str(check.cell.table) for check in checks.values()):
         cells = [check for check in checks.values() if str(check.cell.table) == name]
         stem = f"cells-{name.replace('/', '-')}"
