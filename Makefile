@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test lint clean
+.PHONY: paper-check test lint docs clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check
@@ -23,6 +23,11 @@ lint: $(VENV)/installed-dev
 	PYTHONPATH=$(VENV)/typed $(BIN)/lint-imports
 	$(BIN)/cffconvert --validate
 
+# The pages of docs/ and the API reference, as a site. The reference reads an unpacked copy, for the same reason.
+docs: $(VENV)/installed-docs
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(VENV)/typed .
+	UNPACKED=$(VENV)/typed $(BIN)/mkdocs build --quiet
+
 # One stamp per extra; a changed pyproject.toml installs anew.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install -e '.[$*]'
@@ -32,5 +37,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find strategies benchmark tests -name __pycache__ -prune -exec rm -rf {} +

@@ -74,7 +74,7 @@ def test_rank_your_method(clone: Path) -> None:
     sweep, compare, check, board = follow(clone, ROOT / "docs" / "rank-your-method.md")
     assert "lr" in sweep
     assert {"mine", "seqft-slow", "slca"} <= set(compare.split())
-    assert "cannot be told from mine" in compare or "than mine" in compare
+    assert "is not separated from mine" in compare or "than mine" in compare
     assert check.count("external") >= 5
     assert "mine:WeightAveraging" in check
     assert "validation" in (clone / "records" / "mine").rglob("*.json").__next__().read_text()

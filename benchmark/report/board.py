@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter
@@ -58,9 +59,13 @@ EXTERNAL = (
     '"External" marks a recipe that is not one of this project\'s: its records are shown as they state, and nothing of '
     "it was run here."
 )
+NOT_SEPARATED = (
+    '"Not separated" means: paired t tests, after Holm\'s correction for all comparisons of pairs of the group, leave '
+    "open which of the two is better. It says nothing of a claim, which is tested in a family of its own."
+)
 RANKS = (
     "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only within a "
-    "group: the same stream, backbone and number of epochs. Each group has its own table. Joint training is a "
+    "group: the same stream, backbone and number of epochs. Joint training is a "
     "reference and has no rank."
 )
 
@@ -447,6 +452,19 @@ def _time(group: Sequence[Record]) -> tuple[float | None, str]:
         if known := [seconds for r in group if (seconds := r.provenance.get(key))]:
             return median(known), clock
     return None, ""
+
+
+def ties(row: Row, members: Sequence[Row]) -> str:
+    """The ranks of those that the row is not separated from, such as "1, 3-5"; a shared place appears once; "-" for
+    none.
+    """
+    places = sorted(
+        {other.rank.rank for other in members if row.rank and other.rank and other.key in row.rank.tied_with}
+    )
+    spans = [
+        [p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "-"
 
 
 def time_in_words(row: Row) -> str:

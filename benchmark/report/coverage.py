@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..papers.olor import OLOR_BACKBONES, OLOR_METHODS, OLOR_STREAMS
@@ -14,7 +14,8 @@ from .tables import markdown_table
 
 
 def coverage_page() -> str:
-    """docs/coverage.md: for each table how many cells are covered and why the others are not, then every run."""
+    """docs/coverage.md: for each table how many cells are covered and why the others are not, then its
+    methods and streams."""
     metrics: dict[str, list[str]] = {}
     for cell in cells():
         metrics.setdefault(run_of(cell), []).append(cell.metric)
@@ -53,11 +54,9 @@ def coverage_page() -> str:
                 if reasons
                 else []
             ),
-            "## Runs with published numbers\n",
-            _table(
-                ("run", "cells", "method", "our reading"),
-                [(f"`{run}`", ", ".join(of), *_row(run)) for run, of in metrics.items()],
-            ),
+            "## Runs with published numbers\n\nA run is `TABLE/METHOD/STREAM`; a place of the grid says how many "
+            "published numbers it has.\n",
+            *(f"### {table.id}\n\n{_grid(table.id, metrics)}" for table in tables()),
             "## Runs without\n\n`papers/*.toml` has no published number of these.\n",
             _table(("run", "method", "our reading"), [(f"`{run}`", *_row(run)) for run in others]),
             "OLOR's grid, `olor/grid/<method>/<stream>/<backbone>`. VPT's prompts are for ViTs: what OLOR's code has "
@@ -67,6 +66,19 @@ def coverage_page() -> str:
             _table(("", *(f"`{backbone}`" for backbone in OLOR_BACKBONES)), grid),
         ]
     )
+
+
+def _grid(table: str, metrics: Mapping[str, Sequence[str]]) -> str:
+    """The runs of a table: a row for each method, a column for each stream."""
+    runs = {tuple(run.rsplit("/", 2)[1:]): run for run in metrics if run.rpartition("/")[0].startswith(f"{table}/")}
+    streams = list(dict.fromkeys(stream for _, stream in runs))
+    rows = []
+    for method in dict.fromkeys(method for method, _ in runs):
+        own = {stream: runs[method, stream] for stream in streams if (method, stream) in runs}
+        titles, readings = (dict.fromkeys(texts) for texts in zip(*map(_row, own.values()), strict=True))
+        numbers = (str(len(metrics[own[stream]])) if stream in own else "" for stream in streams)
+        rows.append((f"`{method}` {'; '.join(titles)}<br>our reading: {'; '.join(readings)}", *numbers))
+    return _table(("method", *(f"`{stream}`" for stream in streams)), rows)
 
 
 def _row(run: str) -> tuple[str, str]:

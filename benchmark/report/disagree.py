@@ -153,7 +153,7 @@ def _bars(found: Path) -> list[Bar]:
             continue
         interval = difference.interval()
         ends = (at + interval[0], at + interval[1]) if interval else None
-        bars.append(Bar(_fact_of(name), at, at + difference.value, ends))
+        bars.append(Bar(fact_of(name), at, at + difference.value, ends))
         at += difference.value
     interval = found.total.interval()
     ends = (found.at + interval[0], found.at + interval[1]) if interval else None
@@ -161,7 +161,7 @@ def _bars(found: Path) -> list[Bar]:
     return [*bars, Bar(found.end.name, end, end, ends, is_end=True)]
 
 
-def _fact_of(name: str) -> str:
+def fact_of(name: str) -> str:
     """Such as "F61 batch size", of the recipe that turns it; the name itself, if it turns nothing."""
     recipe = RECIPES.get(name)
     fact = next((fact for fact in FACTS if recipe and fact.id == recipe.fact), None)
@@ -179,7 +179,7 @@ def _of_method(method: str, found: Sequence[Path]) -> str:
     for each in found:
         parts.append(f"### From `{start.name}` to `{each.end.name}`\n\n{each.end.description}\n")
         rows = [
-            (f"**{_fact_of(name).partition(' ')[0]}** {_fact_of(name).partition(' ')[2]}", f"`{name}`", *_cells(diff))
+            (f"**{fact_of(name).partition(' ')[0]}** {fact_of(name).partition(' ')[2]}", f"`{name}`", *_cells(diff))
             for name, diff in each.steps.items()
         ]
         rest = f"; besides {', '.join(f'`{setting}`' for setting in each.rest)}" if each.rest else ""

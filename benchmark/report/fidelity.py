@@ -19,10 +19,11 @@ from ..recipes import RECIPES, Recipe, recipes_of
 from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA
 from ..stats.paired import PairedDifference, paired_difference
-from .svg import templates
+from .svg import effect_plot, templates
 from .tables import markdown_table
 
-HEADER = ("", "text", "code", "default", "argument", "test", "measured effect")
+HEADER = ("", "text and code", "default and argument", "measured effect")
+PICTURE = "fidelity.svg"
 
 
 def page(records: Sequence[Record]) -> str:
@@ -38,7 +39,22 @@ def page(records: Sequence[Record]) -> str:
         table = markdown_table([_row(switch, records) for switch in switches], HEADER, padded=False)
         parts.append(f"## {header.label}\n\n{table}\n")
         parts += [_paragraph(note) for note in notes]
-    return templates().get_template("fidelity.md").render(papers="\n".join(parts))
+    return (
+        templates()
+        .get_template("fidelity.md")
+        .render(papers="\n".join(parts), picture=PICTURE if picture(records) else "")
+    )
+
+
+def picture(records: Sequence[Record]) -> str:
+    """The effects of all switches that were turned, as SVG; empty where none was."""
+    switches = [fact for fact in FACTS if isinstance(fact, Switch)]
+    found = [(s, recipe, effect(recipe, records)) for s in switches for recipe in turned_by(s)]
+    return effect_plot(
+        "What turning a switch did",
+        "points of the paper's accuracy, embedded tier; 95% interval, not corrected",
+        [(f"{s.id} {recipe.name}", difference) for s, recipe, difference in found if difference],
+    )
 
 
 def turned_by(switch: Switch) -> list[Recipe]:
@@ -79,7 +95,12 @@ def _row(switch: Switch, records: Sequence[Record]) -> tuple[str, ...]:
     tests = ", ".join(f"`{test}`" for test in switch.tests) or "-"
     effects = [_measured(recipe, switch, records) for recipe in turned_by(switch)]
     effects += [f"cannot act: {switch.cannot_act}"] if switch.cannot_act else []
-    return title, switch.text, switch.code, switch.default, arguments + settings, tests, "; ".join(effects)
+    return (
+        title,
+        f"Text: {switch.text}<br>Code: {switch.code}",
+        f"Default: {switch.default}<br>{arguments}{settings}",
+        f"{'<br>'.join(effects)}<br>Test: {tests}",
+    )
 
 
 def _measured(recipe: Recipe, switch: Switch, records: Sequence[Record]) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..papers.headers import papers
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
+from ..verdicts.claims import ClaimVerdict
 from .board import METRICS, NOT_COMPARABLE, OF_ONES_OWN, Row, by_group, headline, label
+from .forest import forests, interval_of
 from .page import published_interval
+from .sentences import tier_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +30,19 @@ STYLES = (
 """Colours of Okabe and Ito with a dash pattern each, so that a figure can be read without its colours."""
 
 PUBLISHED, RERUN = "#6b7680", "#d55e00"
+VERDICTS: dict[str, str] = {"holds": "#009e73", "undecided": "#8a6d1a", "contradicted": "#d55e00", "not run": PUBLISHED}
+LONGEST = 60
+"""Most cells of a forest plot that can be read."""
 HEAT, LIGHT = "Blues", 71.5
 """Of accuracy matrices: the colours, and the percent up to which black can be read on them better than white."""
 
 
-def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -> list[Path]:
-    """Write the figures of every stream, and a forest plot of every published table, each file as ``.svg`` and
-    ``.png``.
+def write(
+    table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path, verdicts: Sequence[ClaimVerdict] = ()
+) -> list[Path]:
+    """Write the figures of every stream, of every family of claims (``claims-<tier>-<family>``) and of every published
+    table (a forest plot, of a long one for each stream), each file as ``.svg`` and ``.png``; and ``card.png``, 1200 x
+    630 pixels, the verdicts on the planned claims to be shared.
 
     :raises ValueError: matplotlib is not installed.
     """
@@ -45,8 +55,18 @@ def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -
     for stream in dict.fromkeys(row.stream for row in table):
         members = [row for row in table if row.stream == stream]
         drawings |= _of_stream(stream, members)
+    run = [v for v in verdicts if v.difference]
+    for tier, family in dict.fromkeys((tier_of(v.claim), v.claim.family) for v in run):
+        of_family = [v for v in verdicts if (tier_of(v.claim), v.claim.family) == (tier, family)]
+        drawings[f"claims-{tier}-{family}"] = _claims(of_family, f"{family.capitalize()} claims, {tier} tier")
     for name in dict.fromkeys(str(check.cell.table) for check in checks.values()):
-        drawings["cells-" + name.replace("/", "-")] = _forest([c for c in checks.values() if str(c.cell.table) == name])
+        cells = [check for check in checks.values() if str(check.cell.table) == name]
+        stem = f"cells-{name.replace('/', '-')}"
+        if len(cells) <= LONGEST:
+            drawings[stem] = _forest(cells)
+            continue
+        for stream in dict.fromkeys(check.cell.stream for check in cells):
+            drawings[f"{stem}-{stream}"] = _forest([check for check in cells if check.cell.stream == stream])
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     # the salt names what an SVG file refers to within itself; without it the names are random
@@ -65,7 +85,81 @@ def write(table: Sequence[Row], checks: Mapping[str, CellCheck], folder: Path) -
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 paths.append(folder / f"{name}.{kind}")
                 figure.savefig(paths[-1], dpi=150, metadata=metadata)
+        if run:
+            figure = Figure(figsize=(12, 6.3))
+            _card(figure, run, checks)
+            paths.append(folder / "card.png")
+            figure.savefig(paths[-1], dpi=100, metadata={"Software": None})
     return paths
+
+
+def _claims(verdicts: Sequence[ClaimVerdict], title: str) -> Callable[[Figure], None]:
+    """Claims with their intervals in the colours of their verdicts, those in nats apart."""
+
+    def draw(figure: Figure) -> None:
+        run = [v for v in verdicts if v.difference]
+        parts = forests(run)
+        figure.set_size_inches(9, 1.1 + 0.22 * len(run) + 0.5 * len(parts))
+        heights = [len(part.verdicts) + 1 for part in parts]
+        for axes, part in zip(
+            figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0], parts, strict=True
+        ):
+            for y, v in enumerate(part.verdicts):
+                assert v.difference is not None
+                colour, interval = VERDICTS[v.outcome], interval_of(v)
+                axes.plot(interval, [y] * len(interval), color=colour, linewidth=1.8)
+                axes.plot(
+                    v.difference.value, y, "o", color=colour, markersize=4.5, fillstyle=_fill(v.outcome), zorder=3
+                )
+                if v.claim.margin:
+                    axes.plot([-v.claim.margin] * 2, [y - 0.4, y + 0.4], ":", color=PUBLISHED, linewidth=1)
+            axes.axvline(0, color="black", linewidth=1)
+            axes.set_yticks(
+                range(len(part.verdicts)), [f"{v.claim.text}: {v.outcome}" for v in part.verdicts], fontsize=7
+            )
+            axes.set_ylim(len(part.verdicts) - 0.5, -0.5)
+            axes.grid(axis="x", alpha=0.3)
+            axes.set_xlabel(f"difference in {part.unit}\nright of 0 supports the claim", fontsize=7)
+        left = len(verdicts) - len(run)
+        figure.suptitle(f"{title}{f', {left} not run' if left else ''}", fontsize=10)
+
+    return draw
+
+
+def _fill(outcome: str) -> Literal["none", "full"]:
+    return "none" if outcome == "undecided" else "full"
+
+
+def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> None:
+    """A line for each paper: how many of its planned claims hold, as words and as a bar."""
+    planned = [v for v in verdicts if v.claim.family == "confirmatory"]
+    keys = list(dict.fromkeys(v.claim.paper for v in planned))
+    figure.text(0.06, 0.86, "Do the claims hold?", fontsize=40, weight="bold")
+    axes = figure.add_axes((0.06, 0.2, 0.88, 0.58))
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(keys), 0)
+    for line, key in enumerate(keys):
+        own = sorted((v.outcome for v in planned if v.claim.paper == key), key=list(VERDICTS).index)
+        held = own.count("holds")
+        paper = papers()[key]
+        axes.text(0, line + 0.42, f"{paper.name}", fontsize=28, weight="bold")
+        axes.text(0.17, line + 0.42, paper.venue, fontsize=18, color=PUBLISHED)
+        axes.text(1, line + 0.42, f"{held} of {len(own)} planned claims hold", fontsize=22, ha="right")
+        for place, outcome in enumerate(own):
+            axes.barh(
+                line + 0.62,
+                1 / len(own) - 0.008,
+                0.2,
+                left=place / len(own),
+                color=VERDICTS[outcome] if outcome != "undecided" else "white",
+                edgecolor=VERDICTS[outcome],
+                hatch="//" if outcome == "undecided" else None,
+            )
+    run = sum(bool(check.runs) for check in checks.values())
+    tiers = " and ".join(sorted({f"{tier_of(v.claim)} tier" for v in planned}))
+    said = f"Reclaim: {tiers}; {run} of {len(checks)} published numbers run. Hatched: undecided."
+    figure.text(0.06, 0.08, said, fontsize=18, color=PUBLISHED)
 
 
 def _of_stream(stream: str, table: Sequence[Row]) -> dict[str, Callable[[Figure], None]]:
@@ -192,8 +286,11 @@ def _forest(checks: Sequence[CellCheck]) -> Callable[[Figure], None]:
                 axes.plot(again.value, y - 0.15, "D", color=RERUN, fillstyle="none", markersize=3.5)
             if check.judged and check.judged.ours:
                 _dot(axes, check.judged.ours, y + 0.2, STYLES[0][0])
-        names = [f"{c.cell.method}, {c.cell.stream}, {METRICS[c.cell.metric]}: {c.words}" for c in checks]
-        axes.set_yticks(range(len(checks)), names, fontsize=5.5)
+        names = [
+            f"{c.cell.method} ({c.cell.id.split('/')[2]}), {c.cell.stream}, {METRICS[c.cell.metric]}: {c.words}"
+            for c in checks
+        ]
+        axes.set_yticks(range(len(checks)), names, fontsize=6)
         axes.set_ylim(len(checks) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlabel(

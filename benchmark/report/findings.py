@@ -125,23 +125,22 @@ def _of_outcome(verdicts: Sequence[ClaimVerdict], outcome: str) -> list[ClaimVer
 
 
 def claims_table(verdicts: Sequence[ClaimVerdict]) -> str:
-    """A claim in each row, as Markdown; read with :func:`differences` and :data:`EFFECT`."""
+    """A claim in each row, as Markdown of four columns; read with :func:`differences` and :data:`EFFECT`."""
     rows = [
         (
-            f"**{v.outcome}**",
-            v.claim.family,
-            f"`{v.claim.id}`",
-            v.claim.text + (f" (by {v.claim.margin:.2f} or more)" if v.claim.margin else ""),
-            v.claim.source,
-            _measured_on(v.claim),
-            str(v),
-            "-" if v.difference is None or v.difference.hedges_g is None else f"{v.difference.hedges_g:+.2f}",
+            f"**{v.outcome}**<br>{v.claim.family}",
+            f"{v.claim.text}{f' (by {v.claim.margin:.2f} or more)' if v.claim.margin else ''}<br>`{v.claim.id}`",
+            f"{v}{_effect_size(v)}",
+            f"{_measured_on(v.claim)}<br>{v.claim.source}",
         )
         for v in verdicts
     ]
-    return markdown_table(
-        rows, ("verdict", "family", "claim", "says", "source", "measured on", "difference (95% interval)", "g")
-    )
+    return markdown_table(rows, ("verdict", "claim", "difference (95% interval)", "measured on, source"), padded=False)
+
+
+def _effect_size(verdict: ClaimVerdict) -> str:
+    g = verdict.difference.hedges_g if verdict.difference else None
+    return "" if g is None else f", g = {g:+.2f}"
 
 
 def _measured_on(claim: Claim) -> str:
@@ -178,8 +177,8 @@ def _what_else(runs: Runs) -> str:
         "was picked by its "
         f"mean over these seeds, which favours it. Of {count(len(compared), 'other recipe')}, variants and "
         "combinations excluded, "
-        f"{better} did better (the interval is above 0), {undecided} cannot be told from it (the interval includes "
-        "0, which does not "
+        f"{better} did better (the interval is above 0), {undecided} {'is' if undecided == 1 else 'are'} left open "
+        "(the uncorrected interval includes 0, which does not "
         f"show that they are equal) and {worse} did worse.",
         *(
             f"{recipe.title} (`{recipe.name}`), which sees all classes at once, is only the reference: "

@@ -31,11 +31,12 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import disagree, fidelity, findings, page
+from . import disagree, fidelity, findings, forest, page
 from .board import (
     COLUMNS,
     EXTERNAL,
     NOT_COMPARABLE,
+    NOT_SEPARATED,
     OF_ONES_OWN,
     RANKS,
     SHOWN,
@@ -43,6 +44,7 @@ from .board import (
     by_group,
     ends_of_grids,
     rows,
+    ties,
     time_in_words,
 )
 from .coverage import coverage_page
@@ -70,10 +72,7 @@ LABEL_OF_ONES_OWN = "Somebody's own images: not comparable with a paper's number
 DECIMALS = 6
 """Of the numbers in JSON: beyond them the order in which a processor adds shows."""
 
-TIES = (
-    '"Tied with" names the ranks of the methods that paired t tests, after Holm over all pairs '
-    "of the group, cannot tell from this one."
-)
+TIES = f'"Not separated from" names the ranks of methods. {NOT_SEPARATED}'
 
 VARIANTS = "A variant is another configuration of a recipe, as far as it differs, and has no rank."
 PICTURE = 40
@@ -117,7 +116,7 @@ def write(
         if kind not in FORMATS:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
         if kind == "html":
-            texts["index.html"] = page.render(everything, verdicts, check_cells(counted))
+            texts["index.html"] = page.render(everything, verdicts, check_cells(counted), counted)
         elif kind == "markdown":
             texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
             texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
@@ -146,8 +145,8 @@ def write(
 
 
 def write_docs(stores: Stores, folder: Path) -> list[Path]:
-    """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole, and
-    the picture of the last one where it has runs.
+    """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole,
+    with its picture and ``claims.svg``, the planned claims, where there are runs.
 
     :raises ValueError: there is no record to show.
     """
@@ -160,6 +159,10 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
     }
     if picture := disagree.picture(counted):
         pages[disagree.PICTURE] = picture
+    if picture := fidelity.picture(counted):
+        pages[fidelity.PICTURE] = picture
+    if picture := forest.picture(judge_claims(_ranked(counted))):
+        pages["claims.svg"] = picture
     return _write(folder, pages)
 
 
@@ -171,7 +174,8 @@ def write_figures(stores: Stores, folder: Path, with_variants: bool = False) -> 
     from . import figures
 
     counted, variants, outside = _counted(stores, with_variants)
-    return figures.write(rows(_ranked(counted), variants, outside), check_cells(counted), folder)
+    ranked = _ranked(counted)
+    return figures.write(rows(ranked, variants, outside), check_cells(counted), folder, judge_claims(ranked))
 
 
 @dataclass(frozen=True)
@@ -334,8 +338,10 @@ def stream_markdown(table: Sequence[Row]) -> str:
 
 
 def as_latex(table: Sequence[Row]) -> str:
-    """One stream as a table per group, for the package booktabs; the text is UTF-8."""
-    header = ("Rank", "Tied with", "Method", "n", *SHOWN.values(), "Bytes kept")
+    """One stream as a table per group, for the packages booktabs and graphicx, which shrinks what is wider than the
+    text; the text is UTF-8.
+    """
+    header = ("Rank", "Not separated from", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
     label, note = (LABEL_OF_ONES_OWN, OF_ONES_OWN) if table[0].own else (LABEL, NOT_COMPARABLE)
@@ -345,7 +351,7 @@ def as_latex(table: Sequence[Row]) -> str:
         lines = [
             (
                 _rank(row),
-                _ties(row, members),
+                ties(row, members),
                 row.title,
                 len(row.seeds),
                 *_accuracies(row),
@@ -357,43 +363,28 @@ def as_latex(table: Sequence[Row]) -> str:
         parts.append(
             f"% {group.stream}: {group}. {note}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
+            + "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
-            + "\n"
+            + "}\n"
         )
-    return "\n".join(parts)
+    return "\n".join(["% needs \\usepackage{booktabs, graphicx}", *parts])
 
 
 def _tables(table: Sequence[Row], level: int) -> str:
-    header = (
-        "rank",
-        "tied with",
-        "method",
-        "recipe",
-        "n",
-        *SHOWN.values(),
-        "trained parameters",
-        "bytes kept",
-        "seconds",
-        "hyper-parameters",
-    )
+    header = ("rank, not separated from", "method", ", ".join(SHOWN.values()), "cost and choice")
     parts = []
     for group, members in by_group(table):
         lines = [
             (
-                _rank(row),
-                _ties(row, members),
-                markdown_text(row.title),
-                f"`{row.key if row.told else row.recipe}`",
-                len(row.seeds),
-                *_accuracies(row),
-                f"{row.trained_parameters:,}",
-                f"{row.bytes_kept:,}",
-                time_in_words(row),
-                row.hyperparameters,
+                f"{_rank(row)}<br>{ties(row, members)}",
+                f"{markdown_text(row.title)}<br>`{row.key if row.told else row.recipe}`, n = {len(row.seeds)}",
+                f"**{_accuracies(row)[0]}**<br>{', '.join(_accuracies(row)[1:])}",
+                f"{row.bytes_kept:,} bytes kept, {row.trained_parameters:,} trained, {time_in_words(row)} s"
+                f"<br>{row.hyperparameters}",
             )
             for row in members
         ]
-        parts.append(f"{'#' * level} {markdown_text(str(group))}\n\n{markdown_table(lines, header)}\n")
+        parts.append(f"{'#' * level} {markdown_text(str(group))}\n\n{markdown_table(lines, header, padded=False)}\n")
         if any(row.variant for row in members):
             parts.append(f"{VARIANTS}\n")
         if any(row.outside for row in members):
@@ -403,17 +394,6 @@ def _tables(table: Sequence[Row], level: int) -> str:
 
 def _rank(row: Row) -> str:
     return f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]" if row.rank else "-"
-
-
-def _ties(row: Row, members: Sequence[Row]) -> str:
-    """The ranks of those that the row is tied with, such as "1, 3-5"; a shared place appears once."""
-    places = sorted(
-        {other.rank.rank for other in members if row.rank and other.rank and other.key in row.rank.tied_with}
-    )
-    spans = [
-        [p for _, p in span] for _, span in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
-    ]
-    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans) or "-"
 
 
 def _accuracies(row: Row) -> list[str]:

@@ -10,7 +10,7 @@ from importlib import resources
 
 import jinja2
 
-from ..stats.estimates import MeanInterval
+from ..stats.estimates import Estimate, MeanInterval
 
 
 @functools.cache
@@ -77,69 +77,6 @@ def ends(summaries: Iterable[MeanInterval]) -> list[float]:
     return [end for summary in summaries for end in summary.interval or (summary.mean,)]
 
 
-# --- curves ---
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line through the means and the band of their intervals, as SVG path data; ``band`` is empty where there are
-    none.
-    """
-
-    key: str
-    label: str
-    line: str
-    band: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Curves over 1, 2, ..., n on common axes."""
-
-    title: str
-    x_label: str
-    y_label: str
-    x: Scale
-    y: Scale
-    curves: tuple[Curve, ...]
-    width: int
-    height: int
-
-
-def chart(
-    title: str,
-    x_label: str,
-    y_label: str,
-    series: Sequence[tuple[str, str, Sequence[MeanInterval]]],
-    size: tuple[int, int] = (560, 300),
-    limits: tuple[float, float] = (0.0, 100.0),
-) -> Chart | None:
-    """A chart of series (key, label, a mean and interval at 1, 2, ...); None when none has two points."""
-    width, height = size
-    longest = max((len(points) for _, _, points in series), default=0)
-    if longest < 2:
-        return None
-    x = Scale(1, longest, math.ceil((longest - 1) / 10), 44, width - 12)
-    y = Scale.around(ends(p for _, _, points in series for p in points), height - 40, 12, limits=limits)
-    curves = tuple(
-        Curve(key, label, _line([p.mean for p in points], x, y), _band(points, x, y)) for key, label, points in series
-    )
-    return Chart(title, x_label, y_label, x, y, curves, width, height)
-
-
-def _line(values: Sequence[float], x: Scale, y: Scale) -> str:
-    return "M" + "L".join(f"{x.at(t)} {y.at(value)}" for t, value in enumerate(values, start=1))
-
-
-def _band(points: Sequence[MeanInterval], x: Scale, y: Scale) -> str:
-    intervals = [point.interval for point in points]
-    if None in intervals:
-        return ""
-    upper = [f"{x.at(t)} {y.at(i[1])}" for t, i in enumerate(intervals, start=1) if i]
-    lower = [f"{x.at(t)} {y.at(i[0])}" for t, i in enumerate(intervals, start=1) if i]
-    return "M" + "L".join(upper + lower[::-1]) + "Z"
-
-
 # --- means with their intervals, a row each ---
 
 WIDTH, LABELS, ROW, HEADING, TOP, BOTTOM = 760, 250, 24, 30, 46, 46
@@ -177,6 +114,24 @@ def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[s
             labels=LABELS,
             top=TOP,
             bottom=y,
+        )
+    )
+
+
+def effect_plot(title: str, axis: str, effects: Sequence[tuple[str, Estimate]]) -> str:
+    """A row per effect (label, difference), on a scale that holds 0; readable on light and on dark pages. Empty without
+    effects.
+    """
+    if not effects:
+        return ""
+    values = [end for _, e in effects for end in (0.0, *(e.interval() or (e.value,)))]
+    x = Scale.around(values, LABELS, WIDTH - 70)
+    rows = [(label, e, TOP + 18 * k + 9) for k, (label, e) in enumerate(effects)]
+    return (
+        templates()
+        .get_template("effects.svg")
+        .render(
+            title=title, axis=axis, rows=rows, x=x, width=WIDTH, labels=LABELS, top=TOP, bottom=TOP + 18 * len(rows)
         )
     )
 

@@ -82,8 +82,10 @@ class MeanInterval:
     interval: tuple[float, float] | None
 
     def __str__(self) -> str:
-        """Mean and half-width of the interval, such as "62.30 ± 0.50"; the mean alone where there is no interval."""
-        if self.interval is None:
+        """Mean and half-width of the interval, such as "62.30 ± 0.50"; the mean alone where there is no interval or
+        no spread, since "± 0.00" would say that it is exact.
+        """
+        if self.interval is None or self.std == 0:
             return f"{self.mean:.2f}"
         return f"{self.mean:.2f} ± {(self.interval[1] - self.interval[0]) / 2:.2f}"
 

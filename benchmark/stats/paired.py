@@ -18,12 +18,13 @@ Outcome = Literal["holds", "contradicted", "undecided", "not run"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference(Estimate):
-    """Mean over seeds of a - b, and the seeds used.
+    """Mean over seeds of a - b, and the seeds used, each with its value.
     ``unmatched`` seeds have only one of the two values and are left out.
     """
 
     std: float | None
     seeds: tuple[int, ...]
+    values: tuple[float, ...]
     unmatched: tuple[int, ...]
 
     @property
@@ -69,7 +70,8 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedD
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:
         return None
-    mean, std, n = moments([a[seed] - b[seed] for seed in seeds])
+    values = tuple(a[seed] - b[seed] for seed in seeds)
+    mean, std, n = moments(values)
     return PairedDifference(
         value=mean,
         standard_error=None if std is None else std / math.sqrt(n),
@@ -77,6 +79,7 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedD
         n=n,
         std=std,
         seeds=seeds,
+        values=values,
         unmatched=tuple(sorted(a.keys() ^ b.keys())),
     )
 

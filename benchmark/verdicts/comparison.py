@@ -299,12 +299,12 @@ def _sentence(row: ComparisonRow, first: ComparisonRow, family: int, unit: str) 
     if row.verdict in ("better", "worse"):
         how = f"adjusted interval {span(row.interval, unit)}" if row.interval else f"the same in {difference.n} seeds"
         return f"{row.name} is {row.verdict} than {first.name}: {size}, {how}."
-    cannot = f"{row.name} cannot be told from {first.name}"
+    open_ = f"{row.name} is not separated from {first.name}"
     if difference.n == 1:
-        return f"{cannot} by one seed in common: one seed has no interval, 5 give one."
+        return f"{open_} by one seed in common: one seed has no interval, 5 give one."
     if not difference.std:
         equal = "they are equal" if difference.value == 0 else f"{size}"
-        return f"{cannot}: {equal} in each of {difference.n} seeds, and without spread only the sign test is left."
+        return f"{open_}: {equal} in each of {difference.n} seeds, and without spread only the sign test is left."
     found = detectable_effect(difference.n, ALPHA / family) * difference.std
     power = (
         f"{difference.n} seeds would have found a difference of {signed(found, unit)[1:]} {unit} "
@@ -315,7 +315,8 @@ def _sentence(row: ComparisonRow, first: ComparisonRow, family: int, unit: str) 
     more = f"more than {MAX_SEEDS} seeds would be needed for one of the size observed"
     if needed:
         more = f"for one of the size observed it takes {needed} new seeds (--seeds {start}-{start + needed - 1})"
-    return f"{cannot}: {size}, adjusted interval {span(row.interval, unit)}. {power}; {more}."
+    corrected = f"{open_} after correcting for {family} comparison{'s' * (family > 1)}"
+    return f"{corrected}: {size}, adjusted interval {span(row.interval, unit)}. {power}; {more}."
 
 
 def _best(first: ComparisonRow, rivals: Sequence[ComparisonRow], metric: str) -> list[str]:
@@ -331,7 +332,7 @@ def _best(first: ComparisonRow, rivals: Sequence[ComparisonRow], metric: str) ->
             return [f"{first.name} is the best of the {len(rivals) + 1}: every other is worse."]
         return [f"{first.name} has the {most} mean, but that it is the best is not shown: see {', '.join(open_)}."]
     if best.verdict != "better":
-        return [f"{best.name} has the {most} mean, but cannot be told from {first.name}: which is best stays open."]
+        return [f"{best.name} has the {most} mean, but is not separated from {first.name}: which is best stays open."]
     if not open_:
         beaten = ", ".join(row.name for row in judged if row is not best)
         return [

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.report.board import rows
 from reclaim.benchmark.report.leaderboard import write
+from reclaim.benchmark.report.page import render
+from reclaim.benchmark.verdicts.cells import check_cells
+from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
 from test_page import sample
 
@@ -28,12 +33,14 @@ pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="Chromium or chromedriver is not installed")
 
-TABLE = "#table-split-quickdraw-10"
+TABLE = "#table-methods"
+SPLIT = "split-quickdraw-10"
 
 
 @pytest.fixture(scope="module")
@@ -97,18 +104,18 @@ def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
 
 
-def order(browser: Any, table: str = TABLE) -> list[list[str]]:
-    """The recipes that can be seen, by protocol, in the order of the page."""
-    bodies = browser.find_elements("css selector", f"{table} tbody")
-    return [
-        [
-            row.find_element("css selector", "th code").text
-            for row in body.find_elements("css selector", ".row")
-            if row.is_displayed()
-        ]
-        for body in bodies
-        if body.is_displayed()
-    ]
+def order(browser: Any) -> list[str]:
+    """The recipes that can be seen, in the order of the page."""
+    rows = browser.find_elements("css selector", f"{TABLE} .row")
+    return [row.find_element("css selector", "th code").text for row in rows if row.is_displayed()]
+
+
+def row(browser: Any, id: str) -> Any:
+    return browser.find_element("id", id)
+
+
+def opener(browser: Any, id: str) -> Any:
+    return row(browser, id).find_element("css selector", ".open")
 
 
 def header(browser: Any, title: str) -> Any:
@@ -118,21 +125,47 @@ def header(browser: Any, title: str) -> Any:
     return found
 
 
-def test_sorting_stays_within_protocols(browser: Any) -> None:
-    before = [["joint", "slca", "seqft-slow"], ["lora-ce", "lora-aepg"]]
-    assert order(browser) == before
+def test_all_protocols_of_a_stream_are_sorted_together(browser: Any) -> None:
+    falling = ["joint", "slca", "lora-ce", "lora-aepg", "seqft-slow"]
+    assert order(browser) == falling
     header(browser, "Last-Acc").click()
-    assert order(browser) == before
+    assert order(browser) == falling
     assert find(browser, f"{TABLE} [aria-sort]").get_attribute("aria-sort") == "descending"
     header(browser, "Last-Acc").click()
-    assert order(browser) == [["seqft-slow", "slca", "joint"], ["lora-aepg", "lora-ce"]]
+    assert order(browser) == falling[::-1]
     assert find(browser, f"{TABLE} [aria-sort]").get_attribute("aria-sort") == "ascending"
-    header(browser, "Method").click()
-    assert order(browser) == [["joint", "slca", "seqft-slow"], ["lora-aepg", "lora-ce"]]
     header(browser, "Rank").click()  # what has no rank is last, both ways
-    assert order(browser)[0] == ["slca", "seqft-slow", "joint"]
+    assert order(browser)[-1] == "joint"
     header(browser, "Rank").click()
-    assert order(browser)[0] == ["seqft-slow", "slca", "joint"]
+    assert order(browser)[-1] == "joint"
+
+
+def test_the_stream_is_chosen(browser: Any) -> None:
+    assert {
+        row.get_attribute("id").split("@")[1]
+        for row in browser.find_elements("css selector", f"{TABLE} .row")
+        if row.is_displayed()
+    } == {SPLIT}
+    find(browser, "#stream option[value='quickdraw-1']").click()
+    assert order(browser) == ["olor-1"]
+    find(browser, "#stream option[value='']").click()
+    assert len(order(browser)) == 6
+
+
+def test_the_address_keeps_stream_filter_order_and_curves(browser: Any, url: str) -> None:
+    find(browser, "input[data-filter='methods']").send_keys("lora")
+    header(browser, "Last-Acc").click()
+    header(browser, "Last-Acc").click()
+    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
+    find(browser, f"#curves input[value='slca@{SPLIT}']").click()
+    address = browser.current_url
+    assert "#methods?" in address
+    browser.get("about:blank")
+    browser.get(address)
+    assert order(browser) == ["lora-aepg", "lora-ce"]
+    assert find(browser, f"{TABLE} [aria-sort]").get_attribute("aria-sort") == "ascending"
+    assert not find(browser, f"#curves input[value='slca@{SPLIT}']").is_selected()
+    assert find(browser, f"#curves input[value='lora-ce@{SPLIT}']").is_selected()
 
 
 def with_joint_in_the_middle() -> list[Record]:
@@ -166,36 +199,26 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
     (path,) = write(store, tmp_path, ["html"])
     started.get(path.as_uri())
     (body,) = started.find_elements("css selector", f"{TABLE} > tbody")
+    started.set_window_size(1400, 900)  # all columns
     buttons = started.find_elements("css selector", f"{TABLE} thead button")
     titles = [button.text for button in buttons]
     assert titles == [
-        *(
-            "Rank",
-            "Method",
-            "n",
-            "Last-Acc",
-            "Inc-Acc",
-            "Forgetting",
-            "Last-Acc, task known",
-            "Bytes kept",
-            "Seconds",
-            "Claims",
-        )
+        *("Method", "Protocol", "Last-Acc", "Rank in protocol", "Inc-Acc", "Forgetting", "Last-Acc, task known"),
+        *("Bytes kept", "Seconds", "n", "Claims"),
     ]
     for title, button in zip(titles, buttons, strict=True):
         for sign in (1, -1):
             # joint training back into the middle: once last, it would stay there also where nothing puts it there
             started.execute_script(
-                "const body = arguments[0], joint = body.querySelector('.pick:not(:has(input))').parentNode;"
-                "const detail = joint.nextElementSibling, middle = body.querySelectorAll('.row:has(input)')[6];"
-                "body.insertBefore(joint, middle); body.insertBefore(detail, middle)",
+                "const body = arguments[0], joint = document.getElementById('joint@split-quickdraw-10');"
+                "body.insertBefore(joint, [...body.querySelectorAll('.row')].filter(row => row !== joint)[6])",
                 body,
             )
             button.click()
             th = button.find_element("xpath", "..")
             column = th.get_property("cellIndex")
             rows = started.execute_script(
-                "return [...arguments[0].querySelectorAll('.row')].map(r => [r.cells[2].textContent, "
+                "return [...arguments[0].querySelectorAll('.row')].map(r => [r.cells[0].textContent, "
                 "r.cells[arguments[1]].textContent])",
                 body,
                 column,
@@ -205,11 +228,11 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
             known = [
                 float(re.split(r"[ (±]", text)[0])
                 for _, text in rows[: len(rows) - len(lasts)]
-                if title not in ("Method", "Claims")
+                if title not in ("Method", "Protocol", "Claims")
             ]
             up = th.get_attribute("aria-sort") == "ascending"
             assert known == sorted(known, reverse=not up), (title, sign)
-            if title in ("Rank", "Inc-Acc", "Forgetting", "Last-Acc, task known"):
+            if title in ("Rank in protocol", "Inc-Acc", "Forgetting", "Last-Acc, task known"):
                 assert (len(set(known)), lasts) == (11, ["-"])
                 assert "joint" in rows[-1][0]
             elif title == "Seconds":
@@ -220,35 +243,42 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
 
 
 def test_sorting_keeps_details_with_their_row(browser: Any) -> None:
-    find(browser, "[aria-controls='seqft-slow@split-quickdraw-10']").click()
+    opener(browser, f"seqft-slow@{SPLIT}").click()
     header(browser, "Last-Acc").click()
     header(browser, "Last-Acc").click()
     after = browser.execute_script(
         "return [...arguments[0].rows].map(r => r.id || r.className)", find(browser, f"{TABLE} tbody")
     )
-    assert after[:3] == ["group", "row", "seqft-slow@split-quickdraw-10"]
+    assert after[:3] == [SPLIT, f"seqft-slow@{SPLIT}", f"seqft-slow@{SPLIT}:detail"]
 
 
 def test_filter(browser: Any) -> None:
-    count = find(browser, "output[data-count='table-split-quickdraw-10']")
+    count = find(browser, "output[data-count='methods']")
     assert count.text == "5 rows"
-    box = find(browser, "input[data-table='table-split-quickdraw-10']")
+    box = find(browser, "input[data-filter='methods']")
     box.send_keys("lora AEPG")
-    assert order(browser) == [["lora-aepg"]]
+    assert order(browser) == ["lora-aepg"]
     assert count.text == "1 of 5 rows"
     box.clear()
     box.send_keys("zzz")
     assert order(browser) == []
     box.send_keys(Keys.BACKSPACE * 3)
-    assert sum(map(len, order(browser))) == 5
+    assert len(order(browser)) == 5
     box.send_keys("reference")
-    assert order(browser) == [["joint"]]
+    assert order(browser) == ["joint"]
+
+
+def test_a_filter_unfolds_what_it_finds(browser: Any) -> None:
+    cell = row(browser, "slca/main/slca/split-cifar100-10/last_acc")
+    assert not cell.is_displayed()
+    find(browser, "input[data-filter='numbers']").send_keys("slca split-cifar100-10 reproduced")
+    assert cell.is_displayed()
 
 
 def test_filter_hides_open_details_and_brings_them_back(browser: Any) -> None:
-    find(browser, "[aria-controls='slca@split-quickdraw-10']").click()
-    detail = browser.find_element("id", "slca@split-quickdraw-10")
-    box = find(browser, "input[data-table='table-split-quickdraw-10']")
+    opener(browser, f"slca@{SPLIT}").click()
+    detail = browser.find_element("id", f"slca@{SPLIT}:detail")
+    box = find(browser, "input[data-filter='methods']")
     box.send_keys("lora")
     assert not detail.is_displayed()
     box.send_keys(Keys.BACKSPACE * 4)
@@ -256,13 +286,20 @@ def test_filter_hides_open_details_and_brings_them_back(browser: Any) -> None:
 
 
 def test_a_row_opens_and_closes_by_keyboard(browser: Any) -> None:
-    button = find(browser, "[aria-controls='slca@split-quickdraw-10']")
-    detail = browser.find_element("id", "slca@split-quickdraw-10")
-    assert not detail.is_displayed()
+    button = opener(browser, f"slca@{SPLIT}")
+    assert not browser.find_elements("id", f"slca@{SPLIT}:detail")
     button.send_keys(Keys.ENTER)
+    detail = browser.find_element("id", f"slca@{SPLIT}:detail")
     assert detail.is_displayed()
     assert button.get_attribute("aria-expanded") == "true"
+    assert button.get_attribute("aria-controls") == detail.get_attribute("id")
     assert "reclaim run slca split-quickdraw-10 --seeds 4" in detail.text
+    assert "1 comparisons" not in detail.text
+    numbers = dict(zip(texts(detail, "dt"), texts(detail, "dd"), strict=True))
+    assert numbers["Last-Acc"].startswith("61.50; sd 1.29, 95% interval 59.")
+    assert numbers["Rank in its protocol"] == "1 of 2, 95% interval 1 to 1"
+    assert len(detail.find_elements("css selector", ".heat")) == 2
+    assert len(detail.find_elements("css selector", "figure.chart")) == 2
     # from the row into its details, and back by Escape
     button.send_keys(Keys.TAB)
     assert browser.execute_script("return arguments[0].contains(document.activeElement)", detail)
@@ -273,9 +310,32 @@ def test_a_row_opens_and_closes_by_keyboard(browser: Any) -> None:
     assert detail.is_displayed()
 
 
+def texts(node: Any, tag: str) -> list[str]:
+    return [one.text for one in node.find_elements("css selector", tag)]
+
+
+def test_the_claims_are_a_few_tab_stops_away(browser: Any) -> None:
+    stops = browser.execute_script(
+        "const first = document.querySelector('#claims .row');"
+        "return [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex]')]"
+        ".filter(e => e.checkVisibility() && e.compareDocumentPosition(first) & 4).length"
+    )
+    assert stops < 40
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to the claims"
+
+
 def test_a_link_to_a_row_opens_it(browser: Any, url: str) -> None:
-    browser.get(f"{url}#lora-ce@split-quickdraw-10")
-    assert browser.find_element("id", "lora-ce@split-quickdraw-10").is_displayed()
+    browser.get(f"{url}#lora-ce@{SPLIT}")
+    assert browser.find_element("id", f"lora-ce@{SPLIT}:detail").is_displayed()
+    # its name is below the header that stays
+    name, head = opener(browser, f"lora-ce@{SPLIT}"), find(browser, f"{TABLE} thead th")
+    top = "return arguments[0].getBoundingClientRect()"
+    assert browser.execute_script(f"{top}.top", name) >= browser.execute_script(f"{top}.bottom", head)
+    # on a stream that is not the one on show
+    browser.get("about:blank")
+    browser.get(f"{url}#olor-1@quickdraw-1")
+    assert browser.find_element("id", "olor-1@quickdraw-1:detail").is_displayed()
 
 
 def phone(browser: Any) -> None:
@@ -290,13 +350,13 @@ def phone(browser: Any) -> None:
         (
             "slca/main/slca/split-cifar100-10/last_acc",
             (
-                "91.53 ± 0.28, n = 3",
+                "91.53; sd 0.28; n = 3",
                 "View-Batch Model",
                 "reclaim run --cell slca/main/slca/split-cifar100-10 --root DIR --seeds 3",
             ),
         ),
         (
-            "slca/alignment@claims",
+            "slca/alignment",
             ("95% interval", "SLCA, main tables", "reclaim run seqft-slow split-quickdraw-10 --seeds 3"),
         ),
     ],
@@ -306,34 +366,23 @@ def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(
 ) -> None:
     phone(browser)
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
-    button, detail = find(browser, f"[aria-controls='{opened}']"), browser.find_element("id", opened)
-    row = button.find_element("xpath", "ancestor::tr")
-    assert not any(svg.is_displayed() for svg in row.find_elements("css selector", "svg"))
-    assert not detail.is_displayed()
+    button = opener(browser, opened)
+    assert not any(svg.is_displayed() for svg in row(browser, opened).find_elements("css selector", "svg"))
     button.send_keys(Keys.ENTER)
-    assert button.get_attribute("aria-expanded") == "true"
+    detail = browser.find_element("id", f"{opened}:detail")
     assert all(text in detail.text for text in texts)
     if opened.startswith("slca/main"):
         assert [a.text for a in detail.find_elements("css selector", "a")] == ["0", "1", "2"]
-    # the picture is drawn, though the one in the row is not
-    drawn = detail.find_element("css selector", ".enlarged svg")
-    assert drawn.is_displayed()
-    assert (
-        browser.execute_script("const box = arguments[0].querySelector('use').getBBox(); return box.width", drawn) > 100
-    )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     button.send_keys(Keys.ESCAPE)
     assert not detail.is_displayed()
 
 
-@pytest.mark.parametrize(
-    ("link", "opened"),
-    [("slca/alignment", "slca/alignment@claims"), *[("slca/main/seqft+sl/split-imagenet-r-10/last_acc",) * 2]],
-)
-def test_a_link_to_a_claim_or_cell_opens_it(browser: Any, url: str, link: str, opened: str) -> None:
-    assert not browser.find_element("id", opened).is_displayed()
+@pytest.mark.parametrize("link", ["slca/alignment", "slca/slca-pp", "slca/main/seqft+sl/split-imagenet-r-10/last_acc"])
+def test_a_link_to_a_claim_or_cell_opens_it(browser: Any, url: str, link: str) -> None:
+    assert not browser.find_elements("id", f"{link}:detail")
     browser.get(f"{url}#{link}")
-    assert browser.find_element("id", opened).is_displayed()
+    assert browser.find_element("id", f"{link}:detail").is_displayed()
 
 
 def test_every_value_of_a_matrix_can_be_read(browser: Any) -> None:
@@ -356,27 +405,26 @@ def test_every_value_of_a_matrix_can_be_read(browser: Any) -> None:
       return [Math.max(a, b) / Math.min(a, b), backgroundColor];
     });
     """
+    opener(browser, f"slca@{SPLIT}").click()
     for scheme in ("light", "dark"):
         found = browser.execute_script(contrasts, scheme)
         assert len({ground for _, ground in found}) == 71  # one up to 30, then each its own
         assert [(value, contrast) for value, (contrast, _) in enumerate(found) if contrast < 4.5] == []
 
 
-def test_curves_are_ticked(browser: Any) -> None:
-    curve = find(browser, ".charts .curve[data-key='slca']")
-    assert curve.is_displayed()
-    box = find(browser, f"{TABLE} input[value='slca']")
+def test_curves_are_ticked_beside_them(browser: Any) -> None:
+    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
+    curve = f"#curves .curve[data-key='slca@{SPLIT}']"
+    box = WebDriverWait(browser, 5).until(lambda b: find(b, f"#curves input[value='slca@{SPLIT}']"))
+    assert len(browser.find_elements("css selector", curve)) == 2  # accuracy and entropy
+    assert len(find(browser, curve).find_elements("css selector", "path")) == 2  # a band and a line
     box.click()
-    assert not curve.is_displayed()
-    assert "SLCA" not in find(browser, "#split-quickdraw-10 .charts .legend").text.splitlines()
+    assert not browser.find_elements("css selector", curve)
     box.send_keys(Keys.SPACE)
-    assert curve.is_displayed()
-    slots = [
-        c.get_attribute("data-slot")
-        for c in browser.find_elements("css selector", "#split-quickdraw-10 .charts li")
-        if c.is_displayed()
-    ]
+    assert find(browser, curve).is_displayed()
+    slots = [c.get_attribute("data-slot") for c in browser.find_elements("css selector", "#curves .sample[data-slot]")]
     assert len(slots) == len(set(slots)) == 4
+    assert not browser.find_elements("css selector", f"#curves input[value='joint@{SPLIT}']")
 
 
 def test_theme(browser: Any) -> None:
@@ -411,9 +459,60 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     browser.execute_script("for (const b of document.querySelectorAll('button.open')) b.click()")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    # the second verdict is a column of its own, or a line where there is no room for one
-    shown = [
-        node.text for node in browser.find_elements("css selector", "#table-cells-slca .narrow") if node.is_displayed()
-    ]
-    assert any("as a constant: " in text for text in shown) == (width < 1200)
-    assert ("As a constant" in find(browser, "#table-cells-slca thead").text) == (width == 1200)
+    # columns go one after another, never all at once
+    shown = [text for text in texts(find(browser, f"{TABLE} thead"), "th") if text]
+    assert len(shown) == {390: 3, 768: 7, 1200: 11}[width]
+
+
+def test_a_long_word_does_not_widen_the_page(browser: Any) -> None:
+    phone(browser)
+    browser.execute_script("for (const b of document.querySelectorAll('th .open')) b.textContent = 'long'.repeat(200)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_axe_finds_nothing(browser: Any, scheme: str, width: int) -> None:
+    axe = pytest.importorskip(
+        "axe_core_python.base", reason="axe-core-python is not installed"
+    ).AXE_FILE_PATH.read_text("utf-8")
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    if width == 390:
+        phone(browser)
+    browser.execute_script("for (const d of document.querySelectorAll('#claims details')) d.open = true")
+    for opened in ("slca/alignment", f"slca@{SPLIT}"):
+        opener(browser, opened).send_keys(Keys.ENTER)
+    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements("css selector", "#curves input"))
+    browser.execute_script(axe)
+    browser.set_script_timeout(300)
+    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(r => done(r.violations))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+
+
+def test_a_table_of_many_recipes(started: Any, tmp_path: Path) -> None:
+    """No row's details are built before it is opened, and a long table shows its first rows."""
+    records = [*sample(), *of_cells()]
+    table = rows([*sample()])
+    more = [replace(row, key=f"{row.key}-{k}") for k in range(100) for row in table]
+    path = tmp_path / "index.html"
+    path.write_text(render(more, judge_claims(sample()), check_cells(records)), encoding="utf-8")
+    started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    started.get(path.as_uri())
+    assert started.execute_script("return document.querySelectorAll('.row').length") > 600
+    assert started.execute_script("return document.querySelectorAll('.detail').length") == 0
+    find(started, f"{TABLE} th[data-key='last_acc'] button").click()
+    find(started, f"{TABLE} th[data-key='last_acc'] button").click()
+    visible = (
+        "return [...document.querySelectorAll('#table-methods .row')].filter(r => r.checkVisibility()).map(r => r.id)"
+    )
+    assert started.execute_script(visible)[0].startswith("seqft-slow-")
+    # what is laid out is bounded, until all is asked for; a link finds its row
+    assert len(started.execute_script(visible)) == 100
+    find(started, "#show-all").click()
+    assert len(started.execute_script(visible)) == 500
+    started.get("about:blank")
+    started.get(f"{path.as_uri()}#seqft-slow-99@{SPLIT}")
+    assert row(started, f"seqft-slow-99@{SPLIT}").is_displayed()

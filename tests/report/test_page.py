@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import builtins
 import copy
+import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from outside_records import PLUGIN, on_own_images, ours, theirs, with_backbone
+from PIL import Image
 from reclaim.benchmark.config import Config
+from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.report import figures
 from reclaim.benchmark.report.board import NOT_COMPARABLE, OF_ONES_OWN, rows
-from reclaim.benchmark.report.page import CURVES, render, seed_options, size
-from reclaim.benchmark.report.svg import Scale, chart
-from reclaim.benchmark.stats.estimates import MeanInterval
+from reclaim.benchmark.report.page import CURVES, IN_WORDS, render, seed_options, size
+from reclaim.benchmark.report.svg import Scale
 from reclaim.benchmark.verdicts.cells import check_cells
 from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
@@ -110,8 +113,14 @@ def page(records: list[Record], of_cells: list[Record] | None = None) -> str:
 
 
 def row_of(root: Node, opens: str) -> Node:
-    (row,) = (row for row in root.all("tr", class_="row") if row.all("button", aria_controls=opens))
+    (row,) = root.all("tr", class_="row", id=opens)
     return row
+
+
+def data_of(root: Node) -> dict[str, Any]:
+    """What the script builds from."""
+    (block,) = root.all("script", id="data")
+    return json.loads(block.text)
 
 
 @pytest.fixture(scope="module")
@@ -141,81 +150,84 @@ def test_nothing_is_loaded(text: str, tree: Node) -> None:
 
 
 def test_everything_that_is_pointed_at_is_there(tree: Node) -> None:
-    tags = ("section", "table", "tr", "button", "g")
+    tags = ("section", "table", "tr", "button", "input", "select", "output")
     ids = [node.attributes["id"] for tag in tags for node in tree.all(tag) if "id" in node.attributes]
     assert len(ids) == len(set(ids))
     pointed = [(a.attributes["href"] or "")[1:] for a in tree.all("a") if (a.attributes["href"] or "").startswith("#")]
-    pointed += [b.attributes["aria-controls"] or "" for b in tree.all("button", class_="open")]
-    pointed += [i.attributes["data-table"] or "" for i in tree.all("input", type="search")]
-    pointed += [(u.attributes["href"] or "")[1:] for u in tree.all("use")]
-    rows_ = [row for table in tree.all("table") for row in table.all("tr", class_="row")]
-    assert len(tree.all("button", class_="open")) == len(rows_) > len(cells())  # every row opens
     assert set(pointed) <= set(ids)
+    filtered = {i.attributes["data-filter"] for i in tree.all("input", type="search")}
+    assert filtered <= set(ids)
+    assert filtered == {o.attributes["data-count"] for o in tree.all("output") if "data-count" in o.attributes}
+    rows_ = tree.all("tr", class_="row")
+    assert len(tree.all("button", class_="open")) == len(rows_) > len(cells())  # every row opens
+    data = data_of(tree)
+    opened = [*data["rows"], *data["claims"], *data["cells"]]
+    assert sorted(opened) == sorted(row.attributes["id"] or "" for row in rows_)  # each to what is in the data
 
 
-def test_protocols_do_not_share_a_ranking(tree: Node) -> None:
-    (table,) = tree.all("table", id="table-split-quickdraw-10")
-    shown = []
-    for body in table.all("tbody"):
-        ranks = [
-            (row.all("code")[0].text, row.all("td", class_="number")[0].text.split(" ")[0])
+def test_protocols_share_a_table_and_no_ranking(tree: Node) -> None:
+    (table,) = tree.all("table", id="table-methods")
+    shown = {
+        body.attributes["data-stream"]: [
+            (row.all("code")[0].text, row.all("td")[0].text, row.all("td", class_="p1")[0].text.strip())
             for row in body.all("tr", class_="row")
         ]
-        shown.append((body.all("tr", class_="group")[0].text, ranks))
-    assert [(heading.split(",")[0], ranks) for heading, ranks in shown] == [
-        ("3 epochs on each experience", [("joint", "-"), ("slca", "1"), ("seqft-slow", "2")]),
-        ("5 epochs on each experience", [("lora-ce", "1"), ("lora-aepg", "2")]),
-    ]
-    assert "2 recipes ranked among themselves" in shown[0][0]
-    assert "nothing to rank" in tree.all("table", id="table-quickdraw-1")[0].text
+        for body in table.all("tbody")
+    }
+    assert shown["split-quickdraw-10"] == [
+        ("joint", "3 epochs", "-"),
+        ("slca", "3 epochs", "1 of 2 1 to 1"),
+        ("lora-ce", "5 epochs", "1 of 2 1 to 1"),
+        ("lora-aepg", "5 epochs", "2 of 2 2 to 2"),
+        ("seqft-slow", "3 epochs", "2 of 2 2 to 2"),
+    ]  # by Last-Acc, over both protocols
+    assert [place for _, _, place in shown["quickdraw-1"]] == ["-"]
 
 
-def test_the_embedded_tier_is_labelled(tree: Node) -> None:
-    assert NOT_COMPARABLE in tree.text
-    for stream in ("split-quickdraw-10", "quickdraw-1", "claims"):
-        assert "embedded tier" in tree.all("section", id=stream)[0].all("h2")[0].text
-    assert "paper tier" in tree.all("section", id="cells")[0].all("h2")[0].text
+def test_the_embedded_tier_is_labelled_where_its_numbers_are(tree: Node) -> None:
+    (section,) = tree.all("section", id="claims")
+    assert "Embedded tier" in [h3.text for h3 in section.all("h3")]
+    assert NOT_COMPARABLE in section.all("p", class_="warning")[0].text
+    groups = tree.all("section", id="methods")[0].all("tr", class_="group")
+    assert len(groups) == 2
+    assert all(NOT_COMPARABLE in group.text and "embedded tier" in group.text for group in groups)
+    assert "paper tier" in tree.all("section", id="numbers")[0].all("h2")[0].text
+    assert NOT_COMPARABLE not in tree.all("section", id="numbers")[0].text
 
 
 def test_a_row_opens_recipe_records_and_command(tree: Node) -> None:
-    (detail,) = tree.all("tr", id="lora-ce@split-quickdraw-10")
-    assert "hidden" in detail.attributes
-    assert RECIPES["lora-ce"].description in detail.text
-    assert [pre.text for pre in detail.all("pre", class_="command")] == [
+    data = data_of(tree)
+    row = data["rows"]["lora-ce@split-quickdraw-10"]
+    assert row["about"] == RECIPES["lora-ce"].description
+    assert row["commands"] == [
         "reclaim run lora-ce split-quickdraw-10 --seeds 2",
         "reclaim run lora-ce split-quickdraw-10 --seeds 5-5",
     ]
-    settings = detail.all("details")[0].all("pre")[0].text.splitlines()
-    assert Config().set(settings) == RECIPES["lora-ce"].config
-    place = f"records/lora-ce/split-quickdraw-10/{synthetic_record('lora-ce').config_hash}"
-    assert [a.attributes["href"] for a in detail.all("details")[1].all("a")] == [
-        f"{place}/{seed}.json" for seed in (0, 1, 5)
-    ]
-    assert "aepg/aepg" in detail.text
+    assert Config().set([data["settings"][k] for k in row["config"]]) == RECIPES["lora-ce"].config
+    assert row["records"] == f"records/lora-ce/split-quickdraw-10/{synthetic_record('lora-ce').config_hash}/"
+    assert (row["linked"], row["seeds"]) == (True, [0, 1, 5])
+    assert "aepg/aepg" in row["claims"]
+    mean, std, low, high = row["numbers"]["last_acc"]
+    assert (mean, std, low + high) == (5700, 265, 11400)
+    assert row["rank"] == [1, 1, 1, 2]
+    assert data["rows"]["joint@split-quickdraw-10"]["numbers"]["last_acc"] == [7000]  # one seed
 
 
 def test_heat_maps_and_curves_show_the_means(tree: Node) -> None:
-    (detail,) = tree.all("tr", id="slca@split-quickdraw-10")
-    unknown, known = detail.all("table", class_="heat")
+    data = data_of(tree)
+    row = data["rows"]["slca@split-quickdraw-10"]
+    unknown, known = row["matrices"]
     first = sample()[0].result["accuracy"]
-    expected = (first[8][0] + 61.0 + 62.0 + 63.0) / 4
-    ninth = unknown.all("tr")[-2]
-    assert (ninth.all("th")[0].text, ninth.all("td")[0].text, len(ninth.all("td"))) == ("9", f"{expected:.0f}", 9)
-    assert known.all("tr")[-1].all("td")[0].text == "62"  # 61.5
-    assert [len(curve.all("path")) for curve in detail.all("g", class_="curve")] == [2, 2, 2]  # a band and a line each
-    section = tree.all("section", id="split-quickdraw-10")[0].all("div", class_="charts")[0]
-    shown = {g.attributes["data-key"]: g.attributes.get("data-slot") for g in section.all("figure")[0].all("g")}
-    assert shown == {
-        "slca": "0",
-        "seqft-slow": "1",
-        "lora-ce": "2",
-        "lora-aepg": "3",
-    }  # the headline recipes, and never joint training
-    assert [li.text for li in section.all("li")][2] == "LoRA, cross-entropy (5 epochs)"
-    one_task = tree.all("section", id="quickdraw-1")[0].all("div", class_="charts")[0]
-    assert [figure.all("figcaption")[0].text for figure in one_task.all("figure")] == [
-        "Entropy of the training predictions"
-    ]
+    assert (len(unknown), unknown[8 * 9 // 2]) == (55, round((first[8][0] + 61.0 + 62.0 + 63.0) / 4))
+    assert known[9 * 10 // 2] == 62  # 61.5
+    means, halves = row["curves"]["accuracy"]
+    assert (means[9], len(means), len(halves)) == (615, 10, 10)  # tenths of a percent
+    assert len(row["curves"]["entropy"][0]) == 30
+    # the headline recipes at first, and never joint training
+    expected = [f"{name}@split-quickdraw-10" for name in ("slca", "lora-ce", "lora-aepg", "seqft-slow")]
+    assert sorted(data["boards"]["split-quickdraw-10"]["first"]) == sorted(expected)
+    assert not data["rows"]["joint@split-quickdraw-10"]["drawn"]
+    assert len(data["rows"]["olor-1@quickdraw-1"]["curves"]["accuracy"][0]) == 1  # one task: no chart
 
 
 def test_claims_have_their_verdict(tree: Node) -> None:
@@ -224,60 +236,79 @@ def test_claims_have_their_verdict(tree: Node) -> None:
     assert row.all("span", class_="badge")[0].text.split()[1] == verdict.outcome
     assert verdict.difference is not None
     assert f"{verdict.difference.value:+.2f}" in row.text
-    assert f"{verdict.difference.hedges_g:+.2f}" in row.text
-    assert "3 of 10 planned seeds" in row.text
-    assert "nats" in tree.all("section", id="claims")[0].all("p")[1].text
+    assert "over 3 of 10 planned seeds: undecided until all of them are run." in row.text
+    assert len(row.all("circle", class_="seed")) == 3
+    assert "nats" in tree.all("section", id="claims")[0].all("p")[0].text
     (not_run,) = tree.all("tr", id="olor/full")
     assert "not run" in not_run.all("span", class_="badge")[0].text
+    assert not_run.all("circle") == []
+
+
+def test_the_first_screen_says_what_holds(tree: Node) -> None:
+    assert tree.all("h1")[0].text == "Do the claims of three continual-learning papers hold?"
+    cards = tree.all("article", class_="card")
+    assert [(card.all("a")[0].text, card.all("a")[0].attributes["href"]) for card in cards] == [
+        (paper.name, f"https://arxiv.org/abs/{paper.arxiv}")
+        for paper in (papers()[k] for k in ("slca", "olor", "aepg"))
+    ]
+    verdicts = judge_claims(sample())
+    for card, key in zip(cards, ("slca", "olor", "aepg"), strict=True):
+        planned = [v for v in verdicts if v.claim.paper == key and v.claim.family == "confirmatory"]
+        (said,) = card.all("p", class_="verdicts")
+        assert f"of {len(planned)} planned claims" in said.text
+        for outcome in {v.outcome for v in planned}:
+            assert f"{sum(v.outcome == outcome for v in planned)} {IN_WORDS[outcome]}" in said.text
+    assert "0 of 48 run" in cards[0].text
+    assert "no readable copy" in cards[1].text
+    points, nats = tree.all("table", class_="forest")
+    assert len(points.all("tbody")[0].all("tr")) == 9
+    assert len(nats.all("tbody")[0].all("tr")) == 2
+    assert f"0 of {len(cells())} published numbers run" in tree.all("p", class_="lead")[0].text
 
 
 def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
-    (detail,) = tree.all("tr", id="slca/alignment@claims")
+    data = data_of(tree)
+    claim = data["claims"]["slca/alignment"]
     (verdict,) = (v for v in judge_claims(sample()) if v.claim.id == "slca/alignment")
     assert verdict.difference is not None
-    assert verdict.claim.source in detail.text
-    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
+    assert verdict.claim.source in claim["about"]
+    shown = dict(claim["numbers"])
     assert shown["Difference, points"] == f"{verdict.difference.value:+.2f}"
     assert shown["95% interval"] == "{:+.2f} to {:+.2f}".format(*verdict.difference.interval() or ())
     assert shown["n, seeds that both have"] == "3 of 10 planned seeds"
+    assert shown["By seed"] == "0: +10.00; 1: +10.00; 2: +12.00"
     assert "p, for the claim" not in shown  # not before all seeds are there
-    assert [a.text for a in detail.all("a")] == ["slca", "seqft-slow"]
-    assert [pre.text for pre in detail.all("pre")] == [
-        f"reclaim run {r} split-quickdraw-10 --seeds 3" for r in ("slca", "seqft-slow")
-    ]
-    (not_run,) = tree.all("tr", id="olor/full@claims")
-    assert not_run.all("use") == []
-    assert "--seeds 10" in not_run.all("pre")[0].text  # as planned
+    assert claim["recipes"] == [[r, [f"reclaim run {r} split-quickdraw-10 --seeds 3"]] for r in ("slca", "seqft-slow")]
+    assert "--seeds 10" in data["claims"]["olor/full"]["recipes"][0][1][0]  # as planned
     every = [
         synthetic_record(recipe, seed=seed, last_acc=60 + seed)
         for recipe in ("slca", "seqft-slow")
         for seed in range(10)
     ]
-    (detail,) = Tree(page(every)).root.all("tr", id="slca/alignment@claims")
-    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
+    shown = dict(data_of(Tree(page(every)).root)["claims"]["slca/alignment"]["numbers"])
     assert (shown["p, for the claim"], shown["Reverse p, against it"]) == ("1", "1")
 
 
 def test_a_cell_opens_its_sources_records_and_commands() -> None:
     runs = [of_a_cell(seed, 91.5) for seed in range(2)]
-    root = Tree(page(sample(), runs)).root
+    data = data_of(Tree(page(sample(), runs)).root)
     by_id = {cell.id: cell for cell in cells()}
     cell = by_id["slca/main/slca/split-cifar100-10/last_acc"]
-    (detail,) = root.all("tr", id=cell.id)
-    assert "hidden" in detail.attributes
+    opened = data["cells"][cell.id]
     run, _, _ = cell.id.rpartition("/")
-    assert [pre.text for pre in detail.all("pre")] == [f"reclaim run --cell {run} --root DIR --seeds 3"]
+    assert opened["commands"] == [f"reclaim run --cell {run} --root DIR --seeds 3"]
     assert len(cell.reruns) == 5
-    assert all(again.source in detail.text for again in cell.reruns)
+    said = [text for _, text in opened["numbers"]]
+    assert all(any(again.source in text for text in said) for again in cell.reruns)
     place = f"records/{cell.recipe}/{cell.stream}/{runs[0].config_hash}"
-    assert [a.attributes["href"] for a in detail.all("a")] == [f"{place}/{seed}.json" for seed in (0, 1)]
-    shown = {dt.text: dd.text for dt, dd in zip(detail.all("dt"), detail.all("dd"), strict=True)}
-    assert (shown["■ Printed in slca/main"], shown["● Ours"]) == ("91.53 ± 0.28, n = 3", "91.50 ± 0.00, n = 2")
-    (natural,) = root.all("tr", id="slca/main/bic/split-cifar100-10/last_acc")
-    assert "setting: natural reading" in natural.text
-    assert natural.all("a") == []
-    (grid,) = root.all("tr", id="aepg/table-2/lora-focal/split-imagenet-r-10/task_avg_last_acc")
-    first, *others = (pre.text for pre in grid.all("pre"))
+    assert opened["runs"] == [[str(seed), f"{place}/{seed}.json"] for seed in (0, 1)]
+    shown = dict(opened["numbers"])
+    assert shown["■ Printed in slca/main"] == "91.53; sd 0.28; n = 3"
+    assert shown["● Ours"] == "91.50; the same with every seed; n = 2"
+    natural = data["cells"]["slca/main/bic/split-cifar100-10/last_acc"]
+    assert any("setting: natural reading" in note for note in natural["notes"])
+    assert natural["runs"] == []
+    first, *others = data["cells"]["aepg/table-2/lora-focal/split-imagenet-r-10/task_avg_last_acc"]["commands"]
     assert [other.removeprefix(f"{first} --set ").split("=")[0] for other in others] == ["loss.coefficient"] * (
         len(others) or 1
     )
@@ -285,45 +316,57 @@ def test_a_cell_opens_its_sources_records_and_commands() -> None:
 
 def test_runs_of_cells_alone_make_a_page_without_the_embedded_tier() -> None:
     root = Tree(page([], [of_a_cell(seed, 91.5) for seed in range(2)])).root
-    assert [section.attributes["id"] for section in root.all("section")] == ["cells", "reading"]
-    assert "2 runs by the papers' protocols" in root.all("p", class_="lead")[0].text
+    assert [section.attributes["id"] for section in root.all("section")] == ["numbers", "disagree", "reading"]
+    assert f"2 of {len(cells())} published numbers run, in 2 runs" in root.all("p", class_="lead")[0].text
     assert NOT_COMPARABLE not in root.text
-    assert len(root.all("circle")) == 2  # Last-Acc and Inc-Acc
+    assert len(root.all("section", id="numbers")[0].all("circle")) == 2  # Last-Acc and Inc-Acc
 
 
 def test_cells_that_were_not_run_say_so_and_runs_are_judged() -> None:
-    nothing = Tree(page(sample())).root.all("section", id="cells")[0]
+    nothing = Tree(page(sample())).root.all("section", id="numbers")[0]
     assert len(nothing.all("tr", class_="row")) == len(cells())
     assert {badge.text.split(" ", 1)[1] for badge in nothing.all("span", class_="badge")} == {"not run"}
-    assert "none of them run" in nothing.all("summary")[0].text
+    assert "48 published numbers, none run" in nothing.all("h3")[0].text
+    (grid, *_) = nothing.all("table", class_="grid-table")
+    assert [td.text for td in grid.all("td")] == [f"0 of {n} run not run" for n in (13, 9, 11, 7, 2, 2, 2, 2)]
     assert nothing.all("circle") == []
-    assert "prediction:" not in nothing.text
     values = [91.4, 91.5, 91.6, 91.5, 91.45, 91.55]
     some = Tree(page(sample(), [of_a_cell(seed, value) for seed, value in enumerate(values)])).root.all(
-        "section", id="cells"
+        "section", id="numbers"
     )[0]
     row = row_of(some, "slca/main/slca/split-cifar100-10/last_acc")
     assert "91.53" in row.text
-    assert "± 0.28 (n = 3)" in row.text
-    assert "91.50 ± " in row.text
+    assert "sd 0.28, n = 3" in row.text
+    assert "±" not in row.text  # which would be two things
     assert "reproduced" in row.text
     assert len(row.all("circle")) == 1
     assert len(row.all("path", class_="rerun")) == 5
-    assert "2 run" in some.all("summary")[0].text  # Last-Acc and Inc-Acc of one run
+    assert "48 published numbers, 2 run" in some.all("h3")[0].text  # Last-Acc and Inc-Acc of one run
+    (first, *_) = some.all("table", class_="grid-table")[0].all("td")
+    assert first.text.startswith("2 of 13 run ✓ 1 reproduced")
     # both verdicts, each with its difference, and the prediction interval
     check = check_cells([of_a_cell(seed, value) for seed, value in enumerate(values)])[
         "slca/main/slca/split-cifar100-10/last_acc"
     ]
     assert check.judged is not None
     sampled, constant, predicted = check.judged.sampled, check.judged.constant, check.prediction_interval
+    ours = check.judged.ours
+    assert ours is not None
+    assert ours.interval is not None
+    assert "{:.2f} sd {:.2f}, n = 6 {:.2f} to {:.2f}".format(ours.mean, ours.std or 0, *ours.interval) in row.text
     assert sampled.interval is not None
     assert constant.interval is not None
     assert predicted is not None
-    heads = [th.text.strip() for th in some.all("table", id="table-cells-slca")[0].all("thead")[0].all("th")]
+    heads = [th.text.strip() for th in some.all("table", class_="numbers")[0].all("thead")[0].all("th")]
     shown = dict(zip(heads[1:], (td.text for td in row.all("td")), strict=True))
     assert shown["Difference"] == "{:+.2f} {:+.2f} to {:+.2f}".format(-0.03, *sampled.interval)
     assert shown["As a constant"] == "✓ reproduced {:+.2f} to {:+.2f}".format(*constant.interval)
-    assert shown["Prediction"] == "in {:.2f} to {:.2f}".format(*predicted)
+    opened = dict(
+        data_of(Tree(page(sample(), [of_a_cell(seed, v) for seed, v in enumerate(values)])).root)["cells"][
+            check.cell.id
+        ]["numbers"]
+    )
+    assert opened["Prediction"] == "in {:.2f} to {:.2f}".format(*predicted)
     assert "(as a constant)" not in row.text
 
 
@@ -337,21 +380,24 @@ def test_a_cell_without_published_std_is_judged_as_a_constant() -> None:
     ]
     for run in runs:
         run.result["remarks"] = ["NOT the papers' split: 0.8 / 0.2 by seed 0"]
-    root = Tree(page(sample(), runs)).root.all("section", id="cells")[0]
+    root = Tree(page(sample(), runs)).root.all("section", id="numbers")[0]
     row = row_of(root, cell.id)
     assert row.all("span", class_="badge")[0].text == "▲ above (as a constant; another split)"
     assert row.all("span", class_="badge")[1].text == "▲ above"
-    assert row.all("td")[-1].text == ""  # no prediction without a standard deviation
+    assert "Prediction" not in dict(data_of(Tree(page(sample(), runs)).root)["cells"][cell.id]["numbers"])
 
 
-def test_the_page_is_of_modest_size_with_every_recipe_on_it() -> None:
+def test_the_page_is_of_modest_size_with_ten_times_the_recipes() -> None:
     every = [
         synthetic_record(r.name, r.home, seed, last_acc=50 + seed)
         for r in recipes_of("embedded").values()
         if not r.fact
         for seed in range(2)
     ]
-    assert len(page(every).encode()) < 25_000 * len({record.recipe for record in every})
+    table = rows(every)
+    more = [replace(row, recipe=row.recipe, key=f"{row.key}-{k}") for k in range(10) for row in table]
+    verdicts, checks = judge_claims(every), check_cells(every)
+    assert len(render(more, verdicts, checks).encode()) < 3_000_000
 
 
 def test_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,8 +405,9 @@ def test_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     object.__setattr__(recipe, "title", '<script>alert("x")</script>')
     monkeypatch.setitem(RECIPES, "slca", recipe)
     root = Tree(page(sample())).root
-    assert len(root.all("script")) == 1
-    assert '<script>alert("x")</script>' in root.text
+    assert len(root.all("script")) == 2
+    assert '<script>alert("x")</script>' in root.all("table", id="table-methods")[0].text
+    assert data_of(root)["rows"]["slca@split-quickdraw-10"]["title"] == '<script>alert("x")</script>'
 
 
 @pytest.mark.parametrize(
@@ -404,14 +451,6 @@ def test_the_last_bits_do_not_show() -> None:
     assert scale.at(-1e-12) == "0"
 
 
-def test_one_run_has_no_band_and_one_task_no_chart() -> None:
-    points = [MeanInterval(50.0, None, 1, None), MeanInterval(40.0, None, 1, None)]
-    drawn = chart("", "", "", [("a", "A", points)])
-    assert drawn is not None
-    assert (drawn.curves[0].line.count("L"), drawn.curves[0].band) == (1, "")
-    assert chart("", "", "", [("a", "A", points[:1])]) is None
-
-
 # --- figures ---
 
 
@@ -431,6 +470,32 @@ def test_figures_are_the_same_twice(tmp_path: Path) -> None:
             drawn = "".join(ElementTree.fromstring(content).itertext())
             assert ("Embedded tier" in drawn) == (not name.startswith("cells-"))
             assert (RECIPES["slca"].title in drawn) == (not name.startswith("quickdraw-1"))
+
+
+def test_claims_have_a_figure_a_family_and_a_card(tmp_path: Path) -> None:
+    verdicts = judge_claims(sample())
+    written = figures.write([], {}, tmp_path, verdicts)
+    families = ("claims-embedded-confirmatory", "claims-embedded-exploratory")
+    assert {path.name for path in written} == {
+        *(f"{f}.{kind}" for f in families for kind in ("svg", "png")),
+        "card.png",
+    }
+    with Image.open(tmp_path / "card.png") as card:
+        assert card.size == (1200, 630)
+    drawn = "".join(ElementTree.parse(tmp_path / f"{families[0]}.svg").getroot().itertext())
+    assert "Classifier alignment improves the slow learner: undecided" in drawn
+    assert "in points" in drawn
+    assert "in nats" in drawn
+
+
+def test_a_long_table_is_drawn_by_stream_with_labels_that_differ(tmp_path: Path) -> None:
+    checks = {name: check for name, check in check_cells([]).items() if name.startswith("aepg/table-2/")}
+    written = figures.write([], checks, tmp_path)
+    assert len(written) == 2 * len({check.cell.stream for check in checks.values()})
+    for path in written[::2]:
+        texts = [text.text for text in ElementTree.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text")]
+        named = [text for text in texts if (text and "not judged" in text) or (text and "not run" in text)]
+        assert len(named) == len(set(named)) > 20
 
 
 def test_numbers_on_a_matrix_can_be_read() -> None:
@@ -465,10 +530,8 @@ def test_at_most_so_many_curves_are_shown_at_first() -> None:
         for r in recipes_of("embedded").values()
         if r.home == "split-quickdraw-10" and not r.fact and not r.headline and not r.config.joint
     ]
-    root = Tree(page([synthetic_record(name) for name in names[:12]])).root
-    section = root.all("div", class_="charts")[0]
-    shown = [g for g in section.all("figure")[0].all("g") if "data-slot" in g.attributes]
-    assert 0 < len(shown) < CURVES
+    data = data_of(Tree(page([synthetic_record(name) for name in names[:12]])).root)
+    assert 0 < len(data["boards"]["split-quickdraw-10"]["first"]) < CURVES
 
 
 # --- records from outside ---
@@ -499,29 +562,30 @@ def test_recipes_from_outside_are_marked_on_the_page() -> None:
     for marked in (row, other):
         assert "external" in (marked.attributes["data-text"] or "").split()
         assert "their-method (external: lr=" in marked.text
-    (detail,) = root.all("tr", id=f"their-method@{first.config_hash}@split-quickdraw-10")
-    assert "plugins[0]: their_pkg.method:Their, source abababababab." in detail.text
-    assert "By its configuration it starts from slca." in detail.text
-    assert not detail.all("pre", class_="command")
-    assert not detail.all("a")  # its records are in a store of theirs
-    assert f"their-method/split-quickdraw-10/{first.config_hash}/" in detail.text
-    assert re.search(r"\d+ recipes \(1 external\), \d+ runs", root.text)
+    opened = data_of(root)["rows"][f"their-method@{first.config_hash}@split-quickdraw-10"]
+    assert "plugins[0]: their_pkg.method:Their, source abababababab." in opened["about"]
+    assert "By its configuration it starts from slca." in opened["about"]
+    assert opened["commands"] == []
+    assert not opened["linked"]  # its records are in a store of theirs
+    assert opened["records"] == f"their-method/split-quickdraw-10/{first.config_hash}/"
+    assert "1 recipe external." in root.all("p", class_="lead")[0].text
     assert "external" not in row_of(root, "slca@split-quickdraw-10").text
 
 
-def test_streams_of_ones_own_have_sections_of_their_own() -> None:
+def test_streams_of_ones_own_have_groups_of_their_own() -> None:
     root = Tree(with_outside()).root
-    own = [section for section in root.all("section") if (section.attributes["id"] or "").startswith("own:")]
-    names = [section.all("h2")[0].text.split(" ")[0] for section in own]
+    bodies = root.all("table", id="table-methods")[0].all("tbody")
+    own = [body for body in bodies if (body.attributes["data-stream"] or "").startswith("own:")]
+    names = [body.all("th")[0].text.split(" ")[0] for body in own]
     assert sorted(name.partition("@")[0] for name in names) == ["claims", "claims", "split-quickdraw-10.own"]
     assert sum("@" in name for name in names) == 2
-    for section in own:
-        assert "somebody's own images" in section.all("h2")[0].text
-        assert OF_ONES_OWN in section.text
-        assert NOT_COMPARABLE not in section.text
-        assert "mbedded tier" not in section.text
+    for body in own:
+        assert "somebody's own images" in body.all("th")[0].text
+        assert OF_ONES_OWN in body.text
+        assert NOT_COMPARABLE not in body.text
+        assert "mbedded tier" not in body.text
     (claims,) = root.all("section", id="claims")
-    assert "embedded tier" in claims.all("h2")[0].text
+    assert "Embedded tier" in claims.all("h3")[0].text
 
 
 def test_a_page_of_streams_of_ones_own_alone_claims_no_embedded_tier() -> None:
@@ -529,8 +593,9 @@ def test_a_page_of_streams_of_ones_own_alone_claims_no_embedded_tier() -> None:
     text = render(rows([], outside=outside), judge_claims([]), check_cells([]))
     root = Tree(text).root
     test_everything_that_is_pointed_at_is_there(root)
-    assert all("mbedded tier" not in node.text for node in (*root.all("section", id="own:birds"), *root.all("li")))
+    assert "mbedded tier" not in root.all("table", id="table-methods")[0].text
     assert not root.all("section", id="claims")
+    assert not root.all("article", class_="card")
     assert OF_ONES_OWN in root.text
 
 
@@ -547,6 +612,7 @@ def test_names_and_arguments_of_others_are_escaped_on_the_page() -> None:
     root = Tree(text).root
     assert "\x1b" not in text
     assert not root.all("img")
-    assert len(root.all("script")) == 1
-    assert "<script>alert(1)" in root.text
+    assert len(root.all("script")) == 2
+    assert "<script>alert(1)" in root.all("table", id="table-methods")[0].text
+    assert data_of(root)["rows"]  # whole
     assert max(len(button.text) for button in root.all("button")) < 400

@@ -190,7 +190,7 @@ def test_printed_rows_agree_with_their_verdicts(metric: str) -> None:
             assert found[4] == (up if low > 0 else down if high < 0 else "undecided") == row.verdict
             assert (p < 0.05) == (row.verdict != "undecided")
             assert re.search(
-                rf"^{row.name} (is {row.verdict} than|cannot be told from) slca", comparison.conclusion, re.M
+                rf"^{row.name} (is {row.verdict} than|is not separated from) slca", comparison.conclusion, re.M
             )
             seen.add(row.verdict)
     assert len(seen) >= 2
@@ -224,7 +224,7 @@ BETTER, WORSE, LIKE = (1.5, 2.5, 2.0, 2.5, 1.5), (-1.5, -2.5, -2.0, -2.5, -1.5),
         ([WORSE, WORSE], "slca is the best of the 3: every other is worse."),
         ([WORSE, BETTER], "m1 is the best of the 3: better than slca, which is better than m0."),
         ([BETTER, LIKE], "Whether it is better than m1 was not tested"),
-        ([WORSE, LIKE], "m1 has the highest mean, but cannot be told from slca: which is best stays open."),
+        ([WORSE, LIKE], "m1 has the highest mean, but is not separated from slca: which is best stays open."),
         ([WORSE, tuple(-d for d in LIKE)], "slca has the highest mean, but that it is the best is not shown: see m1."),
     ],
 )
@@ -266,7 +266,7 @@ def test_one_seed_and_two_seeds() -> None:
     row = named(one)["linear"]
     assert (row.verdict, row.interval, row.p) == ("undecided", None, 1.0)
     assert one.conclusion == (
-        "linear cannot be told from slca by one seed in common: one seed has no interval, 5 give one."
+        "linear is not separated from slca by one seed in common: one seed has no interval, 5 give one."
     )
     assert "±" not in show_comparison(one)
     two = compare({"slca": runs("slca", {0: 50.0, 1: 52.0}), "linear": runs("linear", {0: 40.0, 1: 47.0})})
@@ -276,7 +276,7 @@ def test_one_seed_and_two_seeds() -> None:
 
 def test_equal_values_have_no_interval_and_few_of_them_no_verdict() -> None:
     same = compare({"slca": runs("slca", A), "linear": runs("linear", A)})
-    assert "linear cannot be told from slca: they are equal in each of 5 seeds" in same.conclusion
+    assert "linear is not separated from slca: they are equal in each of 5 seeds" in same.conclusion
     shifted = compare({"slca": runs("slca", A), "linear": runs("linear", above(A, *[2.0] * 5))})
     assert named(shifted)["linear"].verdict == "undecided"  # 2 ** -5 a side
     assert "+2.00 points in each of 5 seeds" in shifted.conclusion

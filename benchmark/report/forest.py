@@ -1,0 +1,64 @@
+"""Planned claims with their intervals: on one scale that holds them all, and on one around 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..papers.headers import papers
+from ..verdicts.claims import ClaimVerdict
+from .sentences import tier_of, unit_of
+from .svg import Scale, templates
+
+PANEL = (4.0, 316.0)
+"""First and last pixel of a panel."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Claims in one unit.
+
+    :ivar near: around 0, as wide as the nearer half of the claims needs; None where ``whole`` is no wider.
+    """
+
+    unit: str
+    verdicts: list[ClaimVerdict]
+    whole: Scale
+    near: Scale | None
+
+
+def forests(verdicts: Sequence[ClaimVerdict]) -> list[Forest]:
+    """One for claims in points and one for those in nats, where there are any."""
+    found = ((unit, [v for v in verdicts if unit_of(v.claim) == unit]) for unit in ("points", "nats"))
+    return [_forest(unit, members) for unit, members in found if members]
+
+
+def _forest(unit: str, verdicts: list[ClaimVerdict]) -> Forest:
+    ends = [end for v in verdicts for end in (0.0, *interval_of(v), -v.claim.margin)]
+    farthest = sorted(max(map(abs, interval_of(v))) for v in verdicts if v.difference)
+    whole = Scale.around(ends, *PANEL, steps=4)
+    near = farthest[(len(farthest) - 1) // 2] if farthest else 0.0
+    zoomed = Scale.around((-near, near), *PANEL, steps=4) if near else None
+    narrower = zoomed is not None and zoomed.high - zoomed.low < whole.high - whole.low
+    return Forest(unit, verdicts, whole, zoomed if narrower else None)
+
+
+def interval_of(verdict: ClaimVerdict) -> tuple[float, ...]:
+    """The ends of the interval that is drawn, the one that agrees with the verdict where there is one; of a single
+    seed its difference.
+    """
+    difference = verdict.difference
+    if difference is None:
+        return ()
+    return verdict.adjusted_interval or difference.interval() or (difference.value,)
+
+
+def picture(verdicts: Sequence[ClaimVerdict]) -> str:
+    """The planned claims of every measured tier as SVG, for light and for dark pages; empty where none was run."""
+    planned = [v for v in verdicts if v.claim.family == "confirmatory"]
+    measured = sorted({tier_of(v.claim) for v in planned if v.difference})
+    groups = [(tier, f) for tier in measured for f in forests([v for v in planned if tier_of(v.claim) == tier])]
+    if not groups:
+        return ""
+    names = {key: paper.name for key, paper in papers().items()}
+    return templates().get_template("claims.svg").render(groups=groups, names=names, interval_of=interval_of)
