@@ -7,6 +7,8 @@ of this machine.
 
 from __future__ import annotations
 
+import math
+import os
 import subprocess
 import sys
 import time
@@ -33,6 +35,12 @@ from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import ContinualModel, TaskHeads
+from reclaim.strategies.losses import (
+    confidence_penalty_loss,
+    entropy_penalty_loss,
+    focal_loss,
+    label_smoothing_loss,
+)
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.olor_plugin import OLORPlugin
 from reclaim.strategies.slca import align_heads, slow_learner_groups
@@ -95,7 +103,8 @@ def check(benchmark: Any) -> Callable[..., None]:
         than: str,
         rounds: int = 15,
         seconds: Callable[..., float] = seconds_of,
-        what: str = "",
+        *,
+        what: str,
         goal: float | None = None,
     ) -> None:
         found = ratio(a, b, rounds, seconds)
@@ -106,6 +115,8 @@ def check(benchmark: Any) -> Callable[..., None]:
             "than": than,
             "below": below,
             "goal": goal,
+            "versions": {"torch": torch.__version__},
+            "load": os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else math.nan,
         }
         benchmark.name = f"{benchmark.name}: {found} x {than}"
         benchmark.pedantic(a, rounds=5)
@@ -149,7 +160,12 @@ def test_all_plugins_in_avalanche(check: Callable[..., None]) -> None:
             optimizer.step()
 
     check(
-        lambda: strategy.train(stream.train_stream[0], eval_streams=[]), loop, below=1.3, than="a bare loop's", rounds=7
+        lambda: strategy.train(stream.train_stream[0], eval_streams=[]),
+        loop,
+        below=1.3,
+        than="a bare loop's",
+        rounds=7,
+        what="an epoch in Avalanche with OLOR, annealed EPG and a slow learner; the loop has Adam and cross-entropy",
     )
 
 
@@ -195,6 +211,38 @@ def test_olor_step_of_the_embedded_vit(check: Callable[..., None]) -> None:
     )
 
 
+# Losses
+
+
+@pytest.mark.parametrize(
+    ("loss_function", "name"),
+    [
+        (focal_loss, "the focal loss"),
+        (label_smoothing_loss, "LS"),
+        (confidence_penalty_loss, "CP"),
+        (entropy_penalty_loss, "EP"),
+    ],
+    ids=["focal", "LS", "CP", "EP"],
+)
+def test_losses(loss_function: Callable[[Tensor, Tensor], Tensor], name: str, check: Callable[..., None]) -> None:
+    """Of 256 images and 1000 classes, forward and backward."""
+    logits, targets = (3 * torch.randn(256, 1000)).requires_grad_(), torch.randint(1000, (256,))
+
+    def gradients(of: Callable[[Tensor, Tensor], Tensor]) -> None:
+        for _ in range(10):
+            torch.autograd.grad(of(logits, targets), logits)
+
+    check(
+        partial(gradients, loss_function),
+        partial(gradients, F.cross_entropy),
+        below=3.0,
+        than="F.cross_entropy's",
+        rounds=31,
+        what=f"gradient of {name}, 256 x 1000",
+        goal=2.0,
+    )
+
+
 # Alignment
 
 
@@ -205,6 +253,35 @@ def statistics() -> ClassGaussians:
         targets = t * CLASSES_PER_HEAD + torch.arange(CLASSES_PER_HEAD).repeat_interleave(40)
         gaussians.fit(of_task.flatten(0, 1), targets, t)
     return gaussians
+
+
+def test_class_statistics(check: Callable[..., None]) -> None:
+    """Mean and covariance of 100 classes, 300 images each, 768 features, against one class after the other in
+    float64.
+    """
+    features, targets = torch.randn(30_000, 768), torch.randperm(30_000) % 100
+
+    def one_by_one() -> list[Tensor]:
+        rows = [features[targets == c] for c in range(100)]
+        return [torch.cov(of_class.double().T).float() for of_class in rows]
+
+    def at_once() -> ClassGaussians:
+        gaussians = ClassGaussians(ridge=0.0)
+        gaussians.fit(features, targets)
+        return gaussians
+
+    found = at_once()
+    for c, expected in enumerate(one_by_one()):
+        torch.testing.assert_close(found[c].covariance, expected, rtol=0, atol=1e-5)
+    check(
+        at_once,
+        one_by_one,
+        below=0.8,
+        than="torch.cov's in float64",
+        rounds=9,
+        what="statistics of 100 classes, 300 x 768 each",
+        goal=0.5,
+    )
 
 
 def some_heads() -> TaskHeads:
@@ -244,7 +321,7 @@ def test_alignment(check: Callable[..., None]) -> None:
         partial(align, some_heads(), gaussians, torch.Generator().manual_seed(0))
         for align in (align_at_once, align_head_by_head)
     )
-    check(at_once, by_head, below=0.85, than="head by head")
+    check(at_once, by_head, below=0.85, than="head by head", what="an epoch of alignment, 100 x 128")
 
 
 def test_sampling(check: Callable[..., None]) -> None:
@@ -262,6 +339,58 @@ def test_sampling(check: Callable[..., None]) -> None:
         one_by_one,
         below=0.3,
         than="MultivariateNormal's",
+        what="drawing features, 100 x 128, factors at hand",
+    )
+
+
+def wide_statistics(classes: int) -> ClassGaussians:
+    """Of 768 features, some 30 images a class; their factors are not computed yet."""
+    gaussians, generator = ClassGaussians(), torch.Generator().manual_seed(0)
+    features = torch.randn(30 * classes, 768, generator=generator)
+    gaussians.fit(features, torch.arange(classes).repeat_interleave(30))
+    return gaussians
+
+
+def test_alignment_from_its_first_epoch(check: Callable[..., None]) -> None:
+    """Two epochs, 20 classes of 768 features, with everything that has to be computed before the first; against the
+    public way: a MultivariateNormal for each class and epoch, which factorises its covariance each time.
+    """
+    fitted, classes, count = wide_statistics(20), 20, 256
+
+    def heads() -> TaskHeads:
+        torch.manual_seed(0)
+        made = TaskHeads(768)
+        for t in range(2):
+            made.add_head(range(10 * t, 10 * t + 10))
+        return made
+
+    def ours() -> None:
+        for c in range(classes):
+            fitted[c].kept.__dict__.pop("factor", None)  # as after fitting
+        align_heads(heads(), fitted, epochs=2, mean_decay=False, generator=torch.Generator().manual_seed(0))
+
+    def public() -> None:
+        made = heads()
+        optimizer = SGD(made.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        targets = torch.arange(classes).repeat_interleave(count)
+        for _ in range(2):
+            normals = [torch.distributions.MultivariateNormal(fitted[c].mean, fitted[c].covariance) for c in range(20)]
+            features = torch.cat([normal.sample(torch.Size([count])) for normal in normals])
+            for batch in torch.randperm(len(features)).split(256):
+                logits = [head(features[batch]) for head in made.heads]
+                norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
+                optimizer.zero_grad()
+                F.cross_entropy(torch.cat(logits, dim=1) / (norm * 0.1).unsqueeze(1), targets[batch]).backward()
+                optimizer.step()
+
+    check(
+        ours,
+        public,
+        below=0.5,
+        than="the public way's",
+        rounds=7,
+        what="two epochs of alignment, 20 x 768, the first included",
+        goal=1 / 12,
     )
 
 
@@ -278,6 +407,7 @@ def test_augmentation(check: Callable[..., None]) -> None:
         lambda: torch.stack([per_image(x) for x in images]),
         below=0.3,
         than="image by image",
+        what="augmenting 128 drawings",
     )
 
 
@@ -303,6 +433,7 @@ def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None
         lambda: default_collate([(of_one(photographs.load(i)), 0) for i in range(16)]),
         below=0.9,
         than="from files",
+        what="16 photographs at 224 x 224 from the decoded cache",
         rounds=7,
     )
 
@@ -323,6 +454,7 @@ def test_import_of_what_needs_torch_alone(check: Callable[..., None]) -> None:
         partial(import_seconds, "import torch"),
         below=1.5,
         than="import torch",
+        what="importing the optimizers and losses",
         rounds=7,
         seconds=lambda run: float(run()),
     )
