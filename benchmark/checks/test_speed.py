@@ -343,57 +343,6 @@ def test_sampling(check: Callable[..., None]) -> None:
     )
 
 
-def wide_statistics(classes: int) -> ClassGaussians:
-    """Of 768 features, some 30 images a class; their factors are not computed yet."""
-    gaussians, generator = ClassGaussians(), torch.Generator().manual_seed(0)
-    features = torch.randn(30 * classes, 768, generator=generator)
-    gaussians.fit(features, torch.arange(classes).repeat_interleave(30))
-    return gaussians
-
-
-def test_alignment_from_its_first_epoch(check: Callable[..., None]) -> None:
-    """Two epochs, 20 classes of 768 features, with everything that has to be computed before the first; against the
-    public way: a MultivariateNormal for each class and epoch, which factorises its covariance each time.
-    """
-    fitted, classes, count = wide_statistics(20), 20, 256
-
-    def heads() -> TaskHeads:
-        torch.manual_seed(0)
-        made = TaskHeads(768)
-        for t in range(2):
-            made.add_head(range(10 * t, 10 * t + 10))
-        return made
-
-    def ours() -> None:
-        for c in range(classes):
-            fitted[c].kept.__dict__.pop("factor", None)  # as after fitting
-        align_heads(heads(), fitted, epochs=2, mean_decay=False, generator=torch.Generator().manual_seed(0))
-
-    def public() -> None:
-        made = heads()
-        optimizer = SGD(made.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-        targets = torch.arange(classes).repeat_interleave(count)
-        for _ in range(2):
-            normals = [torch.distributions.MultivariateNormal(fitted[c].mean, fitted[c].covariance) for c in range(20)]
-            features = torch.cat([normal.sample(torch.Size([count])) for normal in normals])
-            for batch in torch.randperm(len(features)).split(256):
-                logits = [head(features[batch]) for head in made.heads]
-                norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
-                optimizer.zero_grad()
-                F.cross_entropy(torch.cat(logits, dim=1) / (norm * 0.1).unsqueeze(1), targets[batch]).backward()
-                optimizer.step()
-
-    check(
-        ours,
-        public,
-        below=0.5,
-        than="the public way's",
-        rounds=7,
-        what="two epochs of alignment, 20 x 768, the first included",
-        goal=1 / 12,
-    )
-
-
 # Images
 
 
