@@ -5,13 +5,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test lint docs clean
+.PHONY: paper-check test speed lint docs clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest tests/
+
+# Some minutes, at best on a machine that does nothing else; the table is that of docs/performance.md.
+speed: $(VENV)/installed-test
+	mkdir -p .benchmarks
+	$(BIN)/pytest benchmark/checks/test_speed.py --benchmark-json=.benchmarks/speed.json
+	$(BIN)/python -m reclaim.benchmark.checks.speed_table .benchmarks/speed.json docs/performance.md
 
 # mypy and import-linter do not see packages that an editable installation maps into a namespace: they get them unpacked.
 lint: $(VENV)/installed-dev

@@ -16,6 +16,13 @@ from torch import Tensor
 
 CovarianceKind = Literal["full", "diagonal", "shared", "low-rank"]
 
+WIDE = 256
+"""Up to this many features a covariance is computed in float64, and features are drawn in one product, as for the runs
+on record. Beyond, where these products are all that takes time, half of them are left out, and the covariance is
+computed in float32: it differs by some 1e-6 of the largest variance, hardly more than by its own rounding.
+"""
+_BLOCK = 128  # columns at a time
+
 
 @dataclass(frozen=True, eq=False)
 class FullCovariance:
@@ -46,7 +53,14 @@ class FullCovariance:
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         """Samples (n, d) with mean (d,), from standard normal noise (n, d)."""
-        return torch.addmm(mean, noise, self.factor.T)
+        factor, dim = self.factor, len(mean)
+        if dim <= WIDE or factor[0, 1:].any():  # small, or not triangular
+            return torch.addmm(mean, noise, factor.T)
+        samples = torch.empty_like(noise)
+        for start in range(0, dim, _BLOCK):  # without the products with the zeros above the diagonal
+            rows, up_to = slice(start, start + _BLOCK), slice(0, start + _BLOCK)
+            samples[:, rows] = torch.addmm(mean[rows], noise[:, up_to], factor[rows, up_to].T)
+        return samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +105,8 @@ class Gaussian:
 
 
 def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank: int | None = None) -> Gaussian:
-    """Mean (in float32) and covariance (n - 1, in float64, kept in float32) of features (N, d),
-    plus ``ridge`` times the identity.
+    """Mean (in float32) and covariance (n - 1, kept in float32) of features (N, d), plus ``ridge`` times the identity.
+    The covariance is computed in float64, of more than :data:`WIDE` features in float32.
 
     A single sample has no covariance: it counts as zero (plus the ridge), so that sampling returns the mean.
 
@@ -104,19 +118,15 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"a Gaussian is fitted to features of shape (N, d) with N >= 1, got {tuple(features.shape)}")
     features = features.detach().float().cpu()
-    if not torch.isfinite(features).all():
+    mean = features.mean(dim=0)
+    if not torch.isfinite(mean).all() and not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(dim=1).sum())
         raise ValueError(
             f"NaN or infinity in the features of {broken} of {len(features)} samples: if training diverged, "
             f"lower its rate"
         )
-    mean = features.mean(dim=0)
     if rank is None:
-        dim = features.shape[1]
-        covariance = torch.eye(dim, dtype=torch.float64) * ridge
-        if len(features) > 1:
-            covariance += torch.cov(features.double().T).reshape(dim, dim)
-        return Gaussian(mean, FullCovariance(covariance.float()), experience)
+        return Gaussian(mean, FullCovariance(_covariance(features, mean, ridge)), experience)
     centred = features.double() - features.double().mean(dim=0)
     _, singular_values, eigenvectors = torch.linalg.svd(centred, full_matrices=False)
     scaled = (
@@ -125,6 +135,25 @@ def fit_gaussian(features: Tensor, ridge: float = 0.0, experience: int = 0, rank
     rank = min(rank, len(features) - 1)
     variances = scaled[rank:].square().sum(dim=0) + ridge
     return Gaussian(mean, LowRankCovariance(scaled[:rank].T.float().contiguous(), variances.float()), experience)
+
+
+def _covariance(features: Tensor, mean: Tensor, ridge: float) -> Tensor:
+    """The covariance (d, d) of features (N, d), float32, of a single one zero, plus ``ridge`` times the identity."""
+    dim = features.shape[1]
+    if dim <= WIDE or len(features) == 1:
+        covariance = torch.eye(dim, dtype=torch.float64) * ridge
+        if len(features) > 1:
+            covariance += torch.cov(features.double().T).reshape(dim, dim)
+        return covariance.float()
+    centred, covariance = features - mean, features.new_empty(dim, dim)
+    for start in range(0, dim, _BLOCK):  # it is symmetric: half of the products are needed
+        rows, up_to = slice(start, start + _BLOCK), slice(0, start + _BLOCK)
+        block = covariance[rows, up_to]
+        torch.mm(centred[:, rows].T, centred[:, up_to], out=block)
+        block /= len(features) - 1
+        covariance[:start, rows] = block[:, :start].T
+    covariance.diagonal().add_(ridge)
+    return covariance
 
 
 class ClassGaussians:
@@ -195,9 +224,12 @@ class ClassGaussians:
             )
         rank = {"diagonal": 0, "low-rank": self.rank}.get(self.covariance)
         fitted = {}
-        for class_id in targets.unique().tolist():
+        order = targets.argsort(stable=True)
+        class_ids, counts = targets.unique(return_counts=True)
+        by_class = features[order.to(features.device)].split(counts.tolist())
+        for class_id, of_class in zip(class_ids.tolist(), by_class, strict=True):
             try:
-                fitted[class_id] = fit_gaussian(features[targets == class_id], self.ridge, experience, rank)
+                fitted[class_id] = fit_gaussian(of_class, self.ridge, experience, rank)
             except ValueError as error:
                 raise ValueError(f"class {class_id}: {error}") from None
         widths = {len(g.mean) for g in [*self._gaussians.values(), *fitted.values()]}

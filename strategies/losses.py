@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,15 @@ def target_log_prob(logits: Tensor, targets: Tensor) -> Tensor:
     :return: (N,), float32 if the logits are less precise than that.
     :raises ValueError: the shapes do not match.
     """
+    _check_shapes(logits, targets)
+    log_p = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _check_shapes(logits: Tensor, targets: Tensor) -> None:
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"expected logits (N, C) and class indices (N,), got shapes {shapes}")
-    log_p = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -52,6 +57,46 @@ def entropy(logits: Tensor) -> Tensor:
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+FEW_CLASSES = 128
+"""Up to this many classes the focal, LS, CP and EP losses are differentiated by autograd as they are written, which
+rounds as in the runs on record. Beyond, where the time is that of reading (N, C) numbers, they read them less often.
+"""
+
+
+class _TargetAndEntropy(torch.autograd.Function):
+    """:func:`target_log_prob` and :func:`entropy` of many classes, from one softmax, with the gradient written out:
+    onehot(y) - p, and -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(logits, dim=1)
+        log_p_y, p = log_p.gather(1, targets.unsqueeze(1)).squeeze(1), log_p.exp()
+        log_p.clamp_min_(-1e30)  # 0 log 0 is 0
+        h = -torch.linalg.vecdot(p, log_p)
+        ctx.save_for_backward(logits, targets, log_p, p, h)
+        return log_p_y, h
+
+    @staticmethod
+    def backward(ctx: Any, of_target: Tensor, of_entropy: Tensor) -> Any:
+        logits, targets, log_p, p, h = ctx.saved_tensors
+        if torch.is_grad_enabled():  # it will be differentiated once more
+            parts = target_log_prob(logits, targets), entropy(logits)
+            return *torch.autograd.grad(parts, logits, (of_target, of_entropy), create_graph=True), None
+        rest = -(of_entropy * h + of_target).unsqueeze(1)
+        gradient = torch.addcmul(rest, log_p, of_entropy.unsqueeze(1), value=-1).mul_(p)
+        return gradient.scatter_add_(1, targets.unsqueeze(1), of_target.unsqueeze(1)), None
+
+
+def _target_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log p_y and H(p) of each sample."""
+    _check_shapes(logits, targets)
+    if logits.shape[1] <= FEW_CLASSES:
+        return target_log_prob(logits, targets), entropy(logits)
+    log_p_y, h = _TargetAndEntropy.apply(logits, targets)
+    return log_p_y, h
 
 
 # EPG and its annealing from cross-entropy (arXiv 2602.14078)
@@ -124,8 +169,15 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 1.0) -> Tensor:
     """
     require_not_negative(gamma=gamma)
     logits = _at_least_float32(logits)
-    log_p_y, log_p = target_log_prob(logits, targets), F.log_softmax(logits, dim=1)
+    log_p_y = target_log_prob(logits, targets)
     # 1 - p_y is the sum over the other classes. As a difference it would round to 0, where its power has no gradient.
+    if logits.shape[1] > FEW_CLASSES:
+        with torch.no_grad():
+            others = logits.softmax(dim=1).scatter_(1, targets.unsqueeze(1), 0).sum(dim=1)
+            others.clamp_min_(torch.finfo(others.dtype).tiny)
+        p_y = log_p_y.exp()
+        return -((others + (p_y.detach() - p_y)) ** gamma * log_p_y).mean()  # the gradient is that of 1 - p_y
+    log_p = F.log_softmax(logits, dim=1)
     # The lowest finite number instead of -inf: with a single class, -inf would make the gradient NaN.
     others = log_p.scatter(1, targets.unsqueeze(1), torch.finfo(log_p.dtype).min)
     return -((gamma * others.logsumexp(dim=1)).exp() * log_p_y).mean()
@@ -144,6 +196,9 @@ def label_smoothing_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0
     """
     require_fraction(smoothing=smoothing)
     logits = _at_least_float32(logits)
+    _check_shapes(logits, targets)
+    if logits.shape[1] > FEW_CLASSES:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing) - smoothing * math.log(logits.shape[1])
     cross_entropy = -target_log_prob(logits, targets)
     divergence = -F.log_softmax(logits, dim=1).mean(dim=1) - math.log(logits.shape[1])
     return ((1 - smoothing) * cross_entropy + smoothing * divergence).mean()
@@ -159,8 +214,8 @@ def confidence_penalty_loss(logits: Tensor, targets: Tensor, beta: float = 0.1) 
     :raises ValueError: the shapes do not match, or beta is negative, infinite or NaN.
     """
     require_not_negative(beta=beta)
-    logits = _at_least_float32(logits)
-    return -(target_log_prob(logits, targets) + beta * entropy(logits)).mean()
+    log_p_y, h = _target_and_entropy(_at_least_float32(logits), targets)
+    return -(log_p_y + beta * h).mean()
 
 
 def entropy_penalty_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -171,8 +226,8 @@ def entropy_penalty_loss(logits: Tensor, targets: Tensor) -> Tensor:
     :return: a scalar.
     :raises ValueError: the shapes do not match.
     """
-    logits = _at_least_float32(logits)
-    return -(target_log_prob(logits, targets) - entropy(logits)).mean()
+    log_p_y, h = _target_and_entropy(_at_least_float32(logits), targets)
+    return -(log_p_y - h).mean()
 
 
 # The loss of SLCA++ (arXiv 2408.08295)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -32,10 +31,13 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT, _get_scalar_dtype
 from torch.optim.sgd import sgd
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from .depths import layer_depths as layer_depths  # one import has all that a fine-tuning script needs
 
 Mode = Literal["paper", "reference"]
+Rate = float | Tensor
+"""Lambda of a parameter: a number, or a tensor of no dimensions where it hangs on a learning rate on a GPU."""
 
 
 def rollback_rate(depth: float, rollback_input: float, rollback_output: float, rollback_power: float) -> float:
@@ -47,26 +49,21 @@ def rollback_rate(depth: float, rollback_input: float, rollback_output: float, r
     return rollback_output + max(0.0, 1.0 - depth) ** rollback_power * (rollback_input - rollback_output)
 
 
-def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequence[float], foreach: bool) -> None:
+def roll_back(params: Sequence[Tensor], anchors: Sequence[Tensor], rates: Sequence[Rate], foreach: bool) -> None:
     """theta <- (1 - lambda) theta + lambda theta_0, in place; exact at lambda = 0 and at lambda = 1.
 
     :param params: tensors theta; ``anchors``: theta_0 of the same shapes; ``rates``: lambda of each.
-    :param foreach: one fused call for all tensors of the same lambda, instead of one call each.
+    :param foreach: one call for all tensors instead of one each; for rates that are numbers.
     """
     if not foreach:
         for param, anchor, rate in zip(params, anchors, rates, strict=True):
-            param.lerp_(anchor, rate)
+            param.lerp_(anchor, rate.to(param) if isinstance(rate, Tensor) else rate)
         return
-    # Grouped by rate: older versions of torch take only one weight per call. The tensors of a layer have the same rate.
-    same_rate: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
-    for param, anchor, rate in zip(params, anchors, rates, strict=True):
-        same_rate[rate][0].append(param)
-        same_rate[rate][1].append(anchor)
-    for rate, (some_params, their_anchors) in same_rate.items():
-        torch._foreach_lerp_(some_params, their_anchors, rate)
+    if params:
+        torch._foreach_lerp_(list(params), list(anchors), list(rates))  # type: ignore[arg-type]
 
 
-def _roll_back_exactly(param: Tensor, anchor: Tensor, rate: float, remainder: Tensor) -> None:
+def _roll_back_exactly(param: Tensor, anchor: Tensor, rate: Rate, remainder: Tensor) -> None:
     """:func:`roll_back` in float32 for a ``param`` of lower precision; ``remainder`` keeps what its rounding loses."""
     exact = (param.float() + remainder).lerp_(anchor.float(), rate)
     param.copy_(exact)
@@ -160,11 +157,15 @@ class OLOROptimizer(Optimizer, ABC):
         for option in self._modes:
             if group[option] not in ("paper", "reference"):
                 raise ValueError(f"{option} must be 'paper' or 'reference', got {group[option]!r}")
-        for option in ("capturable", "differentiable"):
-            if group.get(option):
-                raise ValueError(f"{name} has no {option}={group[option]!r}: leave it out")
+        if group.get("differentiable"):
+            raise ValueError(f"{name} has no differentiable={group['differentiable']!r}: leave it out")
         if group["foreach"] and group["fused"]:
             raise ValueError("foreach=True and fused=True exclude each other: leave one out")
+        if group.get("capturable") and (group["foreach"] or group["fused"] is False):
+            raise ValueError(
+                f"capturable=True takes torch's fused step, got foreach={group['foreach']} and fused={group['fused']}: "
+                "leave them out"
+            )
 
     def add_anchors(self, depths: Mapping[Any, float]) -> None:
         """Roll parameters back to their present values from now on; ``depths`` maps each to its i/n.
@@ -254,6 +255,26 @@ class OLOROptimizer(Optimizer, ABC):
             )
         return rates if float(group["lr"]) else [0.0] * len(depths)
 
+    def _rates_on_device(self, group: dict[str, Any], parameters: Iterable[Tensor]) -> list[Rate]:
+        """:meth:`rates` where the learning rate may be a tensor on a GPU, whose value is not looked at: nothing waits
+        for it, and a captured graph follows it. A rollback that diverges is not noticed then.
+        """
+        depths = [self.anchors[p].depth if p in self.anchors else None for p in parameters]
+        lr = group["lr"]
+        if not isinstance(lr, Tensor) or all(depth is None for depth in depths):
+            return [*self._rates_at(group, depths)]
+        options = group["rollback_input"], group["rollback_output"], group["rollback_power"]
+        at_base = [
+            0.0 if depth is None else self._scale({**group, "lr": group["base_lr"]}) * rollback_rate(depth, *options)
+            for depth in depths
+        ]
+        if self._follows_lr(group):
+            factor = torch.where(lr == group["base_lr"], 1.0, lr / (group["base_lr"] * group.get("lr_scale", 1.0)))
+        else:
+            factor = (lr != 0).float()
+        of_rate = {rate: factor * rate for rate in set(at_base) if rate}
+        return [of_rate.get(rate, 0.0) for rate in at_base]
+
     def _follows_lr(self, group: dict[str, Any]) -> bool:
         """Whether lambda is relative to the learning rate (F12)."""
         return bool(group["rollback_decay"] == "reference")
@@ -292,7 +313,7 @@ class OLOROptimizer(Optimizer, ABC):
         return loss
 
     @torch._disable_dynamo
-    def _checked_work(self) -> list[tuple[dict[str, Any], list[Tensor], list[dict[str, Any]], list[float]]]:
+    def _checked_work(self) -> list[tuple[dict[str, Any], list[Tensor], list[dict[str, Any]], list[Rate]]]:
         """Per group, the arguments of :meth:`_step_group`: checked for all groups before any is changed."""
         self._attach()
         if not any(p in self.anchors for group in self.param_groups for p in group["params"]):
@@ -306,16 +327,14 @@ class OLOROptimizer(Optimizer, ABC):
             params = [p for p in group["params"] if p.grad is not None]
             if any(p.grad.is_sparse for p in params):
                 raise ValueError(f"{type(self).__name__} takes dense gradients only: make the layer with sparse=False")
-            if group["fused"] and not all(p.is_floating_point() for p in params):
+            options = {**group, **_kind_of_step(group, params)}
+            if options["fused"] and not all(p.is_floating_point() for p in params):
                 raise ValueError("fused=True is for real floating-point parameters only: leave it out")
-            options = group
-            if group["foreach"] is None:
-                same = len({(type(p), p.device, p.dtype) for p in params}) == 1
-                options = {**group, "foreach": same and not group["fused"] and not isinstance(group["lr"], Tensor)}
-            elif group["foreach"]:
-                # torch's fused steps do not take it as a tensor
-                options = {**group, "lr": float(group["lr"])}
-            work.append((options, params, self.rates(group, params)))
+            if options["foreach"]:
+                # torch's foreach steps do not take it as a tensor
+                options["lr"] = float(options["lr"])
+            of_group = self._rates_on_device if group["capturable"] else self.rates
+            work.append((options, params, [*of_group(group, params)]))
         for options, params, _ in work:
             for p in params:
                 self._fill_state(options, p)
@@ -339,15 +358,19 @@ class OLOROptimizer(Optimizer, ABC):
 
     @abstractmethod
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[Rate]
     ) -> None:
         """Train and roll back the parameters of a group that have a gradient."""
 
     @torch._disable_dynamo
     def _roll_back(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[Rate]
     ) -> None:
-        rated = [(p, state, rate) for p, state, rate in zip(params, states, rates, strict=True) if rate]
+        rated = [
+            (p, state, rate)
+            for p, state, rate in zip(params, states, rates, strict=True)
+            if isinstance(rate, Tensor) or rate
+        ]
         for p, state, rate in rated:
             if "remainder" in state:
                 _roll_back_exactly(p, state["anchor"], rate, state["remainder"])
@@ -356,7 +379,7 @@ class OLOROptimizer(Optimizer, ABC):
             [p for p, _, _ in rated],
             [state["anchor"] for _, state, _ in rated],
             [rate for _, _, rate in rated],
-            group["foreach"] or group["fused"],
+            (group["foreach"] or group["fused"]) and not any(isinstance(rate, Tensor) for _, _, rate in rated),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -436,6 +459,25 @@ class OLOROptimizer(Optimizer, ABC):
         return {**super().__getstate__(), "anchors": self.anchors, "_waiting": self._waiting}  # type: ignore[misc]
 
 
+def _kind_of_step(group: dict[str, Any], params: Sequence[Tensor]) -> dict[str, bool]:
+    """``fused`` and ``foreach`` of a group's step, where neither was asked for: see :class:`OLORAdam`."""
+    fused, foreach = group["fused"], group["foreach"]
+    if group["capturable"]:
+        fused = True
+    same = len({(type(p), p.device, p.dtype) for p in params}) == 1
+    if fused is None and not foreach:
+        fused = (
+            foreach is None
+            and same
+            and type(params[0]) in (Tensor, nn.Parameter)
+            and params[0].dtype in (torch.float32, torch.float64)
+            and params[0].device.type in _get_fused_kernels_supported_devices()
+        )
+    if foreach is None:
+        foreach = same and not fused and not isinstance(group["lr"], Tensor)
+    return {"fused": bool(fused), "foreach": bool(foreach)}
+
+
 def _placed_like(value: Tensor, parameter: Tensor) -> Tensor:
     """``value`` with the device, dtype and sharding of ``parameter``: models move after their optimizers were made."""
     if (value.device, value.dtype) != (parameter.device, parameter.dtype):
@@ -460,7 +502,8 @@ def _checked_depth(depth: float) -> float:
 
 
 class OLORSGD(OLOROptimizer):
-    """SGD with rollback. Without any rollback it is ``torch.optim.SGD``, bit for bit.
+    """SGD with rollback. Without any rollback it is ``torch.optim.SGD(fused=True)``, bit for bit, and without ``fused``
+    the plain one.
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta.
@@ -486,10 +529,16 @@ class OLORSGD(OLOROptimizer):
         by it) it is the rate before that factor, so lambda does not depend on it.
     :param nesterov: torch's Nesterov momentum; needs ``momentum`` and ``momentum_average="paper"``.
     :param maximize: go up the gradient, not down.
-    :param foreach: one call for many tensors; by default if all tensors of a group have the same type, device and
-        dtype.
-    :param fused: torch's fused step, then the rollback.
-    :param capturable: refused, as is ``differentiable``: lambda is computed outside the graph.
+    :param fused: torch's fused step, then the rollback of all tensors in one call. By default if all tensors of a
+        group have the same type, device and dtype, which is float32 or float64. Its sums are rounded in another order
+        than those of the other two, so results differ by some 1e-7 of a weight in float32.
+    :param foreach: torch's step for many tensors at once; by default where ``fused`` is ``False``, or the dtype has 16
+        bits, and all tensors of a group have the same type, device and dtype. With neither: one tensor after the
+        other.
+    :param capturable: the step can be captured in a CUDA graph: it is the fused one, and a learning rate given as a
+        tensor is never read by the CPU, so nothing waits for the GPU. That lambda is at most 2, and ``base_lr`` large
+        enough, is then checked only when the optimizer is made or loaded.
+    :param differentiable: refused.
     :raises ValueError: an option is out of its range or refused, lambda > 2, or there is nothing to roll back.
     """
 
@@ -562,7 +611,7 @@ class OLORSGD(OLOROptimizer):
             self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[Rate]
     ) -> None:
         momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
         grads = [p.grad for p in params if p.grad is not None]
@@ -574,19 +623,26 @@ class OLORSGD(OLOROptimizer):
         buffers: list[Tensor | None] = [state.get("momentum_buffer") if momentum else None for state in states]
         if group["gradient_damping"] == "reference":
             self._roll_back(group, params, states, rates)
-        sgd(
-            params,
-            grads,
-            buffers,
-            foreach=group["foreach"],
-            fused=bool(group["fused"]),
-            weight_decay=0.0,
-            momentum=momentum,
-            lr=group["lr"],
-            dampening=momentum if averaged else 0.0,
-            nesterov=group["nesterov"],
-            maximize=False,
-        )
+        started = [buffer is not None for buffer in buffers]
+        # torch's fused step begins all momenta or none, but a parameter may get its first gradient later than others
+        for now in {False, True} if group["fused"] and any(started) and not all(started) else {None}:
+            chosen = [i for i, has_begun in enumerate(started) if now in (None, has_begun)]
+            of_chosen = [buffers[i] for i in chosen]
+            sgd(
+                [params[i] for i in chosen],
+                [grads[i] for i in chosen],
+                of_chosen,
+                foreach=group["foreach"],
+                fused=group["fused"],
+                weight_decay=0.0,
+                momentum=momentum,
+                lr=group["lr"],
+                dampening=momentum if averaged else 0.0,
+                nesterov=group["nesterov"],
+                maximize=False,
+            )
+            for i, buffer in zip(chosen, of_chosen, strict=True):
+                buffers[i] = buffer
         if group["gradient_damping"] == "paper":
             self._roll_back(group, params, states, rates)
         if momentum:
@@ -595,7 +651,8 @@ class OLORSGD(OLOROptimizer):
 
 
 class OLORAdam(OLOROptimizer):
-    """Adam with rollback. Without any rollback it is ``torch.optim.Adam``, bit for bit.
+    """Adam with rollback. Without any rollback it is ``torch.optim.Adam(fused=True)``, bit for bit, and without
+    ``fused`` the plain one.
 
     :param params: parameters, or groups of them; each option below can be given per group.
     :param lr: learning rate eta; the paper's is 1e-4 for a ViT.
@@ -616,10 +673,16 @@ class OLORAdam(OLOROptimizer):
         by it) it is the rate before that factor, so lambda does not depend on it.
     :param amsgrad: divide by the largest running mean of the squares so far.
     :param maximize: go up the gradient, not down.
-    :param foreach: one call for many tensors; by default if all tensors of a group have the same type, device and
-        dtype.
-    :param fused: torch's fused step, then the rollback.
-    :param capturable: refused, as is ``differentiable``: lambda is computed outside the graph.
+    :param fused: torch's fused step, then the rollback of all tensors in one call. By default if all tensors of a
+        group have the same type, device and dtype, which is float32 or float64. Its sums are rounded in another order
+        than those of the other two, so results differ by some 1e-7 of a weight in float32.
+    :param foreach: torch's step for many tensors at once; by default where ``fused`` is ``False``, or the dtype has 16
+        bits, and all tensors of a group have the same type, device and dtype. With neither: one tensor after the
+        other.
+    :param capturable: the step can be captured in a CUDA graph: it is the fused one, and a learning rate given as a
+        tensor is never read by the CPU, so nothing waits for the GPU. That lambda is at most 2, and ``base_lr`` large
+        enough, is then checked only when the optimizer is made or loaded.
+    :param differentiable: refused.
     :raises ValueError: an option is out of its range or refused, lambda > 2, or there is nothing to roll back.
     """
 
@@ -681,11 +744,14 @@ class OLORAdam(OLOROptimizer):
             state["step"] = torch.zeros((), dtype=_get_scalar_dtype(group["fused"]), device=device)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
+        elif group["fused"] and (state["step"].device, state["step"].dtype) != (parameter.device, torch.float32):
+            # of a state that another kind of step has left
+            state["step"] = state["step"].to(parameter.device, torch.float32)
         if group["amsgrad"] and "max_exp_avg_sq" not in state:
             state["max_exp_avg_sq"] = torch.zeros_like(parameter)
 
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[float]
+        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[Rate]
     ) -> None:
         beta1, beta2 = group["betas"]
         adam(
@@ -696,7 +762,7 @@ class OLORAdam(OLOROptimizer):
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
             [state["step"] for state in states],
             foreach=group["foreach"],
-            fused=bool(group["fused"]),
+            fused=group["fused"],
             has_complex=any(p.is_complex() for p in params),
             amsgrad=group["amsgrad"],
             beta1=beta1,

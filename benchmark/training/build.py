@@ -239,7 +239,7 @@ def make_strategy(
     foreign = [call("plugin", plugin) for plugin in external.plugins]
     return strategy(
         model=model,
-        optimizer=_optimizer(config, model),
+        optimizer=_optimizer(config, model, device),
         criterion=_loss(config),
         train_mb_size=config.batch_size,
         train_epochs=config.epochs,
@@ -366,7 +366,7 @@ def _loss(config: Config) -> Any:
     return EntropyPenaltyLoss(restrict)
 
 
-def _optimizer(config: Config, model: ContinualModel) -> Optimizer:
+def _optimizer(config: Config, model: ContinualModel, device: str) -> Optimizer:
     groups = _groups(config, model)
     if config.external and config.external.optimizer:
         return call("optimizer", config.external.optimizer, groups)
@@ -375,6 +375,9 @@ def _optimizer(config: Config, model: ContinualModel) -> Optimizer:
         rollback: dict[str, Any] = {
             f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")
         }
+        if device == "cpu":
+            # torch's fused step rounds in another order than the runs on record, which a CPU can repeat bit for bit
+            rollback["fused"] = False
         if config.optimizer == "adam":
             return OLORAdam(groups, depths=depths, **rollback)
         switches: dict[str, Any] = {name: getattr(config.olor, name) for name in OLOR_SGD_ONLY}

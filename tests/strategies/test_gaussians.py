@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reclaim.strategies.gaussians import ClassGaussians, CovarianceKind, FullCovariance, fit_gaussian
+from reclaim.strategies.gaussians import WIDE, ClassGaussians, CovarianceKind, FullCovariance, fit_gaussian
 from torch import Tensor
 
 torch.set_num_threads(1)
@@ -33,6 +33,39 @@ def test_fit_is_the_mean_and_the_unbiased_covariance_in_double_precision() -> No
     torch.testing.assert_close(gaussian.mean, x.mean(dim=0))
     assert gaussian.mean.dtype == gaussian.covariance.dtype == torch.float32
     assert gaussian.experience == 3
+
+
+@pytest.mark.parametrize("dim", [WIDE + 1, 400])
+@pytest.mark.parametrize("ridge", [0.0, 0.5])
+def test_a_wide_covariance_is_that_of_double_precision(dim: int, ridge: float) -> None:
+    x = torch.randn(60, dim, generator=torch.Generator().manual_seed(0)) + 10
+    covariance = fit_gaussian(x, ridge).covariance
+    torch.testing.assert_close(
+        covariance, (torch.cov(x.double().T) + ridge * torch.eye(dim)).float(), rtol=0, atol=1e-5
+    )
+    assert torch.equal(covariance, covariance.T)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0])
+def test_wide_features_are_drawn_with_the_whole_factor(ridge: float) -> None:
+    """With a triangular one, and, where there is none without a ridge, with another."""
+    kept = fit_gaussian(features_of(100, 300), ridge).kept
+    assert isinstance(kept, FullCovariance)
+    assert bool(kept.factor.triu(1).any()) == (ridge == 0)
+    mean, noise = torch.randn(300), torch.randn(7, 300)
+    drawn = kept.draw(mean, noise, torch.Generator())
+    torch.testing.assert_close(drawn, mean + noise @ kept.factor.T, rtol=1e-4, atol=1e-3)
+
+
+def test_classes_are_fitted_to_their_own_rows_wherever_they_stand() -> None:
+    x, y = features_of(40, 3), torch.tensor([7, 2, 9, 2]).repeat(10)
+    gaussians = ClassGaussians()
+    gaussians.fit(x, y)
+    assert gaussians.classes == [2, 7, 9]
+    for c in gaussians.classes:
+        alone = fit_gaussian(x[y == c], 1e-4)
+        assert torch.equal(gaussians[c].mean, alone.mean)
+        assert torch.equal(gaussians[c].covariance, alone.covariance)
 
 
 def test_ridge_is_added_to_the_diagonal_and_on_by_default() -> None:

@@ -109,3 +109,54 @@ def test_bad_weights() -> None:
     for progress in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=rf"progress must be in \[0, 1\], got {progress}"):
             annealing_weight(progress)
+
+
+# Many classes: other operations, the same loss
+
+OF_ENTROPY: list[Loss] = [
+    focal_loss,
+    partial(focal_loss, gamma=0.5),
+    partial(focal_loss, gamma=0.0),
+    partial(label_smoothing_loss, smoothing=0.1),
+    partial(confidence_penalty_loss, beta=3.0),
+    entropy_penalty_loss,
+]
+
+
+def derivatives(loss_function: Loss, logits: Tensor, targets: Tensor, second: bool = False) -> list[Tensor]:
+    """The loss, its gradient, and that of the gradient's square."""
+    own = logits.clone().requires_grad_()
+    loss = loss_function(own, targets)
+    (gradient,) = torch.autograd.grad(loss, own, create_graph=second)
+    further = torch.autograd.grad(gradient.square().sum(), own) if second else ()
+    return [loss.detach(), gradient.detach(), *further]
+
+
+@pytest.mark.parametrize("loss_function", OF_ENTROPY)
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float64, 1), (torch.float64, 400), (torch.float32, 3), (torch.float32, 40), (torch.bfloat16, 3)],
+)
+def test_many_classes_have_the_loss_of_few(
+    loss_function: Loss, dtype: torch.dtype, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the target is certain, impossible, or another class is."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (scale * torch.randn(16, 300, generator=generator, dtype=torch.float64)).to(dtype)
+    targets = torch.randint(300, (16,), generator=generator)
+    targets[0], targets[1], targets[2] = logits[0].argmax(), logits[1].argmin(), 4
+    logits[2, 5] = -math.inf
+    twice = dtype == torch.float64 and scale == 1
+    rows = slice(3, None) if twice else slice(None)  # autograd has no second derivative beside -inf
+    fast = derivatives(loss_function, logits[rows], targets[rows], twice)
+    monkeypatch.setattr("reclaim.strategies.losses.FEW_CLASSES", 300)
+    plain = derivatives(loss_function, logits[rows], targets[rows], twice)
+    for ours, theirs in zip(fast, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("loss_function", OF_ENTROPY)
+def test_many_classes_check_their_gradient(loss_function: Loss) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 130, generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda own: loss_function(own, torch.tensor([0, 129])), [logits])

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,16 @@ def test_one_tensor_alone_has_the_rollback_of_the_input(cls: type) -> None:
 # Invariants
 
 
-@pytest.mark.parametrize("foreach", [None, False, True])
+KINDS: list[dict[str, bool]] = [{}, {"fused": False}, {"foreach": False}, {"foreach": True}, {"capturable": True}]
+"""Which of torch's steps an optimizer takes: by default the fused one."""
+
+
+def of_torch(kind: dict[str, bool]) -> dict[str, bool]:
+    """The option with which torch's own optimizer takes the same step, on a CPU."""
+    return {} if "foreach" in kind or "fused" in kind else {"fused": True}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rollback", ["zero rate", "no anchor"])
 @pytest.mark.parametrize(
     ("ours", "torchs", "options"),
@@ -127,17 +137,17 @@ def test_one_tensor_alone_has_the_rollback_of_the_input(cls: type) -> None:
     ],
 )
 def test_without_rollback_it_is_the_base_optimizer(
-    ours: Any, torchs: Any, options: dict[str, Any], rollback: str, foreach: bool | None
+    ours: Any, torchs: Any, options: dict[str, Any], rollback: str, kind: dict[str, bool]
 ) -> None:
     plain, pulled, anchor = parameters(), parameters(), nn.Parameter(torch.ones(1))
     if rollback == "zero rate":
-        optimizer = ours(pulled, depths=evenly(pulled), rollback_input=0.0, foreach=foreach, **options)
+        optimizer = ours(pulled, depths=evenly(pulled), rollback_input=0.0, **kind, **options)
     else:
         optimizer = ours(
-            [{"params": pulled}, {"params": [anchor], "depth": 0.0}], rollback_input=0.5, foreach=foreach, **options
+            [{"params": pulled}, {"params": [anchor], "depth": 0.0}], rollback_input=0.5, **kind, **options
         )
         plain.append(nn.Parameter(torch.ones(1)))
-    base = torchs(plain, **options)
+    base = torchs(plain, **options, **of_torch(kind))
     scheduled = [CosineAnnealingLR(o, 30) for o in (optimizer, base)]
     for seed in range(10):
         for o, scheduler in zip((optimizer, base), scheduled, strict=True):
@@ -721,10 +731,10 @@ def test_depths_wait_for_parameters_that_join_later(cls: Any) -> None:
 def test_a_group_with_one_bad_option_is_not_added_at_all(make: Callable[..., OLOROptimizer]) -> None:
     _, optimizer = make_pair(make)
     late = parameters(1)
-    for options in ({"rollback_input": 7.0, "depth": 0.0}, {"lr": -1.0}, {"depth": math.nan}, {"capturable": True}):
+    for options in ({"rollback_input": 7.0, "depth": 0.0}, {"lr": -1.0}, {"depth": math.nan}, {"differentiable": True}):
         group = {"params": late, **options}
         before = dict(group)
-        with pytest.raises(ValueError, match=r"diverges|lr must be|a depth is|no capturable"):
+        with pytest.raises(ValueError, match=r"diverges|lr must be|a depth is|no differentiable"):
             optimizer.add_param_group(group)
         assert group == before
         assert len(optimizer.param_groups) == 1
@@ -953,7 +963,7 @@ def test_a_rate_above_base_lr_warns_once(cls: Any) -> None:
 # torch's options
 
 
-@pytest.mark.parametrize("foreach", [None, False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("ours", "torchs", "options"),
     [
@@ -965,32 +975,135 @@ def test_a_rate_above_base_lr_warns_once(cls: Any) -> None:
         (OLORAdam, torch.optim.Adam, {"lr": torch.tensor(0.1)}),
     ],
 )
-def test_torchs_options_are_torchs(ours: Any, torchs: Any, options: dict[str, Any], foreach: bool | None) -> None:
+def test_torchs_options_are_torchs(ours: Any, torchs: Any, options: dict[str, Any], kind: dict[str, bool]) -> None:
     plain, pulled = parameters(), parameters()
-    take_steps(ours(pulled, depths=evenly(pulled), rollback_input=0.0, foreach=foreach, **options))
-    if foreach:  # with which torch's take no tensor
+    take_steps(ours(pulled, depths=evenly(pulled), rollback_input=0.0, **kind, **options))
+    if kind.get("foreach"):  # with which torch's take no tensor
         options = {**options, "lr": float(options["lr"])}
-    take_steps(torchs(plain, **options, foreach=foreach))
+    take_steps(torchs(plain, **options, **of_torch(kind)))
     assert_same(pulled, plain)
 
 
-@pytest.mark.parametrize(("ours", "torchs"), [(OLORSGD, torch.optim.SGD), (OLORAdam, torch.optim.Adam)])
-def test_fused_is_torchs_fused(ours: Any, torchs: Any) -> None:
-    options: dict[str, Any] = {"lr": 0.1, "fused": True, **({"momentum": 0.9} if ours is OLORSGD else {})}
-    plain, pulled, rolled, loop = parameters(), parameters(), parameters(), parameters()
-    take_steps(ours(pulled, depths=evenly(pulled), rollback_input=0.0, **options))
-    take_steps(torchs(plain, **options))
-    assert_same(pulled, plain)
-    take_steps(ours(rolled, depths=evenly(rolled), rollback_input=0.4, **options))
-    take_steps(ours(loop, depths=evenly(loop), rollback_input=0.4, **{**options, "fused": False}))
-    for p, q in zip(rolled, loop, strict=True):
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_the_fused_step_is_the_loop_but_for_rounding(data: st.DataObject) -> None:
+    make = data.draw(st.sampled_from([*MAKERS, partial(OLORSGD, momentum=0.9, momentum_average="reference")]))
+    options = {
+        "rollback_input": data.draw(st.floats(0, 1)),
+        "rollback_decay": data.draw(st.sampled_from(["paper", "reference"])),
+    }
+    fused, loop = parameters(), parameters()
+    optimizer = make(fused, 0.05, evenly(fused), **options)
+    take_steps(optimizer, 1)
+    take_steps(make(loop, 0.05, evenly(loop), foreach=False, **options), 1)
+    for p, q in zip(fused, loop, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    assert optimizer.param_groups[0]["fused"] is None  # state_dict does not tell what was chosen
+
+
+@pytest.mark.parametrize("make", [*MAKERS, partial(OLORAdam, amsgrad=True)])
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_state_of_another_kind_of_step_resumes(make: Callable[..., OLOROptimizer], kind: dict[str, bool]) -> None:
+    straight, before = parameters(), parameters()
+    take_steps(make(straight, 0.05, evenly(straight), rollback_input=0.5))
+    first = make(before, 0.05, evenly(before), rollback_input=0.5, **kind)
+    take_steps(first, 4)
+    saved = copy.deepcopy(first.state_dict())
+    for group in saved["param_groups"]:
+        group.update(fused=None, foreach=None, capturable=False)
+    after = parameters()
+    for p, q in zip(after, before, strict=True):
+        p.data.copy_(q)
+    second = make(after, 0.05, evenly(after), rollback_input=0.5)
+    second.load_state_dict(saved)
+    assert {k: set(v) for k, v in second.state_dict()["state"].items()} == {
+        k: set(v) for k, v in saved["state"].items()
+    }
+    take_steps(second, 10, first=4)
+    for p, q in zip(after, straight, strict=True):
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_first_gradient_may_come_late(nesterov: bool) -> None:
+    """torch's fused SGD alone cannot do it with momentum."""
+    fused, loop = parameters(), parameters()
+    for params, kind in ((fused, {}), (loop, {"foreach": False})):
+        options = {"momentum": 0.9, "nesterov": nesterov, "rollback_input": 0.1, **kind}
+        optimizer = OLORSGD(params, 0.05, evenly(params), **options)
+        for seen in (2, 4):
+            for seed in range(3):
+                generator = torch.Generator().manual_seed(seed)
+                for p in params[:seen]:
+                    p.grad = torch.randn(p.shape, generator=generator)
+                optimizer.step()
+    for p, q in zip(fused, loop, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+# Graphs of a GPU: capturable
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (OLORAdam, {}),
+        (OLORAdam, {"rollback_decay": "paper"}),
+        (OLORSGD, {"momentum": 0.9}),
+        (OLORSGD, {"momentum": 0.9, "gradient_damping": "reference", "base_lr": 0.2}),
+        (OLORSGD, {"lr_factor": "reference", "base_lr": 1.0}),
+    ],
+)
+def test_a_capturable_step_follows_a_learning_rate_in_a_tensor(
+    make: Callable[..., OLOROptimizer], options: dict[str, Any]
+) -> None:
+    rate, with_tensor, with_number = torch.tensor(0.1), parameters(), parameters()
+    one = make(with_tensor, rate, evenly(with_tensor), rollback_input=0.4, capturable=True, **options)
+    other = make(with_number, 0.1, evenly(with_number), rollback_input=0.4, **options)
+    for lr in (0.1, 0.05, 0.0, 0.02):
+        rate.fill_(lr)
+        other.param_groups[0]["lr"] = lr
+        for optimizer in (one, other):
+            take_steps(optimizer, 2, seed=int(1000 * lr))
+    for p, q in zip(with_tensor, with_number, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_capturable_step_heeds_lr_scale_as_others_do(scheduled: bool) -> None:
+    (param,) = parameters(1)
+    optimizer = OLORAdam(
+        [{"params": [param], "lr_scale": 0.5, "depth": 0.0}], torch.tensor(0.1), rollback_input=0.4, capturable=True
+    )
+    group = optimizer.param_groups[0]
+    if scheduled:
+        group["lr"] = torch.tensor(0.05 * 0.5)
+    assert float(optimizer._rates_on_device(group, [param])[0]) == pytest.approx(optimizer.rates(group, [param])[0])
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_capturable_step_waits_for_no_gpu(cls: Any, capturable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values, to read one of which is an error. torch's own step, which has no form for them, is
+    left out.
+    """
+    for step in ("adam", "sgd"):
+        monkeypatch.setattr(f"reclaim.strategies.olor.{step}", lambda *args, **kwargs: None)
+    params = [nn.Parameter(torch.empty(3, 4, device="meta", dtype=t)) for t in (torch.float32, torch.bfloat16)]
+    groups = [{"params": [p], "depth": 0.5} for p in params]
+    optimizer = cls(groups, lr=0.1, capturable=capturable, **({"momentum": 0.9} if cls is OLORSGD else {}))
+    for group, p in zip(optimizer.param_groups, params, strict=True):
+        group["lr"], p.grad = torch.empty((), device="meta"), torch.empty_like(p)
+    for _ in range(2):
+        with nullcontext() if capturable else pytest.raises(RuntimeError, match="meta"):
+            optimizer.step()
 
 
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [
-        (OLORAdam, {"capturable": True}, "OLORAdam has no capturable=True"),
+        (OLORAdam, {"capturable": True, "fused": False}, "capturable=True takes torch's fused step, got.* fused=False"),
+        (OLORSGD, {"capturable": True, "foreach": True}, "capturable=True takes torch's fused step, got foreach=True"),
         (OLORSGD, {"differentiable": True}, "OLORSGD has no differentiable=True"),
         (OLORAdam, {"foreach": True, "fused": True}, "exclude each other"),
         (OLORSGD, {"nesterov": True}, "nesterov=True needs a momentum"),

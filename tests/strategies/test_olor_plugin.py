@@ -102,7 +102,7 @@ def test_the_rollback_works_through_a_whole_stream(cls: Any) -> None:
     frozen, _ = fine_tune(cls, [], rollback_input=1.0, rollback_output=1.0)
     assert_same(backbone_of(frozen), pretrained)
     free, _ = fine_tune(cls, [], rollback_input=0.0)
-    base, _ = fine_tune({OLORSGD: torch.optim.SGD, OLORAdam: torch.optim.Adam}[cls], [])
+    base, _ = fine_tune({OLORSGD: torch.optim.SGD, OLORAdam: torch.optim.Adam}[cls], [], fused=True)
     assert_same(list(free.parameters()), list(base.parameters()))
     assert not torch.equal(backbone_of(free)[0], pretrained[0])
 

@@ -1,0 +1,66 @@
+"""The table of docs/performance.md, from what pytest-benchmark saved of test_speed.py: `make speed`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from ..files import write_text
+
+BEGIN, END = "<!-- make speed: begin -->", "<!-- make speed: end -->"
+
+
+def table(saved: dict[str, Any]) -> str:
+    """Markdown: a row for each measurement, and the machine.
+
+    :param saved: the content of pytest-benchmark's JSON.
+    :raises ValueError: it holds no measurement of test_speed.py.
+    """
+    found = [benchmark["extra_info"] for benchmark in saved["benchmarks"] if "ratio" in benchmark["extra_info"]]
+    if not found:
+        raise ValueError("no measurement of test_speed.py in the file: make it with `make speed`")
+    rows = []
+    for item in found:
+        lower, upper = item["interval"]
+        goal = item["goal"]
+        verdict = "" if goal is None else "met" if item["ratio"] <= goal else "**missed**"
+        rows.append(
+            [
+                item["what"],
+                item["than"],
+                f"{item['ratio']:.2f} [{lower:.2f}, {upper:.2f}]",
+                "-" if goal is None else f"{goal:.2g}",
+                verdict,
+            ]
+        )
+    header = ["this", "compared with", "ratio [95% interval]", "goal", ""]
+    machine = saved["machine_info"]
+    versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
+    load = max(item["load"] for item in found)
+    where = (
+        f"{machine.get('cpu', {}).get('brand_raw', machine.get('processor') or machine['machine'])}, one thread, "
+        f"Python {machine['python_version']}, {versions}, {saved['datetime'][:10]}; processes running or waiting per "
+        f"core meanwhile: up to {load:.1f}."
+    )
+    return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{where}"
+
+
+def put(page: str, text: str) -> str:
+    """The page with the text between its two marks.
+
+    :raises ValueError: it has not each mark once, in order.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+    if len(pattern.findall(page)) != 1:
+        raise ValueError(f"the page needs the lines {BEGIN} and {END}, once each")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page)
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    write_text(target, put(target.read_text("utf-8"), table(json.loads(source.read_text("utf-8")))))
