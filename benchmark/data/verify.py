@@ -27,7 +27,7 @@ def read_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
 
     :param verify: also check the counts against the catalogue, test images against training images and, if the images
         are in one file (CIFAR, SVHN), its MD5 against the published one. Use ``False`` only for small or synthetic data
-        that you made yourself: CIFAR's files are pickles, which can run code.
+        that you made yourself.
     :raises ValueError: something is missing or damaged, a count is wrong, or test images are training images; names it
         and the remedy. Nothing is changed.
     """
