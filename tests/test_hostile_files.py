@@ -88,7 +88,7 @@ def test_unverified_cifar_runs_nothing(name: str, kind: str, tmp_path: Path) -> 
     batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
     for file in batches if name == "cifar10" else ["train", "test", "meta"]:
         (folder / file).write_bytes(pickle.dumps(PICKLES[kind]))
-    with pytest.raises(ValueError, match="does not contain CIFAR-.*, which is neither a list nor an array"):
+    with pytest.raises(ValueError, match=r"does not contain CIFAR-.*, which is neither a list nor an array"):
         read_images(name, tmp_path, verify=False)
     assert not (tmp_path / "harmed").exists()
 

@@ -2,8 +2,8 @@
 
 What pickle would write as an instruction ("import this name, call it") is here the name of something that the reader
 must already hold: a class or function of its own graph of the same kind (:func:`code_in`). Any other name is refused.
-Objects are made with ``__new__`` and get their attributes. Nothing that the file names is imported or called, except the
-``__setstate__`` of such a class, as that of torch's optimizers.
+Objects are made with ``__new__`` and get their attributes. Nothing that the file names is imported or called, except
+the ``__setstate__`` of such a class, as that of torch's optimizers.
 
 Objects, tensors and memory of tensors that were shared are shared again. Every object is a node, a list that begins
 with its kind; a reference to node n is ``[n]``; None, truth values, numbers and texts stand for themselves.
@@ -340,9 +340,8 @@ class _Decoder:
         tensor = torch.empty(0, dtype=kind, device=memory.device)
         return tensor.set_(memory, offset, tuple(shape), tuple(stride)).requires_grad_(grad)  # type: ignore[call-overload]
 
-    def _parameter_(self, *parts: Any) -> nn.Parameter:
-        *layout, grad, attributes = parts
-        return nn.Parameter(self._tensor_(*layout, False, attributes), grad)
+    def _parameter_(self, storage: int, dtype: str, offset: int, shape: Any, stride: Any, grad: bool, _: Any) -> Tensor:
+        return nn.Parameter(self._tensor_(storage, dtype, offset, shape, stride, False, _), grad)
 
     # what has parts that are made before
 
