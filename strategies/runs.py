@@ -30,8 +30,8 @@ class Owner:
         self._objects = [weakref.ref(thing) for thing in objects]
         return changes
 
-    def __reduce__(self) -> tuple[type[Owner], tuple[()]]:
-        return Owner, ()
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_objects": []}
 
 
 def experiences_before(strategy: Any) -> int:

@@ -61,7 +61,7 @@ from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
 from ..files import asset
 from .components import call
-from .step import LateFirstStep, Stepwise, compile_backbone
+from .step import LateFirstStep, Stepwise
 
 EVAL_BATCH = 500
 STEP_AT, STEP_FACTOR = 0.8, 0.1  # "step": SLCA's decay after epoch 40 of 50
@@ -176,8 +176,6 @@ def make_model(config: Config, backbone: nn.Module, n_classes: int = 0) -> Conti
         attach_inflora(model, blocks, config.inflora.rank)
     if config.images:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # halves what convolutions take on the CPU
-    if config.compile:
-        compile_backbone(model)
     return model
 
 
@@ -410,7 +408,7 @@ def _fresh_optimizer(config: Config) -> FreshOptimizer:
     return FreshOptimizer()
 
 
-# functions at module level, because checkpoints pickle them
+# functions at module level, because checkpoints name them
 
 
 def _steps(optimizer: Optimizer, epochs: int, milestones: Sequence[int]) -> MultiStepLR:

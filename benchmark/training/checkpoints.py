@@ -2,24 +2,22 @@
 gives the same bits as an uninterrupted one.
 
 A checkpoint contains the whole strategy between two epochs or experiences (model, optimizer, all state of plugins,
-Avalanche's clock) and the states of the random number generators. It is a single pickle, so that shared objects stay
-shared: the optimizer refers to the model's parameters, and tensors that shared memory still do. The benchmark and its
-images are not included. The resumed run makes its own, and the pickle refers to them by number.
+Avalanche's clock) and the states of the random number generators, as JSON and tensors (:mod:`.states`): shared objects
+stay shared, the optimizer refers to the model's parameters. There is no code in it, and none of it is run: it names
+classes and functions that the resumed run holds itself. The benchmark and its images are not included, either. The
+resumed run makes its own, and the checkpoint refers to them by number.
 
-File format: a line that identifies the format, a line of JSON that identifies the run, the pickle, the bytes of the
-tensors, and the SHA-256 of all that. A file that is damaged or belongs to another run is reported and not unpickled.
-The hash protects against accidents only: **unpickling runs code from the file**, so protect the folder like your own
-code, and do not put other people's files there.
+File format: a line that identifies the format, a line of JSON that identifies the run, the objects as JSON, the bytes
+of the tensors, and the SHA-256 of all that. A file that is damaged or belongs to another run is reported and not used.
+The checkpoint before the last one is kept, and used when the last one cannot be.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
-import pickle
 import random
 import time
 import warnings
@@ -32,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from torch import Tensor
 
 from ..files import replacing
 from ..records.provenance import MACHINE, PACKAGES, provenance
-from .runtime import set_aside, unfinished
+from .runtime import previous, set_aside, unfinished
+from .states import StateError, code_in, decode, encode
 
-MAGIC = b"reclaim checkpoint 1\n"
+MAGIC = b"reclaim checkpoint 2\n"
 
 
 class Checkpoint(SupervisedPlugin[Any]):
@@ -46,8 +44,8 @@ class Checkpoint(SupervisedPlugin[Any]):
     after Avalanche's clock.
 
     It writes after an epoch if the last checkpoint is old enough. The caller calls :meth:`save` after each experience.
-    A new file is written next to the old one and replaces it when complete. If writing fails, it warns and the run
-    continues without a checkpoint.
+    A new file is written next to the old one and replaces it when complete; the old one is kept as the previous one. If
+    writing fails, it warns and the run continues without a checkpoint.
 
     :param path: of the file, see :meth:`~reclaim.benchmark.training.runtime.Setup.checkpoint_of`; ``None``: nothing is
         written or read.
@@ -55,6 +53,7 @@ class Checkpoint(SupervisedPlugin[Any]):
     :param benchmark: Avalanche's benchmark, made in the same way as for the checkpoint; likewise ``held_out``, if a
         separate one is used to choose an epoch.
     :param minutes: minimum time between two checkpoints within an experience.
+    :param outside: what is in the strategy and not in its checkpoints: the resumed run has its own.
     """
 
     def __init__(
@@ -65,92 +64,110 @@ class Checkpoint(SupervisedPlugin[Any]):
         device: str = "cpu",
         minutes: float = 5.0,
         held_out: Any = None,
+        outside: Sequence[Any] = (),
     ) -> None:
         super().__init__()
         self.path, self.minutes = path, minutes
         self._device = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
         self._run: dict[str, Any] = {}
         self._landmarks: list[Any] = []
+        self._experiences: list[Any] = []
+        self._code: Mapping[str, Any] = {}
         if path:
             self._run = json.loads(json.dumps({**run, "device": str(self._device), **_surroundings(device)}))
             benchmarks = [benchmark] if held_out is None else [benchmark, held_out]
-            self._landmarks = [self, *(thing for b in benchmarks for thing in (b, *b.streams.values(), *_images(b)))]
+            images = [thing for b in benchmarks for thing in (b, *b.streams.values(), *_images(b))]
+            self._landmarks = [self, *outside, *images]
+            self._experiences = [e for b in benchmarks for s in b.streams.values() for e in s]
         self._written = time.monotonic()
 
-    def load(self) -> Any | None:
-        """The strategy as saved, including this plugin; also restores the random number generators. ``None`` if there
-        is no checkpoint.
+    def load(self, strategy: Any) -> Any:
+        """The strategy as saved, including this plugin; also restores the random number generators. Without a
+        checkpoint, or with unusable ones, the strategy as it was given.
 
-        For a file that is damaged or belongs to another run it warns and returns ``None``. The file is kept under
-        another name.
+        It warns of files that are damaged or belong to another run, and keeps the last of them under another name.
 
-        :raises OSError: the file cannot be read, or there is not enough memory for it. Nothing is lost; try again.
+        :param strategy: made anew, with this plugin. A checkpoint may name the classes and functions of it and
+            of the experiences.
+        :raises OSError: a file cannot be read, or there is not enough memory for it. Nothing is lost; try again.
         """
-        if self.path is None or not self.path.exists():
-            return None
+        if self.path is None:
+            return strategy
         try:
-            strategy, states = self._read(self.path)
-            _set_random_states(states, self._device)
-        except (OSError, MemoryError, torch.OutOfMemoryError):
-            raise  # may be temporary; the checkpoint may be good
-        except Exception as error:  # a pickle can fail in any way
-            reason = (
-                str(error) if isinstance(error, _UnusableError) else f"cannot be read ({type(error).__name__}: {error})"
-            )
-            aside = set_aside(self.path)
-            os.replace(self.path, aside)
-            warnings.warn(
-                f"the checkpoint {self.path} {reason}: the run starts from the beginning; the file is now {aside.name}",
-                stacklevel=2,
-            )
-            return None
+            self._code = code_in((strategy, self._experiences, _random_states(self._device)), self._landmarks)
+        except StateError as error:
+            self._give_up(error)
+            return strategy
+        for path, otherwise in (
+            (self.path, "the one before it is used, if there is one"),
+            (previous(self.path), "the run starts from the beginning"),
+        ):
+            if not path.exists():
+                continue
+            try:
+                saved, states = self._read(path)
+                _set_random_states(states, self._device)
+            except (OSError, MemoryError, torch.OutOfMemoryError):
+                raise  # may be temporary; the checkpoint may be good
+            except Exception as error:  # what a file holds can be wrong in any way
+                reason = (
+                    str(error)
+                    if isinstance(error, _UnusableError)
+                    else f"cannot be read ({type(error).__name__}: {error})"
+                )
+                aside = set_aside(self.path)
+                os.replace(path, aside)
+                if path == self.path and not previous(path).exists():
+                    otherwise = "the run starts from the beginning"
+                warnings.warn(
+                    f"the checkpoint {path} {reason}: {otherwise}; the file is now {aside.name}", stacklevel=2
+                )
+            else:
+                return saved
         return strategy
 
     def save(self, strategy: Any) -> None:
         """Write the strategy and the random number generators. Call it between epochs or experiences.
 
-        For one that cannot be pickled it warns once, and no checkpoint is written.
+        For one that cannot be written, because it holds a lambda for instance, it warns once, and no checkpoint is
+        written.
         """
         if self.path is None:
             return
         # drop the last batch: its images and graph
         strategy.mbatch = strategy.mb_output = None
         strategy.loss = strategy._make_empty_loss()
-        stream = io.BytesIO()
-        pickler = _Pickler(stream, self._landmarks)
         try:
-            pickler.dump((strategy, _random_states(self._device)))
-        except (pickle.PicklingError, TypeError, AttributeError) as error:  # which one depends on the object
-            warnings.warn(
-                f"{self.path.stem} cannot be checkpointed ({error}): the run continues without checkpoints; keep only "
-                f"what can be pickled in plugins, losses and models",
-                stacklevel=2,
-            )
-            self.path = None
+            nodes, storages = encode((strategy, _random_states(self._device)), self._landmarks, self._code)
+        except StateError as error:
+            self._give_up(error)
             return
-        header = {
-            "run": self._run,
-            "pickle": stream.tell(),
-            "tensors": [[s.nbytes(), str(s.device)] for s in pickler.storages],
-        }
+        objects = json.dumps(nodes, separators=(",", ":")).encode()
+        header = {"run": self._run, "objects": len(objects), "tensors": [[s.nbytes(), str(s.device)] for s in storages]}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path, unfinished(self.path)) as file:
                 digest = hashlib.sha256()
-                for part in (
-                    MAGIC,
-                    json.dumps(header).encode() + b"\n",
-                    stream.getbuffer(),
-                    *map(_bytes_of, pickler.storages),
-                ):
+                for part in (MAGIC, json.dumps(header).encode() + b"\n", objects, *map(_bytes_of, storages)):
                     file.write(part)
                     digest.update(part)
                 file.write(digest.digest())
+                if self.path.exists():
+                    os.replace(self.path, previous(self.path))  # killed after this: load() takes that one
         except OSError as error:
             warnings.warn(
                 f"cannot write the checkpoint {self.path} ({error}): the run continues without it", stacklevel=2
             )
         self._written = time.monotonic()
+
+    def _give_up(self, error: StateError) -> None:
+        assert self.path
+        warnings.warn(
+            f"{self.path.stem} cannot be checkpointed ({error}): the run continues without checkpoints; keep only data "
+            "and named functions in plugins, losses and models",
+            stacklevel=3,
+        )
+        self.path = None
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if time.monotonic() - self._written >= 60 * self.minutes:
@@ -171,7 +188,7 @@ class Checkpoint(SupervisedPlugin[Any]):
                 )
                 raise _UnusableError(f"belongs to another run ({was})")
             digest = hashlib.sha256(b"".join(lines))
-            sizes = [header["pickle"], *(size for size, _ in header["tensors"])]
+            sizes = [header["objects"], *(size for size, _ in header["tensors"])]
             if path.stat().st_size != file.tell() + sum(sizes) + digest.digest_size:
                 raise _UnusableError("is damaged (its length is wrong)")
             # Allocate with torch: the alignment of its memory may decide which kernels are used, and so the last bits.
@@ -185,7 +202,7 @@ class Checkpoint(SupervisedPlugin[Any]):
         storages = [
             part.to(device).untyped_storage() for part, (_, device) in zip(parts[1:], header["tensors"], strict=True)
         ]
-        return _Unpickler(io.BytesIO(views[0]), self._landmarks, storages).load()
+        return decode(json.loads(views[0].tobytes()), storages, self._landmarks, self._code)
 
 
 def train(strategy: Any, experience: Any, **kwargs: Any) -> None:
@@ -211,54 +228,6 @@ def train(strategy: Any, experience: Any, **kwargs: Any) -> None:
 
 class _UnusableError(Exception):
     """Why a file cannot be used as this run's checkpoint."""
-
-
-class _Pickler(pickle.Pickler):
-    """Replaces landmarks, and the memory of tensors, by numbers. Collects the latter in ``storages``."""
-
-    def __init__(self, stream: io.BytesIO, landmarks: Sequence[Any]) -> None:
-        super().__init__(stream, pickle.HIGHEST_PROTOCOL)
-        self._landmarks = {id(landmark): number for number, landmark in enumerate(landmarks)}
-        self._places: dict[tuple[torch.device, int], int] = {}
-        self.storages: list[torch.UntypedStorage] = []
-
-    def persistent_id(self, thing: Any) -> tuple[str, int] | None:
-        if id(thing) in self._landmarks:
-            return "landmark", self._landmarks[id(thing)]
-        if isinstance(thing, torch.UntypedStorage):
-            place = thing.device, thing.data_ptr()
-            if place not in self._places:
-                self._places[place] = len(self.storages)
-                self.storages.append(thing)
-            return "storage", self._places[place]
-        return None
-
-    def reducer_override(self, thing: Any) -> Any:
-        if (
-            type(thing) is not Tensor
-            or thing.layout is not torch.strided
-            or thing.is_complex()
-            or thing.is_quantized
-            or vars(thing)
-        ):
-            return NotImplemented  # pickled as torch does it
-        layout = thing.storage_offset(), tuple(thing.shape), thing.stride()
-        return _tensor, (thing.untyped_storage(), thing.dtype, layout, thing.requires_grad)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, landmarks: Sequence[Any], storages: Sequence[torch.UntypedStorage]) -> None:
-        super().__init__(stream)
-        self._known = {"landmark": landmarks, "storage": storages}
-
-    def persistent_load(self, number: tuple[str, int]) -> Any:
-        return self._known[number[0]][number[1]]
-
-
-def _tensor(
-    storage: torch.UntypedStorage, dtype: torch.dtype, layout: tuple[Any, Any, Any], requires_grad: bool
-) -> Tensor:
-    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, *layout).requires_grad_(requires_grad)  # type: ignore[call-overload]
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Any:
@@ -290,7 +259,7 @@ def _surroundings(device: str) -> dict[str, Any]:
 
 @functools.cache
 def _code() -> str:
-    """SHA-256 of the sources of both packages. A pickle contains objects of their classes,
+    """SHA-256 of the sources of both packages. A checkpoint contains the state of objects of their classes,
     which other code may interpret differently.
     """
     digest = hashlib.sha256()

@@ -130,9 +130,6 @@ class Ticker(SupervisedPlugin[Any]):
             self._done = done
             self._progress(min(done, self._total), self._total)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
 
 class Effort:
     """Start time of a run, and the time it took, including the time before the checkpoint if it was resumed."""

@@ -95,30 +95,22 @@ def run(
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
-        checkpoint = Checkpoint(path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out)
-        strategy = checkpoint.load()
-        if strategy is None:
-            strategy = make_strategy(
-                config,
-                make_model(config, backbone, stream.n_classes),
-                torch_seed,
-                watching,
-                setup.device,
-                held_out and held_out.test_stream,
-            )
-            strategy.plugins.append(checkpoint)
-        else:
-            (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
-            if config.compile:
-                compile_backbone(strategy.model)  # compiled code is not pickled
+        epochs = max(1, config.epochs)  # of an experience
+        ticker = Ticker(progress or (lambda done, total: None), epochs * len(benchmark.train_stream))
+        checkpoint = Checkpoint(
+            path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out, outside=[ticker]
+        )
+        model = make_model(config, backbone, stream.n_classes)
+        strategy = make_strategy(config, model, torch_seed, watching, setup.device, held_out and held_out.test_stream)
+        strategy.plugins += [checkpoint, ticker]
+        strategy = checkpoint.load(strategy)
+        (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
+        if config.compile:
+            compile_backbone(strategy.model)
         # images transformed on the device are already there and cannot be pinned
         loading = {"num_workers": setup.workers, "pin_memory": False if setup.cache else None}
-        epochs = max(1, config.epochs)  # of an experience
-        strategy.plugins[:] = [plugin for plugin in strategy.plugins if not isinstance(plugin, Ticker)]
-        ticker = Ticker(progress or (lambda done, total: None), epochs * len(benchmark.train_stream))
         within = 0 if strategy.experience is None else strategy.clock.train_exp_epochs  # of one that was begun
         ticker.reach(epochs * strategy.clock.train_exp_counter + within)
-        strategy.plugins.append(ticker)
         for t, experience in enumerate(benchmark.train_stream):
             if t == strategy.clock.train_exp_counter:
                 train(strategy, experience, drop_last=config.drop_last, **loading)

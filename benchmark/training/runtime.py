@@ -25,7 +25,7 @@ class Setup:
     :ivar checkpoint_minutes: minimum time between two checkpoints within an experience. After each experience there is
         one, too.
     :ivar unverified: use data sets without verification, such as small ones of your own: without counting, and without
-        the checksums of files that can run code (CIFAR's are pickles). The record says so.
+        checksums. The record says so.
     :ivar rehearsal: random weights, a few steps and test images per experience, small synthetic data: see
         ``rehearsal.py``.
     """
@@ -46,20 +46,24 @@ class Setup:
         return self.checkpoints and self.checkpoints / f"{recipe}.{stream}.{config_hash}.{seed}.checkpoint"
 
     def discard_checkpoint(self, recipe: str, stream: str, config_hash: str, seed: int) -> None:
-        """Delete this run's checkpoint, including unfinished and unusable ones.
+        """Delete this run's checkpoints, including unfinished and unusable ones.
         Call it when the record is safely stored.
         """
         path = self.checkpoint_of(recipe, stream, config_hash, seed)
         if path:
             with contextlib.suppress(OSError):  # a remaining file does no harm
-                path.unlink(missing_ok=True)
-                unfinished(path).unlink(missing_ok=True)
-                set_aside(path).unlink(missing_ok=True)
+                for file in (path, previous(path), unfinished(path), set_aside(path)):
+                    file.unlink(missing_ok=True)
 
 
 def unfinished(checkpoint: Path) -> Path:
     """Name of a checkpoint while it is being written."""
     return checkpoint.with_suffix(".unfinished")
+
+
+def previous(checkpoint: Path) -> Path:
+    """Name of the checkpoint before the last one."""
+    return checkpoint.with_suffix(".previous")
 
 
 def set_aside(checkpoint: Path) -> Path:

@@ -309,7 +309,7 @@ def test_a_compiled_backbone_is_the_same_model(monkeypatch: pytest.MonkeyPatch) 
         compiled.append(model)
         compile_backbone(model, backend="eager")
 
-    monkeypatch.setattr("reclaim.benchmark.training.build.compile_backbone", compile_traced)
+    monkeypatch.setattr("reclaim.benchmark.training.run.compile_backbone", compile_traced)
     traced = train([*settings, "compile=true"], depth=1)
     assert compiled == [traced.model]
     assert traced.model.backbone._compiled_call_impl is not None
