@@ -564,8 +564,8 @@ class Config:
             )
         if self.images and self.images.size is not None and self.images.protocol not in ("own", "lite"):
             raise ConfigError(
-                f"images.size={self.images.size} is for images.protocol=own or lite, not {self.images.protocol}, whose size is "
-                f"its paper's: leave it out"
+                f"images.size={self.images.size} is for images.protocol=own or lite, not {self.images.protocol}, whose "
+                f"size is its paper's: leave it out"
             )
         if self.images and self.images.size is not None and self.images.size < 1:
             raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")

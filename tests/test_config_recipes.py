@@ -11,12 +11,12 @@ import pytest
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
 from reclaim.benchmark.config import (
-    Images,
     LITE0,
     OLOR_SGD_ONLY,
     Alignment,
     Annealing,
     Config,
+    Images,
     Lae,
     Lora,
     Olor,
