@@ -66,7 +66,8 @@ def test_live_run_of_the_middle_tier_agrees_with_its_record(request: pytest.Fixt
         )
     recipe = RECIPES[MIDDLE]
     (job,) = jobs_of(recipe, find_stream(recipe.home), [SEED], setup=Setup(root=root))
-    _hold_against_its_record(job, *train(request.config, [job], None), request)
+    (record,) = train(request.config, [job], None)
+    _hold_against_its_record(job, record, request)
 
 
 def _hold_against_its_record(job: Job, record: Record, request: pytest.FixtureRequest) -> None:
