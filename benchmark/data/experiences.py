@@ -86,13 +86,15 @@ def make_image_benchmark(
     return _class_incremental(stream, order, *datasets, train_transform=calls[0], eval_transform=calls[1])
 
 
-def of_tensors(sizes: Sequence[int], train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Any:
+def of_tensors(
+    sizes: Sequence[int], order: Sequence[int], train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+) -> Any:
     """An Avalanche benchmark of what is in memory, inputs (n, ...) and labels (n,) for training and for testing.
 
-    :param sizes: number of classes of each experience; labels are numbered in order of appearance.
+    :param sizes: number of classes of each experience.
+    :param order: the labels in order of appearance, by which they are renumbered.
     """
-    stream = Stream("", tuple(sizes), "")
-    return _class_incremental(stream, range(stream.n_classes), _labelled(*train), _labelled(*test))
+    return _class_incremental(Stream("", tuple(sizes), ""), order, _labelled(*train), _labelled(*test))
 
 
 class Mixed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,13 +43,20 @@ def never_changes(config: Config) -> bool:
 
 
 def with_features(
-    benchmark: Any, backbone: nn.Module, config: Config, device: str, batch_size: int, workers: int = 0
+    benchmark: Any,
+    order: Sequence[int],
+    backbone: nn.Module,
+    config: Config,
+    device: str,
+    batch_size: int,
+    workers: int = 0,
 ) -> tuple[Any, GivenFeatures]:
     """A benchmark of the features of another one's images, under the transform of testing, and the backbone for them.
 
     torch's global generator is not used.
 
     :param benchmark: of this project's, whose classes are numbered in order of appearance.
+    :param order: of its classes, by which images are grouped again as they were: batches have the same images.
     :param backbone: is moved to the device.
     """
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
@@ -59,5 +67,7 @@ def with_features(
         for experiences in (benchmark.train_stream, benchmark.test_stream)
     ]
     sizes = [len(each.classes_in_this_experience) for each in benchmark.train_stream]
-    train, test = ((torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])) for part in parts)
-    return of_tensors(sizes, train, test), GivenFeatures(train[0].shape[1])
+    train, test = (
+        (torch.cat([x for x, _ in part]), torch.tensor(order)[torch.cat([y for _, y in part])]) for part in parts
+    )
+    return of_tensors(sizes, order, train, test), GivenFeatures(train[0].shape[1])

@@ -98,7 +98,7 @@ def run(
         _warn_of_batch_norm(config, backbone)
         if never_changes(config) and not setup.rehearsal:
             size = config.eval_batch_size or config.batch_size
-            benchmark, backbone = with_features(benchmark, backbone, config, setup.device, size, setup.workers)
+            benchmark, backbone = with_features(benchmark, order, backbone, config, setup.device, size, setup.workers)
             setup = replace(setup, workers=0, cache=None)  # which are of images
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}

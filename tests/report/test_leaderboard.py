@@ -771,7 +771,7 @@ def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
 
 def test_the_middle_tier_alone_is_written(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "r")
-    for record in of_the_middle("lite-ncm", 60, 61):
+    for record in of_the_middle("lite-slow", 60, 61):
         store.write(record)
     assert "middle.md" in {path.name for path in write(store, tmp_path / "boards")}
 
