@@ -326,7 +326,7 @@ def _known_backbones() -> Mapping[str, Any]:
 
 
 def _claims() -> str:
-    rows = [(c.id, c.family, str(c), c.stream, c.metric) for c in published.claims()]
+    rows = [(c.id, c.family, str(c), c.stream, c.metric) for tier in published.CLAIMS for c in published.claims(tier)]
     return table(rows, ("claim", "family", "says", "stream", "metric"), terminal_width())
 
 
@@ -348,7 +348,7 @@ def _everything() -> dict[str, str]:
     """Name -> kind, of all that `show` knows but the backbones, whose list brings torch."""
     return {
         **dict.fromkeys([*run_names(), *(cell.id for cell in published.cells())], "run"),
-        **dict.fromkeys((claim.id for claim in published.claims()), "claim"),
+        **dict.fromkeys((claim.id for tier in published.CLAIMS for claim in published.claims(tier)), "claim"),
         **dict.fromkeys(STREAMS | PAPER_STREAMS, "stream"),
         QUICKDRAW_VIT: "backbone",
         **dict.fromkeys(RECIPES, "recipe"),
@@ -367,7 +367,7 @@ def show(name: str, records: Path | None) -> None:
     if kind == "recipe":
         _echo(shows.show_recipe(RECIPES[name], _counted(records, name), width))
     elif kind == "claim":
-        claim = next(claim for claim in published.claims() if claim.id == name)
+        claim = next(claim for tier in published.CLAIMS for claim in published.claims(tier) if claim.id == name)
         _echo(shows.show_claim(name, _counted(records, claim.better, claim.worse), width))
     elif kind == "stream":
         click.echo(shows.show_stream(find_stream(name)))
@@ -689,17 +689,28 @@ def rehearse(
     "--output", type=click.Path(path_type=Path), help=f"File that the choice is written into [default: ./{CHOSEN}]."
 )
 @click.option("--adopt", is_flag=True, help="Write it into the checkout that this package is in: the recipes take it.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the data sets (`reclaim data`), for recipes of photographs.",
+)
 def sweep(
-    recipes: Sequence[str], n_seeds: int, jobs: int | None, records: Path, output: Path | None, adopt: bool
+    recipes: Sequence[str],
+    n_seeds: int,
+    jobs: int | None,
+    records: Path,
+    output: Path | None,
+    adopt: bool,
+    root: Path | None,
 ) -> None:
     """Choose the hyper-parameters of RECIPES on the validation part, and write the choice into a file.
 
-    By default, of all recipes that have a grid. Interrupting keeps what is finished, and the same command continues
-    from there.
+    By default, of all recipes of the embedded tier that have a grid. Interrupting keeps what is finished, and the same
+    command continues from there.
     """
-    known = recipes_of("embedded")
+    known = RECIPES
     named = [find_recipe(name, known) if _is_plain(name) else recipe_of(name) for name in recipes]
-    chosen = named or [r for r in known.values() if r.grid]
+    chosen = named or [r for r in recipes_of("embedded").values() if r.grid]
     if adopt and (own := [recipe.name for recipe in chosen if recipe.name not in known]):
         raise click.UsageError(f"{own[0]} does not ship: leave out --adopt, its choice is read beside its file")
     seeds = range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds)
@@ -708,9 +719,10 @@ def sweep(
     path = _asset_of_checkout() if adopt else output or Path(CHOSEN)
     tuning.read(path)  # a file that cannot be written should be known before hours of training
     store = RecordStore(records)
-    todo = tuning.jobs_of_candidates(chosen, seeds)
+    setup = Setup(root=root)
+    todo = tuning.jobs_of_candidates(chosen, seeds, setup)
     click.echo(f"{len(todo)} runs, {len(_stamps(store, todo))} of them on record in {store.root}", err=True)
-    choices = tuning.sweep(chosen, store, seeds, jobs)
+    choices = tuning.sweep(chosen, store, seeds, jobs, setup)
     tuning.save(path, choices)
     for name, choice in choices.items():
         rows = [

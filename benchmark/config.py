@@ -19,6 +19,8 @@ QUICKDRAW_VIT = "quickdraw_vit"
 
 LITE0 = "tf_efficientnet_lite0.pypi"
 """Name of the middle tier's backbone."""
+LITE_SIZE = 96
+"""Pixels of a side of the middle tier's images."""
 
 HUB = "hf-hub:"
 """Begins the name of a backbone that is a repository on Hugging Face's hub, as in timm."""
@@ -151,7 +153,12 @@ class Images:
     :ivar clipped: OLOR's brightness and contrast as in its code: F15 (docs/fidelity.md).
     :ivar smallest_crop: smallest crop as a fraction of the area, instead of the protocol's: F21 (docs/fidelity.md).
     :ivar hold_out: do not train on the validation part, even when testing, as OLOR does.
-    :ivar size: height and width of what the backbone sees, in pixels, for the protocol "own"; None: the backbone's own.
+    :ivar size: height and width of what the backbone sees, in pixels; None: the backbone's own for the protocol "own",
+        96 for "lite". The protocols of papers have theirs.
+    :ivar augment: False: training images get the transform of testing. The features of a backbone that is not trained
+        are then computed once.
+    :ivar train_per_class, test_per_class: the first so many images of each class, in the order of the data set; None:
+        all of them.
     """
 
     protocol: Literal["slca", "pilot", "mammoth", "olor", "aepg", "lite", "own", "l2p", "inflora"] = "slca"
@@ -159,6 +166,9 @@ class Images:
     smallest_crop: float | None = None
     hold_out: bool = False
     size: int | None = None
+    augment: bool = _later(True)
+    train_per_class: int | None = None
+    test_per_class: int | None = None
 
 
 Vote = Literal["batch", "image"]
@@ -428,6 +438,8 @@ class Config:
         the blocks after it are taken out. None: the last.
     :ivar skip_first_step: the first batch of each experience makes no step, and its gradient is added to the second's:
         F68 (docs/fidelity.md).
+    :ivar batch_norm: of the backbone in training: "train" normalises each batch by its own statistics and moves those
+        for testing towards them, "frozen" normalises by those it came with.
     """
 
     numerics: int = 1
@@ -485,6 +497,7 @@ class Config:
     ssf: Ssf | None = None
     coda: Coda | None = None
     read_block: int | None = None
+    batch_norm: Literal["train", "frozen"] = _later("train")
 
     @property
     def starts_pretrained(self) -> bool:
@@ -561,13 +574,17 @@ class Config:
                 f"milestones must be increasing epochs between 0 and epochs={self.epochs}, got "
                 f"{list(self.milestones)}: set milestones=[] for one after four fifths of the epochs, or name others"
             )
-        if self.images and self.images.size is not None and self.images.protocol != "own":
+        if self.images and self.images.size is not None and self.images.protocol not in ("own", "lite"):
             raise ConfigError(
-                f"images.size={self.images.size} is for images.protocol=own, not {self.images.protocol}, whose size is "
-                f"its paper's: leave it out"
+                f"images.size={self.images.size} is for images.protocol=own or lite, not {self.images.protocol}, whose "
+                f"size is its paper's: leave it out"
             )
         if self.images and self.images.size is not None and self.images.size < 1:
             raise ConfigError(f"images.size must be a number of pixels, at least 1, got {self.images.size}")
+        for name in ("train_per_class", "test_per_class"):
+            count = getattr(self.images, name, None)
+            if count is not None and count < 1:
+                raise ConfigError(f"images.{name} must be a number of images, at least 1, got {count}")
         if self.skip_first_step and self.precision == "fp16":
             raise ConfigError(
                 "skip_first_step would add gradients of two loss scales: set it to false, or precision to fp32 or bf16"

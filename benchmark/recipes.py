@@ -260,7 +260,7 @@ RECIPES: dict[str, Recipe] = read_recipes(Path(__file__).with_name("recipes.toml
 
 
 def recipes_of(tier: Tier) -> dict[str, Recipe]:
-    """Name -> recipe for one tier. Leaderboards, paper check and sweeps use the embedded tier only."""
+    """Name -> recipe for one tier."""
     return {name: recipe for name, recipe in RECIPES.items() if recipe.tier == tier}
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
     from .first_experience import FirstExperienceOnly
     from .fresh_optimizer import FreshOptimizer
+    from .frozen_batch_norm import FrozenBatchNorm
     from .gaussians import ClassGaussians
     from .heads import ContinualModel, TaskHeads
     from .inflora import (
@@ -104,6 +105,7 @@ __all__ = [
     "FocalLoss",
     "FreshOptimizer",
     "FrozenBackbone",
+    "FrozenBatchNorm",
     "GDumb",
     "HeadScaling",
     "InfLoRA",
@@ -188,6 +190,7 @@ _MODULE_OF = {
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
         "first_experience": "FirstExperienceOnly",
         "fresh_optimizer": "FreshOptimizer",
+        "frozen_batch_norm": "FrozenBatchNorm",
         "gaussians": "ClassGaussians",
         "heads": "ContinualModel TaskHeads",
         "inflora": "InfLoRA InfLoRARates attach_inflora detach_inflora merge_inflora unmerge_inflora",

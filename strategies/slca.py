@@ -10,6 +10,7 @@ F-numbers are those of docs/fidelity.md.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from .checks import require_not_negative
 from .features import check_features, extract_features
 from .fresh_optimizer import FreshOptimizer
+from .frozen_batch_norm import moving_batch_norms
 from .gaussians import ClassGaussians, CovarianceKind
 from .heads import ContinualModel, unwrap
 from .parts import Heads, parts_of, require_same_classes
@@ -284,6 +286,10 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     Avalanche's ``EWC`` and ``LwF`` add theirs behind the user's: when training starts, it takes the place behind the
     last of them (and so behind plugins listed between).
 
+    Batch normalisation that estimates its statistics anew on each experience moves the features of earlier classes away
+    from their Gaussians, without a weight changing: where it does so in the first step, a warning says that
+    :class:`~reclaim.strategies.frozen_batch_norm.FrozenBatchNorm` stops it.
+
     :param epochs: passes over the drawn features; 0 switches alignment off.
     :param samples_per_class: features drawn per class and epoch.
     :param lr: at the start of its cosine; the paper's is the heads' rate in stage 1.
@@ -347,6 +353,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self._tasks: list[list[int]] = []  # the classes that each experience brought
         self._unaligned: tuple[nn.Module, list[Tensor]] | None = None
         self._owner = Owner()
+        self._looked = False  # at batch normalisation
 
     @property
     def bytes_kept(self) -> int:
@@ -369,11 +376,23 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts, experience = parts_of(strategy.model, "ClassifierAlignment"), strategy.experience
         if self._owner.changes_to(strategy, strategy.model):
-            self.gaussians, self._tasks = self.gaussians.empty(), []
+            self.gaussians, self._tasks, self._looked = self.gaussians.empty(), [], False
         if isinstance(strategy, JointTraining):
             return  # one training on all experiences: no alignment follows
         parts.require_classes({*self.gaussians.classes, *classes_of(experience)}, "alignment")
         check_features(parts.model, experience.dataset.eval(), strategy.device, "ClassifierAlignment")
+
+    def after_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if self._looked:
+            return
+        self._looked = True  # the modes of a step are those of all: what sets them has done so by now
+        if moving := moving_batch_norms(parts_of(strategy.model, "ClassifierAlignment").model):
+            warnings.warn(
+                f"ClassifierAlignment: batch normalisation ({moving[0]} and {len(moving) - 1} more) estimates its "
+                f"statistics anew on each experience, which moves the features of earlier classes away from their "
+                f"Gaussians: add the plugin FrozenBatchNorm (of a run: --set batch_norm=frozen)",
+                stacklevel=2,
+            )
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts = parts_of(strategy.model, "ClassifierAlignment")

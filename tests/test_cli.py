@@ -20,7 +20,7 @@ from reclaim.benchmark.config import flatten, shown
 from reclaim.benchmark.data import drawings
 from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
 from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of, run_of
-from reclaim.benchmark.papers.published import cells, claims
+from reclaim.benchmark.papers.published import CLAIMS, cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
@@ -112,7 +112,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "recipes": [*RECIPES],
         "streams": [*STREAMS, *PAPER_STREAMS],
         "backbones": ["quickdraw_vit", "43.2%", "1.42 M", *KNOWN_BACKBONES, "timm"],
-        "claims": [claim.id for claim in claims()],
+        "claims": [claim.id for tier in CLAIMS for claim in claims(tier)],
     }
     for thing, names in words.items():
         text = reclaim("list", thing)
@@ -725,7 +725,7 @@ def test_leaderboard_accounts_for_every_record(tmp_path: Path) -> None:
         "1: other starting weights than the recipe's (--variants shows them): slca on split-quickdraw-10",
         "1: a rehearsal: slca on split-quickdraw-10",
         "1: a seed on which hyper-parameters are chosen: slca on split-quickdraw-10",
-        "1: of the middle tier, which is on no leaderboard: ",
+        "1: a recipe on a stream of another tier: ",
         "1: not sound (`reclaim check` says more): theirs on split-quickdraw-10, ",
         "1: not made by the paper's protocol: ",
         "1: a recipe on a stream without a leaderboard: slca on split-cub200-10",

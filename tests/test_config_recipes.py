@@ -11,10 +11,12 @@ import pytest
 from avalanche.training.supervised import Naive
 from reclaim.benchmark import recipes
 from reclaim.benchmark.config import (
+    LITE0,
     OLOR_SGD_ONLY,
     Alignment,
     Annealing,
     Config,
+    Images,
     Lae,
     Lora,
     Olor,
@@ -369,7 +371,14 @@ def test_the_middle_tier_is_apart() -> None:
     assert list(RECIPES) == [*EMBEDDED, *middle]
     assert {name.partition("-")[0] for name in middle} == {"lite"}
     assert {recipe.home for recipe in middle.values()} <= PAPER_STREAMS.keys()
-    assert not any(recipe.headline or recipe.grid or recipe.fact for recipe in middle.values())
+    assert not any(recipe.headline or recipe.fact for recipe in middle.values())
+    for recipe in middle.values():
+        config = recipe.config
+        assert (config.backbone, config.batch_norm) == (LITE0, "frozen")
+        assert config.images == Images(
+            "lite", augment=config.trainable == "all", train_per_class=500, test_per_class=200
+        )
+        assert recipe.grid or recipe.tuned_as or config.closed_form, "chosen on the validation part, as everywhere"
 
 
 def test_the_recorded_choice_is_what_a_recipe_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("only", "only these papers, such as slca,olor (default: all)", type=_keys, metavar="KEYS")
     stores = "a record store; repeat the option for each, they are merged (default: ./leaderboards/records)"
     option("records", stores, action="append", metavar="DIR")
+    option("root", "the images of the middle tier: one of its runs is made live, too", metavar="DIR", type=Path)
     option("records-only", "train nothing: judge the runs on record", action="store_true")
     missing = "train what the claims need and no record has, into the first store (hours)"
     option("run-missing", missing, action="store_true")

@@ -11,6 +11,7 @@ from ..recipes import RECIPES
 from ..records.record import Record
 from ..records.store import RecordStore, default_store, named_store
 from ..training.jobs import Job, jobs_of, run_jobs
+from ..training.runtime import HERE, Setup
 from ..verdicts.counting import current, merge, not_counted
 from .stash import JUDGED, RECORDS, is_worker
 
@@ -69,10 +70,19 @@ def records_to_judge(config: pytest.Config) -> list[Record]:
     if JUDGED not in config.stash:
         records = current(records_on_record(config))
         if config.getoption("--paper-fresh"):
+            root = config.getoption("--paper-root")
             jobs = [
-                Job(r.recipe, RECIPES[r.recipe].config, find_stream(r.stream), r.seed, r.result["hyperparameters_from"])
+                Job(
+                    r.recipe,
+                    RECIPES[r.recipe].config,
+                    find_stream(r.stream),
+                    r.seed,
+                    r.result["hyperparameters_from"],
+                    HERE if RECIPES[r.recipe].tier == "embedded" else Setup(root=root),
+                )
                 for r in records
-                if r.recipe in RECIPES  # those of published cells cannot be made here
+                # those of published cells cannot be made here, those of the middle tier need its images
+                if r.recipe in RECIPES and (root or RECIPES[r.recipe].tier == "embedded")
             ]
             records = train(config, jobs, None)
         config.stash[JUDGED] = records

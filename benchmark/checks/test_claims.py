@@ -1,4 +1,4 @@
-"""Part (b) of the paper check: the papers' claims on the embedded tier, over the runs on record."""
+"""Part (b) of the paper check: the papers' claims on each tier, over the runs on record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from reclaim.benchmark.checks.session import records_to_judge
 from reclaim.benchmark.checks.stash import enter, skip_or_fail
-from reclaim.benchmark.papers.published import Claim, claims
+from reclaim.benchmark.papers.published import CLAIMS, Claim, claims
 from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
 
 pytestmark = pytest.mark.paper_check
@@ -15,11 +15,17 @@ pytestmark = pytest.mark.paper_check
 
 @pytest.fixture(scope="module")
 def verdicts(pytestconfig: pytest.Config) -> Mapping[str, ClaimVerdict]:
-    return {verdict.claim.id: verdict for verdict in judge_claims(records_to_judge(pytestconfig))}
+    records = records_to_judge(pytestconfig)
+    return {verdict.claim.id: verdict for tier in CLAIMS for verdict in judge_claims(records, tier)}
 
 
 @pytest.mark.parametrize(
-    "claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.paper_keys(claim.paper)) for claim in claims()]
+    "claim",
+    [
+        pytest.param(claim, id=claim.id, marks=pytest.mark.paper_keys(claim.paper))
+        for tier in CLAIMS
+        for claim in claims(tier)
+    ],
 )
 def test_verdict_is_the_expected_one(
     claim: Claim, verdicts: Mapping[str, ClaimVerdict], request: pytest.FixtureRequest
@@ -36,7 +42,7 @@ def test_verdict_is_the_expected_one(
     if claim.expected is None:
         pytest.fail(
             f"{claim.id} has no expected verdict yet; the records say {verdict.outcome!r}: write it into "
-            "papers/claims.toml"
+            f"papers/{CLAIMS[claim.tier]}"
         )
     assert verdict.outcome == claim.expected, (
         f"verdict changed from {claim.expected!r} to {verdict.outcome!r}: {verdict}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..config import Part
 from .cache import BatchTransform, CachedImages, Postponed, open_cache
 from .drawings import downstream
-from .images import ImageData, ImageDataset, Selection, hold_out
+from .images import ImageData, ImageDataset, Selection, first_of_each_class, hold_out
 from .streams import EMBEDDED, Stream
 
 
@@ -41,6 +43,7 @@ def make_image_benchmark(
     hold_out_validation: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
+    per_class: tuple[int | None, int | None] = (None, None),
 ) -> Any:
     """An Avalanche benchmark of a stream of the paper tier. Labels are renumbered in order of appearance.
 
@@ -53,6 +56,9 @@ def make_image_benchmark(
     :param hold_out_validation: exclude the validation part from training when testing, too, as OLOR does.
     :param cache: folder of decoded images (`reclaim data cache`). On an accelerator they are transformed there, as
         whole batches.
+    :param per_class: training and test images of each class, see
+        :func:`~reclaim.benchmark.data.images.first_of_each_class`; the validation part is a part of these training
+        images. None: all.
     """
     _check_order(stream, order)
     if data.name != stream.dataset or len(data.names) != stream.n_classes:
@@ -62,12 +68,13 @@ def make_image_benchmark(
         )
     if part not in ("test", "validation"):
         raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
-    train: Selection = ("train", range(len(data.train)))
-    test: Selection = ("test", range(len(data.test)))
-    if part == "validation":
-        train, test = hold_out(data)
-    elif hold_out_validation:
-        train, _ = hold_out(data)
+    kept = first_of_each_class(data, "train", per_class[0])
+    train: Selection = ("train", range(len(kept)))
+    test: Selection = ("test", first_of_each_class(data, "test", per_class[1]))
+    if part == "validation" or hold_out_validation:
+        train, held_out = hold_out(replace(data, train=data.train.take(kept)))
+        test = held_out if part == "validation" else test
+    train, test = ((name, [kept[i] for i in places] if name == "train" else places) for name, places in (train, test))
     datasets: list[Any]
     calls: list[Callable[[Any], Any]]
     if cache is None:
@@ -77,6 +84,17 @@ def make_image_benchmark(
         datasets = [CachedImages(open_cache(data, name, cache), places, device) for name, places in (train, test)]
         calls = [Postponed(transform) for transform in transforms]
     return _class_incremental(stream, order, *datasets, train_transform=calls[0], eval_transform=calls[1])
+
+
+def of_tensors(
+    sizes: Sequence[int], order: Sequence[int], train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+) -> Any:
+    """An Avalanche benchmark of what is in memory, inputs (n, ...) and labels (n,) for training and for testing.
+
+    :param sizes: number of classes of each experience.
+    :param order: the labels in order of appearance, by which they are renumbered.
+    """
+    return _class_incremental(Stream("", tuple(sizes), ""), order, _labelled(*train), _labelled(*test))
 
 
 class Mixed:
@@ -127,11 +145,13 @@ def _class_incremental(stream: Stream, order: Sequence[int], train: Any, test: A
     )
 
 
-def _tensor_dataset(images: torch.Tensor) -> TensorDataset:
-    """Images (classes, n, ...) as a dataset of (image, class id),
-    with the ``targets`` that Avalanche uses for splitting.
-    """
-    labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
-    dataset = TensorDataset(images.flatten(0, 1), labels)
+def _tensor_dataset(images: Tensor) -> TensorDataset:
+    """Images (classes, n, ...) as a dataset of (image, class id)."""
+    return _labelled(images.flatten(0, 1), torch.arange(len(images)).repeat_interleave(images.shape[1]))
+
+
+def _labelled(inputs: Tensor, labels: Tensor) -> TensorDataset:
+    """Inputs and labels as a dataset, with the ``targets`` that Avalanche uses for splitting."""
+    dataset = TensorDataset(inputs, labels)
     dataset.targets = labels.tolist()  # type: ignore[attr-defined]
     return dataset

@@ -252,5 +252,27 @@ def hold_out(data: ImageData) -> tuple[Selection, Selection]:
     return ("train", kept.tolist()), ("train", held.tolist())
 
 
+def first_of_each_class(data: ImageData, part: str, count: int | None) -> Sequence[int]:
+    """Places of the first ``count`` images of each class, in the order of the data set; None: of all images.
+
+    :raises ValueError: a class has fewer.
+    """
+    labels = data.parts[part].labels
+    if count is None:
+        return range(len(labels))
+    places, seen = [], [0] * len(data.names)
+    for place, label in enumerate(labels):
+        seen[label] += 1
+        if seen[label] <= count:
+            places.append(place)
+    for label, found in enumerate(seen):
+        if found < count:
+            raise ValueError(
+                f"{data.name} has {found} {part} images of class {data.names[label]!r}, fewer than "
+                f"images.{part}_per_class={count}: set it to null for all images, or to at most {min(seen)}"
+            )
+    return places
+
+
 def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from ..config import LITE_SIZE
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # SLCA's, not quite Avalanche's
 CHUNK = 64 * 2**20  # pixels and channels of padded images resampled at a time
@@ -266,7 +268,7 @@ Transform = ImageTransform | OlorTransform
 """A transform: ``reference()`` transforms one PIL image, ``on_batch(images, device)`` a batch of arrays."""
 
 
-def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transform]:
+def transforms_of(name: ProtocolName, dataset: str, size: int | None = None) -> tuple[Transform, Transform]:
     """The transforms of a paper, or of the middle tier, for training and for testing.
 
     aEPG: crops of 0.05 to 1 of the area, as the paper says. LAE's code has torchvision's default of 0.08, see F21
@@ -280,9 +282,10 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
     "pilot" and "mammoth" are SLCA's in these frameworks: F64 and F69. PILOT has one transform for all data sets. Of
     Mammoth's for ImageNet-R the size of the crops is SLCA's, and that the shorter side is resized in testing.
 
-    "lite" is not from a paper: CIFAR at 64 x 64 for EfficientNet-Lite0, with the mean and standard deviation of its
+    "lite" is not from a paper: CIFAR at 96 x 96 for EfficientNet-Lite0, with the mean and standard deviation of its
     pretraining.
 
+    :param size: pixels of a side for "lite"; a paper has its own.
     :raises ValueError: the paper does not use the data set.
     """
     if name == "olor":
@@ -319,8 +322,10 @@ def transforms_of(name: ProtocolName, dataset: str) -> tuple[Transform, Transfor
         return ImageTransform("random-resized-crop", interpolation="bilinear", flip=0.5), test
     if name == "lite" and dataset in ("cifar10", "cifar100"):
         normalisation = KNOWN_BACKBONES[LITE0].normalisation
-        test = ImageTransform("resize-center-crop", 64, resize=64, normalisation=normalisation)
-        return ImageTransform("random-resized-crop", 64, scale=(0.5, 1.0), flip=0.5, normalisation=normalisation), test
+        side = size or LITE_SIZE
+        test = ImageTransform("resize-center-crop", side, resize=side, normalisation=normalisation)
+        train = ImageTransform("random-resized-crop", side, scale=(0.5, 1.0), flip=0.5, normalisation=normalisation)
+        return train, test
     raise ValueError(f"{name!r} has no experiment on {dataset!r}: see the streams in the cells of `reclaim list cells`")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ..config import Seeding
 from ..data.catalogue import CATALOGUE
-from ..data.streams import PAPER_STREAMS, STREAMS, find_stream
+from ..data.streams import MIDDLE_STREAMS, PAPER_STREAMS, STREAMS, find_stream
 from ..recipes import find_recipe, recipes_of
 from ..stats.estimates import Published
 from ..stats.paired import ClaimKind, Outcome
@@ -30,6 +30,9 @@ DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
+ClaimTier = Literal["embedded", "middle"]
+CLAIMS: dict[ClaimTier, str] = {"embedded": "claims.toml", "middle": "claims-middle.toml"}
+"""Tier -> file of its claims. Each has its own confirmatory family."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,16 @@ class Claim:
         """The key of the paper that says so; "reclaim" for a question of this project's own."""
         return self.id.split("/")[0]
 
+    @property
+    def tier(self) -> ClaimTier:
+        """The tier that it is tested on, and in whose family."""
+        return "embedded" if self.stream in STREAMS else "middle"
+
+    @property
+    def counterpart(self) -> str:
+        """The id of the embedded tier's claim that says the same: of "slca/middle-alignment", "slca/alignment"."""
+        return self.id.replace("/middle-", "/", 1)
+
     def __str__(self) -> str:
         return f"{self.better} {'>' if self.kind == 'superior' else '>='} {self.worse}"
 
@@ -142,12 +155,12 @@ def tables() -> tuple[Table, ...]:
 
 
 @functools.cache
-def claims() -> tuple[Claim, ...]:
-    """Every claim of papers/claims.toml, in its order."""
-    found, known = [], recipes_of("embedded")
-    file, document = "papers/claims.toml", _document("claims.toml")
+def claims(tier: ClaimTier = "embedded") -> tuple[Claim, ...]:
+    """Every claim of a tier, in the order of its file, papers/claims.toml or papers/claims-middle.toml."""
+    found, known = [], recipes_of(tier)
+    file, document = f"papers/{CLAIMS[tier]}", _document(CLAIMS[tier])
     _require(file, document, ("family", "claim"), ())
-    _plan(document)
+    _plan(document, file)
     for number, entry in enumerate(_entries(file, document, "claim"), start=1):
         where = f"{file}, claim {entry.get('id', f'number {number}')!r}"
         required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
@@ -156,6 +169,7 @@ def claims() -> tuple[Claim, ...]:
             find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:
             raise PublishedError(f"{where}: {error}") from None
+        _require_choice(where, entry, "stream", tuple(STREAMS if tier == "embedded" else MIDDLE_STREAMS))
         _require_choice(where, entry, "family", ("confirmatory", "exploratory"))
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
@@ -169,17 +183,17 @@ def claims() -> tuple[Claim, ...]:
 
 
 @functools.cache
-def confirmatory_plan() -> tuple[int, float]:
-    """Seeds and family error that the confirmatory family was planned with.
+def confirmatory_plan(tier: ClaimTier = "embedded") -> tuple[int, float]:
+    """Seeds and family error that the confirmatory family of a tier was planned with.
 
     :raises PublishedError: they are not what they should be.
     """
-    return _plan(_document("claims.toml"))
+    return _plan(_document(CLAIMS[tier]), f"papers/{CLAIMS[tier]}")
 
 
 def planned_seeds(claim: Claim) -> int:
     """The claim was planned with seeds 0, 1, ... below this."""
-    return confirmatory_plan()[0] if claim.family == "confirmatory" else EXPLORATORY_SEEDS
+    return confirmatory_plan(claim.tier)[0] if claim.family == "confirmatory" else EXPLORATORY_SEEDS
 
 
 # --- the check of the files ---
@@ -348,9 +362,9 @@ def _kind(entry: Mapping[str, Any], head: Mapping[str, Any]) -> Kind:
     return Kind(**given | {key: entry[key] for key in _OF_KIND if key in entry})
 
 
-def _plan(document: Mapping[str, Any]) -> tuple[int, float]:
-    """Seeds and family error of ``[family]`` in claims.toml."""
-    where, family = "papers/claims.toml, family", document["family"]
+def _plan(document: Mapping[str, Any], file: str) -> tuple[int, float]:
+    """Seeds and family error of ``[family]`` in a file of claims."""
+    where, family = f"{file}, family", document["family"]
     if not isinstance(family, dict):
         raise PublishedError(f"{where} is {family!r}: write it as [family] with its entries")
     _require(where, family, ("alpha", "seeds"), ())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import QUICKDRAW_VIT, differences, from_dict, shown
-from ..data.streams import OWN, STREAMS, Stream, pretraining_overlap
+from ..data.streams import LISTED, MIDDLE, OWN, STREAMS, Stream, pretraining_overlap
 from ..recipes import RECIPES
 from ..records.record import Record, image_sets, metric_of, plain
 from ..stats.estimates import MeanInterval, mean_interval
@@ -50,6 +50,10 @@ METRICS = {
 NOT_COMPARABLE = (
     "Embedded tier: nothing here was measured on a paper's data, and no number here is comparable "
     "with any paper's number."
+)
+MIDDLE_NOT_COMPARABLE = (
+    "Middle tier: a part of the images of CIFAR-10 and a small CNN, which no paper reports on: no number here is "
+    "comparable with any paper's number, nor with one of another tier."
 )
 OF_ONES_OWN = (
     "Somebody's own images or benchmark, which nobody here has seen: no number here is comparable with any paper's "
@@ -150,6 +154,11 @@ class Row:
         return self.definition.name
 
     @property
+    def note(self) -> str:
+        """What its numbers are not comparable with."""
+        return {OWN: OF_ONES_OWN, MIDDLE: MIDDLE_NOT_COMPARABLE}.get(self.definition.tier, NOT_COMPARABLE)
+
+    @property
     def own(self) -> bool:
         """Whether its stream is somebody's own."""
         return self.definition.tier == OWN
@@ -191,7 +200,7 @@ def rows(records: Sequence[Record], variants: Sequence[Record] = (), outside: Se
     for record in sorted(variants, key=lambda r: r.seed):
         runs.setdefault((record.stream, _key_of_variant(record)), []).append(record)
     found = [
-        _Runs(STREAMS[stream], key, same, same[0].result["config"]["backbone"], variant=_variant(key, same[0]))
+        _Runs(LISTED[stream], key, same, same[0].result["config"]["backbone"], variant=_variant(key, same[0]))
         for (stream, key), same in runs.items()
     ]
     for definition, on_board in _boards(outside):
@@ -202,7 +211,7 @@ def rows(records: Sequence[Record], variants: Sequence[Record] = (), outside: Se
         row = _row(row_of)
         values[row.stream, row.key] = {record.seed: metric_of(record, "last_acc") for record in row_of.records}
         groups.setdefault(row.group, []).append(row)
-    boards = list(dict.fromkeys((*STREAMS, *(row_of.definition.name for row_of in found))))
+    boards = list(dict.fromkeys((*LISTED, *(row_of.definition.name for row_of in found))))
     ranked = []
     for group in sorted(groups, key=lambda p: (boards.index(p.stream), -len(groups[p]), p.epochs, p.backbone)):
         members = sorted(groups[group], key=lambda r: (-r.numbers["last_acc"].mean, r.key))

@@ -10,7 +10,7 @@ from ..papers.headers import papers
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
 from ..verdicts.claims import ClaimVerdict
-from .board import METRICS, NOT_COMPARABLE, OF_ONES_OWN, Row, by_group, headline, label
+from .board import METRICS, Row, by_group, headline, label
 from .forest import forests, interval_of
 from .page import published_interval
 from .sentences import tier_of
@@ -180,7 +180,7 @@ def _of_stream(stream: str, table: Sequence[Row]) -> dict[str, Callable[[Figure]
 
 def _warn(figure: Any, row: Row) -> None:
     """In small print, what the figure must not be taken for."""
-    figure.supxlabel(OF_ONES_OWN if row.own else NOT_COMPARABLE, fontsize=5, color=PUBLISHED)
+    figure.supxlabel(row.note, fontsize=5, color=PUBLISHED)
 
 
 def _dots(table: Sequence[Row]) -> Callable[[Figure], None]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Alignment
-from ..data.streams import EMBEDDED, STREAMS
-from ..papers.published import DEFAULT_MARGIN, Claim, confirmatory_plan
+from ..data.streams import EMBEDDED, MIDDLE_STREAMS, STREAMS
+from ..papers.published import DEFAULT_MARGIN, Claim, ClaimTier, confirmatory_plan
 from ..recipes import RECIPES, SPLIT, Recipe, recipes_of
 from ..records.metrics import LESS_IS_BETTER
 from ..records.record import Record, metric_of
@@ -45,13 +45,14 @@ Runs = Mapping[tuple[str, str], Mapping[int, Record]]
 def page(records: Sequence[Record]) -> str:
     """The page in Markdown: the same records, in any order, give the same text.
 
-    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`); those of other tiers are
-        ignored.
+    :param records: those that count (:func:`reclaim.benchmark.verdicts.counting.current`); those of the middle tier
+        are judged apart, and others ignored.
     """
     known = recipes_of("embedded")
     counted = [r for r in records if r.recipe in known and r.stream in STREAMS and STREAMS[r.stream].tier == EMBEDDED]
+    sides = [r for r in records if r.stream in MIDDLE_STREAMS and r.recipe in recipes_of("middle")]
     if not counted:
-        return _introduction("0 runs")
+        return "\n".join(filter(None, (_introduction("0 runs"), _tiers(judge_claims([]), sides))))
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in sorted(counted, key=lambda r: (r.recipe, r.stream, r.seed)):
         runs.setdefault((record.recipe, record.stream), {})[record.seed] = record
@@ -64,6 +65,7 @@ def page(records: Sequence[Record]) -> str:
         _combinations(runs),
         _switches(runs),
         _what_held(verdicts),
+        _tiers(verdicts, sides),
         _reach(runs),
     )
     return "\n".join(filter(None, sections))
@@ -76,9 +78,9 @@ def _introduction(runs: str) -> str:
 # --- the papers' claims ---
 
 
-def differences() -> str:
+def differences(tier: ClaimTier = "embedded") -> str:
     """How the differences and p-values of claims are to be read."""
-    _, alpha = confirmatory_plan()
+    _, alpha = confirmatory_plan(tier)
     return (
         "Difference = better - worse, paired by seed; positive supports the claim. Where less is better, the sign is "
         f"reversed. It is in points, for entropies in nats. Every claim is tested two-sided at {100 * alpha:g}%, with "
@@ -146,6 +148,55 @@ def _effect_size(verdict: ClaimVerdict) -> str:
 def _measured_on(claim: Claim) -> str:
     notes = ["nats"] * (claim.metric == "final_entropy") + ["less is better"] * (claim.metric in LESS_IS_BETTER)
     return f"`{claim.stream}` {claim.metric}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+TIERS_DIFFER = (
+    "What differs from the embedded tier: photographs in place of drawings; a CNN (EfficientNet-Lite0) with batch "
+    "normalisation, whose statistics are frozen, in place of a ViT with layer normalisation; aEPG's losses train all "
+    "weights or the heads, not LoRA; and the backbone was trained on ImageNet, which has images of all of CIFAR-10's "
+    "classes, while the embedded one has seen none of its stream's. On a stream whose classes pretraining has seen, "
+    "frozen features are better than on one of new classes, and there is less for training the backbone to gain."
+)
+
+
+def _tiers(embedded: Sequence[ClaimVerdict], records: Sequence[Record]) -> str:
+    """The claims of the middle tier beside those of the embedded one. Nothing is pooled."""
+    verdicts = judge_claims(records, "middle")
+    if all(v.outcome == "not run" for v in verdicts):
+        return ""
+    other = {v.claim.id: v for v in embedded}
+    pairs = [(v, other.get(v.claim.counterpart)) for v in verdicts]
+    both = [(mine, theirs) for mine, theirs in pairs if theirs and "not run" not in (mine.outcome, theirs.outcome)]
+    alike = sum(mine.outcome == theirs.outcome for mine, theirs in both)
+    against = sum({mine.outcome, theirs.outcome} == {"holds", "contradicted"} for mine, theirs in both)
+    said = (
+        f"Each tier has a family of claims of its own, and nothing is pooled over them. Of {count(len(both), 'claim')} "
+        f"with runs on both, {alike} have the same verdict and {len(both) - alike} another; {against} hold on one tier "
+        "and are contradicted on the other. An undecided claim is not a disagreement."
+    )
+    rows = [
+        (
+            mine.claim.text,
+            mine.claim.family,
+            "-" if theirs is None else f"**{theirs.outcome}** {theirs}",
+            f"**{mine.outcome}** {mine}",
+            _agreement(mine, theirs),
+        )
+        for mine, theirs in pairs
+    ]
+    header = ("says", "family", "embedded tier", "middle tier", "verdicts")
+    return _section("Two tiers side by side", said, TIERS_DIFFER, markdown_table(rows, header))
+
+
+def _agreement(mine: ClaimVerdict, theirs: ClaimVerdict | None) -> str:
+    if theirs is None:
+        return "of this tier alone"
+    outcomes = {mine.outcome, theirs.outcome}
+    if "not run" in outcomes:
+        return "-"
+    if len(outcomes) == 1:
+        return "the same"
+    return "opposite" if outcomes == {"holds", "contradicted"} else "undecided on one"
 
 
 # --- recipe against recipe ---

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..config import differences
 from ..data.drawings import shared_classes
-from ..data.streams import STREAMS
+from ..data.streams import EMBEDDED, LISTED, MIDDLE, STREAMS
 from ..files import write_text
 from ..recipes import RECIPES
 from ..records.record import Record, plain
@@ -35,9 +35,8 @@ from . import disagree, fidelity, findings, forest, page
 from .board import (
     COLUMNS,
     EXTERNAL,
-    NOT_COMPARABLE,
+    MIDDLE_NOT_COMPARABLE,
     NOT_SEPARATED,
-    OF_ONES_OWN,
     RANKS,
     SHOWN,
     Row,
@@ -66,7 +65,10 @@ OTHERS = (
     "backbone",
     "config_hash",
 )
-LABEL = "Embedded tier: not measured on a paper's data, and not comparable with a paper's numbers."
+LABEL_OF_TIER = {
+    EMBEDDED: "Embedded tier: not measured on a paper's data, and not comparable with a paper's numbers.",
+    MIDDLE: "Middle tier: a part of CIFAR-10 and a small CNN, not comparable with a paper's numbers.",
+}
 LABEL_OF_ONES_OWN = "Somebody's own images: not comparable with a paper's numbers."
 """In a LaTeX table, whose width they must not set."""
 DECIMALS = 6
@@ -92,8 +94,9 @@ def write(
 ) -> list[Path]:
     """Write the leaderboards, each file replaced whole.
 
-    ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``<stream>.md``, ``.csv``, ``.json``
-    and, when asked for, ``.tex`` one of them or one stream of somebody's own, ``index.html`` everything, runs of
+    ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``middle.md`` and ``.csv`` those of
+    the middle tier, ``<stream>.md``, ``.csv``, ``.json`` and, when asked for, ``.tex`` one of them or one stream of
+    somebody's own, ``index.html`` everything but the middle tier, runs of
     published cells included; where there are no others, it is all that is written. Files of streams that have no record
     any more are warned of and left. Recipes that are not ours are marked (:mod:`reclaim.benchmark.verdicts.outside`);
     claims and cells are judged without them.
@@ -106,7 +109,8 @@ def write(
     counted, variants, outside = _counted(stores, with_variants)
     ranked = _ranked(counted)
     everything, verdicts = rows(ranked, variants, outside), judge_claims(ranked)
-    table = [row for row in everything if not row.own]
+    table = [row for row in everything if row.definition.tier == EMBEDDED]
+    middle = [row for row in everything if row.definition.tier == MIDDLE]
     streams = {
         stream: [row for row in everything if row.stream == stream]
         for stream in dict.fromkeys(row.stream for row in everything)
@@ -116,12 +120,15 @@ def write(
         if kind not in FORMATS:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
         if kind == "html":
-            texts["index.html"] = page.render(everything, verdicts, check_cells(counted), counted)
+            shown = [row for row in everything if row not in middle]
+            texts["index.html"] = page.render(shown, verdicts, check_cells(counted), counted)
         elif kind == "markdown":
             texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
+            texts |= {"middle.md": middle_markdown(middle, judge_claims(ranked, "middle"))} if middle else {}
             texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
         elif kind == "csv":
             texts |= {"embedded.csv": as_csv(table)} if table else {}
+            texts |= {"middle.csv": as_csv(middle)} if middle else {}
             texts |= {f"{stream}.csv": as_csv(part) for stream, part in streams.items()}
         elif kind == "json":
             texts |= {f"{stream}.json": as_json(part) for stream, part in streams.items()}
@@ -131,13 +138,15 @@ def write(
             texts |= {f"{stream}.tex": as_latex(part) for stream, part in streams.items()}
     if not texts and everything:
         raise ValueError(
-            f"{_named(stores)} holds runs on streams of one's own alone, which have no picture: ask for html"
+            f"{_named(stores)} holds runs on streams of one's own or of the middle tier alone, which have no picture: "
+            "ask for markdown"
         )
     if not texts:
         raise ValueError(
             f"{_named(stores)} holds runs of published cells alone, and only the page shows these: ask for html"
         )
-    gone = [*(stream for stream in STREAMS if stream not in streams), *([] if table else ["embedded"])]
+    gone = [stream for stream in LISTED if stream not in streams]
+    gone += [*([] if table else ["embedded"]), *([] if middle else ["middle"])]
     for path in [folder / f"{name}.{end}" for name in gone for end in ("md", "csv", "json", "tex", "svg")]:
         if path.exists():
             warnings.warn(f"{path} is out of date: no record of {path.stem} counts; delete it", stacklevel=2)
@@ -150,10 +159,11 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
 
     :raises ValueError: there is no record to show.
     """
-    counted = [record for record in _counted(stores)[0] if record.recipe in RECIPES and record.stream in STREAMS]
+    both = [record for record in _counted(stores)[0] if record.recipe in RECIPES and record.stream in LISTED]
+    counted = [record for record in both if record.stream in STREAMS]
     pages = {
         "fidelity.md": fidelity.page(counted),
-        "findings.md": findings.page(counted),
+        "findings.md": findings.page(both),
         "coverage.md": coverage_page(),
         "why-numbers-disagree.md": disagree.page(counted),
     }
@@ -238,7 +248,7 @@ def _why_left_out(
             if _place(record) in of_cells
             else "a run of a published cell, which the page alone shows (--format html)"
         )
-    if record.stream not in STREAMS:
+    if record.stream not in LISTED:
         return "a recipe on a stream without a leaderboard"
     if RECIPES[record.recipe].fact and not docs:
         return "a recipe of docs/fidelity.md (--docs writes it)"
@@ -254,7 +264,7 @@ def _is_variant(record: Record, reason: Reason | None) -> bool:
     return (
         reason is not None
         and reason.kind in (OTHER_CONFIGURATION, OTHER_WEIGHTS)
-        and record.stream in STREAMS
+        and record.stream in LISTED
         and RECIPES[record.recipe].fact is None
         and "" not in differences(record.result["config"], RECIPES[record.recipe].config)
     )
@@ -291,7 +301,7 @@ def _named(stores: Stores) -> str:
 
 def _ranked(counted: Sequence[Record]) -> list[Record]:
     """Those of recipes on streams; a recipe that turns a switch of the fidelity page is shown there."""
-    return [r for r in counted if r.recipe in RECIPES and r.stream in STREAMS and RECIPES[r.recipe].fact is None]
+    return [r for r in counted if r.recipe in RECIPES and r.stream in LISTED and RECIPES[r.recipe].fact is None]
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
@@ -326,15 +336,31 @@ def markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
     return "\n".join(parts)
 
 
+def middle_markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> str:
+    """The middle tier: a table per stream and group, then the verdicts on its claims, a family of their own."""
+    ours = [row for row in table if not row.variant]
+    tuning = ends_of_grids({row.recipe for row in ours if row.hyperparameters.startswith("validation")})
+    parts = [
+        f"# The middle tier\n\n**{MIDDLE_NOT_COMPARABLE}**\n\n{findings.TIERS_DIFFER}\n\n{tuning} {RANKS} {TIES}\n"
+    ]
+    for stream in dict.fromkeys(row.stream for row in table):
+        own = [row for row in table if row.stream == stream]
+        parts.append(f"## {stream}\n\n{own[0].definition.description}.\n\n{_tables(own, 3)}")
+    explained = f"{findings.differences('middle')} {findings.EFFECT}"
+    parts.append(f"## Claims\n\n{explained}\n\n{findings.claims_table(verdicts)}\n")
+    return "\n".join(parts)
+
+
 def stream_markdown(table: Sequence[Row]) -> str:
     """One stream alone."""
     stream = table[0].definition
     if table[0].own:
-        reading, note = "Means over n seeds with 95% Student-t intervals, in percent.", OF_ONES_OWN
+        reading = "Means over n seeds with 95% Student-t intervals, in percent."
     else:
-        reading, note = "How to read this: [embedded.md](embedded.md).", NOT_COMPARABLE
+        board = f"{stream.tier}.md"
+        reading = f"How to read this: [{board}]({board})."
     explained = f"{markdown_text(stream.description)}. {reading}\n\n{RANKS} {TIES}"
-    return f"# {stream.name}\n\n**{note}**\n\n{explained}\n\n{_tables(table, 2)}"
+    return f"# {stream.name}\n\n**{table[0].note}**\n\n{explained}\n\n{_tables(table, 2)}"
 
 
 def as_latex(table: Sequence[Row]) -> str:
@@ -344,7 +370,7 @@ def as_latex(table: Sequence[Row]) -> str:
     header = ("Rank", "Not separated from", "Method", "n", *SHOWN.values(), "Bytes kept")
     align = ("right", "left", "left", *["right"] * (len(header) - 3))
     # in the table itself: a comment does not show in a paper
-    label, note = (LABEL_OF_ONES_OWN, OF_ONES_OWN) if table[0].own else (LABEL, NOT_COMPARABLE)
+    label = LABEL_OF_TIER.get(table[0].definition.tier, LABEL_OF_ONES_OWN)
     last = f"\\midrule\n\\multicolumn{{{len(header)}}}{{l}}{{\\footnotesize {label}}} \\\\\n"
     parts = []
     for group, members in by_group(table):
@@ -361,7 +387,7 @@ def as_latex(table: Sequence[Row]) -> str:
         ]
         tabular = tabulate(lines, header, tablefmt="latex_booktabs", disable_numparse=True, colalign=align)
         parts.append(
-            f"% {group.stream}: {group}. {note}\n% Means over n seeds in percent, and ranks, with "
+            f"% {group.stream}: {group}. {table[0].note}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
             + "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
@@ -444,8 +470,7 @@ def as_json(table: Sequence[Row]) -> str:
     each recipe.
     """
     stream = table[0].definition
-    note = OF_ONES_OWN if table[0].own else NOT_COMPARABLE
-    head = {"tier": stream.tier, "note": note, "stream": stream.name, "classes_per_experience": stream.sizes}
+    head = {"tier": stream.tier, "note": table[0].note, "stream": stream.name, "classes_per_experience": stream.sizes}
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     recipes = ",\n".join(f"  {json.dumps(_as_dict(row))}" for row in table)
     return "{\n" + ",\n".join([*lines, f' "rows": [\n{recipes}\n ]']) + "\n}\n"

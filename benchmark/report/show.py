@@ -12,7 +12,7 @@ from ..data.streams import Stream
 from ..papers.facts import FACTS, Switch
 from ..papers.kinds import UNKNOWN, kind_of, together
 from ..papers.protocols import Protocol, Uncovered, commands, find_run, protocol_of, run_of
-from ..papers.published import Claim, cells, claims
+from ..papers.published import CLAIMS, Claim, cells, claims
 from ..papers.sources import NATURAL
 from ..recipes import Recipe
 from ..records.metrics import AVERAGED, METRICS
@@ -117,7 +117,8 @@ def show_cells(run: str, records: Sequence[Record], width: int | None = None) ->
 def _verdicts(recipe: Recipe, records: Sequence[Record], width: int | None) -> str:
     rows = [
         (verdict.claim.id, str(verdict.claim), verdict.claim.stream, verdict.outcome, str(verdict))
-        for verdict in judge_claims(records)
+        for tier in CLAIMS
+        for verdict in judge_claims(records, tier)
         if recipe.name in (verdict.claim.better, verdict.claim.worse)
     ]
     return table(rows, ("claim", "says", "stream", "verdict", "difference"), width) if rows else ""
@@ -131,8 +132,8 @@ def show_stream(stream: Stream) -> str:
 
 def show_claim(name: str, records: Sequence[Record], width: int | None = None) -> str:
     """A claim as it was written down, and its verdict over the records that count."""
-    (claim,) = (claim for claim in claims() if claim.id == name)
-    (verdict,) = (verdict for verdict in judge_claims(records) if verdict.claim.id == name)
+    (claim,) = (claim for tier in CLAIMS for claim in claims(tier) if claim.id == name)
+    (verdict,) = (verdict for verdict in judge_claims(records, claim.tier) if verdict.claim.id == name)
     return table([*_fields(claim), ("verdict", verdict.outcome), ("difference", str(verdict))], width=width)
 
 

@@ -29,6 +29,7 @@ from reclaim.strategies.dualprompt import DualPrompt, attach_dualprompt
 from reclaim.strategies.entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
 from reclaim.strategies.first_experience import FirstExperienceOnly
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
+from reclaim.strategies.frozen_batch_norm import FrozenBatchNorm
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.inflora import InfLoRA, InfLoRARates, attach_inflora
 from reclaim.strategies.l2p import L2P, attach_l2p
@@ -195,7 +196,7 @@ def prepared(config: Config, dataset: str) -> tuple[BatchTransform, BatchTransfo
         of_others = config.external and config.external.backbone
         train, test = own_transforms(None if of_others else config.backbone, images.size)
     else:
-        train, test = transforms_of(images.protocol, dataset)
+        train, test = transforms_of(images.protocol, dataset, images.size)
     if images.clipped:
         if not isinstance(train, OlorTransform):
             raise ValueError(
@@ -209,7 +210,7 @@ def prepared(config: Config, dataset: str) -> tuple[BatchTransform, BatchTransfo
                 f"which protocol={images.protocol!r} does not use: leave it out"
             )
         train = replace(train, scale=(images.smallest_crop, train.scale[1]))
-    return train, test
+    return (train if images.augment else test), test
 
 
 def make_strategy(
@@ -257,6 +258,8 @@ def _plugins(config: Config, seed: int, validation: Sequence[Any] | None) -> lis
         plugins.append(BestEpoch(validation))
     if config.trainable == "heads":
         plugins.append(FrozenBackbone())
+    if config.batch_norm == "frozen":
+        plugins.append(FrozenBatchNorm())
     if config.train_in == "first":
         plugins.append(FirstExperienceOnly())
     if config.peft:

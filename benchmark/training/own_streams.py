@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import QUICKDRAW_VIT, Component, Config, Images
+from ..config import LITE_SIZE, QUICKDRAW_VIT, Component, Config, Images
 from ..data.streams import OWN, Stream, own_name, slug
 from ..recipes import Recipe
 from .components import FAILURES, component_of, failure, load, look_into, unlocated
 
 PHOTOGRAPHS = "vit_base_patch16_224.augreg_in21k"
 """Backbone of recipes of drawings on photographs: SLCA's."""
-LITE_SIZE = 64
-"""Pixels of the middle tier's images."""
 
 
 def for_images(recipe: Recipe, backbone: str | None = None, size: int | None = None) -> Recipe:
@@ -33,10 +31,12 @@ def for_images(recipe: Recipe, backbone: str | None = None, size: int | None = N
         raise ValueError(f"the backbone {QUICKDRAW_VIT} sees drawings of 28 x 28 pixels: name one for photographs")
     images = config.images or Images()
     if backbone is None and config.backbone != QUICKDRAW_VIT and size is None:
-        size = LITE_SIZE if images.protocol == "lite" else images.size
+        size = (images.size or LITE_SIZE) if images.protocol == "lite" else images.size
     own = PHOTOGRAPHS if config.backbone == QUICKDRAW_VIT else config.backbone
     changed = replace(
-        config, backbone=backbone or own, images=replace(images, protocol="own", clipped=False, size=size)
+        config,
+        backbone=backbone or own,
+        images=replace(images, protocol="own", clipped=False, size=size, train_per_class=None, test_per_class=None),
     )
     return replace(recipe, base=changed, grid={}, tuned_as=None, from_paper=False)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from reclaim.strategies.backbones import fingerprint, other_weights, require_backbone
+from reclaim.strategies.frozen_batch_norm import moving_batch_norms
+from torch import nn
 
 from ..config import QUICKDRAW_VIT, Config, config_hash
 from ..data.drawings import downstream
@@ -25,6 +27,7 @@ from ..records.provenance import provenance
 from ..records.record import SCHEMA, UNVERIFIED, Record
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
+from .frozen_features import never_changes, with_features
 from .kernels import arithmetic
 from .observer import Observer, Ticker
 from .own_streams import serve_component
@@ -92,6 +95,11 @@ def run(
         ):
             warnings.warn(other, UserWarning, stacklevel=2)
             of_images["remarks"] = [*of_images.get("remarks", ()), other]
+        _warn_of_batch_norm(config, backbone)
+        if never_changes(config) and not setup.rehearsal:
+            size = config.eval_batch_size or config.batch_size
+            benchmark, backbone = with_features(benchmark, order, backbone, config, setup.device, size, setup.workers)
+            setup = replace(setup, workers=0, cache=None)  # which are of images
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
@@ -175,6 +183,18 @@ def _shape(config: Config, stream: Stream) -> tuple[int, ...] | None:
     return 3, size, size
 
 
+def _warn_of_batch_norm(config: Config, backbone: nn.Module) -> None:
+    """Of a pretrained backbone that is fine-tuned on the statistics of one experience after another."""
+    tuned = config.trainable == "all" and config.epochs and config.batch_norm == "train"
+    if config.starts_pretrained and tuned and moving_batch_norms(backbone):
+        warnings.warn(
+            f"the statistics of the batch normalisation of {config.backbone} are estimated anew on each experience, "
+            f"which alone can cost most of what pretraining gave: --set batch_norm=frozen keeps them",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
     """Refuse what can be refused without looking at weights or images.
 
@@ -244,7 +264,15 @@ def _read(stream: Stream, order: list[int], config: Config, setup: Setup) -> tup
         require_enough_to_hold_out(data)
     transforms = prepared(config, stream.dataset)
     benchmark = make_image_benchmark(
-        stream, order, data, transforms, config.part, config.images.hold_out, setup.cache, setup.device
+        stream,
+        order,
+        data,
+        transforms,
+        config.part,
+        config.images.hold_out,
+        setup.cache,
+        setup.device,
+        (config.images.train_per_class, config.images.test_per_class),
     )
     remarks = [*data.remarks, *([] if verify else [UNVERIFIED])]
     said: dict[str, Any] = {"data_sha256": data.sha256, **({"remarks": remarks} if remarks else {})}

@@ -15,12 +15,17 @@ from ..files import require_writable, write_text
 from ..recipes import CHOICE_SEEDS, Recipe
 from ..records.store import RecordStore
 from .jobs import Job, try_jobs
+from .runtime import HERE, Setup
 
 METRIC = "last_acc"
 
 
-def jobs_of_candidates(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS) -> list[Job]:
+def jobs_of_candidates(
+    recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS, setup: Setup = HERE
+) -> list[Job]:
     """A job on the validation part for every recipe, candidate and seed, in this order.
+
+    :param setup: of recipes for photographs, where their images are.
 
     :raises ValueError: a recipe has no grid of its own.
     """
@@ -35,6 +40,7 @@ def jobs_of_candidates(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_
             find_stream(recipe.home),
             seed,
             "given",
+            HERE if recipe.tier == "embedded" else setup,
         )
         for recipe in recipes
         for candidate in recipe.candidates()
@@ -47,17 +53,19 @@ def sweep(
     store: RecordStore,
     seeds: Sequence[int] = CHOICE_SEEDS,
     n_jobs: int | None = None,
+    setup: Setup = HERE,
 ) -> dict[str, dict[str, Any]]:
     """Recipe -> the chosen settings, and the score of every candidate. Test drawings are not used.
 
     The candidate with the highest mean Last-Acc on the validation part is chosen; of several, the first. A run that
     diverges scores 0.
 
+    :param setup: see :func:`jobs_of_candidates`.
     :param store: where the candidates' runs are kept: the same call after an interruption goes on from there.
     :raises ValueError: a recipe has no grid of its own.
     :raises RuntimeError: a run failed for another reason than divergence; the others are kept.
     """
-    jobs = jobs_of_candidates(recipes, seeds)
+    jobs = jobs_of_candidates(recipes, seeds, setup)
     records, failures = try_jobs(jobs, store, n_jobs)
     for job, error in failures.items():
         if not isinstance(error, FloatingPointError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..papers.published import Claim, claims, confirmatory_plan, planned_seeds
+from ..papers.published import Claim, ClaimTier, claims, confirmatory_plan, planned_seeds
 from ..records.metrics import LESS_IS_BETTER
 from ..records.record import Record, metric_of
 from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
@@ -100,9 +100,9 @@ class ClaimVerdict:
         }
 
 
-def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
-    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, each
-    exploratory claim is tested alone.
+def judge_claims(runs: Sequence[Record], tier: ClaimTier = "embedded") -> list[ClaimVerdict]:
+    """The verdict on every claim of a tier, two-sided at 5%; Holm runs over its confirmatory family on each side, each
+    exploratory claim is tested alone. Nothing is pooled over tiers.
 
     Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until
     a claim holds nor stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place
@@ -110,13 +110,13 @@ def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
 
     :param runs: of the recipes' present configurations; one per recipe, stream and seed.
     """
-    _, alpha = confirmatory_plan()
+    _, alpha = confirmatory_plan(tier)
     values: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
         values.setdefault((record.recipe, record.stream), {})[record.seed] = record
-    differences = {claim.id: _difference(claim, values) for claim in claims()}
-    families = [[claim for claim in claims() if claim.family == "confirmatory"]]
-    families += [[claim] for claim in claims() if claim.family == "exploratory"]
+    differences = {claim.id: _difference(claim, values) for claim in claims(tier)}
+    families = [[claim for claim in claims(tier) if claim.family == "confirmatory"]]
+    families += [[claim] for claim in claims(tier) if claim.family == "exploratory"]
     verdicts = {}
     for family in families:
         found = [differences[claim.id] for claim in family]
@@ -126,7 +126,7 @@ def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
             if difference and judgement.outcome == "not run":
                 judgement = replace(judgement, outcome="undecided")
             verdicts[claim.id] = ClaimVerdict(claim, judgement, difference)
-    return [verdicts[claim.id] for claim in claims()]
+    return [verdicts[claim.id] for claim in claims(tier)]
 
 
 def _difference(claim: Claim, values: Mapping[tuple[str, str], Mapping[int, Record]]) -> PairedDifference | None:

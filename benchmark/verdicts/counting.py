@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import HUB, config_hash, differences
+from ..data.streams import MIDDLE_STREAMS
 from ..papers.protocols import Uncovered, protocol_of, run_names, run_of
 from ..papers.published import cells
-from ..recipes import CHOICE_SEEDS, RECIPES, recipes_of, weights_sha256
+from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError, compare, plain
 from ..records.store import Problem, RecordStore
 
@@ -91,8 +92,7 @@ def reasons(records: Iterable[Record]) -> list[Reason | None]:
     was done (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
     made_with = {
-        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config))
-        for name, recipe in recipes_of("embedded").items()
+        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()
     }
     runs = _runs_of_cells()
     return [_reason(record, made_with, runs) for record in records]
@@ -169,14 +169,26 @@ def _reason(
         if record.config_hash != present:
             changed = differences(record.result["config"], RECIPES[record.recipe].config)
             return Reason(OTHER_CONFIGURATION, _few(list(changed.values())))
+        if RECIPES[record.recipe].tier == "middle":
+            return _in_the_middle(record)
         return Reason(OTHER_WEIGHTS) if record.result["weights_sha256"] != weights else None
     if (record.recipe, record.stream) in runs:
         return _against(runs[record.recipe, record.stream], record)
-    if record.recipe in RECIPES:
-        return Reason("of the middle tier, which is on no leaderboard")
     if f"{record.recipe.replace('.', '/')}/{record.stream}" in run_names():
         return Reason("a run of a paper without a published number here")
     return Reason("no recipe or published cell of that name and stream")
+
+
+def _in_the_middle(record: Record) -> Reason | None:
+    """Why a record of a middle recipe's present configuration does not count: its images and weights did not ship."""
+    from reclaim.strategies.backbones import other_weights  # seconds, and the embedded tier does without
+
+    if record.stream not in MIDDLE_STREAMS:
+        return Reason("a recipe on a stream of another tier")
+    if _unverified(record):
+        return Reason(UNVERIFIED)
+    other = other_weights(record.result["config"]["backbone"], record.result["weights_sha256"])
+    return Reason(OTHER_WEIGHTS) if other else None
 
 
 def _few(differing: Sequence[str]) -> str:

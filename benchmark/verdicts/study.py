@@ -17,7 +17,7 @@ from scipy import optimize, stats
 from tabulate import tabulate
 
 from ..papers.protocols import Uncovered, find_cell, protocol_of, run_of
-from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
+from ..papers.published import CLAIMS, Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
 from ..recipes import RECIPES
 from ..records.record import Record
 from ..stats.estimates import ALPHA, Published
@@ -39,7 +39,8 @@ def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
     """
     if std is not None and not 0 < std < math.inf:
         raise ValueError(f"std is {std}: give a number of points above 0")
-    for claim in claims():
+    of_tiers = [claim for tier in CLAIMS for claim in claims(tier)]
+    for claim in of_tiers:
         if claim.id == name:
             return plan_claim(claim, records, std)
     for cell in cells():
@@ -48,7 +49,7 @@ def plan(name: str, records: Sequence[Record], std: float | None = None) -> str:
     for table in tables():
         if table.id == name:
             return plan_table(table, records, std)
-    everything = [*(claim.id for claim in claims()), *(table.id for table in tables()), *(cell.id for cell in cells())]
+    everything = [*(claim.id for claim in of_tiers), *(table.id for table in tables()), *(cell.id for cell in cells())]
     similar = difflib.get_close_matches(name, everything, n=3, cutoff=0.3) or [table.id for table in tables()]
     raise ValueError(
         f"no claim, cell or table is called {name!r}: did you mean {', '.join(similar)}? (`reclaim list claims` and "
@@ -90,14 +91,12 @@ def seeds_to_detect(effect: float, alpha: float) -> int | None:
 
 def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None) -> str:
     """The true differences that :data:`SEEDS` find with 80% power, and what they cost."""
-    family = (
-        [other for other in claims() if other.family == claim.family] if claim.family == "confirmatory" else [claim]
-    )
-    _, alpha = confirmatory_plan()
+    family = [c for c in claims(claim.tier) if c.family == claim.family] if claim.family == "confirmatory" else [claim]
+    _, alpha = confirmatory_plan(claim.tier)
     unit, digits = _unit(claim), 2 if _unit(claim) == "points" else 4
-    differences = {verdict.claim.id: verdict.difference for verdict in judge_claims(records)}
+    differences = {verdict.claim.id: verdict.difference for verdict in judge_claims(records, claim.tier)}
     own = differences[claim.id]
-    alike = [c for c in claims() if (c.stream, _unit(c)) == (claim.stream, unit)]
+    alike = [c for c in claims(claim.tier) if (c.stream, _unit(c)) == (claim.stream, unit)]
     others = [d.std for d in (differences[c.id] for c in alike) if d is not None and d.std]
     if std is not None:
         spread = f"{std:g} {unit} (--std)"

@@ -138,6 +138,8 @@ def _notes(record: Record) -> Iterator[str]:
             f"no recipe is called {record.recipe!r} here: on {record.stream} only runs under the name of a published "
             "cell are shown; recipes from outside are on the embedded streams and on streams of their own"
         )
+    elif recipe.tier == "middle":
+        yield from not_counted([record])
     elif record.stream not in STREAMS:
         yield (
             f"a recipe is shown on the embedded tier: on {record.stream} only runs under the name "

@@ -20,7 +20,7 @@ from reclaim.benchmark.checks.session import missing_jobs
 from reclaim.benchmark.config import config_hash
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.papers.protocols import find_cell
-from reclaim.benchmark.papers.published import Claim, cells, claims, planned_seeds
+from reclaim.benchmark.papers.published import CLAIMS, Claim, cells, claims, planned_seeds
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
@@ -36,6 +36,7 @@ pytest_plugins = ["pytester"]
 
 BENCHMARK = Path(session.__file__).parent
 PARTS = ("test_live.py", "test_claims.py", "test_cells.py")
+ALL_CLAIMS = [claim for tier in CLAIMS for claim in claims(tier)]
 HEADLINE = [recipe for recipe in recipes_of("embedded").values() if recipe.headline]
 CELL = cells()[0]
 ALL = {cell.id: cell for cell in cells()}
@@ -73,7 +74,7 @@ def one_claim(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome | None], Cla
     def put(expected: Outcome | None) -> Claim:
         claim = dataclasses.replace(claims()[0], family="exploratory", expected=expected)
         for module in (published, verdicts_of_claims):
-            monkeypatch.setattr(module, "claims", lambda: (claim,))
+            monkeypatch.setattr(module, "claims", lambda tier="embedded": (claim,) if tier == "embedded" else ())
         return claim
 
     return put
@@ -92,7 +93,7 @@ def test_without_its_option_everything_is_skipped(check: Any) -> None:
     result = check()
     outcomes = result.parseoutcomes()
     assert set(outcomes) <= {"skipped", "warnings", "warning"}
-    assert outcomes["skipped"] == len(claims()) + len(HEADLINE) + len(cells())
+    assert outcomes["skipped"] == len(ALL_CLAIMS) + len(HEADLINE) + 1 + len(cells())
     assert result.ret == 0
     result = check("-rs", part="test_live.py")
     result.stdout.fnmatch_lines(["*pass --paper-check*"])
@@ -101,7 +102,7 @@ def test_without_its_option_everything_is_skipped(check: Any) -> None:
 
 def test_without_records_everything_is_not_run(check: Any) -> None:
     result = check("--paper-check", "--paper-records-only", "-rs")
-    assert result.parseoutcomes()["skipped"] == len(claims()) + len(HEADLINE) + len(cells())
+    assert result.parseoutcomes()["skipped"] == len(ALL_CLAIMS) + len(HEADLINE) + 1 + len(cells())
     assert result.ret == 0
     text = result.stdout.str()
     assert "--paper-records-only trains nothing" in text
@@ -113,8 +114,8 @@ def test_without_records_everything_is_not_run(check: Any) -> None:
     for name in dict.fromkeys(cell.table for cell in cells()):
         n = sum(cell.table == name for cell in cells())
         assert f"{name}: {n} not run" in table.splitlines()
-    assert all(f"{claim.id}: {claim.better} " in table for claim in claims())
-    assert sum(line.rstrip().endswith("  not run") for line in table.splitlines()) == len(claims())
+    assert all(f"{claim.id}: {claim.better} " in table for claim in ALL_CLAIMS)
+    assert sum(line.rstrip().endswith("  not run") for line in table.splitlines()) == len(ALL_CLAIMS)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +402,7 @@ def test_every_record_that_does_not_count_is_noted() -> None:
         f"lr=0.77 instead of {RECIPES['slca'].config.lr:g}",
         "not counted: 1 of slca on split-quickdraw-10: other starting weights than the recipe's",
         "not counted: 1 of slca on split-quickdraw-10: a seed on which hyper-parameters are chosen",
-        f"not counted: 1 of {middle} on cifar10-5: of the middle tier, which is on no leaderboard",
+        f"not counted: 1 of {middle} on cifar10-5: a recipe on a stream of another tier",
         "not counted: 1 of theirs on split-quickdraw-10: no recipe or published cell of that name and stream",
     ]
 
@@ -655,7 +656,7 @@ def test_in_several_processes_it_finds_the_same(pytester: pytest.Pytester, store
     assert f"skipped {store.root / 'notes.txt'}: not a record" in summaries[0]
     assert documents[0] == documents[1]
     document = json.loads(documents[0])
-    assert len(document["claims"]) == len(claims())
+    assert len(document["claims"]) == len(ALL_CLAIMS)
     assert len(document["cells"]) == len(cells())
     assert len(document["live"]) == len(HEADLINE) - 1
     assert outcomes[0] == outcomes[1]
@@ -797,7 +798,7 @@ def test_only_the_papers_asked_for_are_checked(check: Any) -> None:
     result = check("--paper-check", "--paper-only", "olor", "--collect-only", "-q")
     lines = [line for line in result.stdout.str().splitlines() if "::" in line]
     assert [line.split("[")[1].rstrip("]") for line in lines if "test_claims" in line] == [
-        c.id for c in claims() if c.paper == "olor"
+        c.id for c in ALL_CLAIMS if c.paper == "olor"
     ]
     live = {line.split("[")[1].rstrip("]") for line in lines if "test_live" in line}
     assert live == {recipe.name for recipe in HEADLINE} & {

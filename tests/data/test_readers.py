@@ -23,9 +23,12 @@ from reclaim.benchmark.data.catalogue import (
     find_dataset,
     read_catalogue,
 )
-from reclaim.benchmark.data.images import ImageDataset, hold_out, is_image
+from reclaim.benchmark.data.experiences import make_image_benchmark
+from reclaim.benchmark.data.images import ImageData, ImageDataset, ImageList, first_of_each_class, hold_out, is_image
 from reclaim.benchmark.data.layouts import list_images
 from reclaim.benchmark.data.readers import read_cars196
+from reclaim.benchmark.data.streams import find_stream
+from reclaim.benchmark.data.transforms import ImageTransform
 from reclaim.benchmark.data.verify import (
     extra_files,
     missing_files,
@@ -627,3 +630,49 @@ def test_a_bad_data_set_is_named(old: str, new: str, complaint: str, tmp_path: P
     assert ONE.count(old) == 1
     with pytest.raises(CatalogueError, match=rf"^catalogue\.toml.*{complaint}"):
         read(tmp_path, ONE.replace(old, new))
+
+
+def test_the_first_images_of_each_class() -> None:
+    labels = (1, 0, 1, 1, 0, 2, 2, 0)
+    part = ImageList(Path(), np.zeros((8, 2, 2, 3), np.uint8), labels)
+    data = ImageData("some", ("a", "b", "c"), part, part)
+    assert first_of_each_class(data, "train", None) == range(8)
+    assert first_of_each_class(data, "train", 1) == [0, 1, 5]
+    assert first_of_each_class(data, "test", 2) == [0, 1, 2, 4, 5, 6]
+    with pytest.raises(
+        ValueError, match=r"some has 2 test images of class 'c', fewer than images.test_per_class=3: set"
+    ):
+        first_of_each_class(data, "test", 3)
+
+
+def test_a_subset_is_that_of_the_whole_set_and_holds_out_of_itself() -> None:
+    """Experiences of a subset have the images of its places, and the validation part is a tenth of them."""
+    labels = tuple(range(10)) * 40
+    pixels = np.arange(400, dtype=np.uint16).view(np.uint8).reshape(400, 1, 1, 2)
+    images = np.concatenate([pixels, np.zeros((400, 1, 1, 1), np.uint8)], axis=3)  # each knows its place
+    part = ImageList(Path(), images, labels)
+    data = ImageData("cifar10", tuple("abcdefghij"), part, part)
+    exact = ImageTransform("as-is", 1)
+
+    def places(stream: Any) -> list[int]:
+        values = [x[:, 0, 0] * 255 for experience in stream for x, *_ in experience.dataset]
+        return sorted(round(float(x[0])) + 256 * round(float(x[1])) for x in values)
+
+    def made(of: str, hold_out_validation: bool = False) -> tuple[list[int], list[int]]:
+        benchmark = make_image_benchmark(
+            find_stream("split-cifar10-5"),
+            list(range(10)),
+            data,
+            (exact, exact),
+            of,
+            hold_out_validation,
+            per_class=(20, 5),
+        )
+        return places(benchmark.train_stream), places(benchmark.test_stream)
+
+    train, test = made("test")
+    assert (train, test) == (list(range(200)), list(range(50)))
+    kept, held = made("validation")
+    assert sorted([*kept, *held]) == train
+    assert sorted(labels[i] for i in held) == sorted([*range(10)] * 2)
+    assert made("test", hold_out_validation=True) == (kept, test)

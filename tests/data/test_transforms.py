@@ -126,10 +126,12 @@ def test_the_protocols() -> None:
     half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     assert transforms_of("lite", "cifar10") == (train, test)
     assert train == ImageTransform(
-        "random-resized-crop", 64, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half
+        "random-resized-crop", 96, scale=(0.5, 1.0), interpolation="bicubic", flip=0.5, normalisation=half
     )
-    assert test == ImageTransform("resize-center-crop", 64, resize=64, normalisation=half)
-    assert test.on_batch(photographs([(32, 32)])).shape == (1, 3, 64, 64)
+    assert test == ImageTransform("resize-center-crop", 96, resize=96, normalisation=half)
+    assert test.on_batch(photographs([(32, 32)])).shape == (1, 3, 96, 96)
+    larger = transforms_of("lite", "cifar10", 128)
+    assert [t.on_batch(photographs([(32, 32)])).shape for t in larger] == [(1, 3, 128, 128)] * 2
     with pytest.raises(ValueError, match="'lite' has no experiment on 'cub200'"):
         transforms_of("lite", "cub200")
     with pytest.raises(ValueError, match="'slca' has no experiment on 'food101'"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark.data.streams import STREAMS
+from reclaim.benchmark.data.streams import MIDDLE_STREAMS, STREAMS
 from reclaim.benchmark.papers import headers, published
 from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.papers.published import Claim, PublishedError, Table, cells, claims, tables
@@ -17,6 +17,7 @@ from reclaim.benchmark.records.record import Record, metric_of
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.verdicts import claims as verdicts_of_claims
 from reclaim.benchmark.verdicts.claims import ClaimVerdict, judge_claims
+from reclaim.benchmark.verdicts.counting import current
 from small_runs import synthetic_record
 
 # --- the files as they are ---
@@ -114,17 +115,52 @@ def test_every_margin_has_a_reason() -> None:
         assert "Last-Acc" in table.margin_reason
 
 
-def test_every_claim_can_be_checked() -> None:
-    assert len(claims()) == len({claim.id for claim in claims()})
-    confirmatory = [claim for claim in claims() if claim.family == "confirmatory"]
+@pytest.mark.parametrize(("tier", "streams"), [("embedded", STREAMS), ("middle", MIDDLE_STREAMS)])
+def test_every_claim_can_be_checked(tier: Any, streams: Any) -> None:
+    assert len(claims(tier)) == len({claim.id for claim in claims(tier)})
+    confirmatory = [claim for claim in claims(tier) if claim.family == "confirmatory"]
     assert 8 <= len(confirmatory) <= 12
-    for claim in claims():
-        assert claim.better in recipes_of("embedded")
-        assert claim.worse in recipes_of("embedded")
+    for claim in claims(tier):
+        assert claim.tier == tier
+        assert claim.better in recipes_of(tier)
+        assert claim.worse in recipes_of(tier)
         assert claim.better != claim.worse
-        assert claim.stream in STREAMS
+        assert claim.stream in streams
         assert claim.metric in METRICS
         assert (claim.margin > 0) == bool(claim.margin_reason) == (claim.kind == "noninferior")
+
+
+def test_the_middle_tier_asks_what_the_embedded_one_asked() -> None:
+    embedded = {claim.id: claim for claim in claims()}
+    middle = claims("middle")
+    assert not embedded.keys() & {claim.id for claim in middle}
+    asked = {claim.counterpart for claim in middle if claim.family == "confirmatory"}
+    assert asked == {claim.id for claim in embedded.values() if claim.family == "confirmatory"}
+    for claim in middle:
+        if other := embedded.get(claim.counterpart):
+            same = ("text", "family", "kind", "metric", "margin", "margin_reason")
+            assert [getattr(claim, key) for key in same] == [getattr(other, key) for key in same] or (
+                claim.text != other.text and claim.id == "slca/middle-frozen-backbone"  # no final norm to make fresh
+            )
+
+
+def test_each_tier_has_a_family_of_its_own() -> None:
+    """Records of one tier leave the verdicts of the other as they were."""
+    claim = claims("middle")[0]
+    runs = [
+        synthetic_record(recipe, claim.stream, seed, last_acc=value + seed % 3)
+        for recipe, value in ((claim.better, 60), (claim.worse, 50))
+        for seed in range(10)
+    ]
+    assert current(runs) == runs
+    alone = judge_claims(runs, "middle")
+    (verdict,) = (v for v in alone if v.claim == claim)
+    assert verdict.difference is not None
+    assert verdict.difference.n == 10
+    assert [v.outcome for v in judge_claims(runs)] == ["not run"] * len(claims())
+    other = claims()[0]
+    more = [synthetic_record(r, other.stream, seed) for r in (other.better, other.worse) for seed in range(10)]
+    assert judge_claims([*runs, *more], "middle") == alone
 
 
 # --- files as they must not be ---
@@ -177,7 +213,7 @@ def read_cells() -> Any:
 
 
 def read_claims() -> Any:
-    return claims.__wrapped__()
+    return claims.__wrapped__("embedded")
 
 
 @pytest.mark.parametrize(
@@ -422,7 +458,7 @@ def runs(
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, judged: list[Claim], records: list[Record]) -> list[ClaimVerdict]:
-    monkeypatch.setattr(verdicts_of_claims, "claims", lambda: tuple(judged))
+    monkeypatch.setattr(verdicts_of_claims, "claims", lambda tier: tuple(judged))
     verdicts = judge_claims(records)
     assert [verdict.claim for verdict in verdicts] == judged
     return verdicts

@@ -381,3 +381,38 @@ def test_what_was_not_run_is_not_mentioned() -> None:
         "Combinations of the three methods",
         "How far this reaches",
     ]
+
+
+SIDE = "Two tiers side by side"
+
+
+def in_the_middle(recipe: str, accuracies: Sequence[float]) -> list[Record]:
+    return records_of(recipe, accuracies, RECIPES[recipe].home)
+
+
+def test_two_tiers_stand_side_by_side_and_are_not_pooled() -> None:
+    held = records_of("slca", around(60, ALL_TEN)) + records_of("seqft-slow", around(50, ALL_TEN[::-1]))
+    against = in_the_middle("lite-slca", around(50, ALL_TEN)) + in_the_middle("lite-slow", around(60, ALL_TEN[::-1]))
+    assert SIDE not in sections(held)
+    found = sections([*held, *against])
+    rows = {row[0]: row for row in table(found[SIDE])}
+    row = rows["Classifier alignment improves the slow learner"]
+    assert row[2].startswith("**holds** +10.00")
+    assert row[3].startswith("**contradicted** -10.00")
+    assert row[4] == "opposite"
+    text = one_line(found[SIDE])
+    assert "Of 1 claim with runs on both, 0 have the same verdict and 1 another; 1 hold on one tier" in text
+    assert "has images of all of CIFAR-10's classes" in text
+    assert rows["EPG is better than cross-entropy, of the heads alone"][4] == "of this tier alone"
+    # the other sections are those of the embedded tier alone
+    without = sections(held)
+    assert {name: text for name, text in found.items() if name != SIDE} == without
+
+    agreeing = in_the_middle("lite-slca", around(60, ALL_TEN)) + in_the_middle("lite-slow", around(50, ALL_TEN[::-1]))
+    row = table(sections([*held, *agreeing])[SIDE])[0]
+    assert row[4] == "the same"
+
+
+def test_the_middle_tier_alone_has_its_section() -> None:
+    text = page(in_the_middle("lite-slca", around(50, ALL_TEN)) + in_the_middle("lite-slow", around(60, ALL_TEN)))
+    assert SIDE in text

@@ -27,7 +27,7 @@ from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.papers.protocols import Protocol, protocol_of
 from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records.provenance import PACKAGES
-from reclaim.benchmark.records.record import Record, RecordError
+from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.report import figures
 from reclaim.benchmark.report.leaderboard import (
@@ -45,7 +45,7 @@ from reclaim.benchmark.report.leaderboard import (
 )
 from reclaim.benchmark.stats.estimates import mean_interval
 from reclaim.benchmark.verdicts.claims import judge_claims
-from reclaim.benchmark.verdicts.counting import current
+from reclaim.benchmark.verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, current, reasons
 from small_runs import synthetic_record
 
 
@@ -757,3 +757,62 @@ def test_figures_show_records_from_outside(tmp_path: Path) -> None:
         store.write(record)
     written = {path.name for path in write_figures(store, tmp_path / "figures")}
     assert {"birds-last-acc.svg", "birds-accuracy.png", "birds-matrix-their-method.svg"} <= written
+
+
+# --- the middle tier ---
+
+
+def of_the_middle(recipe: str, *accuracies: float) -> list[Record]:
+    stream = RECIPES[recipe].home
+    return [synthetic_record(recipe, stream, seed, last_acc=value) for seed, value in enumerate(accuracies)]
+
+
+def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
+    records = [*of_the_middle("lite-slca", 60, 61, 62), *of_the_middle("lite-slow", 50, 51, 52)]
+    embedded = [synthetic_record("slca", seed=seed, last_acc=40 + seed) for seed in range(3)]
+    store, alone = RecordStore(tmp_path / "both"), RecordStore(tmp_path / "alone")
+    for record in records:
+        store.write(record)
+    for record in embedded:
+        store.write(record)
+        alone.write(record)
+    written = {path.name for path in write(store, tmp_path / "boards")}
+    assert written >= {"middle.md", "middle.csv", "split-cifar10-5.md", "split-cifar10-5.csv", "split-cifar10-5.json"}
+    write(alone, tmp_path / "without")
+    for name in ("embedded.md", "embedded.csv", "embedded.svg", "split-quickdraw-10.md", "index.html"):
+        assert (tmp_path / "boards" / name).read_bytes() == (tmp_path / "without" / name).read_bytes(), "pooled"
+    text = (tmp_path / "boards" / "middle.md").read_text(encoding="utf-8")
+    assert "SLCA, Lite0" in text
+    assert "the first 500 training and 200 test images of each class" in text
+    assert "`slca/middle-alignment`" in text
+    assert "quickdraw" not in text
+    lines = list(csv.DictReader((tmp_path / "boards" / "middle.csv").open(encoding="utf-8", newline="")))
+    assert [(line["recipe"], line["tier"], line["rank"]) for line in lines] == [
+        ("lite-slca", "middle", "1"),
+        ("lite-slow", "middle", "2"),
+    ]
+    assert {line["pretraining_overlap"] for line in lines} == {"10"}
+    assert str(account(store)) == "9 of 9 records are shown"
+
+
+def test_the_middle_tier_alone_is_written(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    for record in of_the_middle("lite-slow", 60, 61):
+        store.write(record)
+    assert "middle.md" in {path.name for path in write(store, tmp_path / "boards")}
+
+
+def test_records_of_the_middle_tier_count_by_images_and_weights() -> None:
+    sound, small, others = of_the_middle("lite-slca", 60, 61, 62)
+    small.result["remarks"] = [UNVERIFIED]
+    others.result["weights_sha256"] = "0" * 64
+    elsewhere = synthetic_record("lite-slca", "split-quickdraw-10")
+    changed = synthetic_record("lite-slca", "split-cifar10-5", config=RECIPES["lite-slca"].config.set(["lr=0.5"]))
+    found = [reason and reason.kind for reason in reasons([sound, small, others, elsewhere, changed])]
+    assert found == [
+        None,
+        UNVERIFIED,
+        OTHER_WEIGHTS,
+        "a recipe on a stream of another tier",
+        OTHER_CONFIGURATION,
+    ]

@@ -77,7 +77,7 @@ def test_every_recipe_has_a_form_for_photographs(name: str) -> None:
     assert own.config.images.protocol == "own"
     lite = recipe.config.backbone == LITE0
     assert own.config.backbone == (LITE0 if lite else PHOTOGRAPHS)
-    assert own.config.images.size == (64 if lite else None)
+    assert own.config.images.size == (96 if lite else None)
     prepared(own.config, "pets")
     assert replace(own.config, images=recipe.config.images, backbone=recipe.config.backbone) == recipe.config
 

@@ -265,3 +265,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         result = CliRunner().invoke(main, ["plan", *arguments])
         assert result.exit_code == 1
         assert complaint in result.output
+
+
+def test_a_claim_of_the_middle_tier_is_planned_in_its_own_family() -> None:
+    family = [claim for claim in claims("middle") if claim.family == "confirmatory"]
+    text = plan(family[0].id, [])
+    assert f"Holm's first step of {len(family)} claims at 5%" in text
+    assert f"on {family[0].stream}, last_acc" in text
