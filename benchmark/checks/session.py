@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data.streams import EMBEDDED, STREAMS, find_stream
+from ..data.streams import DENSE, EMBEDDED, find_stream
 from ..papers.published import claims, planned_seeds
 from ..recipes import RECIPES
 from ..records.record import Record
@@ -36,20 +36,20 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
 
 
 def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
-    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are
-    not on record.
+    """The runs that the claims of these papers (None: all claims) need on streams of drawings and canvases, and that
+    are not on record.
     """
     on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
     seeds: dict[tuple[str, str], int] = {}
     for claim in claims():
-        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier == EMBEDDED:
+        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier in (EMBEDDED, DENSE):
             for recipe in (claim.better, claim.worse):
                 place = recipe, claim.stream
                 seeds[place] = max(seeds.get(place, 0), planned_seeds(claim))
     missing = []
     for (recipe, stream), n in seeds.items():
         absent = [seed for seed in range(n) if (recipe, stream, seed) not in on_record]
-        missing += jobs_of(RECIPES[recipe], STREAMS[stream], absent)
+        missing += jobs_of(RECIPES[recipe], find_stream(stream), absent)
     return missing
 
 

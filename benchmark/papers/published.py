@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-from ..records.metrics import AVERAGED, METRICS
+from ..records.metrics import AVERAGED, DENSE_METRICS, METRICS
 from .kinds import NATURAL_ORDER, SHUFFLED, UNKNOWN, Kind
 
 DEFAULT_MARGIN = 1.0
@@ -105,7 +105,7 @@ class Claim:
     id: str
     text: str
     source: str
-    family: Literal["confirmatory", "exploratory"]
+    family: Literal["confirmatory", "dense", "exploratory"]
     kind: ClaimKind
     better: str
     worse: str
@@ -144,7 +144,7 @@ def tables() -> tuple[Table, ...]:
 @functools.cache
 def claims() -> tuple[Claim, ...]:
     """Every claim of papers/claims.toml, in its order."""
-    found, known = [], recipes_of("embedded")
+    found, known = [], {**recipes_of("embedded"), **recipes_of("dense")}
     file, document = "papers/claims.toml", _document("claims.toml")
     _require(file, document, ("family", "claim"), ())
     _plan(document)
@@ -156,7 +156,7 @@ def claims() -> tuple[Claim, ...]:
             find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:
             raise PublishedError(f"{where}: {error}") from None
-        _require_choice(where, entry, "family", ("confirmatory", "exploratory"))
+        _require_choice(where, entry, "family", ("confirmatory", "dense", "exploratory"))
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
         if (entry["kind"] == "noninferior") != ("margin" in entry and "margin_reason" in entry):
@@ -170,16 +170,21 @@ def claims() -> tuple[Claim, ...]:
 
 @functools.cache
 def confirmatory_plan() -> tuple[int, float]:
-    """Seeds and family error that the confirmatory family was planned with.
+    """Seeds and family error that the confirmatory family, and that of dense tasks, were planned with.
 
     :raises PublishedError: they are not what they should be.
     """
     return _plan(_document("claims.toml"))
 
 
+def in_a_family(claim: Claim) -> bool:
+    """Whether Holm's correction runs over it and others; an exploratory claim is tested alone."""
+    return claim.family != "exploratory"
+
+
 def planned_seeds(claim: Claim) -> int:
     """The claim was planned with seeds 0, 1, ... below this."""
-    return confirmatory_plan()[0] if claim.family == "confirmatory" else EXPLORATORY_SEEDS
+    return confirmatory_plan()[0] if in_a_family(claim) else EXPLORATORY_SEEDS
 
 
 # --- the check of the files ---
@@ -389,7 +394,12 @@ def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], 
         check, wanted = _KINDS.get(key, _text)
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
-    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE), *_OF_KIND.items()):
+    for key, choices in (
+        ("metric", (*METRICS, *DENSE_METRICS)),
+        ("evidence", EVIDENCE),
+        ("std_evidence", EVIDENCE),
+        *_OF_KIND.items(),
+    ):
         if key in entry and choices:
             _require_choice(where, entry, key, choices)
     if "mean" in entry and "metric" in entry:

@@ -23,6 +23,15 @@ AVERAGED = {
 }
 """Name of a metric -> what it averages over; a task has one weight, whatever its number of images."""
 
+DENSE_METRICS = ("miou", "box_ap", "mask_ap")
+"""Of runs on canvases, in percent: mean intersection over union, and COCO's average precision of boxes and masks."""
+
+DENSE_SCORES = ("miou", "box_ap", "box_ap_50", "mask_ap", "mask_ap_50")
+"""What a record of a run on canvases may hold: the metrics, and average precision at an IoU of 0.50."""
+
+SHOWN_CANVASES = 4
+"""First test canvases whose predictions a record keeps."""
+
 LESS_IS_BETTER = ("forgetting", "final_entropy")
 
 Matrix = Sequence[Sequence[float | None]]

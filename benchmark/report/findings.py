@@ -55,7 +55,7 @@ def page(records: Sequence[Record]) -> str:
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in sorted(counted, key=lambda r: (r.recipe, r.stream, r.seed)):
         runs.setdefault((record.recipe, record.stream), {})[record.seed] = record
-    verdicts = judge_claims(counted)
+    verdicts = judge_claims([*counted, *(r for r in records if r.recipe in recipes_of("dense"))])
     sections = (
         _introduction(count(len(counted), "run")),
         _what_did_not_hold(verdicts),
@@ -82,8 +82,8 @@ def differences() -> str:
     return (
         "Difference = better - worse, paired by seed; positive supports the claim. Where less is better, the sign is "
         f"reversed. It is in points, for entropies in nats. Every claim is tested two-sided at {100 * alpha:g}%, with "
-        "Holm's correction over the confirmatory family on each side. It holds where its interval lies above 0, or "
-        "above minus the margin, and is contradicted where it lies below: in the confirmatory family the adjusted "
+        "Holm's correction over the confirmatory family, and over that of dense tasks, on each side. It holds where its interval lies above 0, or "
+        "above minus the margin, and is contradicted where it lies below: in a family the adjusted "
         "interval. p values are one-sided, after that correction: a claim holds where p, and is contradicted where the "
         f"reverse p, is below {alpha / 2:g}. With fewer seeds than planned it is undecided and has no p."
     )
@@ -94,7 +94,7 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
         return ""
     words = {"contradicted": "contradicted", "undecided": "undecided", "holds": "hold", "not run": "not run"}
     counts = []
-    for family in ("confirmatory", "exploratory"):
+    for family in ("confirmatory", "dense", "exploratory"):
         outcomes = [v.outcome for v in verdicts if v.claim.family == family]
         parts = [f"{outcomes.count(outcome)} {word}" for outcome, word in words.items() if outcome in outcomes]
         counts.append(f"{count(len(outcomes), f'{family} claim')}: {', '.join(parts)}.")

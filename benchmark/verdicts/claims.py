@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..papers.published import Claim, claims, confirmatory_plan, planned_seeds
+from ..papers.published import Claim, claims, confirmatory_plan, in_a_family, planned_seeds
 from ..records.metrics import LESS_IS_BETTER
 from ..records.record import Record, metric_of
 from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
@@ -52,7 +52,7 @@ class ClaimVerdict:
         """The interval that agrees with the verdict; None as long as planned seeds are missing, and for a claim that is
         tested alone: that is its 95% interval.
         """
-        return self.judged.interval if self.claim.family == "confirmatory" and not self.note else None
+        return self.judged.interval if in_a_family(self.claim) and not self.note else None
 
     def __str__(self) -> str:
         if self.difference is None:
@@ -101,8 +101,8 @@ class ClaimVerdict:
 
 
 def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
-    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, each
-    exploratory claim is tested alone.
+    """The verdict on every claim, two-sided at 5%; Holm runs over the confirmatory family on each side, and
+    over that of dense tasks; each exploratory claim is tested alone.
 
     Only the seeds that a claim was planned with count, and only all of them together decide: neither adding seeds until
     a claim holds nor stopping when it does is possible. A claim with some of them is ``undecided``, and keeps its place
@@ -115,7 +115,7 @@ def judge_claims(runs: Sequence[Record]) -> list[ClaimVerdict]:
     for record in runs:
         values.setdefault((record.recipe, record.stream), {})[record.seed] = record
     differences = {claim.id: _difference(claim, values) for claim in claims()}
-    families = [[claim for claim in claims() if claim.family == "confirmatory"]]
+    families = [[claim for claim in claims() if claim.family == name] for name in ("confirmatory", "dense")]
     families += [[claim] for claim in claims() if claim.family == "exploratory"]
     verdicts = {}
     for family in families:

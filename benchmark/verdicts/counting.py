@@ -92,7 +92,7 @@ def reasons(records: Iterable[Record]) -> list[Reason | None]:
     """
     made_with = {
         name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config))
-        for name, recipe in recipes_of("embedded").items()
+        for name, recipe in {**recipes_of("embedded"), **recipes_of("dense")}.items()
     }
     runs = _runs_of_cells()
     return [_reason(record, made_with, runs) for record in records]

@@ -17,7 +17,7 @@ from scipy import optimize, stats
 from tabulate import tabulate
 
 from ..papers.protocols import Uncovered, find_cell, protocol_of, run_of
-from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, planned_seeds, tables
+from ..papers.published import Cell, Claim, Table, cells, claims, confirmatory_plan, in_a_family, planned_seeds, tables
 from ..recipes import RECIPES
 from ..records.record import Record
 from ..stats.estimates import ALPHA, Published
@@ -90,9 +90,7 @@ def seeds_to_detect(effect: float, alpha: float) -> int | None:
 
 def plan_claim(claim: Claim, records: Sequence[Record], std: float | None = None) -> str:
     """The true differences that :data:`SEEDS` find with 80% power, and what they cost."""
-    family = (
-        [other for other in claims() if other.family == claim.family] if claim.family == "confirmatory" else [claim]
-    )
+    family = [other for other in claims() if other.family == claim.family] if in_a_family(claim) else [claim]
     _, alpha = confirmatory_plan()
     unit, digits = _unit(claim), 2 if _unit(claim) == "points" else 4
     differences = {verdict.claim.id: verdict.difference for verdict in judge_claims(records)}

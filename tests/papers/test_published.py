@@ -7,12 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark.data.streams import STREAMS
+from reclaim.benchmark.data.streams import DENSE_STREAMS, STREAMS
 from reclaim.benchmark.papers import headers, published
 from reclaim.benchmark.papers.headers import papers
-from reclaim.benchmark.papers.published import Claim, PublishedError, Table, cells, claims, tables
+from reclaim.benchmark.papers.published import (
+    Claim,
+    PublishedError,
+    Table,
+    cells,
+    claims,
+    confirmatory_plan,
+    planned_seeds,
+    tables,
+)
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records.metrics import METRICS
+from reclaim.benchmark.records.metrics import DENSE_METRICS, METRICS
 from reclaim.benchmark.records.record import Record, metric_of
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.verdicts import claims as verdicts_of_claims
@@ -119,12 +128,38 @@ def test_every_claim_can_be_checked() -> None:
     confirmatory = [claim for claim in claims() if claim.family == "confirmatory"]
     assert 8 <= len(confirmatory) <= 12
     for claim in claims():
-        assert claim.better in recipes_of("embedded")
-        assert claim.worse in recipes_of("embedded")
+        dense = claim.family == "dense"
+        assert {claim.better, claim.worse} <= recipes_of("dense" if dense else "embedded").keys()
         assert claim.better != claim.worse
-        assert claim.stream in STREAMS
-        assert claim.metric in METRICS
+        assert claim.stream in (DENSE_STREAMS if dense else STREAMS)
+        assert claim.metric in (DENSE_METRICS if dense else METRICS)
         assert (claim.margin > 0) == bool(claim.margin_reason) == (claim.kind == "noninferior")
+
+
+def test_the_dense_claims_are_a_family_of_their_own() -> None:
+    dense = [claim for claim in claims() if claim.family == "dense"]
+    assert {(claim.better, claim.metric) for claim in dense} == {
+        ("dense-sem-olor", "miou"),
+        ("dense-det-olor", "box_ap"),
+        ("dense-inst-olor", "mask_ap"),
+    }
+    assert len(dense) == 9
+    assert all(planned_seeds(claim) == confirmatory_plan()[0] for claim in dense)
+
+
+def test_holm_runs_over_the_dense_family_alone() -> None:
+    """Nine differences of one size have the p-value of one of them times nine, whatever the confirmatory family has."""
+    dense = [claim for claim in claims() if claim.family == "dense"]
+    records = [
+        synthetic_record(recipe, claim.stream, seed, last_acc=(52.0 if recipe == claim.better else 50.0) + seed % 3)
+        for recipe, claim in {name: claim for claim in dense for name in (claim.better, claim.worse)}.items()
+        for seed in range(10)
+    ]
+    verdicts = {v.claim.id: v for v in judge_claims(records)}
+    assert {verdicts[claim.id].outcome for claim in dense} == {"holds"}
+    assert {v.outcome for v in verdicts.values() if v.claim.family != "dense"} == {"not run"}
+    fewer = judge_claims([r for r in records if r.seed < 9])
+    assert {v.outcome for v in fewer if v.claim.family == "dense"} == {"undecided"}
 
 
 # --- files as they must not be ---
