@@ -82,8 +82,9 @@ def differences() -> str:
     return (
         "Difference = better - worse, paired by seed; positive supports the claim. Where less is better, the sign is "
         f"reversed. It is in points, for entropies in nats. Every claim is tested two-sided at {100 * alpha:g}%, with "
-        "Holm's correction over the confirmatory family, and over that of dense tasks, on each side. It holds where its interval lies above 0, or "
-        "above minus the margin, and is contradicted where it lies below: in a family the adjusted "
+        "Holm's correction over the confirmatory family, and over that of dense tasks (detection and segmentation), on "
+        "each side. It holds where its interval lies above 0, or above minus the margin, and is contradicted where it "
+        "lies below: in a family the adjusted "
         "interval. p values are one-sided, after that correction: a claim holds where p, and is contradicted where the "
         f"reverse p, is below {alpha / 2:g}. With fewer seeds than planned it is undecided and has no p."
     )
@@ -352,7 +353,7 @@ def _reach(runs: Runs) -> str:
         f"{_or(len(group) for group in runs.values())} seeds for a recipe on a stream, {_or(settings('epochs'))} "
         "epochs on an experience.",
         _tuning(results),
-        "Only the confirmatory claims are corrected for their number. All else is exploratory: its intervals are "
+        "Only the claims of a family are corrected for their number. All else is exploratory: its intervals are "
         "uncorrected.",
     ]
     return _section("How far this reaches", "\n".join(f"- {line}" for line in lines if line))
