@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..config import differences
 from ..data.drawings import shared_classes
-from ..data.streams import STREAMS
+from ..data.streams import DENSE_STREAMS, STREAMS
 from ..files import write_text
 from ..recipes import RECIPES
 from ..records.record import Record, plain
@@ -31,7 +31,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import disagree, fidelity, findings, page
+from . import dense, disagree, fidelity, findings, page
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -147,19 +147,23 @@ def write(
 
 def write_docs(stores: Stores, folder: Path) -> list[Path]:
     """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole, and
-    the picture of the last one where it has runs.
+    the pictures of the last one and of runs on canvases where there are any.
 
     :raises ValueError: there is no record to show.
     """
-    counted = [record for record in _counted(stores)[0] if record.recipe in RECIPES and record.stream in STREAMS]
+    of_recipes = [record for record in _counted(stores)[0] if record.recipe in RECIPES]
+    counted = [record for record in of_recipes if record.stream in STREAMS]
+    on_canvases = [record for record in of_recipes if record.stream in DENSE_STREAMS]
     pages = {
         "fidelity.md": fidelity.page(counted),
-        "findings.md": findings.page(counted),
+        "findings.md": findings.page([*counted, *on_canvases]),
         "coverage.md": coverage_page(),
         "why-numbers-disagree.md": disagree.page(counted),
     }
     if picture := disagree.picture(counted):
         pages[disagree.PICTURE] = picture
+    if picture := dense.picture(on_canvases):
+        pages[dense.PICTURE] = picture
     return _write(folder, pages)
 
 
@@ -234,6 +238,8 @@ def _why_left_out(
             if _place(record) in of_cells
             else "a run of a published cell, which the page alone shows (--format html)"
         )
+    if record.stream in DENSE_STREAMS:
+        return "" if docs else "a run on canvases (--docs writes it)"
     if record.stream not in STREAMS:
         return "a recipe on a stream without a leaderboard"
     if RECIPES[record.recipe].fact and not docs:
