@@ -123,9 +123,9 @@ def _shared(
     module: nn.Module, depths: Mapping[nn.Parameter, float], name: str = ""
 ) -> Iterator[tuple[str, float | None]]:
     """The outermost modules whose parameters share a depth, and the parameters of none, each by name."""
-    found = {depths.get(p) for p in module.parameters()}
+    found = [*dict.fromkeys(depths.get(p) for p in module.parameters())]
     if len(found) == 1 and name:
-        yield name, *found
+        yield name, found[0]
         return
     for own, parameter in module.named_parameters(name, recurse=False):
         yield own, depths.get(parameter)

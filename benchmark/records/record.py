@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import config_hash
-from .metrics import DENSE_SCORES, metrics, unpack_bits
+from .metrics import DENSE_SCORES, METRICS, metrics, unpack_bits
 from .provenance import same_kind_of_machine
 
 SCHEMA = 1
@@ -468,6 +468,16 @@ def image_sets(records: Iterable[Record]) -> list[frozenset[str]]:
         same = [known for known in sets if known & record.images]
         sets = [*(known for known in sets if known not in same), record.images.union(*same)]
     return sets
+
+
+def metrics_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """The names of the metrics that :func:`metric_of` knows of any of these records, in the order of
+    :data:`~reclaim.benchmark.records.metrics.METRICS` and :data:`~reclaim.benchmark.records.metrics.DENSE_SCORES`.
+    """
+    records = list(records)
+    of_dense = {metric for record in records if record.dense for metric in record.metrics()}
+    of_others = () if records and all(record.dense for record in records) else METRICS
+    return (*of_others, *(metric for metric in DENSE_SCORES if metric in of_dense))
 
 
 def metric_of(record: Record, metric: str) -> float:

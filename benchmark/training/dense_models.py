@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from reclaim.strategies.backbones import QUICKDRAW_VIT, create_backbone
@@ -37,11 +37,10 @@ class FeatureMap(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vit: Any = create_backbone(QUICKDRAW_VIT, asset(f"{QUICKDRAW_VIT}.safetensors"))
-        self.grid = SIDE // STRIDE
+        self.vit = cast(Any, create_backbone(QUICKDRAW_VIT, asset(f"{QUICKDRAW_VIT}.safetensors")))
+        self.grid, self.out_channels = SIDE // STRIDE, int(self.vit.embed_dim)
         positions = resample_abs_pos_embed(self.vit.pos_embed.detach(), [self.grid, self.grid], num_prefix_tokens=1)
         self.vit.pos_embed = nn.Parameter(positions)
-        self.out_channels = self.vit.embed_dim
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.vit.forward_features(nn.functional.pad(images, (1, 3, 1, 3)))[:, 1:]

@@ -14,17 +14,16 @@ from typing import Any
 from ..data.streams import find_stream
 from ..files import require_writable, write_text
 from ..recipes import CHOICE_SEEDS, Recipe
+from ..records.metrics import OF_TASK
 from ..records.store import RecordStore
 from .jobs import Job, try_jobs
 
 METRIC = "last_acc"
-OF_TASK = {"semantic": "miou", "detection": "box_ap", "instances": "mask_ap"}
-"""Task on canvases -> the metric that its hyper-parameters are chosen by, instead of Last-Acc."""
 
 
 def metric_for(recipe: Recipe) -> str:
     """The metric that a recipe's hyper-parameters are chosen by."""
-    return OF_TASK[recipe.base.dense.task] if recipe.base.dense else METRIC
+    return OF_TASK[recipe.base.dense.task][-1] if recipe.base.dense else METRIC
 
 
 def jobs_of_candidates(recipes: Sequence[Recipe], seeds: Sequence[int] = CHOICE_SEEDS) -> list[Job]:

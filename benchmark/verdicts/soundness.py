@@ -23,6 +23,7 @@ from ..data.streams import (
 )
 from ..papers.protocols import covered_runs
 from ..recipes import RECIPES, Recipe, weights_sha256
+from ..records.metrics import OF_TASK
 from ..records.provenance import PACKAGES
 from ..records.record import Record, plain
 
@@ -97,9 +98,9 @@ def _of_canvases(record: Record) -> Iterator[str]:
         return
     if result["varied"] != config.seeding:
         yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}"
-    wanted = {"semantic": {"miou"}, "detection": {"box_ap"}, "instances": {"box_ap", "mask_ap"}}[config.dense.task]
+    wanted = set(OF_TASK[config.dense.task])
     if set(result["class_scores"]) != wanted or not wanted <= set(result["scores"]):
-        yield f"result.scores are {', '.join(result['scores'])}: of dense.task={config.dense.task} they are {wanted}"
+        yield f"result.scores are {', '.join(result['scores'])}: of dense.task={config.dense.task} they are {', '.join(sorted(wanted))}"
     if result["test_counts"] != [config.dense.test_canvases]:
         yield f"result.test_counts is {result['test_counts']}, and dense.test_canvases {config.dense.test_canvases}"
     if len(result["class_order"]) != stream.n_classes:

@@ -350,7 +350,7 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"reason": "why"}, "unknown entries reason"),
         ({"metric": "acc"}, "unknown metric 'acc'"),
         ({"kind": "better"}, "unknown kind 'better', choose one of superior, noninferior"),
-        ({"family": "main"}, "unknown family 'main', choose one of confirmatory, exploratory"),
+        ({"family": "main"}, "unknown family 'main', choose one of confirmatory, dense, exploratory"),
         ({"expected": "hold"}, "unknown expected 'hold', choose one of holds, contradicted, undecided"),
         ({"kind": "noninferior"}, "states its margin and margin_reason"),
         ({"kind": "noninferior", "margin": 1.0}, "states its margin and margin_reason"),

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import builtins
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reclaim.benchmark import api
 from reclaim.benchmark.config import Config, ConfigError, Dense
 from reclaim.benchmark.data.canvases import SIDE, Canvases, draw_canvases
 from reclaim.benchmark.data.streams import CANVASES, STREAMS
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records.metrics import SHOWN_CANVASES
-from reclaim.benchmark.records.record import DENSE_TOLERANCE, Record, RecordError, compare, metric_of, validate
+from reclaim.benchmark.records.metrics import DENSE_SCORES, METRICS, SHOWN_CANVASES
+from reclaim.benchmark.records.record import (
+    DENSE_TOLERANCE,
+    Record,
+    RecordError,
+    compare,
+    metric_of,
+    metrics_of,
+    validate,
+)
+from reclaim.benchmark.report import show
 from reclaim.benchmark.training import dense
 from reclaim.benchmark.training.dense import fit, predictions, require_finite, run_dense, score
 from reclaim.benchmark.training.dense_models import (
@@ -30,6 +41,7 @@ from reclaim.benchmark.training.sweep import metric_for
 from reclaim.benchmark.verdicts.counting import reasons
 from reclaim.benchmark.verdicts.soundness import problems
 from reclaim.strategies.depths import layer_depths
+from small_runs import synthetic_record
 from torch import nn
 
 FEW = ("epochs=1", "batch_size=4", "dense.canvases=4", "dense.test_canvases=6")
@@ -146,6 +158,32 @@ def test_scores_and_a_task_on_canvases_go_together() -> None:
         validate({"result": result, "provenance": {"torch": "2", "platform": "x"}})
     record = json.loads(json.dumps(_result()))
     assert list(problems(Record({**record, "test_counts": [7], "class_scores": {}}, {})))
+
+
+def test_what_does_not_fit_is_said_before_anything_is_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="metric is 'last_acc', which dense-sem-olor has not: choose one of miou"):
+        api.compare(["dense-sem-olor", "dense-sem-full"], records=tmp_path)
+    with pytest.raises(ValueError, match="metric is 'miou', which dense-det-olor has not: choose one of box_ap"):
+        api.compare(["dense-sem-olor", "dense-det-olor"], metric="miou", records=tmp_path)
+    with pytest.raises(
+        ValueError, match="split-quickdraw-5 consists of drawings, and dense-sem-olor trains on canvases"
+    ):
+        api.run("dense-sem-olor", "split-quickdraw-5", records=tmp_path)
+    with pytest.raises(ValueError, match="quickdraw-canvases consists of canvases, and slca trains on drawings"):
+        api.run("slca", "quickdraw-canvases", records=tmp_path)
+
+
+def test_scores_are_shown_by_their_names() -> None:
+    records = [synthetic_record("dense-inst-olor", seed=seed, last_acc=30.0 + seed) for seed in range(2)]
+    assert metrics_of(records) == DENSE_SCORES
+    assert metrics_of([synthetic_record("slca")]) == metrics_of([]) == METRICS
+    text = show.scores_table(records)
+    assert "mask_ap" in text
+    assert "last_acc" not in text
+    pytest.importorskip("pandas")
+    table = api.frame([*records, synthetic_record("slca")])
+    assert table["mask_ap"].tolist()[:2] == [30.0, 31.0]
+    assert table["last_acc"].isna().tolist() == [True, True, False]
 
 
 def test_recipes_and_streams_that_do_not_fit() -> None:
@@ -278,7 +316,9 @@ def test_frozen_weights_stay_and_rolled_back_ones_stay_nearer(few: Any) -> None:
         return [float((p.detach() - old).norm()) for p, old in zip(backbone.parameters(), before, strict=True)]
 
     assert max(moved("dense-sem-linear")) == 0.0
-    depths = [*layer_depths(FeatureMap().vit).values()]
+    vit: Any = FeatureMap().vit
+    depth_of = layer_depths(vit)
+    depths = [depth_of[p] for p in vit.parameters()]
     rolled = moved("dense-sem-olor", "olor.rollback_input=1.0")
     assert max(far for far, depth in zip(rolled, depths, strict=True) if depth == 0.0) < 1e-6
     full = moved("dense-sem-full", "epochs=3")
