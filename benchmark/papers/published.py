@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-from ..records.metrics import AVERAGED, DENSE_METRICS, METRICS
+from ..records.metrics import AVERAGED, DENSE_METRICS, METRICS, OF_TASK
 from .kinds import NATURAL_ORDER, SHUFFLED, UNKNOWN, Kind
 
 DEFAULT_MARGIN = 1.0
@@ -157,6 +157,9 @@ def claims() -> tuple[Claim, ...]:
         except ValueError as error:
             raise PublishedError(f"{where}: {error}") from None
         _require_choice(where, entry, "family", ("confirmatory", "dense", "exploratory"))
+        for recipe in (known[entry["better"]], known[entry["worse"]]):
+            of_recipe = OF_TASK[recipe.base.dense.task] if recipe.base.dense else METRICS
+            _require_choice(where, entry, "metric", of_recipe)
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
         if (entry["kind"] == "noninferior") != ("margin" in entry and "margin_reason" in entry):
@@ -397,7 +400,7 @@ def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], 
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
     for key, choices in (
-        ("metric", (*METRICS, *DENSE_METRICS)),
+        ("metric", (*METRICS, *DENSE_METRICS) if "family" in entry else METRICS),
         ("evidence", EVIDENCE),
         ("std_evidence", EVIDENCE),
         *_OF_KIND.items(),

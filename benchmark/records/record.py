@@ -26,8 +26,8 @@ TOLERANCE = 0.5
 """Allowed difference in accuracy between kinds of machine, in points, in addition to the weight of one test image."""
 
 DENSE_TOLERANCE = 5.0
-"""Allowed difference in a score of a run on canvases between kinds of machine, in points. A detector's training is
-chaotic: which proposals are kept hangs on the last bits of their scores.
+"""Allowed difference in a score of a run on canvases between kinds of machine, in points. Not measured, so wide: which
+proposals a detector keeps hangs on the last bits of their scores.
 """
 
 

@@ -57,6 +57,8 @@ def run_dense(
         raise ValueError(f"{recipe} is no recipe for canvases: set dense.task, or choose another stream")
     if stream.tier != DENSE:
         raise ValueError(f"{recipe} is for canvases, which {stream.name} has not: run it on {CANVASES.name}")
+    if setup.weights or setup.root or setup.cache:
+        raise ValueError(f"{recipe} sees drawings that ship, by weights that ship: leave out weights, root and cache")
     require_metrics(dense)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     with arithmetic(setup.threads, setup.device):
@@ -128,7 +130,7 @@ def fit(
     optimizer = optimizer_of(config, _groups(config, model), model, new_parameters(model))
     steps = config.epochs * math.ceil(len(canvases) / config.batch_size)
     schedule = CosineAnnealingLR(optimizer, steps) if config.schedule == "cosine" else None
-    pull = config.l2_sp and {p: p.detach().clone() for p in backbone_of(model).parameters()}
+    pull = {} if config.l2_sp is None else {p: p.detach().clone() for p in backbone_of(model).parameters()}
     images, semantic = canvases.images.to(device), canvases.semantic().to(device)
     targets = _targets(canvases, device)
     torch.manual_seed(seed)
@@ -138,9 +140,8 @@ def fit(
         total = 0.0
         for batch in torch.randperm(len(canvases)).split(config.batch_size):
             parts = dense_loss(model, images[batch], [targets[i] for i in batch.tolist()], semantic[batch])
-            if pull and config.l2_sp is not None:
-                penalty = l2_sp_penalty(pull, config.l2_sp, config.l2_sp_form)
-                parts |= {} if penalty is None else {"l2_sp": penalty}
+            penalty = l2_sp_penalty(pull, config.l2_sp or 0.0, config.l2_sp_form)
+            parts |= {} if penalty is None else {"l2_sp": penalty}
             require_finite(parts, epoch)
             loss = torch.stack([*parts.values()]).sum()
             optimizer.zero_grad()

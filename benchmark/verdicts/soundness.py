@@ -98,9 +98,9 @@ def _of_canvases(record: Record) -> Iterator[str]:
         return
     if result["varied"] != config.seeding:
         yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}"
-    wanted = set(OF_TASK[config.dense.task])
-    if set(result["class_scores"]) != wanted or not wanted <= set(result["scores"]):
-        yield f"result.scores are {', '.join(result['scores'])}: of dense.task={config.dense.task} they are {', '.join(sorted(wanted))}"
+    task, wanted = config.dense.task, OF_TASK[config.dense.task]
+    if set(result["class_scores"]) != set(wanted) or not set(wanted) <= set(result["scores"]):
+        yield f"result.scores are {', '.join(result['scores'])}: of dense.task={task} they are {', '.join(wanted)}"
     if result["test_counts"] != [config.dense.test_canvases]:
         yield f"result.test_counts is {result['test_counts']}, and dense.test_canvases {config.dense.test_canvases}"
     if len(result["class_order"]) != stream.n_classes:

@@ -349,6 +349,8 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"source": None, "text": None}, "text, source missing"),
         ({"reason": "why"}, "unknown entries reason"),
         ({"metric": "acc"}, "unknown metric 'acc'"),
+        ({"metric": "miou"}, "unknown metric 'miou', choose one of last_acc"),
+        ({"better": "dense-sem-olor"}, "unknown metric 'last_acc', choose one of miou"),
         ({"kind": "better"}, "unknown kind 'better', choose one of superior, noninferior"),
         ({"family": "main"}, "unknown family 'main', choose one of confirmatory, dense, exploratory"),
         ({"expected": "hold"}, "unknown expected 'hold', choose one of holds, contradicted, undecided"),

@@ -37,6 +37,7 @@ from reclaim.benchmark.training.dense_models import (
 )
 from reclaim.benchmark.training.jobs import Job
 from reclaim.benchmark.training.run import run
+from reclaim.benchmark.training.runtime import Setup
 from reclaim.benchmark.training.sweep import metric_for
 from reclaim.benchmark.verdicts.counting import reasons
 from reclaim.benchmark.verdicts.soundness import problems
@@ -191,6 +192,8 @@ def test_recipes_and_streams_that_do_not_fit() -> None:
         run("full-1", RECIPES["full-1"].config, CANVASES, 0)
     with pytest.raises(ValueError, match="is for canvases, which quickdraw-1 has not"):
         run_dense("dense-sem-full", RECIPES["dense-sem-full"].config, STREAMS["quickdraw-1"], 0)
+    with pytest.raises(ValueError, match="leave out weights, root and cache"):
+        run_dense("dense-sem-full", RECIPES["dense-sem-full"].config, CANVASES, 0, setup=Setup(weights=Path("x")))
     with pytest.raises(ValueError, match="is no recipe for canvases"):
         run_dense("full-1", RECIPES["full-1"].config, CANVASES, 0)
 
