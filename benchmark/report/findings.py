@@ -17,7 +17,7 @@ from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, paired_difference
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.study import count
-from . import dense
+from . import dense_pages
 from .board import ends_of_grids
 from .svg import templates
 from .tables import markdown_table
@@ -64,7 +64,7 @@ def page(records: Sequence[Record]) -> str:
         _class_statistics(runs),
         _combinations(runs),
         _switches(runs),
-        dense.section(records),
+        dense_pages.section(records),
         _what_held(verdicts),
         _reach(runs),
     )

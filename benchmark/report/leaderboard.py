@@ -31,7 +31,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import dense, disagree, fidelity, findings, page
+from . import dense_pages, disagree, fidelity, findings, page
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -162,8 +162,8 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
     }
     if picture := disagree.picture(counted):
         pages[disagree.PICTURE] = picture
-    if picture := dense.picture(on_canvases):
-        pages[dense.PICTURE] = picture
+    if picture := dense_pages.picture(on_canvases):
+        pages[dense_pages.PICTURE] = picture
     return _write(folder, pages)
 
 

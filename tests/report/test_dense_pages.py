@@ -14,7 +14,7 @@ from PIL import Image
 from reclaim.benchmark.data.canvases import SIDE, draw_canvases
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.records.record import Record
-from reclaim.benchmark.report import dense, findings
+from reclaim.benchmark.report import dense_pages, findings
 from small_runs import synthetic_record
 
 
@@ -39,14 +39,14 @@ def perfect(recipe: str) -> Record:
 
 
 def test_without_runs_there_is_nothing() -> None:
-    assert dense.section([synthetic_record("slca")]) == ""
-    assert dense.picture([synthetic_record("slca"), synthetic_record("dense-sem-full")]) == ""
+    assert dense_pages.section([synthetic_record("slca")]) == ""
+    assert dense_pages.picture([synthetic_record("slca"), synthetic_record("dense-sem-full")]) == ""
 
 
 def test_the_section_has_a_row_for_each_recipe() -> None:
     records = [synthetic_record("dense-det-olor", seed=s, last_acc=30.0 + s) for s in range(3)]
     records += [synthetic_record("dense-sem-full", last_acc=20.0), synthetic_record("slca")]
-    text = dense.section(records)
+    text = dense_pages.section(records)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == ["`dense-sem-full`", "`dense-det-olor`"]
     assert rows[3][2] == "3"
@@ -56,8 +56,8 @@ def test_the_section_has_a_row_for_each_recipe() -> None:
 
 @pytest.mark.parametrize("task", ["sem", "det", "inst"])
 def test_what_is_predicted_right_looks_like_the_truth(task: str) -> None:
-    text = dense.picture([perfect(f"dense-{task}-olor")])
-    assert text == dense.picture([perfect(f"dense-{task}-olor")])
+    text = dense_pages.picture([perfect(f"dense-{task}-olor")])
+    assert text == dense_pages.picture([perfect(f"dense-{task}-olor")])
     data = re.search(r"base64,([^\"]*)\"", text)
     assert data
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGB")).astype(int)
@@ -66,7 +66,7 @@ def test_what_is_predicted_right_looks_like_the_truth(task: str) -> None:
     assert np.array_equal(sheet[:half], sheet[half:])
     colors = {tuple(color) for color in sheet[:half].reshape(-1, 3) if np.ptp(color) > 60}
     assert len(colors) >= 2
-    assert sheet.shape[1] == 2 * (dense.ENLARGED * SIDE + dense.GAP)
+    assert sheet.shape[1] == 2 * (dense_pages.ENLARGED * SIDE + dense_pages.GAP)
     assert f"dense-{task}-olor</text>" in text
 
 
