@@ -15,11 +15,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ConfigError
-from .data.streams import STREAMS, Stream, find_stream
+from .config import Config, ConfigError
+from .data.streams import DENSE, STREAMS, Stream, find_stream
 from .recipes import Recipe
-from .records.metrics import METRICS
-from .records.record import Record, metric_of
+from .records.metrics import DENSE_METRICS, METRICS, OF_TASK
+from .records.record import Record, metric_of, metrics_of
 from .records.store import RecordStore, named_store
 from .training.jobs import Job, available_cores, jobs_of, on_record, on_record_elsewhere, run_jobs, try_jobs
 from .training.named_backbone import NamedBackbone, named_backbone
@@ -144,6 +144,8 @@ def frame(of: Sequence[Record] | Comparison) -> pd.DataFrame:
         raise ImportError("frames need pandas: pip install 'reclaim[pandas]'") from error
     if isinstance(of, Comparison):
         return pd.DataFrame(of.as_dict()["rows"]).set_index("name")
+    of = list(of)
+    known = metrics_of(of)
     return pd.DataFrame(
         [
             {
@@ -151,7 +153,7 @@ def frame(of: Sequence[Record] | Comparison) -> pd.DataFrame:
                 "stream": record.stream,
                 "seed": record.seed,
                 "config_hash": record.config_hash,
-                **{metric: metric_of(record, metric) for metric in METRICS},
+                **{metric: metric_of(record, metric) if metric in metrics_of([record]) else None for metric in known},
                 "trained_parameters": record.result["trained_parameters"],
                 "bytes_kept": record.result["bytes_kept"],
                 "wall_seconds": record.provenance.get("wall_seconds"),
@@ -199,14 +201,18 @@ def jobs_for(
         recipes = [for_stream(recipe, target, seen[-1] if seen else None, pictures.size) for recipe in recipes]
     else:
         target = find_stream(stream or recipes[0].home)
-        drawn = target.name in STREAMS
-        if unfit := [recipe.name for recipe in recipes if (recipe.config.images is None) != drawn]:
-            which, theirs = ("drawings", "photographs") if drawn else ("photographs", "drawings")
+        which = "drawings" if target.name in STREAMS else "canvases" if target.tier == DENSE else "photographs"
+        sees = {recipe.name: _trains_on(recipe.config) for recipe in recipes}
+        if unfit := [name for name, theirs in sees.items() if theirs != which]:
             raise ValueError(
-                f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {theirs}: name recipes and a "
-                f"stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, or a --cell"
+                f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {sees[unfit[0]]}: name recipes "
+                f"and a stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, or a --cell"
             )
     return {recipe.name: _jobs(recipe, target, seeds, settings, setup) for recipe in recipes}
+
+
+def _trains_on(config: Config) -> str:
+    return "photographs" if config.images else "canvases" if config.dense else "drawings"
 
 
 def _jobs(recipe: Recipe, target: Stream, seeds: Sequence[int], settings: Sequence[str], setup: Setup) -> list[Job]:
@@ -229,9 +235,12 @@ def compare_jobs(
 
     :param tell: called before the first run with all jobs, and with those that are not on record.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}: choose one of {', '.join(METRICS)}")
+    if metric not in (names := (*METRICS, *DENSE_METRICS)):
+        raise ValueError(f"metric is {metric!r}: choose one of {', '.join(names)}")
     todo = [job for of_recipe in named.values() for job in of_recipe]
+    for job in todo:
+        if metric not in (has := OF_TASK[job.config.dense.task] if job.config.dense else METRICS):
+            raise ValueError(f"metric is {metric!r}, which {job.recipe} has not: choose one of {', '.join(has)}")
     known = on_record(todo, store, again)
     if SHIPPED.is_dir() and not again and not (store.root.exists() and SHIPPED.samefile(store.root)):
         known |= on_record_elsewhere([job for job in todo if job not in known], RecordStore(SHIPPED))

@@ -20,12 +20,12 @@ import click
 from .api import SHIPPED, at_a_time, compare_jobs, jobs_for
 from .cli_data import data
 from .config import QUICKDRAW_VIT, config_hash, shown
-from .data.streams import OWN, PAPER_STREAMS, STREAMS, find_stream
+from .data.streams import DENSE_STREAMS, OWN, PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
 from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, Recipe, find_recipe, recipes_of
-from .records.metrics import METRICS
+from .records.metrics import DENSE_METRICS, METRICS
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
 from .report import show as shows
@@ -284,7 +284,7 @@ def _recipes() -> str:
 
 
 def _streams() -> str:
-    rows = [(s.name, s.tier, len(s.sizes), s.description) for s in (STREAMS | PAPER_STREAMS).values()]
+    rows = [(s.name, s.tier, len(s.sizes), s.description) for s in (STREAMS | DENSE_STREAMS | PAPER_STREAMS).values()]
     return table(rows, ("name", "tier", "experiences", "classes"), terminal_width())
 
 
@@ -349,7 +349,7 @@ def _everything() -> dict[str, str]:
     return {
         **dict.fromkeys([*run_names(), *(cell.id for cell in published.cells())], "run"),
         **dict.fromkeys((claim.id for tier in published.CLAIMS for claim in published.claims(tier)), "claim"),
-        **dict.fromkeys(STREAMS | PAPER_STREAMS, "stream"),
+        **dict.fromkeys(STREAMS | DENSE_STREAMS | PAPER_STREAMS, "stream"),
         QUICKDRAW_VIT: "backbone",
         **dict.fromkeys(RECIPES, "recipe"),
     }
@@ -536,7 +536,9 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
 @main.command(short_help="Say which recipe is best on a stream, or on your images.")
 @click.argument("names", nargs=-1, required=True, metavar="RECIPE...")
 @click.option("--seeds", default="5", callback=_seeds, help="How many (0, 1, ...), or a range such as 3-7.")
-@click.option("--metric", type=click.Choice(METRICS), default="last_acc", help="By which they are compared.")
+@click.option(
+    "--metric", type=click.Choice((*METRICS, *DENSE_METRICS)), default="last_acc", help="By which they are compared."
+)
 @JOBS
 @click.option(
     "--records",

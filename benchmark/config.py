@@ -279,6 +279,27 @@ class Coda:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """A task on canvases, in place of classification.
+
+    :ivar task: "semantic": the class of each pixel, by a decoder of each patch; "detection": boxes, by FCOS;
+        "instances": boxes and masks, by Mask R-CNN.
+    :ivar canvases: number of training canvases; ``test_canvases``: of test canvases.
+    """
+
+    task: Literal["semantic", "detection", "instances"] = "semantic"
+    canvases: int = 400
+    test_canvases: int = 200
+
+
+OF_DENSE = (
+    *("numerics", "part", "seeding", "trainable", "epochs", "batch_size", "augment", "optimizer", "lr", "slow_factor"),
+    *("momentum", "weight_decay", "schedule", "olor", "l2_sp", "l2_sp_form", "dense"),
+)
+"""Settings that a run on canvases has; the others stay at their defaults."""
+
+
+@dataclass(frozen=True)
 class LowRank:
     """SLCA++'s LoRA in every block, and learning rates as multiples of the heads' ``lr``. All rates follow a cosine."""
 
@@ -436,6 +457,7 @@ class Config:
     :ivar train_in: every experience, or the first only; heads in closed form are computed after each of them.
     :ivar read_block: number, from 0, of the block of a ViT after which its features are read, through the final norm;
         the blocks after it are taken out. None: the last.
+    :ivar dense: a task on canvases, in place of classification.
     :ivar skip_first_step: the first batch of each experience makes no step, and its gradient is added to the second's:
         F68 (docs/fidelity.md).
     :ivar batch_norm: of the backbone in training: "train" normalises each batch by its own statistics and moves those
@@ -498,6 +520,7 @@ class Config:
     coda: Coda | None = None
     read_block: int | None = None
     batch_norm: Literal["train", "frozen"] = _later("train")
+    dense: Dense | None = None
 
     @property
     def starts_pretrained(self) -> bool:
@@ -667,6 +690,25 @@ class Config:
             raise ConfigError("weight_average is over all epochs, not those up to the best: set keep to last")
         if self.external:
             self._require_external_fits(self.external)
+        if self.dense:
+            self._require_dense_fits(self.dense)
+
+    def _require_dense_fits(self, dense: Dense) -> None:
+        for name in ("canvases", "test_canvases"):
+            if getattr(dense, name) < 1:
+                raise ConfigError(f"dense.{name} must be at least 1, got {getattr(dense, name)}")
+        useless = [f.name for f in fields(self) if f.name not in OF_DENSE and getattr(self, f.name) != f.default]
+        if useless:
+            raise ConfigError(
+                f"dense is a task on canvases, which has no {', '.join(useless)}: leave out "
+                f"{'it' if len(useless) == 1 else 'them'}"
+            )
+        if self.augment:
+            raise ConfigError("dense: canvases are not warped, whose boxes would not follow: set augment to false")
+        if self.schedule == "step":
+            raise ConfigError("dense has the schedules constant and cosine: set schedule to one of them")
+        if self.olor and self.olor.anchor != "pretrained":
+            raise ConfigError("dense has one experience, so nothing previous: set olor.anchor to pretrained")
 
     def _require_pool_fits(self, pool: L2P | DualPrompt) -> None:
         (name,) = (name for name in ("l2p", "dualprompt") if getattr(self, name))

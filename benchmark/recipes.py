@@ -29,7 +29,7 @@ CHOSEN = "chosen.json"
 CHOICE_SEEDS = (1000,)
 """Seeds of the hyper-parameter choice. Leaderboards use 0, 1, 2, ..."""
 
-Tier = Literal["embedded", "middle", "paper"]
+Tier = Literal["embedded", "dense", "middle", "paper"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Recipe:
         to the last dot). Its effect is shown on that page, not on a leaderboard.
     :ivar from_paper: the hyper-parameters are a paper's (:mod:`reclaim.benchmark.papers.protocols`). A grid is then the
         paper's, too, and may have any size.
-    :ivar tier: "embedded": on drawings that ship with the package; "middle": a CNN on photographs; "paper": a paper's.
+    :ivar tier: "embedded": on drawings that ship with the package; "dense": on canvases made of them; "middle":
+        a CNN on photographs; "paper": a paper's.
     :ivar choices: file of the choice, of a recipe that does not ship; it need not be there yet.
     """
 
@@ -145,7 +146,7 @@ CANDIDATES = 4
 _Tables = Mapping[str, Mapping[str, Any]]
 _REQUIRED = {"title": TEXT, "description": TEXT, "home": TEXT}
 _OPTIONAL = {
-    "tier": one_of(("embedded", "middle")),
+    "tier": one_of(("embedded", "dense", "middle")),
     "headline": FLAG,
     "fact": TEXT,
     "extends": TEXT,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .best_epoch import BestEpoch
     from .closed_form import CosineClassMean, LinearDiscriminant, NearestClassMean, RandomProjection, RanPAC
     from .coda import CODAComponents, CODAPrompt, attach_coda, detach_coda
-    from .depths import layer_depths
+    from .depths import describe_depths, layer_depths
     from .dualprompt import DualPrompt, attach_dualprompt, detach_dualprompt
     from .entropy import ConfidencePenaltyLoss, EntropyPenaltyLoss, FocalLoss, LabelSmoothingLoss
     from .first_experience import FirstExperienceOnly
@@ -146,6 +146,7 @@ __all__ = [
     "attach_svd_lora",
     "confidence_penalty_loss",
     "create_backbone",
+    "describe_depths",
     "detach_coda",
     "detach_dualprompt",
     "detach_inflora",
@@ -185,7 +186,7 @@ _MODULE_OF = {
         "best_epoch": "BestEpoch",
         "closed_form": "CosineClassMean LinearDiscriminant NearestClassMean RanPAC RandomProjection",
         "coda": "CODAComponents CODAPrompt attach_coda detach_coda",
-        "depths": "layer_depths",
+        "depths": "describe_depths layer_depths",
         "dualprompt": "DualPrompt attach_dualprompt detach_dualprompt",
         "entropy": "ConfidencePenaltyLoss EntropyPenaltyLoss FocalLoss LabelSmoothingLoss",
         "first_experience": "FirstExperienceOnly",

@@ -7,7 +7,7 @@ replay.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -81,10 +81,21 @@ class L2SP(SupervisedPlugin[Any]):
         self._anchors = {parameters[name]: anchor for name, anchor in self._theta_0.items()}
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        reduce = torch.mean if self.form == "mean" else torch.sum
-        distances = [reduce((p - anchor) ** 2) for p, anchor in self._anchors.items() if p.requires_grad]
-        if distances:
-            strategy.loss = strategy.loss + 0.5 * self.weight * torch.stack(distances).sum()
+        penalty = l2_sp_penalty(self._anchors, self.weight, self.form)
+        if penalty is not None:
+            strategy.loss = strategy.loss + penalty
+
+
+def l2_sp_penalty(
+    anchors: Mapping[nn.Parameter, Tensor], weight: float, form: Literal["mean", "sum"] = "mean"
+) -> Tensor | None:
+    """The penalty of :class:`L2SP`, a scalar; None if no parameter is trained.
+
+    :param anchors: parameter -> theta_0, its pretrained value.
+    """
+    reduce = torch.mean if form == "mean" else torch.sum
+    distances = [reduce((p - anchor) ** 2) for p, anchor in anchors.items() if p.requires_grad]
+    return 0.5 * weight * torch.stack(distances).sum() if distances else None
 
 
 class EWC(EWCPlugin):

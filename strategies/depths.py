@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -53,13 +53,14 @@ def layer_depths(
         a ``Sequential`` or ``ModuleList``. Wrappers, such as ``torch.compile``'s and ``DataParallel``, are no layers.
         ``"tensors"`` (the code): each parameter tensor counts, in the order of ``model.parameters()``.
     :param exclude: parameters that are not pretrained. They get no depth and do not count.
-    :raises ValueError: unknown ``counting``, or no parameter left.
+    :raises ValueError: unknown ``counting``, no parameter left, or one in ``exclude`` that the model does not have.
+    :raises TypeError: ``exclude`` holds something else than parameters, such as a module or a name.
     :warns UserWarning: one layer of a model without a ``group_matcher`` holds more than half of the weights, in several
         tensors: they all share a depth.
     """
     if counting not in ("layers", "tensors"):
         raise ValueError(f"counting must be 'layers' or 'tensors', got {counting!r}")
-    excluded = {*exclude, *_additions(model), *_timm_classifiers(model), *_heads(model)}
+    excluded = {*_checked(model, exclude), *_additions(model), *_timm_classifiers(model), *_heads(model)}
     layers = [[p] for p in model.parameters()] if counting == "tensors" else _merged(_pieces(model, excluded))
     layers = [kept for layer in layers if (kept := [p for p in layer if p not in excluded])]
     if not layers:
@@ -72,6 +73,80 @@ def layer_depths(
     # in the first.
     n = max(len(layers) - 1, 1)
     return {p: i / n for i, layer in reversed(list(enumerate(layers))) for p in layer}
+
+
+def describe_depths(model: nn.Module, depths: Mapping[nn.Parameter, float] | None = None) -> str:
+    """A table of the depths i/n: a line for each, from the input to the output, with the number of its weights and the
+    modules and parameters that it is of. The last line has what is not rolled back, which should be all that is new and
+    nothing that is pretrained.
+
+    A module is named once where all of its parameters share a depth, ``layer1.{0-2}`` are three items of ``layer1``,
+    and ``fc.weight`` is a parameter.
+
+    :param depths: what an optimizer is given; None: :func:`layer_depths` of the model.
+    :raises ValueError: a depth is of a parameter that the model does not have.
+    """
+    known = layer_depths(model) if depths is None else depths
+    _checked(model, known, "depths")
+    places: dict[float | None, list[str]] = defaultdict(list)
+    for name, depth in _shared(model, known):
+        places[depth].append(name)
+    weights: Counter[float | None] = Counter()
+    for parameter in model.parameters():
+        weights[known.get(parameter)] += parameter.numel()
+    lines = [("depth", "weights", "of")]
+    for depth in sorted(places, key=lambda depth: math.inf if depth is None else depth):
+        shown = "none" if depth is None else f"{depth:.3f}"
+        lines.append((shown, f"{weights[depth]:,}", ", ".join(_braced(places[depth]))))
+    width = max(len(number) for _, number, _ in lines)
+    return "\n".join(f"{depth:>5}  {number:>{width}}  {of}" for depth, number, of in lines)
+
+
+def _checked(model: nn.Module, parameters: Iterable[Any], argument: str = "exclude") -> list[nn.Parameter]:
+    """Modules and names, and parameters of a copy, would name nothing, silently."""
+    parameters, own = list(parameters), {*model.parameters()}
+    for parameter in parameters:
+        if not isinstance(parameter, nn.Parameter):
+            raise TypeError(
+                f"{argument} holds {parameter!r:.80}, a {type(parameter).__name__}: give parameters, such as those of "
+                f"model.head.parameters()"
+            )
+    if strangers := [tuple(parameter.shape) for parameter in parameters if parameter not in own]:
+        raise ValueError(
+            f"{argument} holds {len(strangers)} parameters that {type(model).__name__} does not have, the first of "
+            f"shape {strangers[0]}: give those of this model, as it is now"
+        )
+    return parameters
+
+
+def _shared(
+    module: nn.Module, depths: Mapping[nn.Parameter, float], name: str = ""
+) -> Iterator[tuple[str, float | None]]:
+    """The outermost modules whose parameters share a depth, and the parameters of none, each by name."""
+    found = [*dict.fromkeys(depths.get(p) for p in module.parameters())]
+    if len(found) == 1 and name:
+        yield name, found[0]
+        return
+    for own, parameter in module.named_parameters(name, recurse=False):
+        yield own, depths.get(parameter)
+    for child_name, child in module.named_children():
+        if next(child.parameters(), None) is not None:
+            yield from _shared(child, depths, f"{name}.{child_name}".lstrip("."))
+
+
+def _braced(names: Iterable[str]) -> Iterator[str]:
+    """Siblings one after another as ``parent.{a, b}``, and their numbers as spans."""
+    for parent, group in itertools.groupby(names, lambda name: name.rpartition(".")[0]):
+        of_parent = [name.rpartition(".")[2] for name in group]
+        spans: list[list[str]] = []
+        for own in of_parent:
+            if spans and own.isdigit() and spans[-1][-1].isdigit() and int(own) == int(spans[-1][-1]) + 1:
+                spans[-1].append(own)
+            else:
+                spans.append([own])
+        told = ", ".join(span[0] if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)
+        inner = told if len(of_parent) == 1 else f"{{{told}}}"
+        yield f"{parent}.{inner}" if parent else told
 
 
 # What a module is

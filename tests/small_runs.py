@@ -13,9 +13,9 @@ from reclaim.benchmark.config import Config, Part, config_hash
 from reclaim.benchmark.data import drawings as all_drawings
 from reclaim.benchmark.data import experiences
 from reclaim.benchmark.data.drawings import Drawings
-from reclaim.benchmark.data.streams import LISTED, STREAMS, Stream, class_order
+from reclaim.benchmark.data.streams import CANVASES, LISTED, STREAMS, Stream, class_order
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
-from reclaim.benchmark.records.metrics import pack_bits
+from reclaim.benchmark.records.metrics import DENSE_SCORES, pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
 from reclaim.benchmark.training.isolation import isolated
@@ -99,6 +99,8 @@ def synthetic_record(
     (nats) that are asked for.
     """
     config = config or (RECIPES[recipe].config if recipe in RECIPES else Config())
+    if config.dense:
+        return _synthetic_dense(synthetic_record("full-1", "quickdraw-1", seed), recipe, config, last_acc)
     sizes = LISTED[stream].sizes if stream in LISTED else (50, 50)
     if config.joint:
         sizes = (sum(sizes),)
@@ -140,6 +142,26 @@ def synthetic_record(
             "accelerator": None,
         },
     )
+
+
+def _synthetic_dense(like: Record, recipe: str, config: Config, percent: float) -> Record:
+    """The same on canvases: every score is the percentage."""
+    values, scores = config.as_dict(), dict.fromkeys(DENSE_SCORES, percent)
+    of_classification = ("accuracy", "accuracy_task_known", "correct", "entropy")
+    result = {
+        **{key: value for key, value in like.result.items() if key not in of_classification},
+        "recipe": recipe,
+        "stream": CANVASES.name,
+        "config": values,
+        "config_hash": config_hash(values),
+        "scores": scores,
+        "class_scores": {metric: [percent] for metric in scores},
+        "predictions": [],
+        "test_counts": [200],
+        "train_loss": [1.0] * config.epochs,
+        "class_order": like.result["class_order"][:20],
+    }
+    return Record(result, like.provenance)
 
 
 def make_small_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:

@@ -18,7 +18,7 @@ from reclaim.benchmark import cli
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import flatten, shown
 from reclaim.benchmark.data import drawings
-from reclaim.benchmark.data.streams import PAPER_STREAMS, STREAMS
+from reclaim.benchmark.data.streams import DENSE_STREAMS, PAPER_STREAMS, STREAMS
 from reclaim.benchmark.papers.protocols import Uncovered, find_cell, protocol_of, run_of
 from reclaim.benchmark.papers.published import CLAIMS, cells, claims
 from reclaim.benchmark.recipes import RECIPES, Recipe, recipes_of
@@ -110,7 +110,7 @@ def test_list_shows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     everything = reclaim("list")
     words = {
         "recipes": [*RECIPES],
-        "streams": [*STREAMS, *PAPER_STREAMS],
+        "streams": [*STREAMS, *DENSE_STREAMS, *PAPER_STREAMS],
         "backbones": ["quickdraw_vit", "43.2%", "1.42 M", *KNOWN_BACKBONES, "timm"],
         "claims": [claim.id for tier in CLAIMS for claim in claims(tier)],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data.streams import EMBEDDED, STREAMS, find_stream
+from ..data.streams import DENSE, MIDDLE, find_stream
 from ..papers.published import claims, planned_seeds
 from ..recipes import RECIPES
 from ..records.record import Record
@@ -37,20 +37,20 @@ def load(config: pytest.Config) -> tuple[list[Record], list[str]]:
 
 
 def missing_jobs(records: list[Record], papers: Sequence[str] | None = None) -> list[Job]:
-    """The runs that the claims of these papers (None: all claims) need on streams of the embedded tier, and that are
-    not on record.
+    """The runs that the claims of these papers (None: all claims) need on streams of drawings and canvases, and that
+    are not on record.
     """
     on_record = {(record.recipe, record.stream, record.seed) for record in current(records)}
     seeds: dict[tuple[str, str], int] = {}
-    for claim in claims():
-        if (papers is None or claim.paper in papers) and find_stream(claim.stream).tier == EMBEDDED:
+    for claim in (*claims(), *claims(DENSE)):
+        if papers is None or claim.paper in papers:
             for recipe in (claim.better, claim.worse):
                 place = recipe, claim.stream
                 seeds[place] = max(seeds.get(place, 0), planned_seeds(claim))
     missing = []
     for (recipe, stream), n in seeds.items():
         absent = [seed for seed in range(n) if (recipe, stream, seed) not in on_record]
-        missing += jobs_of(RECIPES[recipe], STREAMS[stream], absent)
+        missing += jobs_of(RECIPES[recipe], find_stream(stream), absent)
     return missing
 
 
@@ -78,11 +78,11 @@ def records_to_judge(config: pytest.Config) -> list[Record]:
                     find_stream(r.stream),
                     r.seed,
                     r.result["hyperparameters_from"],
-                    HERE if RECIPES[r.recipe].tier == "embedded" else Setup(root=root),
+                    HERE if RECIPES[r.recipe].tier != MIDDLE else Setup(root=root),
                 )
                 for r in records
                 # those of published cells cannot be made here, those of the middle tier need its images
-                if r.recipe in RECIPES and (root or RECIPES[r.recipe].tier == "embedded")
+                if r.recipe in RECIPES and (root or RECIPES[r.recipe].tier != MIDDLE)
             ]
             records = train(config, jobs, None)
         config.stash[JUDGED] = records

@@ -18,6 +18,7 @@ from .drawings import shared_classes
 
 EMBEDDED = "embedded"
 MIDDLE = "middle"
+DENSE = "dense"
 PAPER = "paper"
 OWN = "own"
 
@@ -27,7 +28,8 @@ class Stream:
     """The definition of a stream.
 
     :ivar sizes: number of classes in each experience.
-    :ivar tier: ``"embedded"``: drawings that ship with the package. ``"paper"``: a data set of the papers, which the
+    :ivar tier: ``"embedded"``: drawings that ship with the package. ``"dense"``: canvases made of
+        them. ``"paper"``: a data set of the papers, which the
         user provides. ``"own"``: somebody's own images or benchmark.
     :ivar dataset: paper tier: its name in the catalogue. Own images: the name of their folder, not its place, which is
         that of :class:`~reclaim.benchmark.training.runtime.Setup`.
@@ -72,6 +74,14 @@ STREAMS: dict[str, Stream] = {
         _embedded("quickdraw-1", [100]),
     )
 }
+
+CANVASES = Stream(
+    "quickdraw-canvases",
+    (20,),
+    "20 of the 100 downstream classes of Quick, Draw!, chosen by the seed; two to five drawings on a canvas",
+    DENSE,
+)
+DENSE_STREAMS: dict[str, Stream] = {CANVASES.name: CANVASES}
 
 
 def _paper(dataset: str, sizes: Sequence[int], name: str | None = None, remark: str = "") -> Stream:
@@ -141,11 +151,11 @@ LISTED = STREAMS | MIDDLE_STREAMS
 
 
 def find_stream(name: str) -> Stream:
-    """The stream of that name, of either tier.
+    """The stream of that name, of any tier.
 
     :raises ValueError: there is none; the message names similar ones.
     """
-    streams = STREAMS | PAPER_STREAMS
+    streams = STREAMS | DENSE_STREAMS | PAPER_STREAMS
     if name not in streams:
         similar = difflib.get_close_matches(name, streams, n=3, cutoff=0.3) or list(streams)
         raise ValueError(
@@ -178,7 +188,7 @@ def slug(name: str) -> str:
 
 def own_name(name: str) -> str:
     """The name, if no stream of this project has it."""
-    return f"own-{name}" if name in STREAMS | PAPER_STREAMS else name
+    return f"own-{name}" if name in STREAMS | DENSE_STREAMS | PAPER_STREAMS else name
 
 
 def pretraining_overlap(stream: Stream, backbone: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ..config import Seeding
 from ..data.catalogue import CATALOGUE
-from ..data.streams import MIDDLE_STREAMS, PAPER_STREAMS, STREAMS, find_stream
+from ..data.streams import DENSE_STREAMS, MIDDLE_STREAMS, PAPER_STREAMS, STREAMS, find_stream
 from ..recipes import find_recipe, recipes_of
 from ..stats.estimates import Published
 from ..stats.paired import ClaimKind, Outcome
@@ -23,16 +23,21 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-from ..records.metrics import AVERAGED, METRICS
+from ..records.metrics import AVERAGED, DENSE_METRICS, METRICS, OF_TASK
 from .kinds import NATURAL_ORDER, SHUFFLED, UNKNOWN, Kind
 
 DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
 """Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
 EVIDENCE = ("primary", "secondary")
-ClaimTier = Literal["embedded", "middle"]
-CLAIMS: dict[ClaimTier, str] = {"embedded": "claims.toml", "middle": "claims-middle.toml"}
+ClaimTier = Literal["embedded", "middle", "dense"]
+CLAIMS: dict[ClaimTier, str] = {
+    "embedded": "claims.toml",
+    "middle": "claims-middle.toml",
+    "dense": "claims-dense.toml",
+}
 """Tier -> file of its claims. Each has its own confirmatory family."""
+OF_TIER = {"embedded": STREAMS, "middle": MIDDLE_STREAMS, "dense": DENSE_STREAMS}
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Claim:
     @property
     def tier(self) -> ClaimTier:
         """The tier that it is tested on, and in whose family."""
-        return "embedded" if self.stream in STREAMS else "middle"
+        return next(tier for tier in CLAIMS if self.stream in OF_TIER[tier])
 
     @property
     def counterpart(self) -> str:
@@ -156,7 +161,7 @@ def tables() -> tuple[Table, ...]:
 
 @functools.cache
 def claims(tier: ClaimTier = "embedded") -> tuple[Claim, ...]:
-    """Every claim of a tier, in the order of its file, papers/claims.toml or papers/claims-middle.toml."""
+    """Every claim of a tier, in the order of its file."""
     found, known = [], recipes_of(tier)
     file, document = f"papers/{CLAIMS[tier]}", _document(CLAIMS[tier])
     _require(file, document, ("family", "claim"), ())
@@ -169,8 +174,11 @@ def claims(tier: ClaimTier = "embedded") -> tuple[Claim, ...]:
             find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:
             raise PublishedError(f"{where}: {error}") from None
-        _require_choice(where, entry, "stream", tuple(STREAMS if tier == "embedded" else MIDDLE_STREAMS))
+        _require_choice(where, entry, "stream", tuple(OF_TIER[tier]))
         _require_choice(where, entry, "family", ("confirmatory", "exploratory"))
+        for recipe in (known[entry["better"]], known[entry["worse"]]):
+            of_recipe = OF_TASK[recipe.base.dense.task] if recipe.base.dense else METRICS
+            _require_choice(where, entry, "metric", of_recipe)
         _require_choice(where, entry, "kind", get_args(ClaimKind))
         _require_choice(where, {"expected": None, **entry}, "expected", (None, *get_args(Outcome)))
         if (entry["kind"] == "noninferior") != ("margin" in entry and "margin_reason" in entry):
@@ -221,6 +229,8 @@ _SECTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         (*("std", "runs", "decimals", "std_evidence", "loss", "peft", "alpha"), *_OF_KIND),
     ),
     "grid": (("streams", "backbones", "methods"), ()),
+    # of a table that is known to be there, and of which nothing can be run or compared
+    "row": (("task", "dataset", "metric", "dataset_evidence", "protocol"), ()),
 }
 _SINGLE = ("paper", "grid")
 
@@ -403,8 +413,14 @@ def _check_entry(where: str, entry: Mapping[str, Any], required: Sequence[str], 
         check, wanted = _KINDS.get(key, _text)
         if not check(value):
             raise PublishedError(f"{where}: {key} is {value!r}: write {wanted}")
-    for key, choices in (("metric", METRICS), ("evidence", EVIDENCE), ("std_evidence", EVIDENCE), *_OF_KIND.items()):
-        if key in entry and choices:
+    for key, choices in (
+        ("metric", (*METRICS, *DENSE_METRICS) if "family" in entry else METRICS),
+        ("evidence", EVIDENCE),
+        ("std_evidence", EVIDENCE),
+        *_OF_KIND.items(),
+    ):
+        # a row that nothing can be run of names its metric as its paper does
+        if key in entry and choices and not (key == "metric" and "dataset_evidence" in entry):
             _require_choice(where, entry, key, choices)
     if "mean" in entry and "metric" in entry:
         check, wanted = _KINDS[entry["metric"]]

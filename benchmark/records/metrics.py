@@ -23,6 +23,18 @@ AVERAGED = {
 }
 """Name of a metric -> what it averages over; a task has one weight, whatever its number of images."""
 
+DENSE_METRICS = ("miou", "box_ap", "mask_ap")
+"""Of runs on canvases, in percent: mean intersection over union, and COCO's average precision of boxes and masks."""
+
+OF_TASK = {"semantic": ("miou",), "detection": ("box_ap",), "instances": ("box_ap", "mask_ap")}
+"""Task on canvases -> its metrics; hyper-parameters are chosen by the last."""
+
+DENSE_SCORES = ("miou", "box_ap", "box_ap_50", "mask_ap", "mask_ap_50")
+"""What a record of a run on canvases may hold: the metrics, and average precision at an IoU of 0.50."""
+
+SHOWN_CANVASES = 4
+"""First test canvases whose predictions a record keeps."""
+
 LESS_IS_BETTER = ("forgetting", "final_entropy")
 
 Matrix = Sequence[Sequence[float | None]]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import config_hash
-from .metrics import metrics, unpack_bits
+from .metrics import DENSE_SCORES, METRICS, metrics, unpack_bits
 from .provenance import same_kind_of_machine
 
 SCHEMA = 1
@@ -25,6 +25,11 @@ UNVERIFIED = "the images were not held against the published numbers and checksu
 TOLERANCE = 0.5
 """Allowed difference in accuracy between kinds of machine, in points, in addition to the weight of one test image."""
 
+DENSE_TOLERANCE = 5.0
+"""Allowed difference in a score of a run on canvases between kinds of machine, in points. Not measured, so wide: which
+proposals a detector keeps hangs on the last bits of their scores.
+"""
+
 
 class RecordError(ValueError):
     """A record, or its folder, is invalid. The message names it, its value and the remedy."""
@@ -32,7 +37,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One run. ``result`` has the keys of ``RESULT_KEYS``.
+    """One run. ``result`` has the keys of ``RESULT_KEYS``, on canvases those of ``DENSE_KEYS``.
     ``provenance`` has no fixed schema, see :func:`provenance`.
     """
 
@@ -71,8 +76,17 @@ class Record:
         made_by = self.result.get("own_stream", {}).get("made_by")
         return tuple(component["path"] for component in (*named, *filter(None, [made_by])))
 
+    @property
+    def dense(self) -> bool:
+        """Whether it is of a run on canvases: it has scores in place of accuracies."""
+        return "scores" in self.result
+
     def metrics(self) -> dict[str, float]:
-        """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.records.metrics.metrics`)."""
+        """Metrics of the accuracy matrix, in percent or points (:func:`reclaim.benchmark.records.metrics.metrics`); on
+        canvases the scores, in percent.
+        """
+        if self.dense:
+            return dict(self.result["scores"])
         return metrics(self.result["accuracy"], self.result["test_counts"])
 
     def metrics_task_known(self) -> dict[str, float]:
@@ -208,6 +222,31 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """Required keys of ``result``: the check and a description of valid values."""
 
+
+def _are_scores(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and set(value) <= {*DENSE_SCORES}
+        and all(map(_is_percent, value.values()))
+    )
+
+
+def _are_class_scores(value: Any) -> bool:
+    of_classes = _list_of(lambda percent: percent is None or _is_percent(percent), least=1)
+    return isinstance(value, dict) and set(value) <= {*DENSE_SCORES} and all(map(of_classes, value.values()))
+
+
+_OF_CLASSIFICATION = ("accuracy", "accuracy_task_known", "correct", "entropy")
+
+DENSE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: check for key, check in RESULT_KEYS.items() if key not in _OF_CLASSIFICATION},
+    "scores": (_are_scores, f"a dict from one or more of {', '.join(DENSE_SCORES)} to percentages"),
+    "class_scores": (_are_class_scores, "a dict from metrics to lists of percentages, or null, one per class"),
+    "predictions": (_list_of(lambda one: isinstance(one, dict)), "a list of dicts, one per canvas shown"),
+}
+"""Required keys of ``result`` of a run on canvases. ``predictions``: on the first test canvases, to be shown."""
+
 OPTIONAL_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rehearsal": (lambda value: value is True, "true, or absent"),
     "remarks": (_list_of(lambda remark: isinstance(remark, str)), "a list of texts"),
@@ -224,7 +263,9 @@ images were split (``split``).
 OF_THE_FOLDER = frozenset({"remarks", "data_aliases"})
 """Keys of ``result`` that depend on the layout in which the images lay, not on the images."""
 
-MEASURED = frozenset({"accuracy", "accuracy_task_known", "correct", "entropy", "train_loss"})
+MEASURED = frozenset(
+    {"accuracy", "accuracy_task_known", "correct", "entropy", "train_loss", "scores", "class_scores", "predictions"}
+)
 """Keys of ``result`` that floating-point arithmetic may change between kinds of machine."""
 
 
@@ -235,24 +276,36 @@ def validate(document: Any) -> None:
     """
     _exact_keys("the record", document, {"result", "provenance"})
     result, provenance = document["result"], document["provenance"]
-    _exact_keys("result", result, set(RESULT_KEYS), set(OPTIONAL_KEYS))
-    for key, (check, wanted) in {**RESULT_KEYS, **OPTIONAL_KEYS}.items():
+    dense = isinstance(result, dict) and "scores" in result
+    keys = DENSE_KEYS if dense else RESULT_KEYS
+    _exact_keys("result", result, set(keys), set(OPTIONAL_KEYS))
+    for key, (check, wanted) in {**keys, **OPTIONAL_KEYS}.items():
         if key in result and not check(result[key]):
             raise _wrong(f"result.{key}", result[key], wanted)
-
-    tasks, epochs = len(result["accuracy"]), len(result["entropy"])
-    for key, length, unit in (
-        ("accuracy_task_known", tasks, "task"),
-        ("test_counts", tasks, "task"),
-        ("train_loss", epochs, "epoch"),
-    ):
+    if dense:
+        lengths: tuple[tuple[str, int, str], ...] = (
+            ("test_counts", 1, "task"),
+            ("train_loss", result["config"].get("epochs", 0), "epoch"),
+        )
+    else:
+        tasks = len(result["accuracy"])
+        lengths = (
+            ("accuracy_task_known", tasks, "task"),
+            ("test_counts", tasks, "task"),
+            ("train_loss", len(result["entropy"]), "epoch"),
+        )
+    for key, length, unit in lengths:
         if len(result[key]) != length:
             raise _wrong(f"result.{key}", result[key], f"{length} entries, one per {unit}, not {len(result[key])}")
     if result["config_hash"] != config_hash(result["config"]):
         raise _wrong(
             "result.config_hash", result["config_hash"], f"{config_hash(result['config'])}, the hash of result.config"
         )
-    _check_bits(result)
+    if dense != ("dense" in result["config"]):
+        wanted = "a configuration with a part 'dense', whose runs alone have scores"
+        raise _wrong("result.config", result["config"], wanted)
+    if not dense:
+        _check_bits(result)
 
     if not isinstance(provenance, dict):
         raise _wrong("provenance", provenance, "a dict")
@@ -376,7 +429,7 @@ def compare(a: Record, b: Record) -> Comparison:
     exact = same_crops and same_kind_of_machine(a.provenance, b.provenance) and a.provenance["accelerator"] is None
     differing = tuple(
         key
-        for key in (*RESULT_KEYS, *OPTIONAL_KEYS)
+        for key in dict.fromkeys((*RESULT_KEYS, *DENSE_KEYS, *OPTIONAL_KEYS))
         if key not in OF_THE_FOLDER
         and a.result.get(key) != b.result.get(key)
         and not (key == "data_sha256" and a.images & b.images)
@@ -384,7 +437,15 @@ def compare(a: Record, b: Record) -> Comparison:
     failures = [f"{key} differs" for key in differing if exact or key not in MEASURED]
 
     deviations = []
-    if a.result["test_counts"] == b.result["test_counts"]:
+    if a.dense:  # of one configuration, so both are
+        for metric in {*a.metrics()} & {*b.metrics()}:
+            left, right = a.metrics()[metric], b.metrics()[metric]
+            deviations.append((abs(left - right), f"scores.{metric}"))
+            if not exact and abs(left - right) > DENSE_TOLERANCE:
+                failures.append(
+                    f"{metric} is {left} in one run and {right} in the other, {DENSE_TOLERANCE} points are allowed"
+                )
+    elif a.result["test_counts"] == b.result["test_counts"]:
         for key in ("accuracy", "accuracy_task_known"):
             for t, (row, other) in enumerate(zip(a.result[key], b.result[key], strict=True)):
                 for i, (left, right) in enumerate(zip(row, other, strict=True)):
@@ -409,15 +470,31 @@ def image_sets(records: Iterable[Record]) -> list[frozenset[str]]:
     return sets
 
 
+def metrics_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """The names of the metrics that :func:`metric_of` knows of any of these records, in the order of
+    :data:`~reclaim.benchmark.records.metrics.METRICS` and :data:`~reclaim.benchmark.records.metrics.DENSE_SCORES`.
+    """
+    records = list(records)
+    of_dense = {metric for record in records if record.dense for metric in record.metrics()}
+    of_others = () if records and all(record.dense for record in records) else METRICS
+    return (*of_others, *(metric for metric in DENSE_SCORES if metric in of_dense))
+
+
 def metric_of(record: Record, metric: str) -> float:
-    """Value of a metric in :data:`~reclaim.benchmark.records.metrics.METRICS`: percent, points, or nats.
+    """Value of a metric in :data:`~reclaim.benchmark.records.metrics.METRICS`: percent, points, or nats; of a run on
+    canvases, of one in :data:`~reclaim.benchmark.records.metrics.DENSE_METRICS`.
 
     ``final_entropy`` is the entropy of the training predictions in the last epoch of each experience, averaged over
     experiences; NaN if there was no epoch.
     """
-    if metric == "final_entropy":
+    if metric == "final_entropy" and not record.dense:
         entropy = record.result["entropy"]
         epochs = len(entropy) // len(record.result["accuracy"])  # of an experience
         last = entropy[epochs - 1 :: epochs] if epochs else []
         return sum(last) / len(last) if last else math.nan
-    return record.metrics()[metric]
+    known = record.metrics()
+    if metric not in known:
+        raise ValueError(
+            f"{record.recipe} on {record.stream} has no metric {metric!r}: choose one of {', '.join(known)}"
+        )
+    return known[metric]

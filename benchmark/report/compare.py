@@ -8,9 +8,10 @@ import json
 
 from ..records.metrics import LESS_IS_BETTER
 from ..verdicts.comparison import Comparison, ComparisonRow, p_in_words, signed, span, unit_of
-from .board import METRICS
+from .board import METRICS as OF_BOARDS
 from .tables import markdown_table, size, table
 
+METRICS = {**OF_BOARDS, "miou": "mIoU", "box_ap": "box AP", "mask_ap": "mask AP"}
 FORMATS = ("text", "json", "csv", "markdown")
 
 

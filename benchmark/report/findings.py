@@ -17,6 +17,7 @@ from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, paired_difference
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.study import count
+from . import dense_pages
 from .board import ends_of_grids
 from .svg import templates
 from .tables import markdown_table
@@ -64,6 +65,7 @@ def page(records: Sequence[Record]) -> str:
         _class_statistics(runs),
         _combinations(runs),
         _switches(runs),
+        _canvases(records),
         _what_held(verdicts),
         _tiers(verdicts, sides),
         _reach(runs),
@@ -157,6 +159,12 @@ TIERS_DIFFER = (
     "classes, while the embedded one has seen none of its stream's. On a stream whose classes pretraining has seen, "
     "frozen features are better than on one of new classes, and there is less for training the backbone to gain."
 )
+
+
+def _canvases(records: Sequence[Record]) -> str:
+    """Scores and claims of runs on canvases; empty without one."""
+    scores = dense_pages.section(records)
+    return scores and f"{scores}\n{differences('dense')}\n\n{claims_table(judge_claims(records, 'dense'))}\n"
 
 
 def _tiers(embedded: Sequence[ClaimVerdict], records: Sequence[Record]) -> str:

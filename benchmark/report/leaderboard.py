@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..config import differences
 from ..data.drawings import shared_classes
-from ..data.streams import EMBEDDED, LISTED, MIDDLE, STREAMS
+from ..data.streams import DENSE_STREAMS, EMBEDDED, LISTED, MIDDLE, STREAMS
 from ..files import write_text
 from ..recipes import RECIPES
 from ..records.record import Record, plain
@@ -31,7 +31,7 @@ from ..verdicts.cells import check_cells
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.counting import OTHER_CONFIGURATION, OTHER_WEIGHTS, Reason, merge, reasons
 from ..verdicts.outside import is_outside, why_not
-from . import disagree, fidelity, findings, forest, page
+from . import dense_pages, disagree, fidelity, findings, forest, page
 from .board import (
     COLUMNS,
     EXTERNAL,
@@ -155,15 +155,17 @@ def write(
 
 def write_docs(stores: Stores, folder: Path) -> list[Path]:
     """Write ``fidelity.md``, ``findings.md``, ``coverage.md`` and ``why-numbers-disagree.md``, each replaced whole,
-    with its picture and ``claims.svg``, the planned claims, where there are runs.
+    and, where there are runs, the pictures of the first and the last, of runs on canvases, and ``claims.svg``, the
+    planned claims.
 
     :raises ValueError: there is no record to show.
     """
-    both = [record for record in _counted(stores)[0] if record.recipe in RECIPES and record.stream in LISTED]
-    counted = [record for record in both if record.stream in STREAMS]
+    of_recipes = [record for record in _counted(stores)[0] if record.recipe in RECIPES]
+    counted = [record for record in of_recipes if record.stream in STREAMS]
+    on_canvases = [record for record in of_recipes if record.stream in DENSE_STREAMS]
     pages = {
         "fidelity.md": fidelity.page(counted),
-        "findings.md": findings.page(both),
+        "findings.md": findings.page([r for r in of_recipes if r.stream in LISTED | DENSE_STREAMS]),
         "coverage.md": coverage_page(),
         "why-numbers-disagree.md": disagree.page(counted),
     }
@@ -173,6 +175,8 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
         pages[fidelity.PICTURE] = picture
     if picture := forest.picture(judge_claims(_ranked(counted))):
         pages["claims.svg"] = picture
+    if picture := dense_pages.picture(on_canvases):
+        pages[dense_pages.PICTURE] = picture
     return _write(folder, pages)
 
 
@@ -248,6 +252,8 @@ def _why_left_out(
             if _place(record) in of_cells
             else "a run of a published cell, which the page alone shows (--format html)"
         )
+    if record.stream in DENSE_STREAMS:
+        return "" if docs else "a run on canvases (--docs writes it)"
     if record.stream not in LISTED:
         return "a recipe on a stream without a leaderboard"
     if RECIPES[record.recipe].fact and not docs:

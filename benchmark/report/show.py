@@ -16,7 +16,7 @@ from ..papers.published import CLAIMS, Claim, cells, claims
 from ..papers.sources import NATURAL
 from ..recipes import Recipe
 from ..records.metrics import AVERAGED, METRICS
-from ..records.record import Record, metric_of
+from ..records.record import Record, metric_of, metrics_of
 from ..stats.estimates import mean_interval
 from ..verdicts.cells import check_cells
 from ..verdicts.claims import judge_claims
@@ -58,6 +58,8 @@ def show_recipe(recipe: Recipe, records: Sequence[Record], width: int | None = N
 
 def _kind_of_runs(records: Sequence[Record]) -> str:
     """What the numbers of a table of scores are."""
+    if records[0].dense:
+        return "mean over the classes, on all test canvases"
     over: dict[str, list[str]] = {}
     for metric, averaged in AVERAGED.items():
         if not math.isnan(metric_of(records[0], metric)):
@@ -73,7 +75,7 @@ def scores_table(records: Sequence[Record], width: int | None = None) -> str:
     :param records: of one recipe on one stream.
     """
     rows = []
-    for metric in METRICS:
+    for metric in metrics_of(records):
         values = [metric_of(record, metric) for record in records]
         if any(map(math.isnan, values)):  # no entropy where nothing is trained
             continue

@@ -5,7 +5,7 @@ the backbone, the model with its heads, and the Avalanche strategy with its plug
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -371,8 +371,19 @@ def _optimizer(config: Config, model: ContinualModel, device: str) -> Optimizer:
     groups = _groups(config, model)
     if config.external and config.external.optimizer:
         return call("optimizer", config.external.optimizer, groups)
+    return optimizer_of(config, groups, model, peft_parameters(model.backbone), device)
+
+
+def optimizer_of(
+    config: Config, groups: list[dict[str, Any]], model: nn.Module, new: Iterable[nn.Parameter], device: str
+) -> Optimizer:
+    """SGD or Adam as configured, with or without OLOR's rollback.
+
+    :param new: parameters of the model that are not pretrained, besides those that
+        :func:`~reclaim.strategies.depths.layer_depths` knows to be new.
+    """
     if config.olor:
-        depths = layer_depths(model, config.olor.counting, exclude=peft_parameters(model.backbone))
+        depths = layer_depths(model, config.olor.counting, exclude=new)
         rollback: dict[str, Any] = {
             f.name: getattr(config.olor, f.name) for f in fields(config.olor) if f.name.startswith("rollback")
         }

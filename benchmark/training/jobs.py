@@ -405,8 +405,11 @@ def log_of(job: Job) -> Path | None:
 
 
 def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
-    from .run import run  # imported late: reading records needs neither torch nor Avalanche
-
+    make: Callable[..., Record]
+    if job.config.dense:  # imported late: reading records needs neither torch nor Avalanche
+        from .dense import run_dense as make
+    else:
+        from .run import run as make
     before = 0.0
 
     def progress(done: float, total: int) -> None:
@@ -414,7 +417,7 @@ def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
         advance((str(job), done - before))
         before = done
 
-    return run(
+    return make(
         job.recipe,
         job.config,
         job.stream,

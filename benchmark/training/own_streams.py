@@ -24,9 +24,11 @@ def for_images(recipe: Recipe, backbone: str | None = None, size: int | None = N
 
     :param backbone: a timm model; None: the recipe's own if that is for photographs, else :data:`PHOTOGRAPHS`.
     :param size: height and width of what the backbone sees, in pixels; None: the backbone's own, or the recipe's.
-    :raises ValueError: the backbone is for drawings.
+    :raises ValueError: the backbone is for drawings, or the recipe for canvases.
     """
     config = recipe.config
+    if config.dense:
+        raise ValueError(f"{recipe.name} is for canvases, and classifies no images: choose another recipe")
     if backbone == QUICKDRAW_VIT:
         raise ValueError(f"the backbone {QUICKDRAW_VIT} sees drawings of 28 x 28 pixels: name one for photographs")
     images = config.images or Images()

@@ -20,7 +20,7 @@ from ..data.experiences import Mixed, make_benchmark, make_image_benchmark
 from ..data.folders import read_own_images, require_enough_to_hold_out
 from ..data.images import ImageData
 from ..data.served import Served
-from ..data.streams import EMBEDDED, OWN, Stream, class_order
+from ..data.streams import DENSE, EMBEDDED, OWN, Stream, class_order
 from ..data.verify import read_images
 from ..records.metrics import pack_bits
 from ..records.provenance import provenance
@@ -200,6 +200,8 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
 
     :raises ValueError: the configuration does not fit the stream, or the setup does not fit either.
     """
+    if stream.tier == DENSE:
+        raise ValueError(f"{stream.name} consists of canvases: choose a recipe for them, such as dense-sem-olor")
     if stream.made_by:
         _require_served(stream, config, setup)
         return

@@ -4,6 +4,7 @@ with seeds that no leaderboard uses.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,17 @@ from typing import Any
 from ..data.streams import find_stream
 from ..files import require_writable, write_text
 from ..recipes import CHOICE_SEEDS, Recipe
+from ..records.metrics import OF_TASK
 from ..records.store import RecordStore
 from .jobs import Job, try_jobs
 from .runtime import HERE, Setup
 
 METRIC = "last_acc"
+
+
+def metric_for(recipe: Recipe) -> str:
+    """The metric that a recipe's hyper-parameters are chosen by."""
+    return OF_TASK[recipe.base.dense.task][-1] if recipe.base.dense else METRIC
 
 
 def jobs_of_candidates(
@@ -57,8 +64,8 @@ def sweep(
 ) -> dict[str, dict[str, Any]]:
     """Recipe -> the chosen settings, and the score of every candidate. Test drawings are not used.
 
-    The candidate with the highest mean Last-Acc on the validation part is chosen; of several, the first. A run that
-    diverges scores 0.
+    The candidate with the highest mean Last-Acc (on canvases: :func:`metric_for`) on the validation part is chosen; of
+    several, the first. A run that diverges scores 0.
 
     :param setup: see :func:`jobs_of_candidates`.
     :param store: where the candidates' runs are kept: the same call after an interruption goes on from there.
@@ -72,17 +79,24 @@ def sweep(
             raise RuntimeError(
                 f"{job} failed: {error}; finished runs are kept in {store.root}, the same command goes on from there"
             ) from error
-    scores_of = iter([records[job].metrics()[METRIC] if job in records else 0.0 for job in jobs])
+    of_jobs = iter(jobs)
     chosen = {}
     for recipe in recipes:
-        scores = [fmean(next(scores_of) for _ in seeds) for _ in recipe.candidates()]
+        metric = metric_for(recipe)
+        scores = [
+            fmean(
+                records[job].metrics()[metric] if job in records else 0.0
+                for job in itertools.islice(of_jobs, len(seeds))
+            )
+            for _ in recipe.candidates()
+        ]
         best = max(range(len(scores)), key=scores.__getitem__)
         chosen[recipe.name] = {
             "settings": recipe.candidates()[best],
             "made_for": recipe.made_for,
             "stream": recipe.home,
             "part": "validation",
-            "metric": METRIC,
+            "metric": metric,
             "seeds": list(seeds),
             "candidates": [
                 {"settings": c, "score": score} for c, score in zip(recipe.candidates(), scores, strict=True)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ..recipes import CHOICE_SEEDS, RECIPES
-from ..records.metrics import LESS_IS_BETTER, METRICS
+from ..records.metrics import DENSE_METRICS, LESS_IS_BETTER, METRICS
 from ..records.record import Record, image_sets, metric_of
 from ..stats.estimates import ALPHA, MeanInterval, mean_interval
 from ..stats.paired import Outcome, PairedDifference, judge_family, paired_difference
@@ -122,8 +122,8 @@ def compare(
         is unknown, or means something else for joint training, which is the first.
     """
     failures = failures or {}
-    if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}: choose one of {', '.join(METRICS)}")
+    if metric not in (*METRICS, *DENSE_METRICS):
+        raise ValueError(f"metric is {metric!r}: choose one of {', '.join((*METRICS, *DENSE_METRICS))}")
     if not runs:
         raise ValueError("no method is named: give the records of at least one")
     require_comparable(runs)

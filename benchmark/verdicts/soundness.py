@@ -9,9 +9,21 @@ from typing import Any
 
 from ..config import QUICKDRAW_VIT, Component, Config, from_dict, shown
 from ..data.drawings import downstream
-from ..data.streams import EMBEDDED, OWN, PAPER_STREAMS, STREAMS, Stream, class_order, find_stream, in_words
+from ..data.streams import (
+    CANVASES,
+    DENSE,
+    EMBEDDED,
+    OWN,
+    PAPER_STREAMS,
+    STREAMS,
+    Stream,
+    class_order,
+    find_stream,
+    in_words,
+)
 from ..papers.protocols import covered_runs
 from ..recipes import RECIPES, Recipe, weights_sha256
+from ..records.metrics import OF_TASK
 from ..records.provenance import PACKAGES
 from ..records.record import Record, plain
 
@@ -23,6 +35,9 @@ def problems(record: Record) -> Iterator[str]:
         yield "it is a rehearsal, a few steps on synthetic images: no leaderboard shows one, make the run itself"
     if missing := [package for package in PACKAGES if not isinstance(provenance.get(package), str)]:
         yield f"provenance lacks the versions of {', '.join(missing)}: without them nobody can repeat the run"
+    if record.dense:
+        yield from _of_canvases(record)
+        return
     for key in ("accuracy", "accuracy_task_known"):
         for t, row in enumerate(result[key]):
             for i, percent in enumerate(row):
@@ -68,6 +83,30 @@ def problems(record: Record) -> Iterator[str]:
         yield str(error)
         return
     yield from _against_stream(result, config, stream)
+
+
+def _of_canvases(record: Record) -> Iterator[str]:
+    """What cannot be true of a run on canvases."""
+    result = record.result
+    try:
+        config, stream = from_dict(result["config"]), find_stream(record.stream)
+    except (ValueError, TypeError, OverflowError) as error:
+        yield f"result.config or result.stream is not one of this version: {error}"
+        return
+    if stream.tier != DENSE or config.dense is None:
+        yield f"result has scores, which runs on {CANVASES.name} have, not those on {stream.name}"
+        return
+    if result["varied"] != config.seeding:
+        yield f"result.varied is {result['varied']!r} and the configuration's seeding {config.seeding!r}"
+    task, wanted = config.dense.task, OF_TASK[config.dense.task]
+    if set(result["class_scores"]) != set(wanted) or not set(wanted) <= set(result["scores"]):
+        yield f"result.scores are {', '.join(result['scores'])}: of dense.task={task} they are {', '.join(wanted)}"
+    if result["test_counts"] != [config.dense.test_canvases]:
+        yield f"result.test_counts is {result['test_counts']}, and dense.test_canvases {config.dense.test_canvases}"
+    if len(result["class_order"]) != stream.n_classes:
+        yield f"result.class_order has {len(result['class_order'])} classes: {stream.name} has {stream.n_classes}"
+    if result["data_sha256"] != (drawings := downstream(config.part).sha256):
+        yield f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this version are {drawings[:12]}"
 
 
 def stream_of(record: Record) -> Stream:

@@ -7,12 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark.data.streams import MIDDLE_STREAMS, STREAMS
+from reclaim.benchmark.data.streams import DENSE_STREAMS, MIDDLE_STREAMS, STREAMS
 from reclaim.benchmark.papers import headers, published
 from reclaim.benchmark.papers.headers import papers
-from reclaim.benchmark.papers.published import Claim, PublishedError, Table, cells, claims, tables
+from reclaim.benchmark.papers.published import (
+    Claim,
+    PublishedError,
+    Table,
+    cells,
+    claims,
+    confirmatory_plan,
+    planned_seeds,
+    tables,
+)
 from reclaim.benchmark.recipes import RECIPES, recipes_of
-from reclaim.benchmark.records.metrics import METRICS
+from reclaim.benchmark.records.metrics import DENSE_METRICS, METRICS
 from reclaim.benchmark.records.record import Record, metric_of
 from reclaim.benchmark.stats.estimates import Published
 from reclaim.benchmark.verdicts import claims as verdicts_of_claims
@@ -115,7 +124,9 @@ def test_every_margin_has_a_reason() -> None:
         assert "Last-Acc" in table.margin_reason
 
 
-@pytest.mark.parametrize(("tier", "streams"), [("embedded", STREAMS), ("middle", MIDDLE_STREAMS)])
+@pytest.mark.parametrize(
+    ("tier", "streams"), [("embedded", STREAMS), ("middle", MIDDLE_STREAMS), ("dense", DENSE_STREAMS)]
+)
 def test_every_claim_can_be_checked(tier: Any, streams: Any) -> None:
     assert len(claims(tier)) == len({claim.id for claim in claims(tier)})
     confirmatory = [claim for claim in claims(tier) if claim.family == "confirmatory"]
@@ -126,7 +137,7 @@ def test_every_claim_can_be_checked(tier: Any, streams: Any) -> None:
         assert claim.worse in recipes_of(tier)
         assert claim.better != claim.worse
         assert claim.stream in streams
-        assert claim.metric in METRICS
+        assert claim.metric in (DENSE_METRICS if tier == "dense" else METRICS)
         assert (claim.margin > 0) == bool(claim.margin_reason) == (claim.kind == "noninferior")
 
 
@@ -161,6 +172,29 @@ def test_each_tier_has_a_family_of_its_own() -> None:
     other = claims()[0]
     more = [synthetic_record(r, other.stream, seed) for r in (other.better, other.worse) for seed in range(10)]
     assert judge_claims([*runs, *more], "middle") == alone
+
+
+def test_the_dense_claims_ask_for_all_three_tasks() -> None:
+    dense = claims("dense")
+    assert {(claim.better, claim.metric) for claim in dense} == {
+        ("dense-sem-olor", "miou"),
+        ("dense-det-olor", "box_ap"),
+        ("dense-inst-olor", "mask_ap"),
+    }
+    assert all(planned_seeds(claim) == confirmatory_plan("dense")[0] for claim in dense)
+
+
+def test_holm_runs_over_the_dense_claims_alone() -> None:
+    """Differences of one size on all of them hold with the planned seeds, whatever the other tiers have."""
+    dense = claims("dense")
+    records = [
+        synthetic_record(recipe, claim.stream, seed, last_acc=(52.0 if recipe == claim.better else 50.0) + seed % 3)
+        for recipe, claim in {name: claim for claim in dense for name in (claim.better, claim.worse)}.items()
+        for seed in range(10)
+    ]
+    assert {v.outcome for v in judge_claims(records, "dense")} == {"holds"}
+    assert {v.outcome for v in judge_claims(records)} == {"not run"}
+    assert {v.outcome for v in judge_claims([r for r in records if r.seed < 9], "dense")} == {"undecided"}
 
 
 # --- files as they must not be ---
@@ -350,8 +384,10 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"source": None, "text": None}, "text, source missing"),
         ({"reason": "why"}, "unknown entries reason"),
         ({"metric": "acc"}, "unknown metric 'acc'"),
+        ({"metric": "miou"}, "unknown metric 'miou', choose one of last_acc"),
+        ({"better": "dense-sem-olor"}, "unknown metric 'last_acc', choose one of miou"),
         ({"kind": "better"}, "unknown kind 'better', choose one of superior, noninferior"),
-        ({"family": "main"}, "unknown family 'main', choose one of confirmatory, exploratory"),
+        ({"family": "main"}, "unknown family 'main', choose one of confirmatory, dense, exploratory"),
         ({"expected": "hold"}, "unknown expected 'hold', choose one of holds, contradicted, undecided"),
         ({"kind": "noninferior"}, "states its margin and margin_reason"),
         ({"kind": "noninferior", "margin": 1.0}, "states its margin and margin_reason"),

@@ -16,7 +16,7 @@ import timm
 import torch
 import torchvision
 from avalanche.models import IncrementalClassifier
-from reclaim.strategies.depths import layer_depths
+from reclaim.strategies.depths import describe_depths, layer_depths
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import OLORAdam
 from reclaim.strategies.peft import attach_lora
@@ -443,6 +443,104 @@ def test_a_layer_with_most_of_the_weights_is_told() -> None:
         layer_depths(Model(), "tensors")
         layer_depths(nn.Sequential(nn.Linear(2, 2), nn.Linear(50, 50)))  # cannot be divided
         layer_depths(vit())
+
+
+def table_of(model: nn.Module, depths: Any = None) -> dict[str, tuple[str, int]]:
+    """What a line of the table is of -> its depth and weights."""
+    lines = [line.split(None, 2) for line in describe_depths(model, depths).splitlines()]
+    assert lines[0] == ["depth", "weights", "of"]
+    return {of: (depth, int(weights.replace(",", ""))) for depth, weights, of in lines[1:]}
+
+
+def test_the_table_names_each_parameter_once() -> None:
+    model = vit()
+    table = table_of(model)
+    assert [depth for depth, _ in table.values()] == ["0.000", "0.250", "0.500", "0.750", "1.000", "none"]
+    assert [*table] == ["cls_token, pos_embed, patch_embed", "blocks.0", "blocks.1", "blocks.2", "norm", "head"]
+    assert sum(weights for _, weights in table.values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_table_is_of_the_depths_given() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))
+    first, second, third, last = (module for module in model if isinstance(module, nn.Linear))
+    depths = {**dict.fromkeys([*second.parameters(), *third.parameters()], 0.5), first.bias: 0.0, last.weight: 1.0}
+    assert table_of(model, depths) == {
+        "0.bias": ("0.000", 3),
+        "1-2": ("0.500", 24),
+        "4.weight": ("1.000", 3),
+        "0.weight, 4.bias": ("none", 7),
+    }
+    assert table_of(nn.Linear(2, 2), {}) == {"weight, bias": ("none", 6)}
+    with pytest.raises(ValueError, match=r"depths holds 1 parameters that Sequential does not have.*\(3,\)"):
+        describe_depths(model, {nn.Parameter(torch.zeros(3)): 0.0})
+
+
+def test_exclude_takes_parameters_of_this_model_only() -> None:
+    model = vit()
+    for wrong, named in ((model.head, "Linear"), ("head", "str")):
+        with pytest.raises(TypeError, match=f"exclude holds .* a {named}: give parameters"):
+            layer_depths(model, exclude=[wrong])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="exclude holds 2 parameters that VisionTransformer does not have"):
+        layer_depths(model, exclude=vit().norm.parameters())
+    assert not set(layer_depths(model, exclude=model.norm.parameters())) & {*model.norm.parameters()}
+
+
+DENSE = {
+    "fasterrcnn_resnet50_fpn_v2": (
+        "detection",
+        "backbone.fpn, rpn, roi_heads.box_head",
+        "roi_heads.box_predictor",
+    ),
+    "maskrcnn_resnet50_fpn_v2": (
+        "detection",
+        "backbone.fpn, rpn, roi_heads.{box_head, mask_head}",
+        "roi_heads.{box_predictor, mask_predictor}",
+    ),
+    "deeplabv3_resnet50": ("segmentation", "backbone.layer4.2", "classifier"),
+    "lraspp_mobilenet_v3_large": ("segmentation", "backbone.16", "classifier"),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_torchvisions_detectors_and_segmenters(name: str) -> None:
+    kind, last, new = DENSE[name]
+    model = meta(lambda: getattr(getattr(torchvision.models, kind), name)(weights=None, weights_backbone=None))
+    depths = layer_depths(model)
+    table = table_of(model)
+    assert (table[last][0], table[new][0]) == ("1.000", "none")
+    body = model.backbone.body if kind == "detection" else model.backbone
+    in_order = [depths[next(block.parameters())] for block in body.modules() if _is_block(block)]
+    assert len(in_order) in (15, 16)
+    assert in_order == sorted(set(in_order))  # each block of each stage has a depth of its own
+
+
+def _is_block(module: nn.Module) -> bool:
+    return type(module).__name__ in ("Bottleneck", "InvertedResidual")
+
+
+class FeatureMap(nn.Module):
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.vit, self.out_channels = vit, vit.embed_dim
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.vit.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+
+
+@pytest.mark.trains
+def test_a_vit_inside_a_detector_keeps_its_depths_and_is_fine_tuned() -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True)
+    expected = [*layer_depths(backbone).values()]
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((16,),), ((1.0,),))
+    model = torchvision.models.detection.FCOS(
+        FeatureMap(backbone), num_classes=3, anchor_generator=anchors, min_size=64, max_size=64
+    )
+    depths = layer_depths(model)
+    assert [*depths.values()] == expected
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
+    targets = [{"boxes": torch.tensor([[4.0, 4.0, 40.0, 50.0]]), "labels": torch.tensor([1])} for _ in images]
+    _train(model, depths, lambda: sum(model(images, targets).values()))
 
 
 def test_torch_is_enough() -> None:

@@ -67,7 +67,12 @@ def only_record(store: Path) -> Record:
 # --- recipes for photographs ---
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_for_canvases_have_no_form_for_photographs() -> None:
+    with pytest.raises(ValueError, match="dense-sem-olor is for canvases"):
+        for_images(find_recipe("dense-sem-olor"))
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.tier != "dense"])
 def test_every_recipe_has_a_form_for_photographs(name: str) -> None:
     recipe = find_recipe(name)
     own = for_images(recipe)
