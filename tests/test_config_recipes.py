@@ -547,7 +547,11 @@ def test_the_order_of_recipes_does_not_matter(tmp_path: Path) -> None:
         ),
         ("settings.olor = {}", "settings.lr = 2026-01-01", "recipe 'slca', settings: .*date is not JSON"),
         ("settings.olor = {}", "headline = 1", "recipe 'slca': headline is 1: write true or false"),
-        ("settings.olor = {}", 'tier = "paper"', "recipe 'slca': tier is 'paper': write one of embedded, middle"),
+        (
+            "settings.olor = {}",
+            'tier = "paper"',
+            "recipe 'slca': tier is 'paper': write one of embedded, dense, middle",
+        ),
         (
             "settings.olor = {}",
             'fact = "F3"',
