@@ -41,13 +41,14 @@ GROWN = (
     "avalanche.training.utils:ParamData",
     "reclaim.benchmark.data.experiences:Mixed",
     "reclaim.strategies.inflora:cosine_factor",
+    "torch.nn.modules.linear:Linear",
     "torch:zeros",
     "torch.optim.lr_scheduler:LRScheduler",
     "torch.utils.data._utils.collate:default_collate",
     "torch.utils.data.dataloader:DataLoader",
     "torch.utils.data.sampler:RandomSampler",
 )
-"""What comes into a strategy only in training: schedules, memories and their loaders, importances."""
+"""What comes into a strategy only in training: heads, schedules, memories and their loaders, importances."""
 
 
 class StateError(ValueError):

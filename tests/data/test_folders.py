@@ -318,7 +318,7 @@ def test_transforms_follow_the_backbone() -> None:
 
 
 def test_the_size_is_of_own_images_only() -> None:
-    with pytest.raises(ConfigError, match=r"images.size=64 is for images.protocol=own, not slca"):
+    with pytest.raises(ConfigError, match=r"images.size=64 is for images.protocol=own or lite, not slca"):
         Config(images=Images("slca", size=64))
     with pytest.raises(ConfigError, match=r"images.size must be a number of pixels, at least 1, got 0"):
         Config(images=Images("own", size=0))

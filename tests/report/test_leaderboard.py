@@ -465,7 +465,9 @@ def test_the_command_writes_figures_where_it_is_told(
 ) -> None:
     store.write(sample()[0])
     monkeypatch.setattr(
-        figures, "write", lambda table, checks, folder: [folder / f"{len(table)} row, {len(checks) > 200}.png"]
+        figures,
+        "write",
+        lambda table, checks, folder, verdicts: [folder / f"{len(table)} row, {len(checks) > 200}.png"],
     )
     done = leaderboard(
         "--records", store.root, "--output", tmp_path, "--format", "csv", "--figures", tmp_path / "figures"

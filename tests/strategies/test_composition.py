@@ -395,7 +395,7 @@ def test_the_anchor_pulls(cls: Any, base: Any, anchor: Any) -> None:
         return distance(weights(model.backbone), watch.starts[0 if anchor == "pretrained" else -1])
 
     model, watch = make_model(), Watch()
-    plain = base(slow_learner_groups(model, 0.05, 0.2, weight_decay=None), lr=0.05)
+    plain = base(slow_learner_groups(model, 0.05, 0.2, weight_decay=None), lr=0.05, fused=True)
     train(
         naive(
             model, plain, AnnealedEPGLoss(), FreshOptimizer(), watch, ClassifierAlignment(lr=0.05, samples_per_class=32)

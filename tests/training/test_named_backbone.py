@@ -121,12 +121,13 @@ def command(*arguments: object, fails: bool = False) -> str:
 def test_a_run_from_a_folder(folder: Path, tmp_path: Path) -> None:
     """The record holds the architecture and what the weights are, and no place on this machine."""
     write_dataset("cifar10", tmp_path / "data", train_per_class=4)
-    run = ("run", "lite-linear", "cifar10-1", "--set", "epochs=1", "--root", tmp_path / "data", "--unverified")
+    few = ("--set", "epochs=1", "--set", "images.train_per_class=null", "--set", "images.test_per_class=null")
+    run = ("run", "lite-linear", "cifar10-1", *few, "--root", tmp_path / "data", "--unverified")
     run = (*run, "--jobs", 1, "--records", tmp_path / "records")
     command(*run, "--backbone", folder)
     (record,), _ = RecordStore(tmp_path / "records").load()
     assert record.result["config"]["backbone"] == "test_vit.local"
-    backbone = create_backbone("test_vit", folder / "model.safetensors", allow_unexpected=["head.*"], img_size=64)
+    backbone = create_backbone("test_vit", folder / "model.safetensors", allow_unexpected=["head.*"], img_size=96)
     assert record.result["weights_sha256"] == fingerprint(backbone)
     assert str(tmp_path) not in json.dumps([record.result, record.provenance])
     assert "on record already" in command(*run, "--backbone", folder / "model.safetensors")

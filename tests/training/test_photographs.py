@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,29 @@ def test_features_that_never_change_are_computed_once(root: Path, monkeypatch: p
         )
         for key in ("test_counts", "trained_parameters", "bytes_kept", "class_order", "config", "data_sha256"):
             assert found[0][key] == found[1][key]
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("recipe", ["lite-slca", "lite-frozen-ca"])
+def test_a_stopped_run_of_the_middle_tier_ends_with_the_same_result(recipe: str, root: Path, tmp_path: Path) -> None:
+    settings = [*ALL, "backbone=test_resnet.local", "batch_size=16", "images.size=32", "epochs=2"]
+    stream, config = find_stream("split-cifar10-5"), RECIPES[recipe].config.set(settings)
+    torch.manual_seed(5)  # of the random weights of this backbone
+    save_file(create_backbone("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    setup = Setup(root=root, unverified=True, weights=tmp_path / "weights.safetensors", checkpoint_minutes=0)
+    whole = run("any", config, stream, 0, setup=setup)
+    setup = replace(setup, checkpoints=tmp_path / "checkpoints")
+
+    def stop(done: float, total: int) -> None:
+        if done == 5:  # after the first epoch of the third experience
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("any", config, stream, 0, setup=setup, progress=stop)
+    resumed: list[float] = []
+    again = run("any", config, stream, 0, setup=setup, progress=lambda done, total: resumed.append(done))
+    assert resumed[0] >= 4
+    assert again.result == whole.result
 
 
 @pytest.mark.parametrize(
