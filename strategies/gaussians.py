@@ -17,9 +17,10 @@ from torch import Tensor
 CovarianceKind = Literal["full", "diagonal", "shared", "low-rank"]
 
 WIDE = 256
-"""Up to this many features a covariance is computed in float64, and features are drawn in one product, as for the runs
-on record. Beyond, where these products are all that takes time, half of them are left out, and the covariance is
-computed in float32: it differs by some 1e-6 of the largest variance, hardly more than by its own rounding.
+"""Up to this many features a covariance and its factor are computed in float64, and features are drawn in one product,
+as for the runs on record. Beyond, where these products are all that takes time, half of them are left out, and
+covariance and factor are computed in float32: they differ by some 1e-6 of the largest variance, hardly more than by
+their own rounding.
 """
 _BLOCK = 128  # columns at a time
 
@@ -35,6 +36,10 @@ class FullCovariance:
         """F (d, d), float32, with F F^T = matrix: the Cholesky factor.
         If there is none, negative eigenvalues count as 0.
         """
+        if len(self.matrix) > WIDE:
+            factor, failed = torch.linalg.cholesky_ex(self.matrix)
+            if not failed:
+                return factor
         matrix = self.matrix.double()
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:

@@ -9,6 +9,7 @@ F-numbers are those of docs/fidelity.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ from .runs import Owner, classes_of
 from .task_loss import TaskCrossEntropy
 
 TaskIndex = Literal["true", "reference"]
+
+DRAWN_BYTES = 2**28
+"""Of the features that alignment holds at a time. Those of 340 classes, 256 of 768 numbers each, are fewer."""
 
 
 # Stage 1: the slow learner
@@ -109,9 +113,10 @@ def align_heads(
 ) -> None:
     """Retrain all heads, including frozen ones, in place, on features drawn from the Gaussians of all classes.
 
-    Each epoch draws ``samples_per_class`` features of every class and shuffles them together. The optimizer is SGD with
-    momentum. The learning rate follows a cosine to 0 and changes once per epoch. The ``requires_grad`` flags of the
-    heads are ignored and kept.
+    Each epoch draws ``samples_per_class`` features of every class and shuffles them together; if they are more than
+    :data:`DRAWN_BYTES`, in rounds of as many of every class as that holds, so that memory does not grow with their
+    number. The optimizer is SGD with momentum. The learning rate follows a cosine to 0 and changes once per epoch. The
+    ``requires_grad`` flags of the heads are ignored and kept.
 
     :param heads: heads for exactly the classes in ``gaussians``;
         :class:`~reclaim.strategies.parts.ClassifierRows` stand for those of a model's own classifier.
@@ -146,23 +151,20 @@ def align_heads(
     # One matrix for all heads: the same arithmetic as SGD on each head, in a single product.
     weight, bias = (rows.requires_grad_() for rows in heads.rows())
     optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
-    targets = torch.arange(len(classes)).repeat_interleave(samples_per_class)
-    for epoch in range(epochs):
+    at_a_time = max(1, DRAWN_BYTES // (4 * len(classes) * weight.shape[1]))
+    rounds = math.ceil(samples_per_class / at_a_time)
+    for epoch, part in itertools.product(range(epochs), range(rounds)):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        features = gaussians.sample(classes, samples_per_class, generator, scales)
+        count = samples_per_class * (part + 1) // rounds - samples_per_class * part // rounds
+        features = gaussians.sample(classes, count, generator, scales)
         if feature_decay is not None:
-            features *= feature_scales(
-                heads, gaussians, feature_decay, samples_per_class, generator, task_index
-            ).unsqueeze(2)
-        features = features.flatten(0, 1)
-        order = torch.randperm(len(features), generator=generator)
-        batches = zip(
-            features[order].to(weight).split(batch_size),
-            targets[order].to(weight.device).split(batch_size),
-            strict=True,
-        )
-        for x, y in batches:
+            features *= feature_scales(heads, gaussians, feature_decay, count, generator, task_index).unsqueeze(2)
+        features = features.flatten(0, 1).to(weight)
+        targets = torch.arange(len(classes), device=weight.device).repeat_interleave(count)
+        order = torch.randperm(len(features), generator=generator).to(weight.device)
+        for batch in order.split(batch_size):
+            x, y = features[batch], targets[batch]
             with torch.enable_grad():
                 logits = F.linear(x, weight, bias)
                 loss = F.cross_entropy(normalised_logits(logits, sizes, tau) if tau else logits, y)

@@ -21,6 +21,8 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
     classes: there it sees only those of the images at hand.
 
     :param restrict: ``False`` uses all logits in training as well. A replay buffer needs that.
+    :raises ValueError: a target is not among the current experience's classes: at once on a CPU, after the epoch on
+        other devices, so that no step waits for the device.
     """
 
     def __init__(self, restrict: bool = True) -> None:
@@ -28,6 +30,7 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
         SupervisedPlugin.__init__(self)
         self.restrict = restrict
         self._classes: Tensor | None = None
+        self._foreign: Tensor | None = None  # a target, or -1
         self._evaluating = False
 
     @property
@@ -51,28 +54,34 @@ class TaskLoss(nn.Module, SupervisedPlugin[Any], ABC):
         """Mean loss of logits (N, C) and class indices (N,): a scalar."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of logits (N, classes) and class ids (N,): a scalar.
-
-        :raises ValueError: a target is not among the current experience's classes (samples of a replay buffer).
-        """
+        """Mean loss of logits (N, classes) and class ids (N,): a scalar."""
         if self._classes is not None and not self._evaluating:
-            classes = self._classes.to(logits.device)
+            classes = self._classes = self._classes.to(logits.device)
             position = torch.searchsorted(classes, targets).clamp_(max=len(classes) - 1)
-            foreign = classes[position] != targets
-            if foreign.any():
-                raise ValueError(
-                    f"target {int(targets[foreign][0])} is not among the classes of the current experience "
-                    f"{classes.tolist()}: "
-                    f"with a replay buffer, or joint training, use {type(self).__name__}(restrict=False) "
-                    "and ContinualModel(freeze_earlier=False)"
-                )
+            foreign = torch.where(classes[position] != targets, targets, -1).max()
+            self._foreign = foreign if self._foreign is None else torch.maximum(self._foreign, foreign)
+            if logits.device.type == "cpu":
+                self._require_own()
             logits, targets = logits[:, classes], position
         return self.loss(logits, targets)
 
+    def _require_own(self) -> None:
+        foreign, self._foreign = self._foreign, None
+        if self._classes is not None and foreign is not None and foreign >= 0:
+            raise ValueError(
+                f"target {int(foreign)} is not among the classes of the current experience {self._classes.tolist()}: "
+                f"with a replay buffer, or joint training, use {type(self).__name__}(restrict=False) "
+                "and ContinualModel(freeze_earlier=False)"
+            )
+
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._evaluating = False  # an interrupted evaluation leaves it set
+        self._foreign = None
         if self.restrict:
             self._classes = torch.tensor(classes_of(strategy.experience))
+
+    def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._require_own()
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._classes = None

@@ -324,6 +324,47 @@ def test_alignment(check: Callable[..., None]) -> None:
     check(at_once, by_head, below=0.85, than="head by head", what="an epoch of alignment, 100 x 128")
 
 
+def test_alignment_of_papers_shapes(check: Callable[..., None]) -> None:
+    """The first epoch, whose Cholesky factors nobody has computed yet, beside the public codes' way of drawing: a
+    distribution made anew of each class and epoch.
+    """
+    torch.manual_seed(0)
+    gaussians = ClassGaussians()
+    gaussians.fit(torch.randn(30_000, 768) @ (0.05 * torch.randn(768, 768)), torch.arange(100).repeat_interleave(300))
+    heads, generator = TaskHeads(768), torch.Generator().manual_seed(0)
+    for t in range(10):
+        heads.add_head(range(10 * t, 10 * t + 10))
+
+    def first_epoch() -> None:
+        for c in gaussians.classes:
+            vars(gaussians[c].kept).pop("factor", None)
+        align_heads(heads, gaussians, epochs=1, mean_decay=False, generator=generator)
+
+    def public_way() -> None:
+        optimizer = SGD(heads.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        drawn = [
+            torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance).sample(torch.Size([256]))
+            for c in gaussians.classes
+        ]
+        features, targets = torch.cat(drawn), torch.tensor(gaussians.classes).repeat_interleave(256)
+        for batch in torch.randperm(len(features), generator=generator).split(256):
+            logits = [head(features[batch]) for head in heads.heads]
+            norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
+            optimizer.zero_grad()
+            F.cross_entropy(torch.cat(logits, dim=1) / (norm * 0.1).unsqueeze(1), targets[batch]).backward()
+            optimizer.step()
+
+    check(
+        first_epoch,
+        public_way,
+        below=0.2,
+        than="a MultivariateNormal for each class and epoch",
+        rounds=5,
+        what="the first epoch of alignment, 100 x 768",
+        goal=1 / 12,
+    )
+
+
 def test_sampling(check: Callable[..., None]) -> None:
     """Features of 100 classes, against torch's distribution of each, both with their Cholesky factors at hand."""
     gaussians, generator = statistics(), torch.Generator().manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
 
 from ..data.experiences import Mixed
 
@@ -21,6 +22,10 @@ class Observer(SupervisedPlugin[Any]):
 
     The entropy (nats) is that of the softmax over the current experience's classes on the training batches, as in
     aEPG's figures.
+
+    Nothing is read back from the device within an epoch or an evaluated experience.
+
+    :raises FloatingPointError: after an epoch with a loss, or an evaluation with a logit, that is NaN or infinite.
     """
 
     def __init__(self) -> None:
@@ -41,22 +46,26 @@ class Observer(SupervisedPlugin[Any]):
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._trained |= {name: p.numel() for name, p in strategy.model.named_parameters() if p.requires_grad}
-        self._sums = np.zeros(3)
-        self._classes = sorted(strategy.experience.classes_in_this_experience)
+        self._batches: list[tuple[int, Tensor, Tensor]] = []
+        self._classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=strategy.device)
 
     @torch.no_grad()
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         log_p = torch.log_softmax(strategy.mb_output[:, self._classes].float(), dim=1)
-        n, loss = len(log_p), float(strategy.loss)
-        if not np.isfinite(loss):
-            where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
-            raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
-        self._sums += [n, n * loss, -float((log_p.exp() * log_p).sum())]
+        self._batches.append((len(log_p), strategy.loss.detach().reshape(()), (log_p.exp() * log_p).sum()))
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        n, loss, entropy = self._sums
-        self.train_loss.append(float(loss / n))
-        self.entropy.append(float(entropy / n))
+        counts, losses, negative_entropies = zip(*self._batches, strict=True)
+        sums, self._batches = np.zeros(3), []
+        for n, loss, entropy in zip(
+            counts, torch.stack(losses).tolist(), torch.stack(negative_entropies).tolist(), strict=True
+        ):
+            if not np.isfinite(loss):
+                where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
+                raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
+            sums += [n, n * loss, -entropy]
+        self.train_loss.append(float(sums[1] / sums[0]))
+        self.entropy.append(float(sums[2] / sums[0]))
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self.accuracy.append([])
@@ -68,27 +77,29 @@ class Observer(SupervisedPlugin[Any]):
         self._mixed = experience if isinstance(experience, Mixed) else None
         classes = self._mixed.classes_of if self._mixed else [sorted(experience.classes_in_this_experience)]
         self._eval_classes = [torch.tensor(of_experience, device=strategy.device) for of_experience in classes]
-        self._hits: list[bool] = []
-        self._hits_task_known: list[bool] = []
+        self._finite: list[Tensor] = []
+        self._hits: list[Tensor] = []
+        self._hits_task_known: list[Tensor] = []
 
     def after_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         logits, targets = strategy.mb_output, strategy.mb_y
+        self._finite.append(torch.isfinite(logits).all())
+        # of each experience, what it would predict if it were the task
+        of_parts = [classes[logits[:, classes].argmax(1)] == targets for classes in self._eval_classes]
+        self._hits.append(logits.argmax(1) == targets)
+        self._hits_task_known.append(torch.stack(of_parts))
+
+    def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # Non-finite weights after the last step or the alignment first show here; argmax would hide them in an
         # accuracy.
-        if not torch.isfinite(logits).all():
+        if not torch.stack(self._finite).all():
             seen = strategy.clock.train_exp_counter
             raise FloatingPointError(
                 f"a logit is NaN or infinite when evaluated after {seen} experience(s): lower the learning rate"
             )
-        start = len(self._hits)
-        parts = self._mixed.part_of[start : start + len(targets)] if self._mixed else np.zeros(len(targets), int)
-        # of each experience, what it would predict if it were the task
-        of_parts = [classes[logits[:, classes].argmax(1)] == targets for classes in self._eval_classes]
-        self._hits += (logits.argmax(1) == targets).tolist()
-        self._hits_task_known += torch.stack(of_parts)[parts, np.arange(len(targets))].tolist()
-
-    def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        hits, task_known = np.array(self._hits), np.array(self._hits_task_known)
+        hits, of_parts = torch.cat(self._hits).cpu().numpy(), torch.cat(self._hits_task_known, 1).cpu().numpy()
+        task_known = of_parts[self._mixed.part_of if self._mixed else 0, np.arange(len(hits))]
+        self._finite, self._hits, self._hits_task_known = [], [], []
         rows = _rows_of(self._mixed) if self._mixed else [np.arange(len(hits))]
         for of_experience in rows:
             self.correct += hits[of_experience].tolist()

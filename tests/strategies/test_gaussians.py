@@ -57,6 +57,14 @@ def test_wide_features_are_drawn_with_the_whole_factor(ridge: float) -> None:
     torch.testing.assert_close(drawn, mean + noise @ kept.factor.T, rtol=1e-4, atol=1e-3)
 
 
+def test_a_wide_factor_is_that_of_single_precision_or_of_what_is_singular() -> None:
+    matrix = torch.eye(WIDE + 4) * torch.linspace(1, 2, WIDE + 4)
+    assert torch.equal(FullCovariance(matrix).factor, torch.linalg.cholesky(matrix))
+    matrix[-1, -1] = 0.0  # no Cholesky factor
+    factor = FullCovariance(matrix).factor
+    torch.testing.assert_close(factor @ factor.T, matrix, rtol=0, atol=1e-5)
+
+
 def test_classes_are_fitted_to_their_own_rows_wherever_they_stand() -> None:
     x, y = features_of(40, 3), torch.tensor([7, 2, 9, 2]).repeat(10)
     gaussians = ClassGaussians()

@@ -318,6 +318,26 @@ class TestAlignHeads:
         for own, expected in zip(heads.snapshot(), weights, strict=True):
             torch.testing.assert_close(own, expected.detach().float(), atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.parametrize(("held", "counts"), [(32, [32]), (31, [16, 16]), (10, [8, 8, 8, 8]), (7, [6, 6, 7, 6, 7])])
+    @pytest.mark.parametrize("feature_decay", [None, (0.02, 0.01)])
+    def test_more_features_than_memory_has_room_for_are_drawn_in_rounds(
+        self, held: int, counts: list[int], feature_decay: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heads, gaussians = make_heads([3, 1, 2])
+        drawn, sample = [], gaussians.sample
+
+        def counted(classes: Any, count: int, *args: Any) -> Tensor:
+            assert list(classes) == heads.classes
+            drawn.append(count)
+            return sample(classes, count, *args)
+
+        monkeypatch.setattr(gaussians, "sample", counted)
+        monkeypatch.setattr(slca_module, "DRAWN_BYTES", held * 6 * 6 * 4)  # of six classes, six features each
+        generator = torch.Generator().manual_seed(0)
+        align_heads(heads, gaussians, epochs=2, samples_per_class=32, feature_decay=feature_decay, generator=generator)
+        assert drawn == 2 * counts
+        assert sum(counts) == 32
+
     def test_normalised_logits_gradient(self) -> None:
         logits = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda z: normalised_logits(z, [1, 3, 2], 0.1), [logits])
