@@ -28,7 +28,9 @@ from .kinds import NATURAL_ORDER, SHUFFLED, UNKNOWN, Kind
 
 DEFAULT_MARGIN = 1.0
 EXPLORATORY_SEEDS = 5
-"""Seeds that an exploratory claim was planned with; claims.toml has those of the confirmatory family."""
+"""Seeds that an exploratory claim was planned with, unless it says otherwise; claims.toml has those of the confirmatory
+family.
+"""
 EVIDENCE = ("primary", "secondary")
 ClaimTier = Literal["embedded", "middle", "dense"]
 CLAIMS: dict[ClaimTier, str] = {
@@ -108,6 +110,8 @@ class Claim:
 
     :ivar expected: the verdict over the committed records.
     :ivar earlier: a verdict of an earlier rule, where the rule was changed after the runs; empty otherwise.
+    :ivar planned: number of seeds of an exploratory claim that was planned with another than
+        :data:`EXPLORATORY_SEEDS`.
     """
 
     id: str
@@ -123,6 +127,7 @@ class Claim:
     margin_reason: str = ""
     expected: Outcome | None = None
     earlier: str = ""
+    planned: int | None = None
 
     @property
     def paper(self) -> str:
@@ -169,7 +174,7 @@ def claims(tier: ClaimTier = "embedded") -> tuple[Claim, ...]:
     for number, entry in enumerate(_entries(file, document, "claim"), start=1):
         where = f"{file}, claim {entry.get('id', f'number {number}')!r}"
         required = ("id", "text", "source", "family", "kind", "better", "worse", "stream", "metric")
-        _check_entry(where, entry, required, ("margin", "margin_reason", "expected", "earlier"))
+        _check_entry(where, entry, required, ("margin", "margin_reason", "expected", "earlier", "planned"))
         try:
             find_recipe(entry["better"], known), find_recipe(entry["worse"], known), find_stream(entry["stream"])
         except ValueError as error:
@@ -185,6 +190,8 @@ def claims(tier: ClaimTier = "embedded") -> tuple[Claim, ...]:
             raise PublishedError(
                 f"{where}: a claim of no difference, and only that, states its margin and margin_reason"
             )
+        if entry["family"] == "confirmatory" and "planned" in entry:
+            raise PublishedError(f"{where}: a confirmatory claim has the seeds of its family: delete planned")
         found.append(Claim(**entry))
     _require_distinct(file, [claim.id for claim in found])
     return tuple(found)
@@ -201,7 +208,7 @@ def confirmatory_plan(tier: ClaimTier = "embedded") -> tuple[int, float]:
 
 def planned_seeds(claim: Claim) -> int:
     """The claim was planned with seeds 0, 1, ... below this."""
-    return confirmatory_plan(claim.tier)[0] if claim.family == "confirmatory" else EXPLORATORY_SEEDS
+    return confirmatory_plan(claim.tier)[0] if claim.family == "confirmatory" else claim.planned or EXPLORATORY_SEEDS
 
 
 # --- the check of the files ---
@@ -266,7 +273,9 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "final_entropy": _not_negative,
     "std": _not_negative,
     "margin": (lambda value: _is_number(value) and value > 0, "a number of points above 0"),
-    "runs": (lambda value: type(value) is int and value >= 1, "a number of runs, 1 or more"),
+    **dict.fromkeys(
+        ("runs", "planned"), (lambda value: type(value) is int and value >= 1, "a number of runs, 1 or more")
+    ),
     "decimals": _count,
     "seeds": (_list_of(int), "a list of whole numbers"),
     **dict.fromkeys(("streams", "backbones", "methods"), _names),

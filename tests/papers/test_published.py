@@ -405,6 +405,8 @@ def test_a_cell_twice_and_a_missing_paper_are_named(document: Callable[[Any], No
         ({"better": "slac"}, "unknown recipe 'slac': did you mean .*slca"),
         ({"worse": "linaer"}, "unknown recipe 'linaer': did you mean .*linear"),
         ({"stream": "quickdraw"}, "unknown stream 'quickdraw': did you mean .*quickdraw-1"),
+        ({"family": "confirmatory", "planned": 10}, "has the seeds of its family: delete planned"),
+        ({"family": "exploratory", "planned": 0}, "planned is 0: write a number of runs, 1 or more"),
     ],
 )
 def test_a_bad_claim_is_named(entry: dict[str, Any], complaint: str, document: Callable[[Any], None]) -> None:
@@ -439,6 +441,9 @@ def test_a_bad_file_of_claims_is_named(
 def test_a_sound_claim_is_read(document: Callable[[Any], None]) -> None:
     document({"family": FAMILY, "claim": [{**CLAIM, "expected": "undecided"}]})
     assert read_claims() == (Claim(**CLAIM, expected="undecided"),)
+    more = {**CLAIM, "family": "exploratory"}
+    document({"family": FAMILY, "claim": [{**more, "planned": 7}, {**more, "id": "slca/y"}]})
+    assert [planned_seeds(claim) for claim in read_claims()] == [7, 5]
     document({"family": FAMILY, "claim": [CLAIM, CLAIM]})
     with pytest.raises(PublishedError, match="duplicate ids: slca/x"):
         read_claims()
