@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from avalanche.models.utils import avalanche_forward
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, default_collate
 
 from .heads import unwrap
@@ -65,7 +65,7 @@ def check_features(model: nn.Module, dataset: Any, device: torch.device | str, w
     # two images would make a compiled model anticipate batches of any size
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in parts.model.modules())
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-        features, _ = _of_batches(parts.check, model, [batch], device)
+        features, _ = _together(_of_batches(parts.check, model, [batch], device))
     if not torch.isfinite(features).all():
         raise ValueError(
             f"NaN or infinity in the features that {type(parts.model).__name__} makes of the first images: "
@@ -82,10 +82,25 @@ def _of_all(
     device: torch.device | str,
     num_workers: int,
 ) -> tuple[Tensor, Tensor]:
+    """Where several processes have joined (``torch.distributed``), each has a part of the batches, and all get all."""
+    joined = distributed.is_available() and distributed.is_initialized()
+    rank, processes = (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
+    starts = range(0, len(dataset), batch_size)
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
     # without its own generator, the loader would draw a seed from the global one
-    collate = getattr(dataset, "collate_fn", None)
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, generator=torch.Generator())
-    return _of_batches(function, model, loader, device)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches[rank::processes],  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=getattr(dataset, "collate_fn", None),
+        generator=torch.Generator(),
+    )
+    results = _of_batches(function, model, loader, device)
+    if processes > 1:
+        parts: list[Any] = [None] * processes
+        distributed.all_gather_object(parts, results)
+        results = [parts[i % processes][i // processes] for i in range(len(batches))]
+    return _together(results)
 
 
 @contextmanager
@@ -104,13 +119,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _of_batches(
     function: Callable[..., Tensor], model: nn.Module, batches: Any, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """What a function of images (and task labels, in Avalanche the last entry) returns, and the targets."""
+) -> list[tuple[Tensor, Tensor]]:
+    """What a function of images (and task labels, in Avalanche the last entry) returns, and the targets, of each
+    batch.
+    """
     with eval_mode(model):
-        results = [
+        return [
             (function(x.to(device), _task_labels(rest, device)).float().cpu(), torch.as_tensor(y))
             for x, y, *rest in batches
         ]
+
+
+def _together(results: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([result for result, _ in results]), torch.cat([targets for _, targets in results])
 
 

@@ -5,6 +5,7 @@ the backbone, the model with its heads, and the Avalanche strategy with its plug
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from reclaim.strategies.aepg import AnnealedEPGLoss
@@ -62,6 +62,7 @@ from ..data.cache import BatchTransform
 from ..data.transforms import ImageTransform, OlorTransform, Transform, own_transforms, transforms_of
 from ..files import asset
 from .components import call
+from .data_parallel import Replicas
 from .step import LateFirstStep, Stepwise
 
 EVAL_BATCH = 500
@@ -220,15 +221,17 @@ def make_strategy(
     plugins: Sequence[SupervisedPlugin[Any]],
     device: str = "cpu",
     validation: Sequence[Any] | None = None,
+    replicas: Replicas | None = None,
 ) -> SupervisedTemplate:
     """:class:`Stepwise` with the configured plugins, optimizer and criterion. DER++ has its own strategy class, as have
     recipes from outside.
 
     :param plugins: additional plugins, which run after the configured ones and those from outside.
     :param validation: experiences with held-out images, with which ``keep="best"`` selects the epoch.
+    :param replicas: see :class:`Stepwise`.
     """
     strategy: Callable[..., SupervisedTemplate] = partial(
-        Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16"
+        Stepwise, micro_batch=config.micro_batch, scale_loss=config.precision == "fp16", replicas=replicas
     )
     if config.memory and config.memory.method == "der++":
         strategy = partial(DERPlusPlus, mem_size=config.memory.size, alpha=config.memory.alpha, beta=config.memory.beta)
@@ -236,6 +239,9 @@ def make_strategy(
     if external.strategy:
         strategy = partial(call, "strategy", external.strategy)
     foreign = [call("plugin", plugin) for plugin in external.plugins]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No loggers specified")  # that is what is wanted
+        evaluator = EvaluationPlugin(loggers=[])
     return strategy(
         model=model,
         optimizer=_optimizer(config, model, device),
@@ -245,7 +251,7 @@ def make_strategy(
         eval_mb_size=config.eval_batch_size or (config.batch_size if config.images else EVAL_BATCH),
         device=device,
         plugins=[*_plugins(config, seed, validation), *foreign, *plugins],
-        evaluator=EvaluationPlugin(loggers=[BaseLogger()]),  # logs nothing; without one, Avalanche warns
+        evaluator=evaluator,
     )
 
 

@@ -33,7 +33,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from ..files import replacing
 from ..records.provenance import MACHINE, PACKAGES, provenance
-from .runtime import previous, set_aside, unfinished
+from .runtime import previous, process, set_aside, unfinished
 from .states import StateError, code_in, decode, encode
 
 MAGIC = b"reclaim checkpoint 2\n"
@@ -132,7 +132,7 @@ class Checkpoint(SupervisedPlugin[Any]):
         For one that cannot be written, because it holds a lambda for instance, it warns once, and no checkpoint is
         written.
         """
-        if self.path is None:
+        if self.path is None or process()[0]:
             return
         # drop the last batch: its images and graph
         strategy.mbatch = strategy.mb_output = None

@@ -33,7 +33,7 @@ from ..records.record import UNVERIFIED, Record, RecordError
 from ..records.store import RecordStore
 from .components import LeftRunningError
 from .locks import RunLocks
-from .runtime import HERE, Setup
+from .runtime import HERE, Setup, process
 
 BAR = "{l_bar}{bar}| {n:.6g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 """tqdm's own, but of hundredths of epochs."""
@@ -108,9 +108,26 @@ def run_jobs(
 def try_jobs(
     jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None = None, again: bool = False, quiet: bool = False
 ) -> tuple[dict[Job, Record], dict[Job, Exception]]:
-    """Like :func:`run_jobs`, but returns the errors of failed runs in addition to the records of the others."""
+    """Like :func:`run_jobs`, but returns the errors of failed runs in addition to the records of the others.
+
+    Processes of ``torchrun`` make the runs together, one at a time. Only the first returns, the others end then.
+    """
     if n_jobs is not None and n_jobs < 1:
         raise ValueError(f"the number of parallel runs must be at least 1, got {n_jobs}")
+    if process()[1] > 1 and jobs:
+        from .data_parallel import joined
+
+        with joined(jobs[0].setup.device) as first:
+            if first:
+                return _try_jobs(jobs, store, 1, again, quiet)
+            _follow()
+            raise SystemExit
+    return _try_jobs(jobs, store, n_jobs, again, quiet)
+
+
+def _try_jobs(
+    jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None, again: bool, quiet: bool
+) -> tuple[dict[Job, Record], dict[Job, Exception]]:
     known = on_record(jobs, store, again) if store else {}
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
@@ -186,10 +203,11 @@ def try_jobs(
                 locks.release(*job.place)
             return None
 
-        if n_jobs == 1 and not any(job.external for job in waiting):
+        if process()[1] > 1 or (n_jobs == 1 and not any(job.external for job in waiting)):
             while waiting:
                 if found := take():
-                    finish(found, lambda job=found: _make(placed[job], advance))  # type: ignore[misc]
+                    make = _lead if process()[1] > 1 else _make
+                    finish(found, lambda make=make, job=found: make(placed[job], advance))  # type: ignore[misc]
                 elif waiting:
                     time.sleep(POLL)
         elif waiting:
@@ -402,6 +420,28 @@ def log_of(job: Job) -> Path | None:
     """File of what a run's code from outside prints, next to the run's checkpoint."""
     path = job.setup.checkpoint_of(*job.place)
     return path and path.with_suffix(".log")
+
+
+def _follow() -> None:
+    """Make the runs that the first of several processes makes, until it makes no more."""
+    from .data_parallel import announced
+
+    for job in announced():
+        _make(job, lambda tick: None)
+
+
+def _lead(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """Make a run together with the other processes.
+
+    :raises SystemExit: it failed, here or there. All processes have to end, for the others may wait for this one.
+    """
+    from .data_parallel import announce
+
+    announce(job)
+    try:
+        return _make(job, advance)
+    except Exception as error:
+        raise SystemExit(f"{job}: {type(error).__name__}: {error}") from error
 
 
 def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:

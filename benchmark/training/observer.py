@@ -14,6 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from ..data.experiences import Mixed
+from .data_parallel import summed
 
 
 class Observer(SupervisedPlugin[Any]):
@@ -52,18 +53,21 @@ class Observer(SupervisedPlugin[Any]):
     @torch.no_grad()
     def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         log_p = torch.log_softmax(strategy.mb_output[:, self._classes].float(), dim=1)
-        self._batches.append((len(log_p), strategy.loss.detach().reshape(()), (log_p.exp() * log_p).sum()))
+        # of a batch that several processes share, each counts its own images
+        n = getattr(strategy, "counted", len(log_p))
+        self._batches.append((n, strategy.loss.detach().reshape(()), (log_p.exp() * log_p).sum()))
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        counts, losses, negative_entropies = zip(*self._batches, strict=True)
+        counts, of_batches, negative_entropies = zip(*self._batches, strict=True)
+        losses, entropies = torch.stack(of_batches).tolist(), torch.stack(negative_entropies).tolist()
         sums, self._batches = np.zeros(3), []
-        for n, loss, entropy in zip(
-            counts, torch.stack(losses).tolist(), torch.stack(negative_entropies).tolist(), strict=True
-        ):
-            if not np.isfinite(loss):
-                where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
-                raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
-            sums += [n, n * loss, -entropy]
+        for n, loss, entropy in zip(counts, losses, entropies, strict=True):
+            sums += [n, n * loss, -entropy] if n else 0
+        sums = summed(sums)
+        if not np.isfinite(sums[1]):
+            loss = next(iter(np.array(losses)[~np.isfinite(losses)]), sums[1])
+            where = f"experience {strategy.clock.train_exp_counter}, epoch {strategy.clock.train_exp_epochs}"
+            raise FloatingPointError(f"the loss became {loss} in {where}: lower the learning rate")
         self.train_loss.append(float(sums[1] / sums[0]))
         self.entropy.append(float(sums[2] / sums[0]))
 

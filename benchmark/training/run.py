@@ -27,12 +27,13 @@ from ..records.provenance import provenance
 from ..records.record import SCHEMA, UNVERIFIED, Record
 from .build import make_backbone, make_model, make_strategy, prepared
 from .checkpoints import Checkpoint, train
+from .data_parallel import Replicas, first_process_first, require_alike, require_divisible
 from .frozen_features import never_changes, with_features
 from .kernels import arithmetic
 from .observer import Observer, Ticker
 from .own_streams import serve_component
 from .rehearsal import Stopwatch
-from .runtime import HERE, Setup
+from .runtime import HERE, Setup, process
 from .step import compile_backbone
 
 Progress = Callable[[float, int], None]
@@ -75,6 +76,8 @@ def run(
         served = serve_component(stream, config, seed) if stream.made_by else None  # says the size of its images
         shape = served.shape if served else _shape(config, taught)
         backbone = make_backbone(config, setup.weights, setup.rehearsal, shape)  # wrong weights fail before images
+        if process()[1] > 1:
+            require_divisible(config, backbone)
         with torch.random.fork_rng(devices=[]):  # what reading images draws is not missing in training
             if served:
                 order, (benchmark, of_images) = list(served.classes), _of_served(stream, served, config)
@@ -105,13 +108,16 @@ def run(
         path = setup.checkpoint_of(recipe, stream.name, config_hash(values), seed)
         epochs = max(1, config.epochs)  # of an experience
         ticker = Ticker(progress or (lambda done, total: None), epochs * len(benchmark.train_stream))
-        checkpoint = Checkpoint(
-            path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out, outside=[ticker]
-        )
+        replicas = Replicas() if process()[1] > 1 else None
+        outside = [ticker, *([replicas] if replicas else [])]
+        checkpoint = Checkpoint(path, which, benchmark, setup.device, setup.checkpoint_minutes, held_out, outside)
         model = make_model(config, backbone, stream.n_classes)
-        strategy = make_strategy(config, model, torch_seed, watching, setup.device, held_out and held_out.test_stream)
+        validation = held_out and held_out.test_stream
+        strategy = make_strategy(config, model, torch_seed, watching, setup.device, validation, replicas)
         strategy.plugins += [checkpoint, ticker]
-        strategy = checkpoint.load(strategy)
+        with first_process_first():  # which puts unusable files aside
+            strategy = checkpoint.load(strategy)
+        require_alike(strategy)
         (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
         if config.compile:
             compile_backbone(strategy.model)
@@ -132,6 +138,8 @@ def run(
             effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds
         )
 
+    if replicas:
+        where["processes"] = process()[1]
     if setup.rehearsal:
         where["rehearsal"] = stopwatch.as_dict()
     if config.images and (setup.workers or setup.cache):

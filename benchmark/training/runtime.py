@@ -5,6 +5,7 @@ It does not distinguish runs and is not part of a configuration's hash.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,11 @@ class Setup:
             with contextlib.suppress(OSError):  # a remaining file does no harm
                 for file in (path, previous(path), unfinished(path), set_aside(path)):
                     file.unlink(missing_ok=True)
+
+
+def process() -> tuple[int, int]:
+    """Number of this process among those of one run, and how many they are: as ``torchrun`` says, else (0, 1)."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def unfinished(checkpoint: Path) -> Path:

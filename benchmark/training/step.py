@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .data_parallel import Replicas
+
 
 class Stepwise(Naive):  # type: ignore[type-arg]
     """Avalanche's ``Naive`` for small GPUs and half precision. With neither argument it equals ``Naive``, bit for bit.
@@ -22,11 +24,21 @@ class Stepwise(Naive):  # type: ignore[type-arg]
         needs the memory of one micro-batch. Passes that plugins make themselves (EWC's importances) are not split.
     :param scale_loss: dynamic loss scaling (``torch.amp.GradScaler``), for float16. Steps whose gradient overflows are
         skipped, but schedules and LAE's average count them. Backward passes of plugins are not scaled.
+    :param replicas: makes the forward passes of training, if several processes share the run (:mod:`.data_parallel`).
     :raises ValueError: ``micro_batch`` with batch normalisation, whose statistics would be those of a micro-batch.
     :raises TypeError: ``micro_batch`` with a model that is not a :class:`~reclaim.strategies.heads.ContinualModel`.
     """
 
-    def __init__(self, *, micro_batch: int | None = None, scale_loss: bool = False, **kwargs: Any) -> None:
+    mbatch: Any
+
+    def __init__(
+        self,
+        *,
+        micro_batch: int | None = None,
+        scale_loss: bool = False,
+        replicas: Replicas | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if micro_batch:
             backbone = require_continual_model(self.model, "micro_batch").backbone
@@ -36,10 +48,34 @@ class Stepwise(Naive):  # type: ignore[type-arg]
                     f"micro_batch={micro_batch} would normalise each micro-batch separately in {normalised[0]}: "
                     f"set micro_batch to null"
                 )
-        self.micro_batch = micro_batch
+        self.micro_batch, self.replicas = micro_batch, replicas
+        self.counted, self._weight = 0, 1.0
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scale_loss)
 
+    def _check_distributed_training_compatibility(self) -> None:
+        """Avalanche warns of every plugin that does not say to support its own way, which is not used here."""
+
+    def make_train_dataloader(self, *args: Any, **kwargs: Any) -> None:
+        super().make_train_dataloader(*args, **kwargs)
+        self._read_all()
+
+    def make_eval_dataloader(self, *args: Any, **kwargs: Any) -> None:
+        super().make_eval_dataloader(*args, **kwargs)
+        self._read_all()
+
+    def _read_all(self) -> None:
+        if self.replicas:  # every process reads the same batches: Avalanche would give each a part of the images
+            self.dataloader.distributed_sampling = False
+
+    def _before_forward(self, **kwargs: Any) -> None:
+        super()._before_forward(**kwargs)
+        self.counted = len(self.mb_x)
+        if self.replicas:  # after the plugins, so that all processes augment the same batch
+            self.mbatch, self.counted, self._weight = self.replicas.part(self.mbatch)
+
     def forward(self) -> Tensor:
+        if self.is_training and self.replicas:
+            return self.replicas.forward(self.model, self.mb_x)
         if not self.is_training or not self.micro_batch or len(self.mb_x) <= self.micro_batch:
             return super().forward()
         model = require_continual_model(self.model, "micro_batch")
@@ -50,7 +86,8 @@ class Stepwise(Naive):  # type: ignore[type-arg]
         return logits
 
     def backward(self) -> None:
-        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        loss = self.loss * self._weight if self.replicas else self.loss
+        self.scaler.scale(loss).backward(retain_graph=self.retain_graph)
 
     def optimizer_step(self) -> None:
         self.scaler.step(self.optimizer)
