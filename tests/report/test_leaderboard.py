@@ -323,7 +323,7 @@ def test_runs_of_published_cells_alone_are_shown_on_the_page(store: RecordStore,
     assert "91.50; the same with every seed" in path.read_text(encoding="utf-8")
     assert len(write_docs(store, tmp_path / "docs")) == 4
     with pytest.raises(
-        ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"
+        ValueError, match="holds runs of published cells or on canvases alone, and only the page shows these: ask for html"
     ):
         write(store, tmp_path / "none", ["csv", "latex"])
 
@@ -781,8 +781,12 @@ def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
     written = {path.name for path in write(store, tmp_path / "boards")}
     assert written >= {"middle.md", "middle.csv", "split-cifar10-5.md", "split-cifar10-5.csv", "split-cifar10-5.json"}
     write(alone, tmp_path / "without")
-    for name in ("embedded.md", "embedded.csv", "embedded.svg", "split-quickdraw-10.md", "index.html"):
+    for name in ("embedded.md", "embedded.csv", "embedded.svg", "split-quickdraw-10.md"):
         assert (tmp_path / "boards" / name).read_bytes() == (tmp_path / "without" / name).read_bytes(), "pooled"
+    shown, without = ((tmp_path / name / "index.html").read_text(encoding="utf-8") for name in ("boards", "without"))
+    for name in ("lite-slca@split-cifar10-5", "slca/middle-alignment"):
+        assert f'<tr class="row" id="{name}"' in shown
+        assert f'id="{name}"' not in without
     text = (tmp_path / "boards" / "middle.md").read_text(encoding="utf-8")
     assert "SLCA, Lite0" in text
     assert "the first 500 training and 200 test images of each class" in text
@@ -795,6 +799,18 @@ def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
     ]
     assert {line["pretraining_overlap"] for line in lines} == {"10"}
     assert str(account(store)) == "9 of 9 records are shown"
+
+
+def test_runs_on_canvases_alone_are_shown_on_the_page(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    for seed in range(2):
+        store.write(synthetic_record("dense-sem-full", "quickdraw-canvases", seed, last_acc=30 + seed))
+    (path,) = write(store, tmp_path / "boards")
+    assert "dense-sem-full" in path.read_text(encoding="utf-8")
+    assert str(account(store)) == "2 of 2 records are shown"
+    with pytest.raises(ValueError, match="ask for html"):
+        write(store, tmp_path / "boards", ["markdown"])
+    assert "a run on canvases (--format html shows it)" in str(account(store, ["markdown"]))
 
 
 def test_the_middle_tier_alone_is_written(tmp_path: Path) -> None:
