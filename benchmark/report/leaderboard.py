@@ -404,9 +404,10 @@ def as_latex(table: Sequence[Row]) -> str:
         parts.append(
             f"% {group.stream}: {group}. {table[0].note}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
+            + "{\\setlength{\\tabcolsep}{3pt}\\noindent\n"
             + "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
-            + "}\n"
+            + "}\\par}\n"
         )
     return "\n".join(["% needs \\usepackage{booktabs, graphicx}", *parts])
 
