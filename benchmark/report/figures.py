@@ -84,9 +84,9 @@ def write(
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 paths.append(folder / f"{name}.{kind}")
                 figure.savefig(paths[-1], dpi=150, metadata=metadata)
-        if run:
+        if planned := [v for v in run if v.claim.family == "confirmatory"]:
             figure = Figure(figsize=(12, 6.3))
-            _card(figure, run, checks)
+            _card(figure, planned, checks)
             paths.append(folder / "card.png")
             figure.savefig(paths[-1], dpi=100, metadata={"Software": None})
     return paths
@@ -129,9 +129,8 @@ def _fill(outcome: str) -> Literal["none", "full"]:
     return "none" if outcome == "undecided" else "full"
 
 
-def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> None:
+def _card(figure: Figure, planned: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> None:
     """A line for each paper and measured tier: how many of its planned claims hold, as words and as a bar."""
-    planned = [v for v in verdicts if v.claim.family == "confirmatory"]
     keys = list(dict.fromkeys((v.claim.paper, v.claim.tier) for v in planned))
     several = len({tier for _, tier in keys}) > 1
     figure.text(0.06, 0.86, "Do the claims hold?", fontsize=40, weight="bold")
@@ -147,7 +146,7 @@ def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str,
         paper = papers()[key]
         axes.text(0, line + 0.42, f"{paper.name}", fontsize=28, weight="bold")
         beside = f"{paper.venue}, {tier_name(tier)}" if several else paper.venue
-        axes.text(0.17, line + 0.42, beside, fontsize=18, color=PUBLISHED)
+        axes.text(0.17, line + 0.42, beside, fontsize=15 if several else 18, color=PUBLISHED)
         axes.text(1, line + 0.42, f"{held} of {len(own)} planned claims hold", fontsize=22, ha="right")
         for place, outcome in enumerate(own):
             axes.barh(
@@ -160,8 +159,8 @@ def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str,
                 hatch="//" if outcome == "undecided" else None,
             )
     run = sum(bool(check.runs) for check in checks.values())
-    tiers = " and ".join(dict.fromkeys(tier_name(tier) for _, tier in keys))
-    said = f"Reclaim: {tiers}; {run} of {len(checks)} published numbers run. Hatched: undecided."
+    tier = "" if several else f"{tier_name(keys[0][1])}; "
+    said = f"Reclaim: {tier}{run} of {len(checks)} published numbers run. Hatched: undecided."
     figure.text(0.06, 0.08, said, fontsize=18, color=PUBLISHED)
 
 

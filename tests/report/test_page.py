@@ -23,7 +23,7 @@ from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.papers.published import CLAIMS, ClaimTier, cells, claims
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
-from reclaim.benchmark.report import figures
+from reclaim.benchmark.report import figures, forest
 from reclaim.benchmark.report.board import (
     DENSE_NOT_COMPARABLE,
     MIDDLE_NOT_COMPARABLE,
@@ -593,6 +593,19 @@ def test_claims_have_a_figure_a_family_and_a_card(tmp_path: Path) -> None:
     assert "Classifier alignment improves the slow learner: undecided" in drawn
     assert "in points" in drawn
     assert "in nats" in drawn
+
+
+def test_pictures_of_claims_tell_the_tiers_apart(tmp_path: Path) -> None:
+    records = [*sample(), *(synthetic_record("dense-sem-full", "quickdraw-canvases", seed) for seed in range(3))]
+    records += [synthetic_record("dense-sem-olor", "quickdraw-canvases", seed, last_acc=60) for seed in range(3)]
+    verdicts = [v for tier in CLAIMS for v in judge_claims(records, tier)]
+    drawn = "".join(ElementTree.fromstring(forest.picture(verdicts)).itertext())
+    assert "in points (embedded tier)" in drawn
+    assert "in points (detection and segmentation)" in drawn
+    assert "middle" not in drawn  # has no runs
+    written = {path.name for path in figures.write([], {}, tmp_path, verdicts)}
+    assert {"claims-embedded-confirmatory.svg", "claims-dense-confirmatory.svg", "card.png"} <= written
+    assert not any("middle" in name for name in written)
 
 
 def test_a_long_table_is_drawn_by_stream_with_labels_that_differ(tmp_path: Path) -> None:
