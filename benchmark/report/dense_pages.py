@@ -72,22 +72,20 @@ def section(records: Sequence[Record]) -> str:
     found = scores(records)
     if not found:
         return ""
-    present = [metric for metric in DENSE_SCORES if any(metric in one.means for one in found)]
     lines = [
         (
-            f"`{one.recipe}`",
-            one.title,
+            f"{one.title}<br>`{one.recipe}`",
+            "<br>".join(f"{NAMES[metric]} {mean}" for metric, mean in one.means.items()),
             len(one.seeds),
-            *(str(one.means[m]) if m in one.means else "-" for m in present),
             "-" if one.seconds is None else f"{one.seconds:.0f}",
         )
         for one in found
     ]
-    header = ("recipe", "method", "n", *(NAMES[m] for m in present), "seconds")
+    header = ("method", "scores", "n", "seconds")
     return (
         "## Detection and segmentation\n\nOn canvases of drawings ([dense.md](dense.md)); means over n seeds with 95% "
         "Student-t intervals, in percent; processor time of a run.\n\n"
-        f"{markdown_table(lines, header)}\n"
+        f"{markdown_table(lines, header, padded=False)}\n"
     )
 
 
