@@ -159,8 +159,8 @@ def _card(figure: Figure, planned: Sequence[ClaimVerdict], checks: Mapping[str, 
                 hatch="//" if outcome == "undecided" else None,
             )
     run = sum(bool(check.runs) for check in checks.values())
-    tier = "" if several else f"{tier_name(keys[0][1])}; "
-    said = f"Reclaim: {tier}{run} of {len(checks)} published numbers run. Hatched: undecided."
+    of_one = "" if several else f"{tier_name(keys[0][1])}; "
+    said = f"Reclaim: {of_one}{run} of {len(checks)} published numbers run. Hatched: undecided."
     figure.text(0.06, 0.08, said, fontsize=18, color=PUBLISHED)
 
 

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from ..config import config_hash, flatten, from_dict, shown
 from ..data.drawings import shared_classes
-from ..data.streams import DENSE, EMBEDDED, OWN, STREAMS, Stream
+from ..data.streams import DENSE, EMBEDDED, MIDDLE, OWN, STREAMS, Stream
 from ..papers.headers import Paper, papers
 from ..papers.kinds import together
 from ..papers.protocols import PAPERS, Protocol, Uncovered, commands, protocol_of, run_of
@@ -44,9 +44,7 @@ from .board import (
     MIDDLE_NOT_COMPARABLE,
     NOT_COMPARABLE,
     NOT_SEPARATED,
-    OF_ONES_OWN,
     RANKS,
-    SHOWN,
     Row,
     headline,
     tier_name,
@@ -73,9 +71,9 @@ TIERS = (*CLAIMS, OWN)
 """In the order of the page."""
 OUTCOMES = ("holds", "contradicted", "undecided", "not run")
 IN_WORDS = {"holds": "hold", "contradicted": "contradicted", "undecided": "undecided", "not run": "not run"}
-ABOUT = {EMBEDDED: "a miniature on drawings", "middle": "photographs and a small CNN", DENSE: "on canvases of drawings"}
+ABOUT = {EMBEDDED: "a miniature on drawings", MIDDLE: "photographs and a small CNN", DENSE: "on canvases of drawings"}
 """What a tier is, in the first lines."""
-NOTES = {EMBEDDED: NOT_COMPARABLE, "middle": MIDDLE_NOT_COMPARABLE, DENSE: DENSE_NOT_COMPARABLE}
+NOTES = {EMBEDDED: NOT_COMPARABLE, MIDDLE: MIDDLE_NOT_COMPARABLE, DENSE: DENSE_NOT_COMPARABLE}
 """What no number of a tier must be taken for."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -128,23 +126,18 @@ def render(
             steps=_steps(records),
             reruns=_reruns(),
             data=_data(boards, shown_verdicts, published),
-            recipes=len({row.recipe for row in table}),
             external=len({row.recipe for row in table if row.outside}),
-            embedded=any(not row.own for row in table),
-            own=any(row.own for row in table),
+            embedded=any(row.definition.tier == EMBEDDED for row in table),
             overlap=shared_classes() or "none",
             error="" if not tests else f"{100 * (0.25 / tests[0]) ** 0.5:.1f}",
             tests=tests,
             version=metadata.version("reclaim"),
-            not_comparable=NOT_COMPARABLE,
-            of_ones_own=OF_ONES_OWN,
             marked=EXTERNAL,
             ranks=RANKS,
             not_separated=NOT_SEPARATED,
             differences=differences(),
             effect=EFFECT,
             metrics=METRICS,
-            metrics_shown=SHOWN,
             curves=CURVES,
             outcomes=OUTCOMES,
             in_words=IN_WORDS,
