@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import QUICKDRAW_VIT, differences, from_dict, shown
-from ..data.streams import LISTED, MIDDLE, OWN, STREAMS, Stream, pretraining_overlap
+from ..data.streams import DENSE, LISTED, MIDDLE, OWN, STREAMS, Stream, pretraining_overlap
 from ..recipes import RECIPES
 from ..records.record import Record, image_sets, metric_of, plain
 from ..stats.estimates import MeanInterval, mean_interval
@@ -55,6 +55,10 @@ MIDDLE_NOT_COMPARABLE = (
     "Middle tier: a part of the images of CIFAR-10 and a small CNN, which no paper reports on: no number here is "
     "comparable with any paper's number, nor with one of another tier."
 )
+DENSE_NOT_COMPARABLE = (
+    "Detection and segmentation on canvases made of drawings, which no paper reports on: no number here is comparable "
+    "with any paper's number, nor with one of another tier."
+)
 OF_ONES_OWN = (
     "Somebody's own images or benchmark, which nobody here has seen: no number here is comparable with any paper's "
     "number, nor with one of another stream."
@@ -72,6 +76,11 @@ RANKS = (
     "group: the same stream, backbone and number of epochs. Joint training is a "
     "reference and has no rank."
 )
+
+
+def tier_name(tier: str) -> str:
+    """What a tier is called in a sentence."""
+    return {OWN: "somebody's own images", DENSE: "detection and segmentation"}.get(tier, f"{tier} tier")
 
 
 @dataclass(frozen=True)

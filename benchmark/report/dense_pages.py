@@ -7,6 +7,7 @@ import colorsys
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..data.canvases import SIDE, draw_canvases
 from ..recipes import recipes_of
 from ..records.metrics import DENSE_SCORES
 from ..records.record import Record
-from ..stats.estimates import mean_interval
+from ..stats.estimates import MeanInterval, mean_interval
 from .tables import markdown_table
 
 PICTURE = "dense.svg"
@@ -27,31 +28,64 @@ ENLARGED, GAP, CAPTION = 2, 6, 16
 """Pixels of the picture for one of a canvas; between canvases; height of a caption."""
 
 
-def section(records: Sequence[Record]) -> str:
-    """The scores of every recipe on canvases, as Markdown; empty without a run of one.
+@dataclass(frozen=True)
+class Scores:
+    """A recipe on canvases, over its seeds.
+
+    :ivar task: ``semantic``, ``detection`` or ``instances``.
+    :ivar means: by metric, in percent; those of its task alone.
+    :ivar seconds: median processor time of a run; None where no record has one.
+    """
+
+    recipe: str
+    title: str
+    task: str
+    seeds: tuple[int, ...]
+    means: dict[str, MeanInterval]
+    seconds: float | None
+
+
+def scores(records: Sequence[Record]) -> list[Scores]:
+    """Those of every recipe on canvases, in the order of the recipes.
 
     :param records: those that count; others than of canvases are ignored.
     """
-    runs = _runs(records)
-    if not runs:
-        return ""
-    present = [
-        metric for metric in DENSE_SCORES if any(metric in r.metrics() for group in runs.values() for r in group)
-    ]
-    lines = []
-    for name, group in runs.items():
-        means = [
-            str(mean_interval(values)) if (values := [r.metrics()[m] for r in group if m in r.metrics()]) else "-"
-            for m in present
-        ]
+    found = []
+    for name, group in _runs(records).items():
+        values = {m: [r.metrics()[m] for r in group if m in r.metrics()] for m in DENSE_SCORES}
         seconds = [float(s) for r in group if (s := r.provenance.get("cpu_seconds"))]
-        time = f"{median(seconds):.0f}" if seconds else "-"
-        lines.append((f"`{name}`", recipes_of("dense")[name].title, len(group), *means, time))
-    header = ("recipe", "method", "n", *(NAMES[m] for m in present), "seconds")
+        found.append(
+            Scores(
+                recipe=name,
+                title=recipes_of("dense")[name].title,
+                task=group[0].result["config"]["dense"]["task"],
+                seeds=tuple(r.seed for r in group),
+                means={m: mean_interval(of) for m, of in values.items() if of},
+                seconds=median(seconds) if seconds else None,
+            )
+        )
+    return found
+
+
+def section(records: Sequence[Record]) -> str:
+    """:func:`scores` as Markdown; empty without a run."""
+    found = scores(records)
+    if not found:
+        return ""
+    lines = [
+        (
+            f"{one.title}<br>`{one.recipe}`",
+            "<br>".join(f"{NAMES[metric]} {mean}" for metric, mean in one.means.items()),
+            len(one.seeds),
+            "-" if one.seconds is None else f"{one.seconds:.0f}",
+        )
+        for one in found
+    ]
+    header = ("method", "scores", "n", "seconds")
     return (
         "## Detection and segmentation\n\nOn canvases of drawings ([dense.md](dense.md)); means over n seeds with 95% "
         "Student-t intervals, in percent; processor time of a run.\n\n"
-        f"{markdown_table(lines, header)}\n"
+        f"{markdown_table(lines, header, padded=False)}\n"
     )
 
 

@@ -10,10 +10,9 @@ from ..papers.headers import papers
 from ..stats.estimates import MeanInterval
 from ..verdicts.cells import CellCheck
 from ..verdicts.claims import ClaimVerdict
-from .board import METRICS, Row, by_group, headline, label
+from .board import METRICS, Row, by_group, headline, label, tier_name
 from .forest import forests, interval_of
 from .page import published_interval
-from .sentences import tier_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +55,9 @@ def write(
         members = [row for row in table if row.stream == stream]
         drawings |= _of_stream(stream, members)
     run = [v for v in verdicts if v.difference]
-    for tier, family in dict.fromkeys((tier_of(v.claim), v.claim.family) for v in run):
-        of_family = [v for v in verdicts if (tier_of(v.claim), v.claim.family) == (tier, family)]
-        drawings[f"claims-{tier}-{family}"] = _claims(of_family, f"{family.capitalize()} claims, {tier} tier")
+    for tier, family in dict.fromkeys((v.claim.tier, v.claim.family) for v in run):
+        of_family = [v for v in verdicts if (v.claim.tier, v.claim.family) == (tier, family)]
+        drawings[f"claims-{tier}-{family}"] = _claims(of_family, f"{family.capitalize()} claims, {tier_name(tier)}")
     for name in dict.fromkeys(str(check.cell.table) for check in checks.values()):
         cells = [check for check in checks.values() if str(check.cell.table) == name]
         stem = f"cells-{name.replace('/', '-')}"
@@ -85,9 +84,9 @@ def write(
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 paths.append(folder / f"{name}.{kind}")
                 figure.savefig(paths[-1], dpi=150, metadata=metadata)
-        if run:
+        if planned := [v for v in run if v.claim.family == "confirmatory"]:
             figure = Figure(figsize=(12, 6.3))
-            _card(figure, run, checks)
+            _card(figure, planned, checks)
             paths.append(folder / "card.png")
             figure.savefig(paths[-1], dpi=100, metadata={"Software": None})
     return paths
@@ -130,21 +129,24 @@ def _fill(outcome: str) -> Literal["none", "full"]:
     return "none" if outcome == "undecided" else "full"
 
 
-def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> None:
-    """A line for each paper: how many of its planned claims hold, as words and as a bar."""
-    planned = [v for v in verdicts if v.claim.family == "confirmatory"]
-    keys = list(dict.fromkeys(v.claim.paper for v in planned))
+def _card(figure: Figure, planned: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck]) -> None:
+    """A line for each paper and measured tier: how many of its planned claims hold, as words and as a bar."""
+    keys = list(dict.fromkeys((v.claim.paper, v.claim.tier) for v in planned))
+    several = len({tier for _, tier in keys}) > 1
     figure.text(0.06, 0.86, "Do the claims hold?", fontsize=40, weight="bold")
     axes = figure.add_axes((0.06, 0.2, 0.88, 0.58))
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(len(keys), 0)
-    for line, key in enumerate(keys):
-        own = sorted((v.outcome for v in planned if v.claim.paper == key), key=list(VERDICTS).index)
+    for line, (key, tier) in enumerate(keys):
+        own = sorted(
+            (v.outcome for v in planned if (v.claim.paper, v.claim.tier) == (key, tier)), key=list(VERDICTS).index
+        )
         held = own.count("holds")
         paper = papers()[key]
         axes.text(0, line + 0.42, f"{paper.name}", fontsize=28, weight="bold")
-        axes.text(0.17, line + 0.42, paper.venue, fontsize=18, color=PUBLISHED)
+        beside = f"{paper.venue}, {tier_name(tier)}" if several else paper.venue
+        axes.text(0.17, line + 0.42, beside, fontsize=15 if several else 18, color=PUBLISHED)
         axes.text(1, line + 0.42, f"{held} of {len(own)} planned claims hold", fontsize=22, ha="right")
         for place, outcome in enumerate(own):
             axes.barh(
@@ -157,8 +159,8 @@ def _card(figure: Figure, verdicts: Sequence[ClaimVerdict], checks: Mapping[str,
                 hatch="//" if outcome == "undecided" else None,
             )
     run = sum(bool(check.runs) for check in checks.values())
-    tiers = " and ".join(sorted({f"{tier_of(v.claim)} tier" for v in planned}))
-    said = f"Reclaim: {tiers}; {run} of {len(checks)} published numbers run. Hatched: undecided."
+    of_one = "" if several else f"{tier_name(keys[0][1])}; "
+    said = f"Reclaim: {of_one}{run} of {len(checks)} published numbers run. Hatched: undecided."
     figure.text(0.06, 0.08, said, fontsize=18, color=PUBLISHED)
 
 

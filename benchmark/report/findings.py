@@ -185,16 +185,15 @@ def _tiers(embedded: Sequence[ClaimVerdict], records: Sequence[Record]) -> str:
     )
     rows = [
         (
-            mine.claim.text,
-            mine.claim.family,
+            f"{mine.claim.text}<br>{mine.claim.family}",
             "-" if theirs is None else f"**{theirs.outcome}** {theirs}",
             f"**{mine.outcome}** {mine}",
             _agreement(mine, theirs),
         )
         for mine, theirs in pairs
     ]
-    header = ("says", "family", "embedded tier", "middle tier", "verdicts")
-    return _section("Two tiers side by side", said, TIERS_DIFFER, markdown_table(rows, header))
+    header = ("says", "embedded tier", "middle tier", "verdicts")
+    return _section("Two tiers side by side", said, TIERS_DIFFER, markdown_table(rows, header, padded=False))
 
 
 def _agreement(mine: ClaimVerdict, theirs: ClaimVerdict | None) -> str:
@@ -250,17 +249,16 @@ def _what_else(runs: Runs) -> str:
     ]
     rows = [
         (
-            recipe.title,
-            f"`{recipe.name}`",
+            f"{recipe.title}<br>`{recipe.name}`",
             _mean(runs, recipe.name),
             _shown(difference),
-            f"{_result(runs, recipe.name)['bytes_kept']:,}",
-            f"{_result(runs, recipe.name)['trained_parameters']:,}",
+            "{bytes_kept:,} bytes kept<br>{trained_parameters:,} trained".format(**_result(runs, recipe.name)),
         )
         for recipe, difference in [(best, None), *as_good]
     ]
-    header = ("method", "recipe", "Last-Acc", f"difference to `{best.name}`", "bytes kept", "trained parameters")
-    return _section("What else does as well or better", " ".join(said), markdown_table(rows, header) if as_good else "")
+    header = ("method", "Last-Acc", f"difference to `{best.name}`", "bytes kept, trained parameters")
+    listed = markdown_table(rows, header, padded=False) if as_good else ""
+    return _section("What else does as well or better", " ".join(said), listed)
 
 
 def _class_statistics(runs: Runs) -> str:
@@ -296,17 +294,16 @@ def _class_statistics(runs: Runs) -> str:
     )
     rows = [
         (
-            kind,
-            f"`{name}`",
-            f"{bytes_kept[name]:,}",
-            f"{100 * bytes_kept[name] / bytes_kept['slca']:.2f}%",
+            f"{kind}<br>`{name}`",
+            f"{bytes_kept[name]:,}<br>{100 * bytes_kept[name] / bytes_kept['slca']:.2f}%",
             _mean(runs, name),
             _shown(difference),
         )
         for kind, name, difference in [("full", "slca", None), *compared]
     ]
-    header = ("covariances", "recipe", "bytes kept", "of `slca`", "Last-Acc", "difference to `slca`")
-    return _section("Class statistics: how much alignment has to keep", said, markdown_table(rows, header), concluded)
+    header = ("covariances", "bytes kept, of `slca`", "Last-Acc", "difference to `slca`")
+    listed = markdown_table(rows, header, padded=False)
+    return _section("Class statistics: how much alignment has to keep", said, listed, concluded)
 
 
 def _combinations(runs: Runs) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..papers.headers import papers
 from ..verdicts.claims import ClaimVerdict
-from .sentences import tier_of, unit_of
+from .board import tier_name
+from .sentences import unit_of
 from .svg import Scale, templates
 
 PANEL = (4.0, 316.0)
@@ -56,8 +57,8 @@ def interval_of(verdict: ClaimVerdict) -> tuple[float, ...]:
 def picture(verdicts: Sequence[ClaimVerdict]) -> str:
     """The planned claims of every measured tier as SVG, for light and for dark pages; empty where none was run."""
     planned = [v for v in verdicts if v.claim.family == "confirmatory"]
-    measured = sorted({tier_of(v.claim) for v in planned if v.difference})
-    groups = [(tier, f) for tier in measured for f in forests([v for v in planned if tier_of(v.claim) == tier])]
+    measured = dict.fromkeys(v.claim.tier for v in planned if v.difference)
+    groups = [(tier_name(t), f) for t in measured for f in forests([v for v in planned if v.claim.tier == t])]
     if not groups:
         return ""
     names = {key: paper.name for key, paper in papers().items()}

@@ -23,6 +23,7 @@ from ..config import differences
 from ..data.drawings import shared_classes
 from ..data.streams import DENSE_STREAMS, EMBEDDED, LISTED, MIDDLE, STREAMS
 from ..files import write_text
+from ..papers.published import CLAIMS
 from ..recipes import RECIPES
 from ..records.record import Record, plain
 from ..records.store import Problem, RecordStore
@@ -96,8 +97,8 @@ def write(
 
     ``embedded.md``, ``.csv`` and ``.svg`` show all streams of the embedded tier, ``middle.md`` and ``.csv`` those of
     the middle tier, ``<stream>.md``, ``.csv``, ``.json`` and, when asked for, ``.tex`` one of them or one stream of
-    somebody's own, ``index.html`` everything but the middle tier, runs of
-    published cells included; where there are no others, it is all that is written. Files of streams that have no record
+    somebody's own, ``index.html`` everything, runs of published cells and on canvases included; where there are no
+    others, it is all that is written. Files of streams that have no record
     any more are warned of and left. Recipes that are not ours are marked (:mod:`reclaim.benchmark.verdicts.outside`);
     claims and cells are judged without them.
 
@@ -120,8 +121,7 @@ def write(
         if kind not in FORMATS:
             raise ValueError(f"unknown format {kind!r}: choose one of {', '.join(FORMATS)}")
         if kind == "html":
-            shown = [row for row in everything if row not in middle]
-            texts["index.html"] = page.render(shown, verdicts, check_cells(counted), counted)
+            texts["index.html"] = page.render(everything, _all_verdicts(counted), check_cells(counted), counted)
         elif kind == "markdown":
             texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
             texts |= {"middle.md": middle_markdown(middle, judge_claims(ranked, "middle"))} if middle else {}
@@ -143,7 +143,8 @@ def write(
         )
     if not texts:
         raise ValueError(
-            f"{_named(stores)} holds runs of published cells alone, and only the page shows these: ask for html"
+            f"{_named(stores)} holds runs of published cells or on canvases alone, and only the page shows these: "
+            "ask for html"
         )
     gone = [stream for stream in LISTED if stream not in streams]
     gone += [*([] if table else ["embedded"]), *([] if middle else ["middle"])]
@@ -173,7 +174,7 @@ def write_docs(stores: Stores, folder: Path) -> list[Path]:
         pages[disagree.PICTURE] = picture
     if picture := fidelity.picture(counted):
         pages[fidelity.PICTURE] = picture
-    if picture := forest.picture(judge_claims(_ranked(counted))):
+    if picture := forest.picture(_all_verdicts(of_recipes)):
         pages["claims.svg"] = picture
     if picture := dense_pages.picture(on_canvases):
         pages[dense_pages.PICTURE] = picture
@@ -189,7 +190,7 @@ def write_figures(stores: Stores, folder: Path, with_variants: bool = False) -> 
 
     counted, variants, outside = _counted(stores, with_variants)
     ranked = _ranked(counted)
-    return figures.write(rows(ranked, variants, outside), check_cells(counted), folder, judge_claims(ranked))
+    return figures.write(rows(ranked, variants, outside), check_cells(counted), folder, _all_verdicts(counted))
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def account(
     records, problems, repeated = _load(stores)
     counted = list(zip(records, reasons(records), strict=True))
     checks = check_cells([record for record, reason in counted if reason is None])
-    of_cells = {_place(run) for check in checks.values() for run in check.runs} if "html" in formats else set()
+    html = "html" in formats
+    of_cells = {_place(run) for check in checks.values() for run in check.runs} if html else set()
     left_out = [("a file that cannot be read", str(problem.path)) for problem in problems]
     left_out += [("a run that another store has", note) for note in repeated]
     for record, reason in counted:
@@ -232,7 +234,7 @@ def account(
             (reason,) = why_not([record])
             why = reason.kind if reason else ""
         else:
-            why = _why_left_out(record, reason, of_cells, docs, with_variants)
+            why = _why_left_out(record, reason, of_cells, html, docs, with_variants)
         if why:
             detail = f", {reason.detail}" if reason and reason.detail else ""
             left_out.append((why, f"{plain(record.recipe)} on {plain(record.stream)}{detail}"))
@@ -240,7 +242,7 @@ def account(
 
 
 def _why_left_out(
-    record: Record, reason: Reason | None, of_cells: Set[tuple[str, ...]], docs: bool, with_variants: bool
+    record: Record, reason: Reason | None, of_cells: Set[tuple[str, ...]], html: bool, docs: bool, with_variants: bool
 ) -> str:
     if _is_variant(record, reason):
         return "" if with_variants else f"{reason.kind} (--variants shows them)" if reason else ""
@@ -253,7 +255,7 @@ def _why_left_out(
             else "a run of a published cell, which the page alone shows (--format html)"
         )
     if record.stream in DENSE_STREAMS:
-        return "" if docs else "a run on canvases (--docs writes it)"
+        return "" if html or docs else "a run on canvases (--format html shows it)"
     if record.stream not in LISTED:
         return "a recipe on a stream without a leaderboard"
     if RECIPES[record.recipe].fact and not docs:
@@ -288,7 +290,8 @@ def _counted(stores: Stores, with_variants: bool = False) -> tuple[list[Record],
     variants = [record for record, reason in why if with_variants and _is_variant(record, reason)]
     from_outside = [record for record in records if is_outside(record)]
     outside = [record for record, reason in zip(from_outside, why_not(from_outside), strict=True) if reason is None]
-    if not variants and not outside and not _ranked(counted) and all(record.recipe in RECIPES for record in counted):
+    shown = [record for record in counted if record.recipe not in RECIPES or record.stream in DENSE_STREAMS]
+    if not variants and not outside and not shown and not _ranked(counted):
         left_out = f"\n{account(stores)}" if records or problems else ""
         raise ValueError(
             "no records of any recipe's present configuration, or of a published cell by its paper's protocol, in "
@@ -308,6 +311,12 @@ def _named(stores: Stores) -> str:
 def _ranked(counted: Sequence[Record]) -> list[Record]:
     """Those of recipes on streams; a recipe that turns a switch of the fidelity page is shown there."""
     return [r for r in counted if r.recipe in RECIPES and r.stream in LISTED and RECIPES[r.recipe].fact is None]
+
+
+def _all_verdicts(counted: Sequence[Record]) -> list[ClaimVerdict]:
+    """On the claims of every tier, each a family of its own: nothing is pooled."""
+    runs = [r for r in counted if r.recipe in RECIPES and RECIPES[r.recipe].fact is None]
+    return [verdict for tier in CLAIMS for verdict in judge_claims(runs, tier)]
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
@@ -395,9 +404,10 @@ def as_latex(table: Sequence[Row]) -> str:
         parts.append(
             f"% {group.stream}: {group}. {table[0].note}\n% Means over n seeds in percent, and ranks, with "
             f"95% intervals. {TIES}\n{f'% {EXTERNAL}{chr(10)}' if any(row.outside for row in members) else ''}"
+            + "{\\setlength{\\tabcolsep}{3pt}\\noindent\n"
             + "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             + tabular.replace("\\bottomrule", f"{last}\\bottomrule")
-            + "}\n"
+            + "}\\par}\n"
         )
     return "\n".join(["% needs \\usepackage{booktabs, graphicx}", *parts])
 

@@ -21,11 +21,11 @@ from markupsafe import Markup, escape
 
 from ..config import config_hash, flatten, from_dict, shown
 from ..data.drawings import shared_classes
-from ..data.streams import EMBEDDED, OWN, STREAMS, Stream
+from ..data.streams import DENSE, EMBEDDED, MIDDLE, OWN, STREAMS, Stream
 from ..papers.headers import Paper, papers
 from ..papers.kinds import together
 from ..papers.protocols import PAPERS, Protocol, Uncovered, commands, protocol_of, run_of
-from ..papers.published import planned_seeds
+from ..papers.published import CLAIMS, planned_seeds
 from ..recipes import RECIPES
 from ..records.record import Record, plain
 from ..stats.equivalence import Column
@@ -35,24 +35,25 @@ from ..verdicts.claims import ClaimVerdict
 from ..verdicts.counting import OTHER_WEIGHTS
 from ..verdicts.outside import settings_changed
 from ..verdicts.study import count
-from . import disagree
+from . import dense_pages, disagree
 from .board import (
     COLUMNS,
+    DENSE_NOT_COMPARABLE,
     EXTERNAL,
     METRICS,
+    MIDDLE_NOT_COMPARABLE,
     NOT_COMPARABLE,
     NOT_SEPARATED,
-    OF_ONES_OWN,
     RANKS,
-    SHOWN,
     Row,
     headline,
+    tier_name,
     ties,
     time_in_words,
 )
 from .findings import EFFECT, PAPER_METHODS, differences
 from .forest import forests, interval_of
-from .sentences import beside, family_of, tier_of, unit_of, why
+from .sentences import beside, family_of, unit_of, why
 from .svg import Scale, ends, templates
 from .tables import size
 
@@ -66,8 +67,14 @@ AT_0 = "60"
 LETTER = 6.0
 """Pixels of a letter of a name in a picture, about."""
 
+TIERS = (*CLAIMS, OWN)
+"""In the order of the page."""
 OUTCOMES = ("holds", "contradicted", "undecided", "not run")
 IN_WORDS = {"holds": "hold", "contradicted": "contradicted", "undecided": "undecided", "not run": "not run"}
+ABOUT = {EMBEDDED: "a miniature on drawings", MIDDLE: "photographs and a small CNN", DENSE: "on canvases of drawings"}
+"""What a tier is, in the first lines."""
+NOTES = {EMBEDDED: NOT_COMPARABLE, MIDDLE: MIDDLE_NOT_COMPARABLE, DENSE: DENSE_NOT_COMPARABLE}
+"""What no number of a tier must be taken for."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -80,16 +87,21 @@ def render(
     """The page.
 
     :param table: :func:`reclaim.benchmark.report.board.rows`.
+    :param verdicts: on the claims of the tiers, each a family of its own. A tier without a run is said to have none.
     :param checks: what the records say of the published cells (:func:`reclaim.benchmark.verdicts.cells.check_cells`).
-    :param records: all that count, those of docs/fidelity.md included: they are counted, and the steps between the ways
-        in which others run a method are of them.
+    :param records: all that count, those of docs/fidelity.md and on canvases included: they are counted, the scores on
+        canvases are of them, and the steps between the ways in which others run a method.
     """
     rows_on = Counter(row.stream for row in table)
-    names = sorted(rows_on, key=lambda stream: (-rows_on[stream], stream))
-    measured = {tier_of(v.claim) for v in verdicts} & {row.definition.tier for row in table}
-    shown_verdicts = [v for v in verdicts if tier_of(v.claim) in measured]
+    tier_on = {row.stream: row.definition.tier for row in table}
+    names = sorted(rows_on, key=lambda s: (TIERS.index(tier_on[s]), -rows_on[s], s))
+    dense = dense_pages.scores(records)
+    run = {row.definition.tier for row in table} | ({DENSE} if dense else set())
+    measured = [tier for tier in dict.fromkeys(v.claim.tier for v in verdicts) if tier in run]
+    shown_verdicts = [v for v in verdicts if v.claim.tier in measured]
+    unrun = _unrun([v for v in verdicts if v.claim.tier not in measured]) if measured else []
     boards = [_board([row for row in table if row.stream == stream], shown_verdicts) for stream in names]
-    cards = [_card(paper, shown_verdicts, checks, table) for paper in _papers_of(shown_verdicts)]
+    cards = [_card(paper, shown_verdicts, checks, table, unrun) for paper in _papers_of(shown_verdicts)]
     of_cells = {(r.recipe, r.stream, r.config_hash, r.seed) for check in checks.values() for r in check.runs}
     published = [_paper(paper, [check for check in checks.values() if check.cell.paper == paper]) for paper in PAPERS]
     tests = sorted({sum(r.result["test_counts"]) for r in records if r.stream in STREAMS})
@@ -100,8 +112,12 @@ def render(
             cards=cards,
             names={key: paper.name for key, paper in papers().items()},
             number=NUMBERS[len(cards)] if len(cards) < len(NUMBERS) else str(len(cards)),
-            tiers=[_tier(tier, shown_verdicts) for tier in sorted(measured)],
-            runs=_runs(table, records),
+            tiers=[_tier(tier, shown_verdicts) for tier in measured],
+            unrun=unrun,
+            runs=_runs(table, records, dense),
+            dense=_by_task(dense),
+            dense_note=DENSE_NOT_COMPARABLE,
+            dense_metrics=dense_pages.NAMES,
             boards=boards,
             published=published,
             cells=len(checks),
@@ -110,23 +126,18 @@ def render(
             steps=_steps(records),
             reruns=_reruns(),
             data=_data(boards, shown_verdicts, published),
-            recipes=len({row.recipe for row in table}),
             external=len({row.recipe for row in table if row.outside}),
-            embedded=any(not row.own for row in table),
-            own=any(row.own for row in table),
+            embedded=any(row.definition.tier == EMBEDDED for row in table),
             overlap=shared_classes() or "none",
             error="" if not tests else f"{100 * (0.25 / tests[0]) ** 0.5:.1f}",
             tests=tests,
             version=metadata.version("reclaim"),
-            not_comparable=NOT_COMPARABLE,
-            of_ones_own=OF_ONES_OWN,
             marked=EXTERNAL,
             ranks=RANKS,
             not_separated=NOT_SEPARATED,
             differences=differences(),
             effect=EFFECT,
             metrics=METRICS,
-            metrics_shown=SHOWN,
             curves=CURVES,
             outcomes=OUTCOMES,
             in_words=IN_WORDS,
@@ -134,6 +145,7 @@ def render(
             size=size,
             printed=printed,
             time_in_words=time_in_words,
+            about=ABOUT,
             code=code,
             count=count,
             tier_name=tier_name,
@@ -165,21 +177,6 @@ def code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def tier_name(tier: str) -> str:
-    return "somebody's own images" if tier == OWN else f"{tier} tier"
-
-
-def _note(tier: str) -> str:
-    """What no number of the tier must be taken for."""
-    if tier == OWN:
-        return OF_ONES_OWN
-    if tier == EMBEDDED:
-        return NOT_COMPARABLE
-    return (
-        f"{tier.capitalize()} tier: not a paper's protocol, and no number here is comparable with any paper's number."
-    )
-
-
 # --- the first screen ---
 
 
@@ -196,16 +193,22 @@ class Card:
 
     :ivar tiers: for each tier the outcomes of its planned claims and of the others, with their numbers, and what stands
         beside those that hold.
+    :ivar unrun: for each tier without a run, how many of its claims are planned there.
     :ivar published: a sentence on its published numbers.
     """
 
     paper: Paper
     tiers: list[dict[str, Any]]
+    unrun: list[tuple[str, int]]
     published: str
 
 
 def _card(
-    paper: Paper, verdicts: Sequence[ClaimVerdict], checks: Mapping[str, CellCheck], table: Sequence[Row]
+    paper: Paper,
+    verdicts: Sequence[ClaimVerdict],
+    checks: Mapping[str, CellCheck],
+    table: Sequence[Row],
+    unrun: Sequence[Mapping[str, Any]],
 ) -> Card:
     own = [v for v in verdicts if v.claim.paper == paper.key]
     found = [check for check in checks.values() if check.cell.paper == paper.key]
@@ -220,13 +223,26 @@ def _card(
     tiers = [
         {
             "tier": tier,
-            "planned": _outcomes(v for v in own if tier_of(v.claim) == tier and v.claim.family == "confirmatory"),
-            "others": _outcomes(v for v in own if tier_of(v.claim) == tier and v.claim.family != "confirmatory"),
-            "beside": beside([v for v in own if tier_of(v.claim) == tier], table),
+            "planned": _outcomes(v for v in own if v.claim.tier == tier and v.claim.family == "confirmatory"),
+            "others": _outcomes(v for v in own if v.claim.tier == tier and v.claim.family != "confirmatory"),
+            "beside": beside([v for v in own if v.claim.tier == tier], table),
         }
-        for tier in sorted({tier_of(v.claim) for v in own})
+        for tier in dict.fromkeys(v.claim.tier for v in own)
     ]
-    return Card(paper, tiers, published)
+    planned = [(of["tier"], sum(claim.paper == paper.key for claim in of["planned"])) for of in unrun]
+    return Card(paper, tiers, [(tier, n) for tier, n in planned if n], published)
+
+
+def _unrun(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
+    """The claims of tiers without a run."""
+    return [
+        {
+            "tier": tier,
+            "planned": [v.claim for v in verdicts if v.claim.tier == tier and v.claim.family == "confirmatory"],
+            "others": [v.claim for v in verdicts if v.claim.tier == tier and v.claim.family != "confirmatory"],
+        }
+        for tier in dict.fromkeys(v.claim.tier for v in verdicts)
+    ]
 
 
 def _outcomes(verdicts: Iterable[ClaimVerdict]) -> list[tuple[str, int]]:
@@ -238,7 +254,7 @@ def _counted(words: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {word}" for word, n in words.items())
 
 
-def _runs(table: Sequence[Row], records: Sequence[Record]) -> list[dict[str, Any]]:
+def _runs(table: Sequence[Row], records: Sequence[Record], dense: Sequence[dense_pages.Scores]) -> list[dict[str, Any]]:
     """For each measured tier, how many runs count, and how many of them are in the table: the others each turn one
     switch of docs/fidelity.md.
     """
@@ -254,7 +270,22 @@ def _runs(table: Sequence[Row], records: Sequence[Record]) -> list[dict[str, Any
         )
         recipes = len({row.recipe for row in table if row.definition.tier == tier})
         found.append({"tier": tier, "shown": shown_, "switches": switches, "recipes": recipes})
-    return found
+    if dense:
+        runs = sum(len(one.seeds) for one in dense)
+        found.append({"tier": DENSE, "shown": runs, "switches": 0, "recipes": len(dense)})
+    return sorted(found, key=lambda of: TIERS.index(of["tier"]))
+
+
+def _by_task(dense: Sequence[dense_pages.Scores]) -> list[dict[str, Any]]:
+    """The scores on canvases, a table for each task: its metrics and its recipes."""
+    return [
+        {
+            "task": task,
+            "metrics": list(dict.fromkeys(m for one in dense if one.task == task for m in one.means)),
+            "scores": [one for one in dense if one.task == task],
+        }
+        for task in dict.fromkeys(one.task for one in dense)
+    ]
 
 
 # --- claims ---
@@ -271,13 +302,13 @@ class Strip:
 
 
 def _tier(tier: str, verdicts: Sequence[ClaimVerdict]) -> dict[str, Any]:
-    own = [v for v in verdicts if tier_of(v.claim) == tier]
+    own = [v for v in verdicts if v.claim.tier == tier]
     planned = [v for v in own if v.claim.family == "confirmatory"]
     keys = [paper.key for paper in _papers_of(own)]
     keys += [key for key in dict.fromkeys(v.claim.paper for v in own) if key not in keys]
     return {
         "tier": tier,
-        "note": _note(tier),
+        "note": NOTES[tier],
         "planned": planned,
         "forests": forests(planned),
         "papers": [_claims_of(key, [v for v in own if v.claim.paper == key], verdicts) for key in keys],
@@ -390,7 +421,7 @@ def _board(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Board:
     scale = Scale.around(ends(row.numbers["last_acc"] for row in table), *PLOT, steps=4, limits=(0, 100))
     first = [f"{row.key}@{board_id(row.definition)}" for row in headline(table, CURVES - 2)]
     stream = table[0].definition
-    return Board(stream, _note(stream.tier), entries, scale, _scatter(entries), first)
+    return Board(stream, table[0].note, entries, scale, _scatter(entries), first)
 
 
 def _entry(row: Row, table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> Entry:
@@ -433,14 +464,14 @@ def _scatter(entries: Sequence[Entry]) -> Scatter | None:
         best = max(best, mean)
     decades = [(AT_0, "0")] if 0 in kept else []
     decades += [(x.at(power), size(10**power)) for power in range(low, high + 1)]
-    return Scatter(width, height, y, decades, points, _names([p for p in points if p.front], width))
+    return Scatter(width, height, y, decades, points, _names(points, width))
 
 
 def _names(points: Sequence[Point], width: int) -> list[Name]:
-    """A name beside each point where no other and no point is in its way; none where every side is taken."""
+    """A name beside each point of the front, where no name or point is in its way; none if all sides are taken."""
     taken = [(float(p.x) - 4, float(p.y) - 4, float(p.x) + 4, float(p.y) + 4) for p in points]
     names = []
-    for point in points:
+    for point in (p for p in points if p.front):
         x, y, text = float(point.x), float(point.y), plain(point.title, 30)
         for side, down in itertools.product((1, -1, 0), (-4, 12, -16, 24)):
             start = x + 7 * side - LETTER * len(text) * (1 - side) / 2
@@ -736,6 +767,7 @@ def _points(curve: Sequence[MeanInterval], unit: int) -> list[list[int]]:
 
 def _claim_data(verdict: ClaimVerdict) -> dict[str, Any]:
     claim, difference, unit = verdict.claim, verdict.difference, unit_of(verdict.claim)
+    metric = (METRICS | dense_pages.NAMES)[claim.metric]
     numbers: list[tuple[str, str]] = []
     if difference:
         spread_ = difference.interval()
@@ -761,7 +793,7 @@ def _claim_data(verdict: ClaimVerdict) -> dict[str, Any]:
     return {
         "text": claim.text,
         "outcome": verdict.outcome,
-        "about": f"{METRICS[claim.metric]} on {claim.stream}, {tier_name(tier_of(claim))}. Source: {claim.source}.",
+        "about": f"{metric} on {claim.stream}, {tier_name(claim.tier)}. Source: {claim.source}.",
         "numbers": numbers,
         "recipes": [
             [recipe, [f"reclaim run {recipe} {claim.stream} --seeds {span}" for span in seeds]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.streams import find_stream
 from ..papers.published import Claim, confirmatory_plan
 from ..records.metrics import LESS_IS_BETTER
 from ..verdicts.claims import ClaimVerdict
@@ -17,16 +16,12 @@ def unit_of(claim: Claim) -> str:
     return "nats" if claim.metric == "final_entropy" else "points"
 
 
-def tier_of(claim: Claim) -> str:
-    return find_stream(claim.stream).tier
-
-
 def family_of(verdict: ClaimVerdict, verdicts: Sequence[ClaimVerdict]) -> int:
     """Over how many claims Holm's correction runs: those of its family and tier; 1 for one that is tested alone."""
     claim = verdict.claim
     if claim.family != "confirmatory":
         return 1
-    return sum(v.claim.family == claim.family and tier_of(v.claim) == tier_of(claim) for v in verdicts)
+    return sum((v.claim.family, v.claim.tier) == (claim.family, claim.tier) for v in verdicts)
 
 
 def why(verdict: ClaimVerdict, family: int) -> str:
@@ -41,7 +36,7 @@ def why(verdict: ClaimVerdict, family: int) -> str:
     size = _size(verdict)
     if verdict.note:
         return f"{size} over {verdict.note}: undecided until all of them are run."
-    _, alpha = confirmatory_plan()
+    _, alpha = confirmatory_plan(claim.tier)
     bound = -claim.margin
     of_bound = f"-{claim.margin:g} (the margin)" if claim.margin else "0"
     interval = difference.interval()

@@ -26,7 +26,7 @@ from reclaim.benchmark.report.page import render
 from reclaim.benchmark.verdicts.cells import check_cells
 from reclaim.benchmark.verdicts.claims import judge_claims
 from small_runs import synthetic_record
-from test_page import sample
+from test_page import of_all_tiers, sample
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
@@ -79,6 +79,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     for record in [*sample(), *of_cells()]:
         store.write(record)
     (path,) = write(store, folder, ["html"])
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def url_of_all_tiers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("tiers") / "index.html"
+    path.write_text(of_all_tiers("middle", "dense"), encoding="utf-8")
     return path.as_uri()
 
 
@@ -338,9 +345,10 @@ def test_a_link_to_a_row_opens_it(browser: Any, url: str) -> None:
     assert browser.find_element("id", "olor-1@quickdraw-1:detail").is_displayed()
 
 
-def phone(browser: Any) -> None:
+def screen(browser: Any, width: int) -> None:
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
     )
 
 
@@ -364,7 +372,7 @@ def phone(browser: Any) -> None:
 def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(
     browser: Any, opened: str, texts: tuple[str, ...]
 ) -> None:
-    phone(browser)
+    screen(browser, 390)
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     button = opener(browser, opened)
     assert not any(svg.is_displayed() for svg in row(browser, opened).find_elements("css selector", "svg"))
@@ -452,10 +460,7 @@ def test_theme(browser: Any) -> None:
 
 @pytest.mark.parametrize("width", [390, 768, 1200])
 def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
-    )
+    screen(browser, width)
     browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
     browser.execute_script("for (const b of document.querySelectorAll('button.open')) b.click()")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -465,31 +470,51 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
 
 
 def test_a_long_word_does_not_widen_the_page(browser: Any) -> None:
-    phone(browser)
+    screen(browser, 390)
     browser.execute_script("for (const b of document.querySelectorAll('th .open')) b.textContent = 'long'.repeat(200)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
-def test_axe_finds_nothing(browser: Any, scheme: str, width: int) -> None:
+def barriers(browser: Any) -> list[tuple[str, str]]:
+    """What axe-core finds on the page as it is."""
     axe = pytest.importorskip(
         "axe_core_python.base", reason="axe-core-python is not installed"
     ).AXE_FILE_PATH.read_text("utf-8")
+    browser.execute_script(axe)
+    browser.set_script_timeout(300)
+    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(r => done(r.violations))")
+    return [(v["id"], v["nodes"][0]["html"]) for v in found]
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, scheme: str, width: int) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
-    if width == 390:
-        phone(browser)
+    screen(browser, width)
     browser.execute_script("for (const d of document.querySelectorAll('#claims details')) d.open = true")
     for opened in ("slca/alignment", f"slca@{SPLIT}"):
         opener(browser, opened).send_keys(Keys.ENTER)
     find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
     WebDriverWait(browser, 5).until(lambda b: b.find_elements("css selector", "#curves input"))
-    browser.execute_script(axe)
-    browser.set_script_timeout(300)
-    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(r => done(r.violations))")
+    found = barriers(browser)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+    assert found == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_page_of_all_tiers_fits_and_has_no_barrier(started: Any, url_of_all_tiers: str, width: int) -> None:
+    screen(started, width)
+    started.get(url_of_all_tiers)
+    assert find(started, "#dense table").is_displayed()
+    started.execute_script("for (const d of document.querySelectorAll('#claims details')) d.open = true")
+    opener(started, "olor/dense-sem-full").click()
+    assert "mIoU on quickdraw-canvases" in started.find_element("id", "olor/dense-sem-full:detail").text
+    find(started, "#stream option[value='split-cifar10-5']").click()
+    assert {name.split("-")[0] for name in order(started)} == {"lite"}
+    assert started.execute_script("return document.documentElement.scrollWidth") <= width
+    assert barriers(started) == []
 
 
 def test_a_table_of_many_recipes(started: Any, tmp_path: Path) -> None:

@@ -153,16 +153,19 @@ def test_what_else_against_the_best_method() -> None:
     assert "Joint training (`joint`), " in text
     assert "reference: 65.00 ± 0.74, n = 6, +5.00 [+4.26, +5.74], n = 6 to `slca`." in text
     assert table(found) == [
-        ["SLCA", "`slca`", "60.00, n = 6", "-", "6,604,800", "1,234"],
+        ["SLCA<br>`slca`", "60.00, n = 6", "-", "6,604,800 bytes kept<br>1,234 trained"],
         [
-            "Frozen backbone + alignment",
-            "`frozen-ca`",
+            "Frozen backbone + alignment<br>`frozen-ca`",
             "62.00 ± 0.74, n = 6",
             "+2.00 [+1.26, +2.74], n = 6",
-            "51,200",
-            "12,900",
+            "51,200 bytes kept<br>12,900 trained",
         ],
-        ["Slow learner", "`seqft-slow`", "59.50 ± 0.74, n = 6", "-0.50 [-1.24, +0.24], n = 6", "56", "1,234"],
+        [
+            "Slow learner<br>`seqft-slow`",
+            "59.50 ± 0.74, n = 6",
+            "-0.50 [-1.24, +0.24], n = 6",
+            "56 bytes kept<br>1,234 trained",
+        ],
     ]
 
 
@@ -199,10 +202,10 @@ def test_class_statistics_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "`slca`, which keeps 6,604,800 bytes:" in one_line(found)
     assert "Least is kept by `slca-low-rank` of those whose loss is shown to be below 1 point" in one_line(found)
     assert table(found) == [
-        ["full", "`slca`", "6,604,800", "100.00%", "60.00, n = 6", "-"],
-        ["diagonal", "`slca-diagonal`", "102,400", "1.55%", "57.00 ± 0.74, n = 6", "-3.00 [-3.74, -2.26], n = 6"],
-        ["shared", "`slca-shared`", "116,736", "1.77%", "58.00 ± 0.74, n = 6", "-2.00 [-2.74, -1.26], n = 6"],
-        ["low-rank", "`slca-low-rank`", "307,200", "4.65%", "60.50 ± 0.74, n = 6", "+0.50 [-0.24, +1.24], n = 6"],
+        ["full<br>`slca`", "6,604,800<br>100.00%", "60.00, n = 6", "-"],
+        ["diagonal<br>`slca-diagonal`", "102,400<br>1.55%", "57.00 ± 0.74, n = 6", "-3.00 [-3.74, -2.26], n = 6"],
+        ["shared<br>`slca-shared`", "116,736<br>1.77%", "58.00 ± 0.74, n = 6", "-2.00 [-2.74, -1.26], n = 6"],
+        ["low-rank<br>`slca-low-rank`", "307,200<br>4.65%", "60.50 ± 0.74, n = 6", "+0.50 [-0.24, +1.24], n = 6"],
     ]
     without = [record for record in records if record.recipe != "slca-low-rank"]
     found = sections(without)["Class statistics: how much alignment has to keep"]
@@ -395,22 +398,23 @@ def test_two_tiers_stand_side_by_side_and_are_not_pooled() -> None:
     against = in_the_middle("lite-slca", around(50, ALL_TEN)) + in_the_middle("lite-slow", around(60, ALL_TEN[::-1]))
     assert SIDE not in sections(held)
     found = sections([*held, *against])
-    rows = {row[0]: row for row in table(found[SIDE])}
+    rows = {row[0].partition("<br>")[0]: row for row in table(found[SIDE])}
     row = rows["Classifier alignment improves the slow learner"]
-    assert row[2].startswith("**holds** +10.00")
-    assert row[3].startswith("**contradicted** -10.00")
-    assert row[4] == "opposite"
+    assert row[0].endswith("<br>confirmatory")
+    assert row[1].startswith("**holds** +10.00")
+    assert row[2].startswith("**contradicted** -10.00")
+    assert row[3] == "opposite"
     text = one_line(found[SIDE])
     assert "Of 1 claim with runs on both, 0 have the same verdict and 1 another; 1 hold on one tier" in text
     assert "has images of nine of CIFAR-10's ten classes" in text
-    assert rows["EPG is better than cross-entropy, of the heads alone"][4] == "of this tier alone"
+    assert rows["EPG is better than cross-entropy, of the heads alone"][3] == "of this tier alone"
     # the other sections are those of the embedded tier alone
     without = sections(held)
     assert {name: text for name, text in found.items() if name != SIDE} == without
 
     agreeing = in_the_middle("lite-slca", around(60, ALL_TEN)) + in_the_middle("lite-slow", around(50, ALL_TEN[::-1]))
     row = table(sections([*held, *agreeing])[SIDE])[0]
-    assert row[4] == "the same"
+    assert row[3] == "the same"
 
 
 def test_the_middle_tier_alone_has_its_section() -> None:

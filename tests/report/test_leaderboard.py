@@ -25,7 +25,7 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.papers.protocols import Protocol, protocol_of
-from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.provenance import PACKAGES
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
 from reclaim.benchmark.records.store import RecordStore
@@ -138,9 +138,19 @@ def test_ties_are_named_by_rank() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="TeX is not installed")
-def test_the_latex_table_fits_a4(tmp_path: Path) -> None:
-    text = as_latex(rows(sample()))
-    (needs,) = re.findall(r"^% needs (.*)$", text, re.MULTILINE)
+def test_latex_tables_fit_a4(tmp_path: Path) -> None:
+    """A table for each group of every stream: some narrower than the text, some wider; none by a space or an indent."""
+    records = [
+        synthetic_record(r.name, r.home, seed, last_acc=50 + seed)
+        for r in recipes_of("embedded").values()
+        if r.config.epochs and not r.fact
+        for seed in range(2)
+    ]
+    table = rows([*records, *sample()[-3:]])
+    streams = [as_latex([row for row in table if row.stream == s]) for s in dict.fromkeys(r.stream for r in table)]
+    assert len(streams) > 2
+    text = "\n".join(streams)
+    (needs,) = set(re.findall(r"^% needs (.*)$", text, re.MULTILINE))
     document = f"\\documentclass[a4paper]{{article}}\n{needs}\n\\begin{{document}}\n{text}\\end{{document}}\n"
     (tmp_path / "table.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
@@ -323,7 +333,8 @@ def test_runs_of_published_cells_alone_are_shown_on_the_page(store: RecordStore,
     assert "91.50; the same with every seed" in path.read_text(encoding="utf-8")
     assert len(write_docs(store, tmp_path / "docs")) == 4
     with pytest.raises(
-        ValueError, match="holds runs of published cells alone, and only the page shows these: ask for html"
+        ValueError,
+        match="holds runs of published cells or on canvases alone, and only the page shows these: ask for html",
     ):
         write(store, tmp_path / "none", ["csv", "latex"])
 
@@ -781,8 +792,12 @@ def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
     written = {path.name for path in write(store, tmp_path / "boards")}
     assert written >= {"middle.md", "middle.csv", "split-cifar10-5.md", "split-cifar10-5.csv", "split-cifar10-5.json"}
     write(alone, tmp_path / "without")
-    for name in ("embedded.md", "embedded.csv", "embedded.svg", "split-quickdraw-10.md", "index.html"):
+    for name in ("embedded.md", "embedded.csv", "embedded.svg", "split-quickdraw-10.md"):
         assert (tmp_path / "boards" / name).read_bytes() == (tmp_path / "without" / name).read_bytes(), "pooled"
+    shown, without = ((tmp_path / name / "index.html").read_text(encoding="utf-8") for name in ("boards", "without"))
+    for name in ("lite-slca@split-cifar10-5", "slca/middle-alignment"):
+        assert f'<tr class="row" id="{name}"' in shown
+        assert f'id="{name}"' not in without
     text = (tmp_path / "boards" / "middle.md").read_text(encoding="utf-8")
     assert "SLCA, Lite0" in text
     assert "the first 500 training and 200 test images of each class" in text
@@ -795,6 +810,18 @@ def test_the_middle_tier_has_a_board_of_its_own(tmp_path: Path) -> None:
     ]
     assert {line["pretraining_overlap"] for line in lines} == {"10"}
     assert str(account(store)) == "9 of 9 records are shown"
+
+
+def test_runs_on_canvases_alone_are_shown_on_the_page(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "r")
+    for seed in range(2):
+        store.write(synthetic_record("dense-sem-full", "quickdraw-canvases", seed, last_acc=30 + seed))
+    (path,) = write(store, tmp_path / "boards")
+    assert "dense-sem-full" in path.read_text(encoding="utf-8")
+    assert str(account(store)) == "2 of 2 records are shown"
+    with pytest.raises(ValueError, match="ask for html"):
+        write(store, tmp_path / "boards", ["markdown"])
+    assert "a run on canvases (--format html shows it)" in str(account(store, ["markdown"]))
 
 
 def test_the_middle_tier_alone_is_written(tmp_path: Path) -> None:

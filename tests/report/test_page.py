@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,13 +17,21 @@ import pytest
 from outside_records import PLUGIN, on_own_images, ours, theirs, with_backbone
 from PIL import Image
 from reclaim.benchmark.config import Config
+from reclaim.benchmark.data.streams import LISTED
 from reclaim.benchmark.papers.headers import papers
 from reclaim.benchmark.papers.protocols import find_cell
-from reclaim.benchmark.papers.published import cells
+from reclaim.benchmark.papers.published import CLAIMS, ClaimTier, cells, claims
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.record import Record
-from reclaim.benchmark.report import figures
-from reclaim.benchmark.report.board import NOT_COMPARABLE, OF_ONES_OWN, rows
+from reclaim.benchmark.report import figures, forest
+from reclaim.benchmark.report.board import (
+    DENSE_NOT_COMPARABLE,
+    MIDDLE_NOT_COMPARABLE,
+    NOT_COMPARABLE,
+    OF_ONES_OWN,
+    rows,
+    tier_name,
+)
 from reclaim.benchmark.report.page import CURVES, IN_WORDS, render, seed_options, size
 from reclaim.benchmark.report.svg import Scale
 from reclaim.benchmark.verdicts.cells import check_cells
@@ -150,7 +159,7 @@ def test_nothing_is_loaded(text: str, tree: Node) -> None:
 
 
 def test_everything_that_is_pointed_at_is_there(tree: Node) -> None:
-    tags = ("section", "table", "tr", "button", "input", "select", "output")
+    tags = ("section", "h3", "table", "tr", "button", "input", "select", "output")
     ids = [node.attributes["id"] for tag in tags for node in tree.all(tag) if "id" in node.attributes]
     assert len(ids) == len(set(ids))
     pointed = [(a.attributes["href"] or "")[1:] for a in tree.all("a") if (a.attributes["href"] or "").startswith("#")]
@@ -264,6 +273,98 @@ def test_the_first_screen_says_what_holds(tree: Node) -> None:
     assert len(points.all("tbody")[0].all("tr")) == 9
     assert len(nats.all("tbody")[0].all("tr")) == 2
     assert f"0 of {len(cells())} published numbers run" in tree.all("p", class_="lead")[0].text
+
+
+# --- tiers ---
+
+
+def of_all_tiers(*tiers: ClaimTier, embedded: Sequence[Record] = ()) -> str:
+    """The page of the sample, and of ten seeds of every trained recipe of other tiers."""
+    records = [*(embedded or sample())]
+    for tier in tiers:
+        for place, recipe in enumerate(r for r in recipes_of(tier).values() if r.config.epochs and not r.fact):
+            records += [
+                synthetic_record(recipe.name, recipe.home, seed, last_acc=40 + place + seed * (1 + place % 10) % 11)
+                for seed in range(10)
+            ]
+    verdicts = [v for tier in CLAIMS for v in judge_claims(records, tier)]
+    listed = [r for r in records if r.stream in LISTED]
+    return render(rows(listed), verdicts, check_cells(records), records)
+
+
+def test_a_tier_without_runs_says_so_in_words() -> None:
+    root = Tree(of_all_tiers()).root
+    test_everything_that_is_pointed_at_is_there(root)
+    (lead,) = root.all("p", class_="lead")
+    assert lead.all("strong")[0].text == f"Miniature and middle tier; 0 of {len(cells())} published numbers run."
+    assert "Middle tier, photographs and a small CNN: no runs yet." in lead.text
+    assert "Detection and segmentation, on canvases of drawings: no runs yet." in lead.text
+    names: dict[ClaimTier, str] = {"middle": "Middle tier", "dense": "Detection and segmentation"}
+    for tier, name in names.items():
+        for card, key in zip(root.all("article", class_="card"), ("slca", "olor", "aepg"), strict=True):
+            planned = sum(c.paper == key and c.family == "confirmatory" for c in claims(tier))
+            assert (f"{name}: no runs yet, {planned} planned claims." in card.text) == (planned > 0)
+    listed = root.all("section", id="claims")[0].all("li")
+    assert len(listed) == len(claims("middle")) + len(claims("dense"))
+    assert not root.all("section", id="dense")
+    assert len(root.all("table", class_="forest")) == 2
+    assert set(data_of(root)["claims"]) == {claim.id for claim in claims("embedded")}
+
+
+def test_every_tier_has_claims_forest_and_table_of_its_own() -> None:
+    root = Tree(of_all_tiers("middle", "dense")).root
+    test_everything_that_is_pointed_at_is_there(root)
+    assert "no runs yet" not in root.text
+    captions = [table.all("caption")[0].text for table in root.all("table", class_="forest")]
+    for tier in CLAIMS:
+        planned = [c for c in claims(tier) if c.family == "confirmatory"]
+        (points,) = (caption for caption in captions if f"in points ({tier_name(tier)})" in caption)
+        assert points.startswith(f"{sum(c.metric != 'final_entropy' for c in planned)} planned claims")
+    titles = [h3.text for h3 in root.all("section", id="claims")[0].all("h3")]
+    assert titles == ["Embedded tier", "Middle tier", "Detection and segmentation"]
+    holm = {tier: sum(c.family == "confirmatory" for c in claims(tier)) for tier in CLAIMS}
+    for claim in ("slca/middle-alignment", "olor/dense-sem-full"):
+        (row,) = root.all("tr", id=claim)
+        tier: ClaimTier = "middle" if "middle" in claim else "dense"
+        assert f"after Holm over {holm[tier]} claims" in row.text
+    groups = root.all("section", id="methods")[0].all("tr", class_="group")
+    notes = {group.attributes["id"]: group.all("span", class_="warning")[0].text for group in groups}
+    assert notes["split-cifar10-5"] == notes["cifar10-1"] == MIDDLE_NOT_COMPARABLE
+    assert notes["split-quickdraw-10"] == NOT_COMPARABLE
+    assert not any("canvases" in str(name) for name in notes)
+    (dense,) = root.all("section", id="dense")
+    assert DENSE_NOT_COMPARABLE in dense.text
+    shown = [row.all("code")[0].text for table in dense.all("table") for row in table.all("tbody")[0].all("tr")]
+    assert sorted(shown) == sorted(recipes_of("dense"))
+    for table in dense.all("table"):
+        lines = table.all("tbody")[0].all("tr")
+        assert all(row.all("td")[-1].text == "10" for row in lines)
+        assert all("±" in row.all("td")[0].text for row in lines)
+
+
+def test_runs_of_another_tier_change_nothing_of_the_embedded_one() -> None:
+    alone, among = (Tree(of_all_tiers(*tiers)).root for tiers in ((), ("middle", "dense")))
+
+    def embedded(root: Node) -> list[str]:
+        ids = [claim.id for claim in claims("embedded")]
+        kept = [row.text for id in ids for row in root.all("tr", id=id)]
+        kept += [forest.text for forest in root.all("table", class_="forest")[:2]]
+        bodies = root.all("table", id="table-methods")[0].all("tbody")
+        return kept + [b.text for b in bodies if "quickdraw" in (b.attributes["data-stream"] or "")]
+
+    assert embedded(alone) == embedded(among)
+    assert len(embedded(alone)) > len(claims("embedded"))
+
+
+def test_canvases_alone_make_a_page() -> None:
+    records = [synthetic_record("dense-sem-full", "quickdraw-canvases", seed, last_acc=30 + seed) for seed in range(3)]
+    verdicts = [v for tier in CLAIMS for v in judge_claims(records, tier)]
+    root = Tree(render([], verdicts, check_cells([]), records)).root
+    test_everything_that_is_pointed_at_is_there(root)
+    assert "Embedded tier, a miniature on drawings: no runs yet." in root.all("p", class_="lead")[0].text
+    assert [section.attributes["id"] for section in root.all("section")] == [
+        *("claims", "numbers", "dense", "disagree", "reading")
+    ]
 
 
 def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
@@ -397,7 +498,13 @@ def test_the_page_is_of_modest_size_with_ten_times_the_recipes() -> None:
     table = rows(every)
     more = [replace(row, recipe=row.recipe, key=f"{row.key}-{k}") for k in range(10) for row in table]
     verdicts, checks = judge_claims(every), check_cells(every)
-    assert len(render(more, verdicts, checks).encode()) < 3_000_000
+    once, ten = (render(of, verdicts, checks) for of in (table, more))
+    assert len(ten.encode()) < 3_000_000
+    # what a browser has to build: of a recipe its row, and neither details nor curves. A row is about 25 elements, a
+    # point of a scatter plot two; all else of the page is there once
+    elements = [len(re.findall(r"<[a-z]", text)) for text in (once, ten)]
+    assert elements[1] - elements[0] <= 30 * (len(more) - len(table))
+    assert elements[1] < 4 * elements[0]
 
 
 def test_names_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +593,19 @@ def test_claims_have_a_figure_a_family_and_a_card(tmp_path: Path) -> None:
     assert "Classifier alignment improves the slow learner: undecided" in drawn
     assert "in points" in drawn
     assert "in nats" in drawn
+
+
+def test_pictures_of_claims_tell_the_tiers_apart(tmp_path: Path) -> None:
+    records = [*sample(), *(synthetic_record("dense-sem-full", "quickdraw-canvases", seed) for seed in range(3))]
+    records += [synthetic_record("dense-sem-olor", "quickdraw-canvases", seed, last_acc=60) for seed in range(3)]
+    verdicts = [v for tier in CLAIMS for v in judge_claims(records, tier)]
+    drawn = "".join(ElementTree.fromstring(forest.picture(verdicts)).itertext())
+    assert "in points (embedded tier)" in drawn
+    assert "in points (detection and segmentation)" in drawn
+    assert "middle" not in drawn  # has no runs
+    written = {path.name for path in figures.write([], {}, tmp_path, verdicts)}
+    assert {"claims-embedded-confirmatory.svg", "claims-dense-confirmatory.svg", "card.png"} <= written
+    assert not any("middle" in name for name in written)
 
 
 def test_a_long_table_is_drawn_by_stream_with_labels_that_differ(tmp_path: Path) -> None:
