@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test speed lint docs clean
+.PHONY: paper-check test speed scaling lint docs clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check $(if $(ROOT),--paper-root $(ROOT))
@@ -19,6 +19,10 @@ speed: $(VENV)/installed-test
 	mkdir -p .benchmarks
 	$(BIN)/pytest benchmark/checks/test_speed.py --benchmark-json=.benchmarks/speed.json
 	$(BIN)/python -m reclaim.benchmark.checks.speed_table .benchmarks/speed.json docs/performance.md
+
+# How alignment grows with classes, tasks and features; up to 5 GiB of memory.
+scaling: $(VENV)/installed-test
+	$(BIN)/python -m reclaim.benchmark.checks.scaling docs/performance.md
 
 # mypy and import-linter do not see packages that an editable installation maps into a namespace: they get them unpacked.
 lint: $(VENV)/installed-dev

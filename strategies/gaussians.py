@@ -228,15 +228,22 @@ class ClassGaussians:
                 f"features of shape {tuple(features.shape)} need targets of shape (N,), got {tuple(targets.shape)}"
             )
         rank = {"diagonal": 0, "low-rank": self.rank}.get(self.covariance)
-        fitted = {}
+        fitted: dict[int, Gaussian] = {}
         order = targets.argsort(stable=True)
         class_ids, counts = targets.unique(return_counts=True)
         by_class = features[order.to(features.device)].split(counts.tolist())
+        at_once = self.covariance == "shared" and features.shape[-1] > WIDE
+        scatter: Tensor | None = None  # if added up at once: a matrix for each class would not fit
         for class_id, of_class in zip(class_ids.tolist(), by_class, strict=True):
             try:
-                fitted[class_id] = fit_gaussian(of_class, self.ridge, experience, rank)
+                gaussian = fit_gaussian(of_class, self.ridge, experience, rank)
             except ValueError as error:
                 raise ValueError(f"class {class_id}: {error}") from None
+            if at_once:
+                of_class_scatter = (len(of_class) - 1) * gaussian.covariance.double()
+                scatter = of_class_scatter if scatter is None else scatter.add_(of_class_scatter)
+                gaussian = replace(gaussian, kept=next(iter(fitted.values()), gaussian).kept)
+            fitted[class_id] = gaussian
         widths = {len(g.mean) for g in [*self._gaussians.values(), *fitted.values()]}
         if len(widths) > 1:
             raise ValueError(
@@ -244,15 +251,22 @@ class ClassGaussians:
                 f"the backbone must not change its output's"
             )
         if fitted and self.covariance == "shared":
-            self._pool(fitted, targets)
+            self._pool(fitted, targets, scatter)
         else:
             self._gaussians |= fitted
 
-    def _pool(self, fitted: dict[int, Gaussian], targets: Tensor) -> None:
-        """Add Gaussians fitted to ``targets``, and give all of them, old and new, the same covariance."""
+    def _pool(self, fitted: dict[int, Gaussian], targets: Tensor, scatter: Tensor | None) -> None:
+        """Add Gaussians fitted to ``targets``, and give all of them, old and new, the same covariance.
+
+        :param scatter: the sum (d, d) of their covariances, each times its degrees of freedom; None: it is not known.
+        """
         # each holds the ridge once, and so does their weighted mean
-        parts = [(g.covariance, int((targets == c).sum()) - 1) for c, g in fitted.items()]
-        parts += [(g.covariance, self._degrees) for g in list(self._gaussians.values())[:1]]
+        old = [(g.covariance, self._degrees) for g in list(self._gaussians.values())[:1]]
+        if scatter is None:
+            parts = [*((g.covariance, int((targets == c).sum()) - 1) for c, g in fitted.items()), *old]
+        else:
+            degrees = len(targets) - len(fitted)
+            parts = [(scatter / degrees if degrees else next(iter(fitted.values())).covariance, degrees), *old]
         self._degrees = sum(weight for _, weight in parts)
         pooled = parts[0][0].double()
         if self._degrees:

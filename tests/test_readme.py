@@ -70,7 +70,8 @@ def test_toml_blocks_are_read(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def shell_lines(text: str) -> list[str]:
     """Whole commands: the lines of shell blocks, without their comments."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [re.sub(r"^torchrun .* -m reclaim\.benchmark\.cli ", "reclaim ", line) for line in lines]
 
 
 def commands(text: str) -> list[str]:

@@ -50,15 +50,16 @@ def table(saved: dict[str, Any]) -> str:
     return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{where}"
 
 
-def put(page: str, text: str) -> str:
+def put(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with the text between its two marks.
 
     :raises ValueError: it has not each mark once, in order.
     """
-    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+    begin, end = marks
+    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(page)) != 1:
-        raise ValueError(f"the page needs the lines {BEGIN} and {END}, once each")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page)
+        raise ValueError(f"the page needs the lines {begin} and {end}, once each")
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page)
 
 
 if __name__ == "__main__":

@@ -170,13 +170,14 @@ def test_low_rank_with_all_eigenvectors_is_the_full_covariance(count: int, rank:
     torch.testing.assert_close(low[0].kept.variances, torch.full((6,), 0.01))  # type: ignore[union-attr]
 
 
-def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
+@pytest.mark.parametrize("dim", [5, WIDE + 4])
+def test_the_shared_covariance_is_pooled_over_everything_fitted(dim: int) -> None:
     """One fit after another, one sample in a class, and a class that comes back:
     the earlier samples stay, about their own mean.
     """
-    x = features_of(40, 5).numpy().astype(np.float64)
+    x = features_of(40, dim).numpy().astype(np.float64)
     groups = [(0, 0, x[:9]), (0, 1, x[9:23]), (1, 2, x[23:24]), (2, 0, x[24:40])]  # experience, class, samples
-    gaussians, scatter, degrees = ClassGaussians(0.25, "shared"), np.zeros((5, 5)), 0
+    gaussians, scatter, degrees = ClassGaussians(0.25, "shared"), np.zeros((dim, dim)), 0
     for experience in range(3):
         new = [(c, rows) for e, c, rows in groups if e == experience]
         gaussians.fit(
@@ -189,10 +190,12 @@ def test_the_shared_covariance_is_pooled_over_everything_fitted() -> None:
             scatter, degrees = scatter + centred.T @ centred, degrees + len(rows) - 1
             torch.testing.assert_close(gaussians[c].mean.double().numpy(), rows.mean(axis=0), rtol=1e-5, atol=1e-5)
         for c in gaussians.classes:
-            expected = scatter / degrees + 0.25 * np.eye(5)
-            np.testing.assert_allclose(gaussians[c].covariance, expected, rtol=1e-5, atol=1e-5)
+            expected = scatter / degrees + 0.25 * np.eye(dim)
+            close = 1e-5 * expected.max()
+            np.testing.assert_allclose(gaussians[c].covariance, expected, rtol=1e-5, atol=close)
             factor = gaussians[c].kept.factor  # not that of an earlier pool
-            np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-4, atol=close)
+    assert len({id(gaussians[c].kept) for c in gaussians.classes}) == 1
     assert [gaussians[c].experience for c in (0, 1, 2)] == [2, 0, 1]
 
 
