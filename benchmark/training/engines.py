@@ -155,7 +155,7 @@ def _by_ray(
         raise ValueError("the engine ray is not installed: pip install 'reclaim[ray]'") from error
     began = not ray.is_initialized()
     if began:
-        ray.init(address=address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
+        ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False)
     make = ray.remote(_make_on_a_node)
     root = store.root.resolve()
     try:

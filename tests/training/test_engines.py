@@ -153,7 +153,17 @@ def test_an_unknown_engine_is_refused(store: RecordStore) -> None:
 STUDY = [("slca", 0), ("linear", 0), ("lora-aepg", 1), ("slca", 2), ("linear", 3)]
 
 
-def slowed_and_logged() -> None:
+_make_on_a_node = engines._make_on_a_node
+
+
+def make_slowed_and_logged(one: Job, root: Path) -> str | None:
+    """Stands in for ``engines._make_on_a_node``."""
+    if not hasattr(RecordStore, "logged"):
+        slow_and_log()
+    return _make_on_a_node(one, root)
+
+
+def slow_and_log() -> None:
     """In each worker: small drawings, half a second more after each checkpoint, and a line of what happens."""
     from reclaim.benchmark.training.checkpoints import Checkpoint
 
@@ -184,6 +194,7 @@ def slowed_and_logged() -> None:
         (RecordStore, "write", written),
     ):
         setattr(owner, name, instead)
+    RecordStore.logged = True  # type: ignore[attr-defined]
 
 
 DRIVER = """
@@ -191,11 +202,12 @@ import sys
 from pathlib import Path
 import ray
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import engines
 from reclaim.benchmark.training.engines import Needs, run_study
 from training import test_engines as here
 
-ray.init(address=sys.argv[1], log_to_driver=False,
-         runtime_env={"worker_process_setup_hook": here.slowed_and_logged})
+ray.init(address=sys.argv[1], log_to_driver=False)
+engines._make_on_a_node = here.make_slowed_and_logged
 study = {here.job(recipe, seed): Needs() for recipe, seed in here.STUDY}
 made, failures = run_study(study, RecordStore(sys.argv[2]), "ray", quiet=True)
 assert not failures, failures
