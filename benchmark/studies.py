@@ -25,6 +25,7 @@ from typing import Any
 from .api import jobs_for
 from .papers.protocols import Uncovered, find_cell, protocol_of, run_names
 from .toml_files import TABLE, TEXTS, Kind, check_entry, read_document
+from .training.components import ComponentError
 from .training.engines import Needs
 from .training.jobs import Job, jobs_of
 from .training.own import recipe_of
@@ -78,7 +79,7 @@ def read_study(path: Path, setup: Setup = HERE) -> dict[Job, Needs]:
                 jobs = _of_recipes(path.parent, entry, 1 if seeds is None else seeds, settings, setup)
         except StudyError:
             raise
-        except ValueError as error:
+        except (ValueError, ComponentError) as error:
             raise StudyError(f"{where}: {error}") from error
         for job in jobs:
             found.setdefault(job, needs)
