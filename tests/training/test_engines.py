@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,11 +15,8 @@ from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import engines, jobs
 from reclaim.benchmark.training.engines import RETRIES, Needs, longest_first, progress_of, run_study, seconds_of
 from reclaim.benchmark.training.jobs import Job
-from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
-from small_runs import SMALL, shrink, small_config, synthetic_record
-
-TESTS = Path(__file__).parents[1]
+from small_runs import SMALL, small_config, synthetic_record
 
 
 def job(recipe: str = "linear", seed: int = 0, *settings: str) -> Job:
@@ -146,141 +138,3 @@ def test_more_than_the_cluster_has_is_refused() -> None:
 def test_an_unknown_engine_is_refused(store: RecordStore) -> None:
     with pytest.raises(ValueError, match="the engine is 'slurm': choose local or ray"):
         run_study({job(): Needs()}, store, "slurm")
-
-
-# --- Ray, on two nodes ---
-
-STUDY = [("slca", 0), ("linear", 0), ("lora-aepg", 1), ("slca", 2), ("linear", 3)]
-
-
-_make_on_a_node = engines._make_on_a_node
-
-
-def make_slowed_and_logged(one: Job, root: Path) -> str | None:
-    """Stands in for ``engines._make_on_a_node``."""
-    if not hasattr(RecordStore, "logged"):
-        slow_and_log()
-    return _make_on_a_node(one, root)
-
-
-def slow_and_log() -> None:
-    """In each worker: small drawings, half a second more after each checkpoint, and a line of what happens."""
-    from reclaim.benchmark.training.checkpoints import Checkpoint
-
-    shrink(pytest.MonkeyPatch())
-    log, save, load, write = Path(os.environ["RECLAIM_LOG"]), Checkpoint.save, Checkpoint.load, RecordStore.write
-
-    def note(*words: Any) -> None:
-        with log.open("a") as file:
-            file.write(" ".join(map(str, words)) + "\n")
-
-    def slow(self: Any, strategy: Any) -> None:
-        save(self, strategy)
-        note("saved", os.getpid(), os.getppid(), self.path.stem)
-        time.sleep(0.5)
-
-    def loaded(self: Any, fresh: Any) -> Any:
-        strategy = load(self, fresh)
-        note("fresh" if strategy is fresh else "resumed", os.getpid(), self.path.stem)
-        return strategy
-
-    def written(self: Any, record: Record) -> Path:
-        note("written", os.getpid(), record.recipe, record.seed)
-        return write(self, record)
-
-    for owner, name, instead in (
-        (Checkpoint, "save", slow),
-        (Checkpoint, "load", loaded),
-        (RecordStore, "write", written),
-    ):
-        setattr(owner, name, instead)
-    RecordStore.logged = True  # type: ignore[attr-defined]
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-import ray
-from reclaim.benchmark.records.store import RecordStore
-from reclaim.benchmark.training import engines
-from reclaim.benchmark.training.engines import Needs, run_study
-from training import test_engines as here
-
-ray.init(address=sys.argv[1], log_to_driver=False)
-engines._make_on_a_node = here.make_slowed_and_logged
-study = {here.job(recipe, seed): Needs() for recipe, seed in here.STUDY}
-made, failures = run_study(study, RecordStore(sys.argv[2]), "ray", quiet=True)
-assert not failures, failures
-assert len(made) == len(study)
-"""
-
-
-@pytest.mark.trains
-@pytest.mark.skipif(sys.platform != "linux", reason="kills processes")
-def test_a_worker_a_node_and_the_driver_are_killed(
-    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    log = tmp_path / "log"
-    log.touch()
-    monkeypatch.setenv("RECLAIM_LOG", str(log))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-    def lines(kind: str) -> list[list[str]]:
-        return [line.split()[1:] for line in log.read_text().splitlines() if line.startswith(kind)]
-
-    def wait(what: Callable[[], Any]) -> Any:
-        while not (found := what()):
-            assert driver.poll() in (None, 0), driver.communicate()[1]
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.05)
-        return found
-
-    def under_way() -> list[str]:
-        """Of a run that was saved and is not written, by a process that lives: its process, and that one's parent."""
-        done = {pid for pid, *_ in lines("written")}
-        alive = [line for line in lines("saved") if line[0] not in {*done, *killed} and Path("/proc", line[0]).exists()]
-        return alive[-1] if alive else []
-
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", DRIVER, cluster.address, str(store.root)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    killed: set[str] = set()
-    end = time.monotonic() + 900
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-        driver = start()
-        # a worker
-        pid = wait(under_way)[0]
-        killed.add(pid)
-        os.kill(int(pid), signal.SIGKILL)
-        # the second node, while a run is under way there
-        raylet = str(second.all_processes["raylet"][0].process.pid)
-        wait(lambda: (found := under_way()) and found[1] == raylet)
-        cluster.remove_node(second, allow_graceful=False)
-        killed |= {line[0] for line in lines("saved") if line[1] == raylet}
-        # the driver
-        wait(under_way)
-        driver.kill()
-        driver.wait()
-        driver = start()
-        wait(lambda: driver.poll() is not None)
-        assert driver.returncode == 0, driver.communicate()[1]
-    finally:
-        driver.kill()
-        cluster.shutdown()
-    assert sorted((recipe, int(seed)) for _, recipe, seed in lines("written")) == sorted(STUDY)
-    assert len(lines("resumed")) >= 2
-    records, problems = store.load()
-    assert (len(records), problems) == (len(STUDY), [])
-    shrink(monkeypatch)
-    for record in records:
-        whole = run(record.recipe, small_config(record.recipe), SMALL, record.seed)
-        assert json.dumps(whole.result) == json.dumps(record.result)
-    assert [*tmp_path.glob("records.checkpoints/*.checkpoint")] == []
