@@ -48,6 +48,10 @@ class Needs:
             raise ValueError(f"{self}: cores must be above 0, gpus a fraction of one or whole, memory_gb at least 0")
 
 
+RAY_SETTINGS = {"worker_niceness": 0}
+"""Of a Ray that is started here. By its default, 15, a run stands still while anything else wants the processor."""
+
+
 class TransientError(RuntimeError):
     """A run ended by what may not come again."""
 
@@ -94,7 +98,7 @@ def run_study(
 
     :param needs: the runs, with what each occupies; the local engine counts runs, not needs.
     :param engine: "local" or "ray".
-    :param n_jobs: runs at a time of the local engine; by default one per core.
+    :param n_jobs: on this machine alone, runs at a time, or cores that Ray may use; by default as many as it has.
     :param address: of a running Ray cluster, such as "auto"; None: Ray on this machine alone.
     :raises RecordError: before any run: a record is damaged, or the store is not writable.
     :raises ValueError: there is no such engine, or Ray is not installed.
@@ -111,7 +115,7 @@ def run_study(
     if engine == "local":
         made, failures = _locally(missing, store, n_jobs, quiet)
     else:
-        made, failures = _by_ray(missing, needs, store, address, quiet)
+        made, failures = _by_ray(missing, needs, store, n_jobs, address, quiet)
     for job, reason in failures.items():
         _failure_of(job, store).parent.mkdir(parents=True, exist_ok=True)
         write_text(_failure_of(job, store), json.dumps({"reason": reason}))
@@ -147,15 +151,22 @@ def _reason(job: Job, store: RecordStore, error: BaseException, attempts: int) -
 
 
 def _by_ray(
-    jobs: Sequence[Job], needs: Mapping[Job, Needs], store: RecordStore, address: str | None, quiet: bool
+    jobs: Sequence[Job],
+    needs: Mapping[Job, Needs],
+    store: RecordStore,
+    n_jobs: int | None,
+    address: str | None,
+    quiet: bool,
 ) -> tuple[dict[Job, Record], dict[Job, str]]:
     try:
         import ray
     except ImportError as error:
         raise ValueError("the engine ray is not installed: pip install 'reclaim[ray]'") from error
     began = not ray.is_initialized()
-    if began:
-        ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False)
+    if began and address:
+        ray.init(address, log_to_driver=False)
+    elif began:
+        ray.init("local", num_cpus=n_jobs, include_dashboard=False, log_to_driver=False, _system_config=RAY_SETTINGS)
     make = ray.remote(_make_on_a_node)
     root = store.root.resolve()
     try:
@@ -181,6 +192,8 @@ def _by_ray(
                         reason = ray.get(done)
                     except ray.exceptions.RayTaskError as error:
                         reason = str(error.cause)
+                        if isinstance(error.cause, TransientError):
+                            reason += f" (tried {1 + RETRIES} times)"
                     except ray.exceptions.RayError as error:
                         reason = f"{type(error).__name__}: {str(error).splitlines()[0]} (tried {1 + RETRIES} times)"
                     if reason:
