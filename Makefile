@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test soak speed lint docs clean
+.PHONY: paper-check test soak speed lint docs release clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check $(if $(ROOT),--paper-root $(ROOT))
@@ -38,6 +38,10 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(VENV)/typed .
 	UNPACKED=$(VENV)/typed $(BIN)/mkdocs build --quiet
+
+# sdist, wheel and SBOM in dist/, tried in fresh environments: make release PYTHONS="python3.10 python3.13"
+release:
+	.ci/release
 
 # One stamp per extra; a changed pyproject.toml installs anew.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python
