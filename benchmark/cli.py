@@ -530,7 +530,11 @@ def _run_study(
         made, failures = run_study(study, store, engine, at_a_time(jobs, setup), address)
         for job, reason in failures.items():
             click.echo(f"failed: {job}: {reason}", err=True)
-        click.echo(shows.scores_table(list(made.values()), terminal_width())) if made else None
+        tables: dict[tuple[str, ...], list[Record]] = {}
+        for job in (job for job in study if job in made):
+            tables.setdefault(job.place[:3], []).append(made[job])
+        for records in tables.values():
+            click.echo(shows.scores_table(records, terminal_width()) + "\n")
     far = progress_of(list(study), store)
     for job, holder in far.running:
         click.echo(f"running: {job}, by {holder}")

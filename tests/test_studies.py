@@ -100,6 +100,19 @@ def test_the_command_says_how_far_it_is(tmp_path: Path) -> None:
     assert "not known" not in said.output
 
 
+def test_a_finished_study_runs_nothing_and_has_a_table_for_each_configuration(tmp_path: Path) -> None:
+    path, store = write(tmp_path, STUDY), RecordStore(tmp_path / "records")
+    for job in read_study(path):
+        store.write(synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config))
+    said = CliRunner().invoke(main, ["run", str(path), "--records", str(store.root)])
+    assert said.exit_code == 0, said.output
+    assert [line.split("  ")[0] for line in said.output.splitlines() if ", n = " in line] == [
+        *(f"{recipe} on split-quickdraw-{n}, n = 2" for recipe in ("slca", "linear") for n in (5, 10)),
+        "linear on split-quickdraw-10, n = 1",
+    ]
+    assert "9 runs: 9 done, 0 running, 0 failed, 0 waiting" in said.output
+
+
 @pytest.mark.parametrize("options", [["--again"], ["--set", "epochs=1"], ["--stream", "a:b"]])
 def test_options_that_a_study_has_itself_are_refused(options: list[str], tmp_path: Path) -> None:
     said = CliRunner().invoke(main, ["run", str(write(tmp_path, STUDY)), *options])
