@@ -6,13 +6,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test speed scaling lint docs clean
+.PHONY: paper-check test soak speed scaling lint docs release clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check $(if $(ROOT),--paper-root $(ROOT))
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest tests/
+
+# The tests of faults and of input that nobody wrote, 10,000 times each instead of a few hundred.
+soak: $(VENV)/installed-test
+	RECLAIM_SOAK=10000 $(BIN)/pytest tests/test_fuzz.py tests/records/test_store_faults.py
 
 # Some minutes, at best on a machine that does nothing else; the table is that of docs/performance.md.
 speed: $(VENV)/installed-test
@@ -38,6 +42,10 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(VENV)/typed .
 	UNPACKED=$(VENV)/typed $(BIN)/mkdocs build --quiet
+
+# sdist, wheel and SBOM in dist/, tried in fresh environments: make release PYTHONS="python3.10 python3.13"
+release:
+	.ci/release
 
 # One stamp per extra; a changed pyproject.toml installs anew.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python

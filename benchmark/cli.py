@@ -31,7 +31,9 @@ from .records.store import RecordStore, default_store, named_store
 from .report import show as shows
 from .report.compare import FORMATS, show_comparison
 from .report.tables import table, terminal_width
+from .studies import is_study, read_study
 from .training import sweep as tuning
+from .training.engines import progress_of, run_study
 from .training.jobs import Job, available_cores, run_jobs, try_jobs
 from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
@@ -440,6 +442,9 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 @JOBS
 @RECORDS
 @click.option("--again", is_flag=True, help="Replace runs that are on record.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="What makes the runs of a STUDY.")
+@click.option("--address", help="Of a running Ray cluster, such as auto [default: Ray on this machine].")
+@click.option("--status", is_flag=True, help="Say how far a STUDY is; run nothing.")
 @_settings
 @_stream
 @_setup
@@ -450,6 +455,9 @@ def run(
     jobs: int | None,
     records: Path | None,
     again: bool,
+    engine: str,
+    address: str | None,
+    status: bool,
     backbone: NamedBackbone | None,
     settings: tuple[str, ...],
     stream: str | None,
@@ -467,7 +475,17 @@ def run(
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
     Precision, compiling and micro-batches are recorded, and named next to a cell's verdict. Of a backbone its name and
     a fingerprint of its weights are recorded, never the place of a file.
+
+    STUDY.toml in place of RECIPE is many runs (recipes, streams, seeds, all cells of a paper): the longest first, one
+    failure does not stop the others, and the same command goes on (docs/scaling.md).
     """
+    if len(names) == 1 and is_study(Path(names[0])):
+        if cell or again or settings or stream or backbone or pictures.folder:
+            raise click.UsageError("a study says itself which runs: leave out the other options of runs")
+        _run_study(Path(names[0]), RecordStore(records or OWN_RECORDS), setup, engine, jobs, address, status)
+        return
+    if status or address or engine != "local":
+        raise click.UsageError("--engine, --address and --status are for a STUDY.toml")
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
     if (pictures.folder or stream) and (cell or len(names) > 1):
@@ -502,6 +520,33 @@ def run(
             click.echo(f"note: {note}")
     if cell:
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
+
+
+def _run_study(
+    path: Path, store: RecordStore, setup: Setup, engine: str, jobs: int | None, address: str | None, status: bool
+) -> None:
+    study = read_study(path, setup)
+    if not status:
+        made, failures = run_study(study, store, engine, at_a_time(jobs, setup), address)
+        for job, reason in failures.items():
+            click.echo(f"failed: {job}: {reason}", err=True)
+        tables: dict[tuple[str, ...], list[Record]] = {}
+        for job in (job for job in study if job in made):
+            tables.setdefault(job.place[:3], []).append(made[job])
+        for records in tables.values():
+            click.echo(shows.scores_table(records, terminal_width()) + "\n")
+    far = progress_of(list(study), store)
+    for job, holder in far.running:
+        click.echo(f"running: {job}, by {holder}")
+    for job, reason in far.failed.items() if status else ():
+        click.echo(f"failed: {job}: {reason}")
+    counts = (("done", far.done), ("running", far.running), ("failed", far.failed), ("waiting", far.waiting))
+    click.echo(f"{len(study)} runs: " + ", ".join(f"{len(some)} {what}" for what, some in counts))
+    if len(far.done) < len(study):
+        known = "not known, no run is on record" if far.seconds_left is None else f"{far.seconds_left / 3600:.2f} h"
+        click.echo(f"time left, one run after another: {known}")
+    if not status and far.failed:
+        raise click.ClickException(f"{len(far.failed)} of {len(study)} runs failed; the same command tries them again")
 
 
 def _recipe_of(name: str) -> Recipe:

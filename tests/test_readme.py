@@ -14,6 +14,7 @@ import pytest
 from reclaim.benchmark import recipes
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.papers import published
+from reclaim.benchmark.studies import read_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -45,8 +46,15 @@ TOML = re.compile(r"^```toml\n(?!base = )(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.mark.parametrize("page", with_a(TOML))
 def test_toml_blocks_are_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block is what a reader adds to one of our files: with it, the file must be read, and hold what it says."""
+    """A block is a study, or what a reader adds to one of our files: with it, the file must be read, and hold what it
+    says.
+    """
     for block in TOML.findall(page.read_text(encoding="utf-8")):
+        if "runs" in published.tomllib.loads(block):
+            path = tmp_path / "study.toml"
+            path.write_text(block, encoding="utf-8")
+            assert read_study(path)
+            continue
         (name,) = published.tomllib.loads(block)
         if name in ("cell", "claim"):
             (entry,) = published.tomllib.loads(block)[name]

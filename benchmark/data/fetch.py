@@ -225,6 +225,8 @@ def unpack(archive: Path, folder: Path, limit: int, inside: str = "") -> None:
             for member in members:
                 if member.isfile():
                     _write(tar, member, folder, folder / member.name.removeprefix(inside))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{archive}: {error.filename} is a file, and a folder in the archive: move it away") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{archive} cannot be unpacked ({error}): move it away, then fetch again") from error
 

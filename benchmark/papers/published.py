@@ -405,9 +405,10 @@ def _document(name: str) -> dict[str, Any]:
 
 def _entries(file: str, document: Mapping[str, Any], section: str) -> Sequence[Mapping[str, Any]]:
     """The entries of a section: ``[section]``, of which there is one, or ``[[section]]``."""
-    single = section in _SINGLE
-    content = document.get(section, {} if single else [])
-    entries = [content] if single and (content or section in document) else content or []
+    if section not in document:
+        return []
+    single, content = section in _SINGLE, document[section]
+    entries = [content] if single else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise PublishedError(
             f"{file}: {section} is {content!r}: write it as {f'[{section}]' if single else f'[[{section}]]'} with "

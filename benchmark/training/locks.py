@@ -72,6 +72,21 @@ class RunLocks:
         except OSError:
             return "another process"
 
+    def held_by(self, recipe: str, stream: str, config_hash: str, seed: int) -> str | None:
+        """Who makes a run, such as "process 12 on host"; None: nobody. Changes no lock."""
+        path = self._path(recipe, stream, config_hash, seed)
+        if path is None or not path.exists():
+            return None
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return self.holder(recipe, stream, config_hash, seed)
+        except (OSError, NotImplementedError):
+            return None
+        lock.release()
+        return None
+
     def _path(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path | None:
         return self.folder and self.folder / f"{recipe}.{stream}.{config_hash}.{seed}.lock"
 

@@ -244,6 +244,28 @@ def test_damaged_images_are_all_named(pets: Path) -> None:
     assert not (pets.parent / "records").exists()
 
 
+def test_cmyk_is_converted_exif_is_not_applied_and_a_bomb_is_refused(pets: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (8, 6), "red").save(pets / "cat" / "turned.jpg", exif=turned)
+    Image.new("CMYK", (8, 6), (0, 255, 255, 0)).save(pets / "cat" / "press.jpg")
+    Image.new("1", (20_000, 20_000)).save(pets / "cat" / "bomb.png")  # 50 kB on the disk, 1.2 GB in RGB
+    found = list_folder(pets, {"test_share": 0.2, "seed": 0})
+    read = 0
+    for part in found.parts.values():
+        for i in range(len(part)):
+            path = part.path(i)
+            assert path is not None
+            if path.stem in ("turned", "press"):
+                image = part.load(i)
+                assert (image.size, image.mode) == ((8, 6), "RGB")
+                assert image.getpixel((0, 0))[0] > 200 > 60 > max(image.getpixel((0, 0))[1:]), path
+                read += 1
+    assert read == 2
+    (refused,) = undecodable_files(found)
+    assert "bomb.png cannot be decoded" in refused
+
+
 # --- reclaim data check ---
 
 
