@@ -30,12 +30,12 @@ class GivenFeatures(nn.Module):
 
 
 def never_changes(config: Config) -> bool:
-    """Whether all features of a run are functions of their images alone: images under one transform, a backbone that
-    is not trained, and nothing else that would see the images.
+    """Whether all features of a run are functions of their images alone: photographs under one transform, a backbone
+    that is not trained, and nothing else that would see the images.
     """
-    if config.external or config.keep == "best" or config.compile:
+    if config.images is None or config.external or config.keep == "best" or config.compile:
         return False
-    as_tested = config.epochs == 0 or not (config.images or config).augment
+    as_tested = config.epochs == 0 or not config.images.augment
     untrained = config.epochs == 0 or config.trainable == "heads"
     adds = config.final_norm == "fresh" or config.memory or any(getattr(config, name) for name in MODULES)
     of_images = config.closed_form and config.closed_form.kind == "aper"

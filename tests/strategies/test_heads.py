@@ -310,7 +310,7 @@ class TestTaskCrossEntropy:
         torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))
         loss.after_eval(self.strategy)
         with pytest.raises(
-            ValueError, match=r"target 0 .* classes of the current experience \[1, 4\]: .*restrict=False"
+            ValueError, match=r"target 5 .* classes of the current experience \[1, 4\]: .*restrict=False"
         ):
             loss(logits, targets)
         loss.after_training_exp(self.strategy)
