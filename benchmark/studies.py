@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .api import jobs_for
+from .config import flatten
 from .papers.protocols import Uncovered, find_cell, protocol_of, run_names
 from .toml_files import TABLE, TEXTS, Kind, check_entry, read_document
 from .training.components import ComponentError
@@ -71,7 +72,7 @@ def read_study(path: Path, setup: Setup = HERE) -> dict[Job, Needs]:
             raise StudyError(f"{where}: a paper's cells have their streams: leave out streams")
         needs = _needs(where, {**document.get("needs", {}), **entry.get("needs", {})})
         seeds = entry.get("seeds", document.get("seeds"))
-        settings = [f"{key}={json.dumps(value)}" for key, value in _flat(entry.get("settings", {}))]
+        settings = [f"{key}={json.dumps(value)}" for key, value in flatten(entry.get("settings", {})).items()]
         try:
             if "papers" in entry:
                 jobs = _of_papers(where, entry["papers"], seeds, settings, setup)
@@ -108,13 +109,6 @@ def _of_papers(where: str, papers: Sequence[str], seeds: Any, settings: Sequence
 
 def _listed(seeds: Any) -> list[int]:
     return seeds if isinstance(seeds, list) else list(range(seeds))
-
-
-def _flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        pairs += _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else [(f"{above}{key}", value)]
-    return pairs
 
 
 def _needs(where: str, entry: Mapping[str, Any]) -> Needs:

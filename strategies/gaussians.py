@@ -20,7 +20,7 @@ WIDE = 256
 """Up to this many features a covariance and its factor are computed in float64, and features are drawn in one product,
 as for the runs on record. Beyond, where these products are all that takes time, half of them are left out, and
 covariance and factor are computed in float32: they differ by some 1e-6 of the largest variance, hardly more than by
-their own rounding.
+their own rounding. A shared covariance is then summed class by class, without a matrix for each.
 """
 _BLOCK = 128  # columns at a time
 
@@ -232,14 +232,14 @@ class ClassGaussians:
         order = targets.argsort(stable=True)
         class_ids, counts = targets.unique(return_counts=True)
         by_class = features[order.to(features.device)].split(counts.tolist())
-        at_once = self.covariance == "shared" and features.shape[-1] > WIDE
-        scatter: Tensor | None = None  # if added up at once: a matrix for each class would not fit
+        one_by_one = self.covariance == "shared" and features.shape[-1] > WIDE
+        scatter: Tensor | None = None
         for class_id, of_class in zip(class_ids.tolist(), by_class, strict=True):
             try:
                 gaussian = fit_gaussian(of_class, self.ridge, experience, rank)
             except ValueError as error:
                 raise ValueError(f"class {class_id}: {error}") from None
-            if at_once:
+            if one_by_one:
                 of_class_scatter = (len(of_class) - 1) * gaussian.covariance.double()
                 scatter = of_class_scatter if scatter is None else scatter.add_(of_class_scatter)
                 gaussian = replace(gaussian, kept=next(iter(fitted.values()), gaussian).kept)

@@ -45,7 +45,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
 
 
 def make_small(job: Job, advance: Callable[[Tick], Any]) -> Record:
-    """A run on the small drawings, also in another process: stands in for ``engines._make``."""
+    """A run on the small drawings, also in another process: stands in for ``jobs._make``."""
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         return _make(job, advance)

@@ -329,10 +329,13 @@ def some_heads() -> TaskHeads:
 
 def align_head_by_head(heads: TaskHeads, gaussians: ClassGaussians, generator: torch.Generator) -> None:
     """One epoch of alignment as one would write it down: a forward pass, a norm and an update for each head."""
+    train_head_by_head(heads, gaussians.sample(heads.classes, SAMPLES, generator), generator)
+
+
+def train_head_by_head(heads: TaskHeads, drawn: Tensor, generator: torch.Generator) -> None:
+    """On features (classes, n, width) drawn of each class."""
     optimizer = SGD(heads.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    classes = heads.classes
-    features = gaussians.sample(classes, SAMPLES, generator).flatten(0, 1)
-    targets = torch.tensor(classes).repeat_interleave(SAMPLES)
+    features, targets = drawn.flatten(0, 1), torch.tensor(heads.classes).repeat_interleave(drawn.shape[1])
     for batch in torch.randperm(len(features), generator=generator).split(256):
         logits = [head(features[batch]) for head in heads.heads]
         norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
@@ -376,18 +379,11 @@ def test_alignment_of_papers_shapes(check: Callable[..., None]) -> None:
         align_heads(heads, gaussians, epochs=1, mean_decay=False, generator=generator)
 
     def public_way() -> None:
-        optimizer = SGD(heads.heads.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         drawn = [
             torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance).sample(torch.Size([256]))
             for c in gaussians.classes
         ]
-        features, targets = torch.cat(drawn), torch.tensor(gaussians.classes).repeat_interleave(256)
-        for batch in torch.randperm(len(features), generator=generator).split(256):
-            logits = [head(features[batch]) for head in heads.heads]
-            norm = torch.stack([part.norm(dim=1) + 1e-7 for part in logits]).mean(dim=0)
-            optimizer.zero_grad()
-            F.cross_entropy(torch.cat(logits, dim=1) / (norm * 0.1).unsqueeze(1), targets[batch]).backward()
-            optimizer.step()
+        train_head_by_head(heads, torch.stack(drawn), generator)
 
     check(
         first_epoch,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..files import write_text
 from ..records.record import Record
 from ..records.store import RecordStore
-from .jobs import Job, _beside, _epochs, _with_checkpoints, log_of, on_record, try_jobs
+from .jobs import Job, beside_store, epochs_of, log_of, on_record, try_jobs, with_checkpoints
 from .locks import RunLocks
 
 RETRIES = 3
@@ -74,7 +74,7 @@ def seconds_of(jobs: Sequence[Job], store: RecordStore) -> dict[Job, float | Non
     for job in jobs:
         rate = by_epoch.get(job.recipe) or by_epoch.get("")
         known = walls.get(job.place[:3])
-        found[job] = median(known) if known else _epochs(job) * median(rate) if rate else None
+        found[job] = median(known) if known else epochs_of(job) * median(rate) if rate else None
     return found
 
 
@@ -83,7 +83,7 @@ def longest_first(jobs: Sequence[Job], store: RecordStore) -> list[Job]:
     Where no time is known, by the number of epochs.
     """
     seconds = seconds_of(jobs, store)
-    return sorted(jobs, key=lambda job: (seconds[job] or 0.0, _epochs(job)), reverse=True)
+    return sorted(jobs, key=lambda job: (seconds[job] or 0.0, epochs_of(job)), reverse=True)
 
 
 def run_study(
@@ -142,7 +142,7 @@ def _locally(
 def _reason(job: Job, store: RecordStore, error: BaseException, attempts: int) -> str:
     """The error, how often it was tried, and the end of the run's log."""
     tries = f" (tried {attempts} times)" if attempts > 1 else ""
-    log = log_of(_with_checkpoints(job, store))
+    log = log_of(with_checkpoints(job, store))
     tail = log.read_text(errors="replace").splitlines()[-10:] if log and log.is_file() else []
     return "\n".join([f"{type(error).__name__}: {error}{tries}", *(f"| {line}" for line in tail)])
 
@@ -257,7 +257,7 @@ def progress_of(jobs: Sequence[Job], store: RecordStore) -> Progress:
     known = on_record(jobs, store)
     running, failed, waiting = [], {}, []
     for job in (job for job in jobs if job not in known):
-        holder = RunLocks(_beside(store)).held_by(*job.place)
+        holder = RunLocks(beside_store(store)).held_by(*job.place)
         if holder:
             running.append((job, holder))
         elif _failure_of(job, store).is_file():
@@ -271,4 +271,4 @@ def progress_of(jobs: Sequence[Job], store: RecordStore) -> Progress:
 
 def _failure_of(job: Job, store: RecordStore) -> Path:
     recipe, stream, config_hash, seed = job.place
-    return _beside(store) / f"{recipe}.{stream}.{config_hash}.{seed}.failed"
+    return beside_store(store) / f"{recipe}.{stream}.{config_hash}.{seed}.failed"

@@ -135,15 +135,15 @@ def _try_jobs(
     written = {job: store.written(*job.place) if store else None for job in missing}
     n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
     failures: dict[Job, Exception] = {}
-    placed = {job: _with_checkpoints(job, store) for job in (*known, *missing)}
+    placed = {job: with_checkpoints(job, store) for job in (*known, *missing)}
 
     def discard_checkpoint(job: Job) -> None:
         placed[job].setup.discard_checkpoint(*job.place)
 
     with (
-        RunLocks(_beside(store) if store else None) as locks,
+        RunLocks(beside_store(store) if store else None) as locks,
         tqdm(
-            total=sum(_epochs(job) for job in missing),
+            total=sum(epochs_of(job) for job in missing),
             unit="epoch",
             disable=quiet or not missing,
             smoothing=0.05,
@@ -199,7 +199,7 @@ def _try_jobs(
                     return job
                 if record:
                     known[job] = record
-                    advance((f"{job}, made by another process", _epochs(job)))
+                    advance((f"{job}, made by another process", epochs_of(job)))
                 locks.release(*job.place)
             return None
 
@@ -390,21 +390,23 @@ def _let_go(error: Exception) -> None:
         torch.cuda.empty_cache()
 
 
-def _beside(store: RecordStore) -> Path:
+def beside_store(store: RecordStore) -> Path:
     """Folder of the checkpoints and locks of a store's runs."""
     root = Path(os.path.abspath(store.root))
     return root.parent / f"{root.name}.checkpoints"
 
 
-def _with_checkpoints(job: Job, store: RecordStore | None) -> Job:
+def with_checkpoints(job: Job, store: RecordStore | None) -> Job:
+    """The run with the folder of the store's checkpoints, unless it names another or keeps none."""
     if (
         store is None or job.setup.checkpoints or job.setup.rehearsal
     ):  # a rehearsal is shorter than writing its checkpoints
         return job
-    return replace(job, setup=replace(job.setup, checkpoints=_beside(store)))
+    return replace(job, setup=replace(job.setup, checkpoints=beside_store(store)))
 
 
-def _epochs(job: Job) -> int:
+def epochs_of(job: Job) -> int:
+    """Epochs of a run over all experiences; an experience without any counts as one."""
     return max(1, job.config.epochs) * (1 if job.config.joint else len(job.stream.sizes))
 
 

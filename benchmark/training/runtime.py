@@ -58,8 +58,13 @@ class Setup:
 
 
 def process() -> tuple[int, int]:
-    """Number of this process among those of one run, and how many they are: as ``torchrun`` says, else (0, 1)."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of this process among those that ``torchrun`` started for one run, and how many they are; else (0, 1).
+
+    Clusters set RANK and WORLD_SIZE for other purposes, too: they count where torchrun has given the run an id.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def unfinished(checkpoint: Path) -> Path:

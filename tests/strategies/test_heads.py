@@ -316,6 +316,19 @@ class TestTaskCrossEntropy:
         loss.after_training_exp(self.strategy)
         torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))
 
+    def test_without_waiting_it_is_found_after_the_epoch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on devices that compute by themselves: steps leave it to the end of the epoch."""
+        loss = TaskCrossEntropy()
+        loss.before_training_exp(self.strategy)
+        with monkeypatch.context() as patch:
+            patch.setattr(TaskCrossEntropy, "_require_own", lambda self: None)
+            for targets in ([4, 1], [1, 5], [4, 4]):
+                loss(torch.randn(2, 6), torch.tensor(targets))
+        with pytest.raises(ValueError, match="target 5 is not among the classes"):
+            loss.after_training_epoch(self.strategy)
+        loss(torch.randn(2, 6), torch.tensor([4, 1]))
+        loss.after_training_epoch(self.strategy)  # said once
+
     def test_unrestricted(self) -> None:
         loss = TaskCrossEntropy(restrict=False)
         logits, targets = torch.randn(2, 6), torch.tensor([0, 5])

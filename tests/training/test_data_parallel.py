@@ -16,7 +16,7 @@ from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import jobs
 from reclaim.benchmark.training.data_parallel import Replicas, require_alike, require_divisible
 from reclaim.benchmark.training.jobs import Job
-from reclaim.benchmark.training.runtime import Setup
+from reclaim.benchmark.training.runtime import Setup, process
 from reclaim.strategies.backbones import quickdraw_vit
 from reclaim.strategies.features import extract_features
 from reclaim.strategies.heads import ContinualModel
@@ -33,6 +33,9 @@ SIZES = (7, 2, 1)  # of batches: uneven, and smaller than the number of processe
 def test_the_parts_of_a_batch(n: int, parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert process() == (0, 1)  # of somebody else's launcher
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         found.append(Replicas.part([torch.arange(n), torch.arange(n)]))
@@ -71,6 +74,7 @@ def gradients(model: ContinualModel) -> torch.Tensor:
 def both(rank: int, folder: str, port: int) -> None:
     """What each of two processes computes."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_RUN_ID"] = "any"
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     model, batches = model_and_batches()

@@ -103,7 +103,7 @@ def test_a_transient_failure_is_tried_again_and_a_permanent_one_is_not(makes: An
 
 def test_the_end_of_a_failed_runs_log_is_told(makes: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job()
-    log = jobs.log_of(jobs._with_checkpoints(one, store))
+    log = jobs.log_of(jobs.with_checkpoints(one, store))
     assert log
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {n}\n" for n in range(100)))

@@ -456,7 +456,7 @@ def test_a_run_goes_on_from_its_checkpoint(store: RecordStore, tmp_path: Path) -
 def test_the_log_lies_beside_the_checkpoint(store: RecordStore) -> None:
     named = job("neutral", plugins=["outside:Neutral"])
     assert log_of(named) is None
-    placed = engines._with_checkpoints(named, store)
+    placed = engines.with_checkpoints(named, store)
     path = log_of(placed)
     assert path is not None
     assert path.parent == placed.setup.checkpoints
