@@ -11,7 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 QUICKDRAW_VIT = "quickdraw_vit"
@@ -559,6 +559,14 @@ class Config:
                 raise ConfigError(f"cannot read {assignment!r}: write key=value, such as lr=0.1")
             _assign(Config, values, key.strip(), key.strip().split("."), _parse(text.strip()))
         return Config(**values)
+
+    def passing(self, images: int) -> Config:
+        """A copy of which at most so many images pass through the backbone at a time, in training and evaluation.
+
+        :raises ConfigError: the method needs whole batches.
+        """
+        training = min(images, self.micro_batch or self.batch_size, self.batch_size)
+        return replace(self, micro_batch=training, eval_batch_size=min(images, self.eval_batch_size or self.batch_size))
 
     def __post_init__(self) -> None:
         repository = re.fullmatch(rf"{HUB}[\w.-]+/[\w.-]+(@[\w.-]+)?", self.backbone)

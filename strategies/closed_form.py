@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .features import check_features, extract_features
 from .heads import require_continual_model
 from .parts import Heads, parts_of, require_same_classes
-from .runs import Owner, classes_of
+from .runs import Owner, classes_of, images_at_a_time
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
@@ -64,7 +64,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts = parts_of(strategy.model, type(self).__name__)
-        batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
+        batch_size = images_at_a_time(strategy)
         workers = kwargs.get("num_workers", 0)
         images = strategy.experience.dataset.eval()
         self.update(*extract_features(parts.model, images, batch_size, strategy.device, workers))

@@ -33,7 +33,7 @@ from .heads import ContinualModel, unwrap
 from .parts import parts_of
 from .peft import attach_modules
 from .peft_module import PEFTModule, require_vision_transformer
-from .runs import Owner, experiences_before
+from .runs import Owner, experiences_before, images_at_a_time
 
 # The branches of a layer
 
@@ -457,7 +457,7 @@ class InfLoRA(SupervisedPlugin[Any]):
         seed, device = int(entropy[0]), torch.device(strategy.device)
         loader: Any = DataLoader(
             data,
-            max(strategy.train_mb_size, strategy.eval_mb_size or 1),
+            images_at_a_time(strategy),
             num_workers=num_workers,
             collate_fn=getattr(data, "collate_fn", None),
             generator=torch.Generator().manual_seed(seed),

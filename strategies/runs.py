@@ -88,3 +88,11 @@ def is_online(experience: Any) -> bool:
 def _task_of(experience: Any) -> Any:
     """The experience that an online stream was made of, if it gives access to that."""
     return experience.origin_experience if getattr(experience, "access_task_boundaries", False) else None
+
+
+def images_at_a_time(strategy: Any) -> int:
+    """Images of a pass without gradients: as many as training or evaluation passes at a time, whichever is more.
+
+    :param strategy: one with a ``micro_batch`` trains on so many at a time, others on whole batches.
+    """
+    return max(getattr(strategy, "micro_batch", None) or strategy.train_mb_size, strategy.eval_mb_size or 1)

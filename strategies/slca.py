@@ -32,7 +32,7 @@ from .frozen_batch_norm import moving_batch_norms
 from .gaussians import ClassGaussians, CovarianceKind
 from .heads import ContinualModel, unwrap
 from .parts import Heads, parts_of, require_same_classes
-from .runs import Owner, classes_of
+from .runs import Owner, classes_of, images_at_a_time
 from .task_loss import TaskCrossEntropy
 
 TaskIndex = Literal["true", "reference"]
@@ -399,7 +399,7 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts = parts_of(strategy.model, "ClassifierAlignment")
         experience = len(self._tasks)  # not the strategy's clock, which begins anew in a new strategy on this model
-        batch_size = max(strategy.train_mb_size, strategy.eval_mb_size or 1)
+        batch_size = images_at_a_time(strategy)
         # the experience's own data, not the adapted dataset, which may hold a replay buffer
         workers = kwargs.get("num_workers", 0)
         features, targets = extract_features(

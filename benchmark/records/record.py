@@ -410,10 +410,10 @@ def compare(a: Record, b: Record) -> Comparison:
 
     - On the same kind of machine, on its CPU, every key of ``result`` must be equal, but for what says in which layout
       the images lay (:data:`OF_THE_FOLDER`).
-    - On different kinds of machine, or on an accelerator (whose sums have no fixed order), every accuracy may differ by
-      half a point plus the weight of one test image of its task. Accuracies change in steps of one image, which in a
-      small task is more than half a point, and a single borderline image does not indicate a changed method. Keys that
-      are not measured (:data:`MEASURED`) must be equal.
+    - On different kinds of machine, on an accelerator (whose sums have no fixed order), or if one passed fewer images
+      at a time for want of memory, every accuracy may differ by half a point plus the weight of one test image of its
+      task. Accuracies change in steps of one image, which in a small task is more than half a point, and a single
+      borderline image does not indicate a changed method. Keys that are not measured (:data:`MEASURED`) must be equal.
     - If the images were loaded by different numbers of processes, the runs used different random crops: they are two
       samples of one configuration. Then only the keys that are not measured must be equal.
 
@@ -426,7 +426,13 @@ def compare(a: Record, b: Record) -> Comparison:
                 f"compare runs of one configuration and seed"
             )
     same_crops = a.provenance.get("loading") == b.provenance.get("loading")
-    exact = same_crops and same_kind_of_machine(a.provenance, b.provenance) and a.provenance["accelerator"] is None
+    same_passes = a.provenance.get("at_a_time") == b.provenance.get("at_a_time")
+    exact = (
+        same_crops
+        and same_passes
+        and same_kind_of_machine(a.provenance, b.provenance)
+        and a.provenance["accelerator"] is None
+    )
     differing = tuple(
         key
         for key in dict.fromkeys((*RESULT_KEYS, *DENSE_KEYS, *OPTIONAL_KEYS))

@@ -26,7 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import Component, Config, config_hash
+from ..config import Component, Config, ConfigError, config_hash
 from ..data.streams import Stream
 from ..recipes import Recipe, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError
@@ -355,10 +355,31 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 """What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _at_a_time(job: Job) -> int:
+    """Images that pass through the backbone at a time in training."""
+    return min(filter(None, (job.config.batch_size, job.config.micro_batch, job.setup.at_a_time)))
+
+
+def _fewer_at_a_time(job: Job) -> int | None:
+    """Half as many images as now; None if there is only one, or the method needs whole batches."""
+    fewer = _at_a_time(job) // 2
+    if not fewer or job.config.dense or process()[1] > 1:
+        return None
+    try:
+        job.config.passing(fewer)
+    except ConfigError:
+        return None
+    return fewer
+
+
 def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> Exception | None:
     """The error with what helps against it, if it is that torch had, or probably had, too little memory."""
     config = job.config
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+    if _is_lack_of_memory(error):
         what = f"out of memory ({next(line for line in str(error).splitlines() if line.strip())})"
     elif isinstance(error, BrokenProcessPool) and job.external:
         code = ", ".join(component.path for component in job.external)
@@ -367,11 +388,10 @@ def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> Exception | None:
         what = f"a process was killed, most often for want of memory ({error})"
     else:
         return None
-    at_a_time = min(config.micro_batch or config.batch_size, config.batch_size)
     remedies = [f"--jobs {n_jobs // 2}"] if n_jobs > 1 else []
-    if at_a_time > 1 and not (config.memory and config.memory.method == "der++"):
+    if isinstance(error, BrokenProcessPool) and (fewer := _fewer_at_a_time(job)):  # else fewer were tried
         remedies.append(
-            f"--micro-batch {at_a_time // 2} (now {at_a_time} images at a time; the same gradient, but not for "
+            f"--micro-batch {fewer} (now {_at_a_time(job)} images at a time; the same gradient, but not for "
             f"backbones with batch normalisation)"
         )
     if config.precision == "fp32" and job.setup.device != "cpu":
@@ -459,15 +479,29 @@ def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
         advance((str(job), done - before))
         before = done
 
-    return make(
-        job.recipe,
-        job.config,
-        job.stream,
-        job.seed,
-        hyperparameters_from=job.hyperparameters_from,
-        setup=job.setup,
-        progress=progress,
-    )
+    setup, lack = job.setup, None
+    while True:
+        try:
+            return make(
+                job.recipe,
+                job.config,
+                job.stream,
+                job.seed,
+                hyperparameters_from=job.hyperparameters_from,
+                setup=setup,
+                progress=progress,
+            )
+        except RuntimeError as error:
+            fewer = _fewer_at_a_time(replace(job, setup=setup))
+            if fewer is None or setup.rehearsal or not _is_lack_of_memory(error):
+                raise
+            setup, lack = replace(setup, at_a_time=fewer), error
+            _let_go(error)
+        except ValueError as error:
+            if lack:  # this backbone cannot take fewer, such as one with batch normalisation
+                raise lack from error
+            raise
+        tqdm.write(f"{job}: out of memory, goes on with {fewer} images at a time", sys.stderr)
 
 
 def _in_processes(

@@ -50,8 +50,6 @@ NOISY = 2.0
 Timings = Sequence[tuple[int, float]]
 """Images and seconds of steps, in their order: the larger and the smaller size by turns."""
 
-ALIGNED_IMAGES = 2  # per class: the smallest number that has a covariance
-
 
 def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple[Config, Setup]:
     """Configuration and setup of the rehearsal of a run. Writes the synthetic images that it needs below ``root``.
@@ -65,7 +63,7 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
     size = min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time
     config = replace(config, batch_size=size, micro_batch=None, drop_last=True)
     batches = -(-STEPS // max(1, _epochs_alike(config)))  # an epoch's, so that all timed steps train the same weights
-    per_class = max(ALIGNED_IMAGES, -(-batches * size // min(stream.sizes)))
+    per_class = -(-batches * size // min(stream.sizes))  # one is enough for the statistics of classes
     if config.memory and config.memory.method == "bic":  # its first classes share what it holds out of all
         held_out = int(config.memory.held_out * config.memory.size)
         per_class = max(per_class, -(-held_out // stream.sizes[0]) + 1)

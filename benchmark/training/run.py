@@ -71,6 +71,8 @@ def run(
     _require_fitting(taught, config, setup)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     values = config.as_dict()
+    if setup.at_a_time:
+        config = config.passing(setup.at_a_time)
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
         served = serve_component(stream, config, seed) if stream.made_by else None  # says the size of its images
@@ -117,6 +119,8 @@ def run(
         strategy.plugins += [checkpoint, ticker]
         with first_process_first():  # which puts unusable files aside
             strategy = checkpoint.load(strategy)
+        if setup.at_a_time:  # and not what memory had to hold when the checkpoint was written
+            strategy.micro_batch, strategy.eval_mb_size = config.micro_batch, config.eval_batch_size
         require_alike(strategy)
         (observer,) = (plugin for plugin in strategy.plugins if isinstance(plugin, Observer))
         if config.compile:
@@ -144,6 +148,8 @@ def run(
         where["rehearsal"] = stopwatch.as_dict()
     if config.images and (setup.workers or setup.cache):
         where["loading"] = {"workers": setup.workers, "cache": bool(setup.cache)}
+    if setup.at_a_time:
+        where["at_a_time"] = setup.at_a_time
     keepers = [strategy, *strategy.plugins, strategy.optimizer]
     result = {
         "schema": SCHEMA,

@@ -22,6 +22,8 @@ class Setup:
     :ivar workers: number of processes that load images. It (but not their speed) affects which random crops an image
         gets.
     :ivar threads: number of torch's CPU threads.
+    :ivar at_a_time: the most images that pass through the backbone at a time, whatever the configuration's micro-batch
+        and batches say: less memory, the same gradient up to rounding. ``None``: as the configuration says.
     :ivar checkpoints: folder for checkpoints, from which an interrupted run resumes; ``None``: no checkpoints.
     :ivar checkpoint_minutes: minimum time between two checkpoints within an experience. After each experience there is
         one, too.
@@ -37,6 +39,7 @@ class Setup:
     weights: Path | None = None
     workers: int = 0
     threads: int = 1
+    at_a_time: int | None = None
     checkpoints: Path | None = None
     checkpoint_minutes: float = 5.0
     unverified: bool = False

@@ -9,7 +9,6 @@ import errno
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,10 +30,12 @@ from reclaim.benchmark.recipes import find_recipe
 from reclaim.benchmark.records import store as stores
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import checkpoints
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import run as runner
 from reclaim.benchmark.training.jobs import Job, Tick, jobs_of, run_jobs, try_jobs
 from reclaim.benchmark.training.runtime import Setup
+from reclaim.strategies.heads import ContinualModel
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parents[1]
@@ -238,7 +239,9 @@ def test_a_failing_run_does_not_lose_the_others(maker: Maker, store: RecordStore
 )
 def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, store: RecordStore) -> None:
     maker.instead = {0: fail(error)}
-    with pytest.raises(RuntimeError, match=r"seed 0: MemoryError: .* use --micro-batch 8 \(now 16 images") as raised:
+    killed = isinstance(error, BrokenProcessPool)  # else the run itself has tried fewer images at a time
+    remedy = r"--micro-batch 8 \(now 16 images" if killed else "a smaller batch_size"
+    with pytest.raises(RuntimeError, match=rf"seed 0: MemoryError: .* use {remedy}") as raised:
         run_jobs(jobs(2), store, 1)
     assert str(error).splitlines()[0] in str(raised.value)
     assert "If reserved" not in str(raised.value)
@@ -251,6 +254,7 @@ def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, stor
         ((), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
         (("micro_batch=6",), "cpu", 1, "--micro-batch 3 (now 6 images at a time"),
         (("micro_batch=600",), "cpu", 1, "--micro-batch 8 (now 16 images at a time"),
+        (("micro_batch=1",), "cpu", 1, "a smaller batch_size"),
         ((), "cuda", 4, "--jobs 2, or --micro-batch 8 ("),
         (("micro_batch=1",), "cuda", 1, "--precision bf16"),
         (("micro_batch=1", "precision=bf16"), "cuda", 1, "a smaller batch_size"),
@@ -258,8 +262,61 @@ def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, stor
 )
 def test_only_what_is_left_is_advised(settings: tuple[str, ...], device: str, n_jobs: int, remedies: str) -> None:
     job = Job("linear", small_config("linear", *settings), STREAM, 0, "given", Setup(device))
-    error = engines._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"), job, n_jobs)
-    assert f"(CUDA out of memory): use {remedies}" in str(error)
+    error = engines._out_of_memory(BrokenProcessPool("terminated abruptly"), job, n_jobs)
+    assert f"(terminated abruptly): use {remedies}" in str(error)
+
+
+@pytest.mark.trains
+def test_a_run_short_of_memory_goes_on_with_fewer_images_at_a_time(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shrink(monkeypatch)
+    slca = Job("slca", small_config("slca"), SMALL, 0, "given")
+    (whole,) = run_jobs([slca], None, 1)
+    passed: list[int] = []
+    features, save = ContinualModel.features, checkpoints.Checkpoint.save
+    limits: list[int] = []
+
+    def limited(model: ContinualModel, images: torch.Tensor) -> torch.Tensor:
+        if limits and len(images) > limits[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        passed.append(len(images))
+        return features(model, images)
+
+    def save_and_limit(*args: Any) -> None:  # after the first experience something else takes memory
+        save(*args)
+        limits.append(5)
+
+    monkeypatch.setattr(ContinualModel, "features", limited)
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_limit)
+    (record,) = run_jobs([slca], store, 1)
+    assert max(passed) >= 16
+    assert max(passed[-20:]) == 4
+    assert record.provenance["at_a_time"] == 4
+    assert record.config_hash == whole.config_hash
+    assert record.result["train_loss"] == pytest.approx(whole.result["train_loss"], abs=1e-4)
+    comparison = compare(whole, record)
+    assert not comparison.exact
+    assert comparison.agree, comparison
+    said = capsys.readouterr().err
+    assert "slca small seed 0: out of memory, goes on with 8 images at a time" in said
+    assert "with 4 images" in said
+    assert "with 2 images" not in said
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("recipe", ["l2p", "slca", "der++"])
+def test_a_run_ends_where_fewer_images_do_not_help(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
+
+    def full(model: ContinualModel, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ContinualModel, "features", full)
+    _, failures = try_jobs([Job(recipe, small_config(recipe), SMALL, 0, "given")], None, 1)
+    (error,) = failures.values()
+    assert isinstance(error, MemoryError)
+    assert str(error) == "out of memory (CUDA out of memory): use a smaller batch_size"
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
@@ -522,6 +579,7 @@ def test_where_nothing_can_be_locked_it_says_so_and_goes_on(maker: Maker, store:
 
 TWO = """
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -529,7 +587,7 @@ from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.cli import main
 from small_runs import synthetic_record
 
-records, n_jobs, seconds = sys.argv[1:]
+records, n_jobs, seconds, host = sys.argv[1:]
 
 def make(job, advance):
     Path(records).with_name(f"made-{job.seed}-{os.getpid()}").touch()
@@ -537,16 +595,18 @@ def make(job, advance):
     return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
 
 if __name__ == "__main__":
+    socket.gethostname = lambda: host
     engines._make = make
     main(["run", "linear", "--seeds", "4", "--jobs", n_jobs, "--records", records])
 """
 
 
-def start_two(folder: Path, store: RecordStore, n_jobs: int, seconds: float) -> subprocess.Popen[str]:
+def start_two(folder: Path, store: RecordStore, n_jobs: int, seconds: float, host: str) -> subprocess.Popen[str]:
+    """TWO, as if on a machine of this name that shares the folder."""
     script = folder / "two.py"
     script.write_text(TWO)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(script), str(store.root), str(n_jobs), str(seconds)]
+    command = [sys.executable, str(script), str(store.root), str(n_jobs), str(seconds), host]
     return subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -554,7 +614,7 @@ def start_two(folder: Path, store: RecordStore, n_jobs: int, seconds: float) -> 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_two_commands_on_one_store_share_the_work(n_jobs: int, store: RecordStore, tmp_path: Path) -> None:
-    processes = [start_two(tmp_path, store, n_jobs, 0.7) for _ in range(2)]
+    processes = [start_two(tmp_path, store, n_jobs, 0.7, host) for host in ("one", "two")]
     try:
         for process in processes:
             shown, errors = process.communicate(timeout=240)
@@ -569,12 +629,12 @@ def test_two_commands_on_one_store_share_the_work(n_jobs: int, store: RecordStor
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_the_lock_of_a_killed_process_blocks_nobody(store: RecordStore, tmp_path: Path) -> None:
-    first = start_two(tmp_path, store, 1, 600)
+    first = start_two(tmp_path, store, 1, 600, "one")
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("made-0-*")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        second = start_two(tmp_path, store, 1, 0)
+        second = start_two(tmp_path, store, 1, 0, "two")
         while len(list(store.root.rglob("[0-9].json"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert second.poll() is None  # it waits for the first
@@ -584,9 +644,11 @@ def test_the_lock_of_a_killed_process_blocks_nobody(store: RecordStore, tmp_path
         first.kill()
         first.communicate()
     assert second.returncode == 0, errors
-    assert f"process {first.pid} on {socket.gethostname()} is making linear split-quickdraw-10 seed 0" in errors
+    assert f"process {first.pid} on one is making linear split-quickdraw-10 seed 0" in errors
     assert "n = 4" in shown
     assert len(list(tmp_path.glob("made-0-*"))) == 2
+    assert seeds_on_record(store) == [0, 1, 2, 3]
+    assert list((store.root.parent / f"{store.root.name}.checkpoints").iterdir()) == []  # no lock remains
 
 
 SCRIPT = """

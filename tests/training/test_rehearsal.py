@@ -106,8 +106,8 @@ def test_what_is_shortened_is_the_batch(tmp_path: Path) -> None:
     recipe, stream, _ = find_cell("slca/main/slca/split-cifar100-10")
     config, setup = shortened(recipe.config, stream, tmp_path, Setup(threads=2))
     assert config == replace(recipe.config, batch_size=STEP_IMAGES, drop_last=True)
-    assert setup == Setup(threads=2, root=tmp_path / "2-a-class", rehearsal=True)
-    assert (tmp_path / "2-a-class" / "cifar-100-python" / "SYNTHETIC.txt").is_file()
+    assert setup == Setup(threads=2, root=tmp_path / "1-a-class", rehearsal=True)
+    assert (tmp_path / "1-a-class" / "cifar-100-python" / "SYNTHETIC.txt").is_file()
 
 
 def test_bic_has_images_to_hold_out_and_one_to_train_on(tmp_path: Path) -> None:
