@@ -139,7 +139,9 @@ def picture(records: Sequence[Record]) -> str:
     if not groups:
         return ""
     return waterfall_plot(
-        "From the authors' setting to each framework's", "Last-Acc on drawings (%), mean and 95% interval", groups
+        "From the authors' setting to each framework's",
+        "Last-Acc on drawings: points from where each begins, with 95% intervals",
+        groups,
     )
 
 

@@ -159,16 +159,25 @@ class Bar:
 
 
 def waterfall_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
-    """A row per bar of each group, in percent; readable on light and on dark pages."""
-    values = [end for _, bars in groups for bar in bars for end in (bar.before, bar.after, *(bar.interval or ()))]
-    x = Scale.around(values, LABELS, WIDTH - 70, limits=(0, 100))
+    """A row per bar of each group, on one scale of distances from where the group begins; readable on light and on dark
+    pages.
+    """
+    labels, width = LABELS + 100, WIDTH + 100
+    values = [
+        end - bars[0].after
+        for _, bars in groups
+        for bar in bars
+        for end in (bar.before, bar.after, *(bar.interval or ()))
+    ]
+    x = Scale.around(values, labels, width - 70)
     placed, y = [], TOP
     for heading, bars in groups:
         y += HEADING
-        placed.append((heading, y - 12, [(bar, y + ROW * row + ROW // 2) for row, bar in enumerate(bars)]))
+        rows = [(bar, y + ROW * row + ROW // 2) for row, bar in enumerate(bars)]
+        placed.append((heading, y - 12, bars[0].after, rows))
         y += ROW * len(bars)
     return (
         templates()
         .get_template("waterfall.svg")
-        .render(title=title, axis=axis, groups=placed, x=x, width=WIDTH, labels=LABELS, top=TOP, bottom=y)
+        .render(title=title, axis=axis, groups=placed, x=x, width=width, labels=labels, top=TOP, bottom=y)
     )
