@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: paper-check test soak speed scaling lint docs release clean
+.PHONY: paper-check test soak speed scaling study-cost lint docs release clean
 
 paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check $(if $(ROOT),--paper-root $(ROOT))
@@ -27,6 +27,10 @@ speed: $(VENV)/installed-test
 # How alignment grows with classes, tasks and features; up to 5 GiB of memory.
 scaling: $(VENV)/installed-test
 	$(BIN)/python -m reclaim.benchmark.checks.scaling docs/performance.md
+
+# What all published cells cost on the device that they were rehearsed on: reclaim rehearse all, first.
+study-cost: $(VENV)/installed-test
+	$(BIN)/python -m reclaim.benchmark.checks.study_cost $(or $(REHEARSALS),rehearsals/records) docs/scaling.md
 
 # mypy and import-linter do not see packages that an editable installation maps into a namespace: they get them unpacked.
 lint: $(VENV)/installed-dev
