@@ -17,7 +17,7 @@ from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, paired_difference
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.study import count
-from . import dense_pages
+from . import dense_pages, disagree
 from .board import ends_of_grids
 from .svg import templates
 from .tables import markdown_table
@@ -65,6 +65,7 @@ def page(records: Sequence[Record]) -> str:
         _class_statistics(runs),
         _combinations(runs),
         _switches(runs),
+        _as_others_run_them(counted),
         _canvases(records),
         _what_held(verdicts),
         _tiers(verdicts, sides),
@@ -385,6 +386,28 @@ def _switches(runs: Runs) -> str:
         said,
         markdown_table(rows, ("switch", "recipe", "measured on", "turned less default")),
     )
+
+
+def _as_others_run_them(records: Sequence[Record]) -> str:
+    """What a method loses or gains by the settings of each public framework."""
+    found = [
+        (path, path.total) for method in disagree.METHODS for path in disagree.paths(method, records) if path.total
+    ]
+    rows = []
+    for path, total in found:
+        apart = [(name, d) for name, d in path.steps.items() if d and (_below_0(d) or _above_0(d))]
+        apart.sort(key=lambda step: -abs(step[1].value))
+        shown = "<br>".join(f"{disagree.fact_of(name)} {d.value:+.2f}" for name, d in apart)
+        rows.append((path.end.title, f"`{path.end.name}`<br>`{path.start.name}`", _shown(total), shown or "none"))
+    if not rows:
+        return ""
+    said = (
+        "The same method, seeds and drawings, with the settings of others in place of its own, everything else alike; "
+        "what each difference does alone, and what published re-runs say: [why numbers "
+        "disagree](why-numbers-disagree.md)."
+    )
+    header = ("method", "recipe<br>less", "Last-Acc", "single differences whose interval excludes 0")
+    return _section("The same method as others run it", said, markdown_table(rows, header, padded=False))
 
 
 # --- limits ---

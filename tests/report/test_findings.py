@@ -310,6 +310,25 @@ def test_switches_against_the_recipe_they_were_turned_in() -> None:
     ]
 
 
+def test_a_method_as_others_run_it() -> None:
+    records = [
+        *records_of("slca@authors", [60.0] * 6),
+        *records_of("slca@pilot", around(58)),
+        *records_of("slca@authors.f61", [59.0] * 6),
+        *records_of("slca@authors.f62", around(60)),  # does nothing
+    ]
+    found = sections(records)["The same method as others run it"]
+    assert table(found) == [
+        [
+            RECIPES["slca@pilot"].title,
+            "`slca@pilot`<br>`slca@authors`",
+            "-2.00 [-2.74, -1.26], n = 6",
+            "F61 batch size -1.00",
+        ]
+    ]
+    assert "The same method as others run it" not in sections(records_of("slca@authors", [60.0] * 6))
+
+
 # --- the page ---
 
 
