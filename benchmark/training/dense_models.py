@@ -14,7 +14,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from ..config import Dense
 from ..data.canvases import OBJECTS, SIDE
@@ -72,6 +72,19 @@ class Pyramid(nn.Module):
         return OrderedDict((str(i), level(features)) for i, level in enumerate(self.levels))
 
 
+class RoIFeatures(MultiScaleRoIAlign):
+    """RoIAlign on the map of level "0", whose cell i is the middle of the pixels 6 i to 6 i + 5. torchvision's own
+    rounds the scale of a map to a power of two: it would look for a box's features at an eighth of its place, not a
+    sixth.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__(["0"], side, 2)
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        return roi_align(x["0"], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True)
+
+
 class PatchDecoder(nn.Module):
     """Two layers for each patch: its features to the logits of the classes of its 6 x 6 pixels."""
 
@@ -118,7 +131,6 @@ def make_dense_model(dense: Dense, n_classes: int) -> Any:
             topk_candidates=200,
             **as_they_are,
         )
-    levels = ["0", "1"]
     return MaskRCNN(
         Pyramid(body),
         rpn_anchor_generator=AnchorGenerator(((24,), (36,)), ((0.5, 1.0, 2.0),) * 2),
@@ -128,12 +140,12 @@ def make_dense_model(dense: Dense, n_classes: int) -> Any:
         rpn_post_nms_top_n_train=50,
         rpn_post_nms_top_n_test=50,
         rpn_batch_size_per_image=64,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
+        box_roi_pool=RoIFeatures(7),
         box_head=TwoMLPHead(WIDTH * 7**2, 2 * WIDTH),
         box_predictor=FastRCNNPredictor(2 * WIDTH, n_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=DETECTIONS,
-        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
+        mask_roi_pool=RoIFeatures(14),
         mask_head=MaskRCNNHeads(WIDTH, (WIDTH, WIDTH), 1),
         mask_predictor=MaskRCNNPredictor(WIDTH, WIDTH, n_classes + 1),
         **as_they_are,
