@@ -23,6 +23,7 @@ from ..files import write_text
 from ..papers.protocols import covered_runs
 from ..records.record import Record
 from ..records.store import RecordStore
+from ..verdicts.study import count
 from .speed_table import put
 
 DEVICES = (1, 8, 64)
@@ -149,20 +150,27 @@ def draw(hours: Sequence[float], target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
 
 
+def _processor(provenance: Mapping[str, Any]) -> str:
+    return f"{provenance['cpu_model']}, {count(provenance['threads'], 'thread')}"
+
+
 def main(store: Path, target: Path) -> None:
     """Read the rehearsals, and write into a page and a picture beside it.
 
-    :raises ValueError: the store holds no rehearsal, or those of several devices.
+    :raises ValueError: the store holds no rehearsal, those of several devices, or none that a time is known of.
     """
     records = [record for record in RecordStore(store).load()[0] if record.result.get("rehearsal")]
-    devices = sorted({r.provenance["accelerator"] or f"{r.provenance['cpu_model']}, one core" for r in records})
+    devices = sorted({r.provenance["accelerator"] or _processor(r.provenance) for r in records})
     if len(devices) != 1:
         raise ValueError(
             f"{store} has rehearsals of {len(devices)} kinds of device{': ' if devices else ''}"
             f"{'; '.join(devices)}: give the --records of one `reclaim rehearse`"
         )
     found = costs(records)
-    draw(hours_of_runs([cost for cost in found if cost.hours]), target.parent / PICTURE)
+    known = [cost for cost in found if cost.hours]
+    if not known:
+        raise ValueError(f"no time can be projected from {store}: {'; '.join({cost.unknown for cost in found})}")
+    draw(hours_of_runs(known), target.parent / PICTURE)
     write_text(target, put(target.read_text("utf-8"), page(found, devices[0]), (BEGIN, END)))
 
 

@@ -111,6 +111,16 @@ def test_a_store_of_one_device_is_needed(devices: list[str], tmp_path: Path) -> 
         main(store.root, tmp_path / "page.md")
 
 
+def test_a_store_that_says_nothing_of_time_leaves_the_page_alone(tmp_path: Path) -> None:
+    noisy = rehearsal("slca.main.joint", "split-cifar100-10")
+    noisy.provenance["rehearsal"]["steps"][0][1] = 40.0
+    store = RecordStore(tmp_path / "rehearsals")
+    store.write(noisy)
+    with pytest.raises(ValueError, match=r"no time can be projected from .*try again on an idle machine"):
+        main(store.root, tmp_path / "page.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["rehearsals"]
+
+
 def test_the_page_has_the_marks() -> None:
     text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
