@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -127,15 +128,20 @@ def page(found: dict[str, list[tuple[Size, Cost]]]) -> str:
     return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{where}\n\n{picture}"
 
 
-def draw(found: dict[str, list[tuple[Size, Cost]]], target: Path) -> None:
-    """The picture, an SVG: needs the extra ``figures``."""
+def pyplot() -> Any:
+    """matplotlib's, for files alone: the same numbers give the same SVG. Needs the extra ``figures``."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "reclaim"
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, len(found), figsize=(3.6 * len(found), 5.4), sharey="row", squeeze=False)
+    return pyplot
+
+
+def draw(found: dict[str, list[tuple[Size, Cost]]], target: Path) -> None:
+    """The picture, an SVG."""
+    figure, panels = pyplot().subplots(2, len(found), figsize=(3.6 * len(found), 5.4), sharey="row", squeeze=False)
     for column, (axis, measured) in enumerate(found.items()):
         for kind in dict.fromkeys(size.covariance for size, _ in measured):
             chosen = [(getattr(s, axis), c) for s, c in measured if s.covariance == kind]

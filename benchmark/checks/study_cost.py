@@ -24,6 +24,7 @@ from ..papers.protocols import covered_runs
 from ..records.record import Record
 from ..records.store import RecordStore
 from ..verdicts.study import count
+from .scaling import pyplot
 from .speed_table import put
 
 DEVICES = (1, 8, 64)
@@ -131,15 +132,9 @@ def hours_of_runs(known: Sequence[Cost]) -> list[float]:
 
 
 def draw(hours: Sequence[float], target: Path) -> None:
-    """The picture, an SVG: needs the extra ``figures``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "reclaim"
-    from matplotlib import pyplot
-
+    """The picture, an SVG."""
     numbers = [2**n for n in range(11)]
-    figure, axes = pyplot.subplots(figsize=(5.4, 3.6))
+    figure, axes = pyplot().subplots(figsize=(5.4, 3.6))
     axes.loglog(numbers, [sum(hours) / n for n in numbers], "--", color="0.6", label="all devices busy")
     axes.loglog(numbers, [makespan(hours, n) for n in numbers], "o-", label="longest runs first")
     axes.axhline(max(hours), color="0.6", linestyle=":", label="the longest run")

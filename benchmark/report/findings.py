@@ -397,8 +397,11 @@ def _as_others_run_them(records: Sequence[Record]) -> str:
     for path, total in found:
         apart = [(name, d) for name, d in path.steps.items() if d and (_below_0(d) or _above_0(d))]
         apart.sort(key=lambda step: -abs(step[1].value))
-        shown = "<br>".join(f"{disagree.fact_of(name)} {d.value:+.2f}" for name, d in apart)
-        rows.append((path.end.title, f"`{path.end.name}`<br>`{path.start.name}`", _shown(total), shown or "none"))
+        run = sum(d is not None for d in path.steps.values())
+        shown = [f"{disagree.fact_of(name)} {d.value:+.2f}" for name, d in apart] or ["none"]
+        shown += [f"({run} of {len(path.steps)} run)"] if run < len(path.steps) else []
+        names = f"`{path.end.name}`<br>`{path.start.name}`"
+        rows.append((path.end.title, names, _shown(total), "<br>".join(shown)))
     if not rows:
         return ""
     said = (

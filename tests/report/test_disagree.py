@@ -131,6 +131,15 @@ def test_the_picture_is_svg_with_a_row_for_each_bar() -> None:
     assert len(root.findall("svg:circle", names)) == 2
 
 
+def test_paths_begin_at_one_place_in_the_picture_whatever_their_accuracy() -> None:
+    far = [*runs("dualprompt", {0: 20.0, 1: 21.0}), *runs("dualprompt@twin", {0: 17.5, 1: 18.5})]
+    root = ElementTree.fromstring(picture([*whole(pilot=-2.5), *far]))
+    dots = [float(dot.get("cx", "")) for dot in root.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(dots) == 4
+    assert dots[:2] == dots[2:]  # the same -2.5 from 62.0 and from 20.5
+    assert dots[1] < dots[0]
+
+
 # --- re-runs ---
 
 

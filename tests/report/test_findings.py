@@ -323,7 +323,7 @@ def test_a_method_as_others_run_it() -> None:
             RECIPES["slca@pilot"].title,
             "`slca@pilot`<br>`slca@authors`",
             "-2.00 [-2.74, -1.26], n = 6",
-            "F61 batch size -1.00",
+            "F61 batch size -1.00<br>(2 of 4 run)",
         ]
     ]
     assert "The same method as others run it" not in sections(records_of("slca@authors", [60.0] * 6))

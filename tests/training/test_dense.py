@@ -276,6 +276,9 @@ def test_the_features_of_a_box_are_those_at_its_place(box: tuple[float, ...]) ->
     assert found.mean((0, 2, 3)).tolist() == pytest.approx([(left + right) / 2, (top + bottom) / 2])
     steps = found[0, 0].diff(dim=1)  # from one of seven bins to the next
     assert torch.allclose(steps, torch.full_like(steps, (right - left) / 7), atol=1e-4)
+    heads = make_dense_model(Dense("instances"), 6).roi_heads
+    assert isinstance(heads.box_roi_pool, RoIFeatures)
+    assert isinstance(heads.mask_roi_pool, RoIFeatures)
 
 
 def test_what_is_right_scores_100_and_what_is_wrong_0(few: Any) -> None:

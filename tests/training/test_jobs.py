@@ -319,6 +319,21 @@ def test_a_run_ends_where_fewer_images_do_not_help(recipe: str, monkeypatch: pyt
     assert str(error) == "out of memory (CUDA out of memory): use a smaller batch_size"
 
 
+def test_a_backbone_that_cannot_take_fewer_ends_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalisation, which is found when the strategy is made, is not what the user has to mend."""
+
+    def run(*_: Any, setup: Setup, **__: Any) -> Record:
+        if setup.at_a_time:
+            raise ValueError("micro_batch=8 would normalise each micro-batch separately in bn1")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runner, "run", run)
+    _, failures = try_jobs(jobs(1), None, 1)
+    (error,) = failures.values()
+    assert isinstance(error, MemoryError)
+    assert str(error) == "out of memory (CUDA out of memory): use a smaller batch_size"
+
+
 def test_other_errors_are_not_taken_for_it() -> None:
     (job,) = jobs(1)
     for error in (RuntimeError("shapes do not fit"), ValueError("out of memory"), MemoryError("of an array")):
