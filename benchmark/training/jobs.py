@@ -512,7 +512,7 @@ def _in_processes(
     finish: Callable[[Job, Callable[[], Record]], None],
     advance: Callable[[Tick], None],
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # torch does not survive a fork once its threads run
+    context = _context()
     manager = SyncManager(ctx=context)
     with _interrupts_wait():
         try:
@@ -528,7 +528,7 @@ def _in_processes(
             ProcessPoolExecutor,
             mp_context=context,
             initializer=_as_worker,
-            initargs=(multiprocessing.get_start_method(),),
+            initargs=(multiprocessing.get_start_method(), dict(os.environ)),
         )
         pool = worker(n_jobs)
         # of runs with code from outside, each in a process of its own: what that code does to it, no other run meets
@@ -563,7 +563,21 @@ def _in_processes(
                 each.shutdown(cancel_futures=True)
 
 
-def _as_worker(start_method: str | None = None) -> None:
+def _context() -> Any:
+    """How processes for runs start.
+
+    torch does not survive a fork once its threads run. So on Linux one process imports what runs need, does nothing
+    else, and is forked for each; importing takes seconds. Elsewhere every process imports for itself, as in Python's
+    own defaults from 3.14 on.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reclaim.benchmark.training.run"])
+    return context
+
+
+def _as_worker(start_method: str | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Ignore Ctrl-C, which reaches every process of a terminal, exit when the parent exits, for whatever reason, and
     print nothing among the results.
 
@@ -571,7 +585,12 @@ def _as_worker(start_method: str | None = None) -> None:
 
     :param start_method: of processes that it starts itself, such as those that load images. Theirs would be as its own
         is, which takes seconds each, in every epoch.
+    :param environment: the variables of the parent: the process that this one was forked from may be older than their
+        values.
     """
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     if start_method:
         multiprocessing.set_start_method(start_method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
