@@ -85,7 +85,7 @@ class Recipe:
         )
         return recorded if same else None
 
-    @property
+    @functools.cached_property
     def made_for(self) -> dict[str, Any]:
         """What a choice depends on besides the grid: the hash of the configuration without the choice,
         and the initial weights.
@@ -95,6 +95,13 @@ class Recipe:
     @property
     def config(self) -> Config:
         """The configuration with the recorded choice, or with the grid's first candidate if none is recorded."""
+        return self._config() if self.choices else self._shipped_config
+
+    @functools.cached_property
+    def _shipped_config(self) -> Config:
+        return self._config()  # reading records asks for all recipes' again and again
+
+    def _config(self) -> Config:
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
         return self.with_settings(self.choice["settings"] if self.choice else (tuned.candidates() or [{}])[0])
 
@@ -133,6 +140,11 @@ def weights_sha256(config: Config) -> str | None:
     """Fingerprint of the initial weights of a run with this configuration; None if they are random."""
     if config.backbone != QUICKDRAW_VIT:
         return None
+    return _fingerprint_of_the_vit()
+
+
+@functools.cache
+def _fingerprint_of_the_vit() -> str:
     return str(json.loads(asset(f"{QUICKDRAW_VIT}.json").read_text())["fingerprint"])
 
 

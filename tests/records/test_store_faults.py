@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -45,7 +46,7 @@ def test_writers_killed_at_random_damage_lose_and_double_nothing(tmp_path: Path)
     done = {record.seed: 0 for record in records}
 
     def write(n: int) -> None:
-        for _ in range(20):
+        for _ in itertools.count() if n % 3 == 0 else range(20):  # those to be killed do not end before
             store.write(records[n % 10])
 
     def read() -> None:
@@ -72,7 +73,7 @@ def test_writers_killed_at_random_damage_lose_and_double_nothing(tmp_path: Path)
     found, _ = store.load()
     assert {record.seed for record in found} >= {seed for seed, times in done.items() if times}
     assert len({record.seed for record in found}) == len(found)
-    assert killed
+    assert killed >= WRITERS // 3
     for record in found:
         assert record.result == records[record.seed].result
 
