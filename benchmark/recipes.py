@@ -95,13 +95,6 @@ class Recipe:
     @property
     def config(self) -> Config:
         """The configuration with the recorded choice, or with the grid's first candidate if none is recorded."""
-        return self._config() if self.choices else self._shipped_config
-
-    @functools.cached_property
-    def _shipped_config(self) -> Config:
-        return self._config()  # reading records asks for all recipes' again and again
-
-    def _config(self) -> Config:
         tuned = RECIPES[self.tuned_as] if self.tuned_as else self
         return self.with_settings(self.choice["settings"] if self.choice else (tuned.candidates() or [{}])[0])
 

@@ -91,9 +91,9 @@ def reasons(records: Iterable[Record]) -> list[Reason | None]:
     choice of hyper-parameters used. Of a published cell: those made by its paper's protocol, up to how the arithmetic
     was done (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
     """
-    made_with = {
-        name: (config_hash(recipe.config.as_dict()), weights_sha256(recipe.config)) for name, recipe in RECIPES.items()
-    }
+    records = list(records)
+    configs = {name: RECIPES[name].config for name in {record.recipe for record in records} & RECIPES.keys()}
+    made_with = {name: (config_hash(config.as_dict()), weights_sha256(config)) for name, config in configs.items()}
     runs = _runs_of_cells()
     return [_reason(record, made_with, runs) for record in records]
 
