@@ -20,6 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.context import BaseContext
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
@@ -563,7 +564,7 @@ def _in_processes(
                 each.shutdown(cancel_futures=True)
 
 
-def _context() -> Any:
+def _context() -> BaseContext:
     """How processes for runs start.
 
     torch does not survive a fork once its threads run. So on Linux one process imports what runs need, does nothing

@@ -15,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -771,3 +772,15 @@ def test_no_worker_outlives_a_kill(store: RecordStore, tmp_path: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every process imports for itself")
+def test_a_process_has_imported_what_a_run_needs_and_the_present_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the process that it is forked from is older than the environment."""
+    # a function of this module would import what this module does
+    seen = "'reclaim.benchmark.training.run' in __import__('sys').modules, __import__('os').environ.get('RECLAIM_TEST')"
+    for value in ("before", "after"):
+        monkeypatch.setenv("RECLAIM_TEST", value)
+        options = {"initializer": engines._as_worker, "initargs": (None, dict(os.environ))}
+        with ProcessPoolExecutor(1, mp_context=engines._context(), **options) as pool:
+            assert pool.submit(eval, seen).result() == (True, value)
