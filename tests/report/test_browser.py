@@ -125,6 +125,12 @@ def opener(browser: Any, id: str) -> Any:
     return row(browser, id).find_element("css selector", ".open")
 
 
+def curve_box(browser: Any, id: str) -> Any:
+    """The box that ticks the curves of a row. They are drawn only when they come near."""
+    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
+    return WebDriverWait(browser, 30).until(lambda b: find(b, f"#curves input[value='{id}']"))
+
+
 def header(browser: Any, title: str) -> Any:
     (found,) = (
         b for b in browser.find_elements("css selector", f"{TABLE} thead button") if b.text.split(" ")[0] == title
@@ -163,8 +169,7 @@ def test_the_address_keeps_stream_filter_order_and_curves(browser: Any, url: str
     find(browser, "input[data-filter='methods']").send_keys("lora")
     header(browser, "Last-Acc").click()
     header(browser, "Last-Acc").click()
-    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
-    find(browser, f"#curves input[value='slca@{SPLIT}']").click()
+    curve_box(browser, f"slca@{SPLIT}").click()
     address = browser.current_url
     assert "#methods?" in address
     browser.get("about:blank")
@@ -421,9 +426,8 @@ def test_every_value_of_a_matrix_can_be_read(browser: Any) -> None:
 
 
 def test_curves_are_ticked_beside_them(browser: Any) -> None:
-    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
     curve = f"#curves .curve[data-key='slca@{SPLIT}']"
-    box = WebDriverWait(browser, 5).until(lambda b: find(b, f"#curves input[value='slca@{SPLIT}']"))
+    box = curve_box(browser, f"slca@{SPLIT}")
     assert len(browser.find_elements("css selector", curve)) == 2  # accuracy and entropy
     assert len(find(browser, curve).find_elements("css selector", "path")) == 2  # a band and a line
     box.click()
@@ -496,8 +500,7 @@ def test_axe_finds_nothing(browser: Any, scheme: str, width: int) -> None:
     browser.execute_script("for (const d of document.querySelectorAll('#claims details')) d.open = true")
     for opened in ("slca/alignment", f"slca@{SPLIT}"):
         opener(browser, opened).send_keys(Keys.ENTER)
-    find(browser, "#curves").location_once_scrolled_into_view  # noqa: B018
-    WebDriverWait(browser, 5).until(lambda b: b.find_elements("css selector", "#curves input"))
+    curve_box(browser, f"slca@{SPLIT}")
     found = barriers(browser)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert found == []

@@ -279,11 +279,15 @@ def test_a_worker_a_node_and_the_driver_are_killed(
             time.sleep(0.05)
         return found
 
-    def under_way() -> list[str]:
-        """Of a run that was saved and is not written, by a process that lives: its process, and that one's parent."""
-        done = {pid for pid, *_ in lines("written")}
-        alive = [line for line in lines("saved") if line[0] not in {*done, *killed} and Path("/proc", line[0]).exists()]
-        return alive[-1] if alive else []
+    def under_way() -> list[list[str]]:
+        """Of each run that was saved and is not written, by a process that lives: its process, and that one's parent."""
+        saved = {}
+        for kind, pid, *rest in (line.split() for line in log.read_text().splitlines()):
+            if kind == "saved" and pid not in killed and Path("/proc", pid).exists():
+                saved[pid] = [pid, *rest]
+            elif kind == "written":  # the process goes on with another run
+                saved.pop(pid, None)
+        return [*saved.values()]
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", DRIVER, cluster.address, str(store.root)]
@@ -297,12 +301,12 @@ def test_a_worker_a_node_and_the_driver_are_killed(
         second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
         driver = start()
         # a worker
-        pid = wait(under_way)[0]
+        pid, *_ = wait(under_way)[0]
         killed.add(pid)
         os.kill(int(pid), signal.SIGKILL)
         # the second node, while a run is under way there
         raylet = str(second.all_processes["raylet"][0].process.pid)
-        wait(lambda: (found := under_way()) and found[1] == raylet)
+        wait(lambda: raylet in [parent for _, parent, _ in under_way()])
         cluster.remove_node(second, allow_graceful=False)
         killed |= {line[0] for line in lines("saved") if line[1] == raylet}
         # the driver
