@@ -280,7 +280,7 @@ def test_a_worker_a_node_and_the_driver_are_killed(
         return found
 
     def under_way() -> list[list[str]]:
-        """Of each run that was saved and is not written, by a process that lives: its process, and that one's parent."""
+        """Of each run that a living process saved and has not written: the process, and its parent."""
         saved = {}
         for kind, pid, *rest in (line.split() for line in log.read_text().splitlines()):
             if kind == "saved" and pid not in killed and Path("/proc", pid).exists():
