@@ -11,7 +11,7 @@
     settings.epochs = 1             # as with --set
 
     [[runs]]
-    papers = ["slca"]               # all cells of a paper, by its protocol and seeds
+    papers = ["slca"]               # all runs of a paper, by its protocol; without any `seeds` by its own
 """
 
 from __future__ import annotations

@@ -114,9 +114,11 @@ def _what_did_not_hold(verdicts: Sequence[ClaimVerdict]) -> str:
 
 
 def _changed_rules(verdicts: Sequence[ClaimVerdict]) -> str:
-    """The verdicts that were others before a rule was changed after the runs (docs/statistics.md)."""
+    """The verdicts that were others before a rule was changed after the runs, or with fewer seeds
+    (docs/statistics.md).
+    """
     changed = [f"`{v.claim.id}`: {v.claim.earlier}" for v in verdicts if v.claim.earlier and v.difference]
-    return f"Verdicts of earlier rules, which were changed after the runs: {'; '.join(changed)}." if changed else ""
+    return f"Earlier verdicts, by a rule that was changed or with fewer seeds: {'; '.join(changed)}." if changed else ""
 
 
 def _what_held(verdicts: Sequence[ClaimVerdict]) -> str:

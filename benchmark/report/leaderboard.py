@@ -109,7 +109,7 @@ def write(
     """
     counted, variants, outside = _counted(stores, with_variants)
     ranked = _ranked(counted)
-    everything, verdicts = rows(ranked, variants, outside), judge_claims(ranked)
+    everything, verdicts = rows(ranked, variants, outside), judge_claims(counted)
     table = [row for row in everything if row.definition.tier == EMBEDDED]
     middle = [row for row in everything if row.definition.tier == MIDDLE]
     streams = {
@@ -124,7 +124,7 @@ def write(
             texts["index.html"] = page.render(everything, _all_verdicts(counted), check_cells(counted), counted)
         elif kind == "markdown":
             texts |= {"embedded.md": markdown(table, verdicts)} if table else {}
-            texts |= {"middle.md": middle_markdown(middle, judge_claims(ranked, "middle"))} if middle else {}
+            texts |= {"middle.md": middle_markdown(middle, judge_claims(counted, "middle"))} if middle else {}
             texts |= {f"{stream}.md": stream_markdown(part) for stream, part in streams.items()}
         elif kind == "csv":
             texts |= {"embedded.csv": as_csv(table)} if table else {}
@@ -315,8 +315,7 @@ def _ranked(counted: Sequence[Record]) -> list[Record]:
 
 def _all_verdicts(counted: Sequence[Record]) -> list[ClaimVerdict]:
     """On the claims of every tier, each a family of its own: nothing is pooled."""
-    runs = [r for r in counted if r.recipe in RECIPES and RECIPES[r.recipe].fact is None]
-    return [verdict for tier in CLAIMS for verdict in judge_claims(runs, tier)]
+    return [verdict for tier in CLAIMS for verdict in judge_claims(counted, tier)]
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:

@@ -112,7 +112,7 @@ def test_a_verdict_of_an_earlier_rule_is_said() -> None:
     text = one_line(sections(worse)["What did not hold"])
     changed = next(claim.earlier for claim in claims() if claim.id == "aepg/epg")
     assert "correction" in changed
-    assert f"Verdicts of earlier rules, which were changed after the runs: `aepg/epg`: {changed}." in text
+    assert f"Earlier verdicts, by a rule that was changed or with fewer seeds: `aepg/epg`: {changed}." in text
     assert "earlier rules" not in page(records_of("slca", around(50, ALL_TEN)))
 
 

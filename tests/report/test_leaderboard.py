@@ -25,6 +25,7 @@ from reclaim.benchmark.config import Config
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.streams import STREAMS, class_order
 from reclaim.benchmark.papers.protocols import Protocol, protocol_of
+from reclaim.benchmark.papers.published import claims
 from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.provenance import PACKAGES
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError
@@ -206,6 +207,23 @@ def test_recipes_that_turn_a_switch_are_not_ranked(store: RecordStore, tmp_path:
     page = (tmp_path / "embedded.md").read_text()
     assert "`slca`" in page
     assert "slca.f3" not in page
+
+
+def test_all_pages_judge_a_claim_on_a_recipe_that_turns_a_switch(store: RecordStore, tmp_path: Path) -> None:
+    claim = next(claim for claim in claims("embedded") if RECIPES[claim.better].fact)
+    for seed in range(5):
+        store.write(synthetic_record(claim.better, claim.stream, seed, last_acc=60.0 + seed))
+        store.write(synthetic_record(claim.worse, claim.stream, seed, last_acc=50.0))
+    (verdict,) = (v for v in judge_claims(store.load()[0]) if v.claim is claim)
+    assert verdict.outcome == "holds"
+    write(store, tmp_path)
+    write_docs(store, tmp_path / "docs")
+    (line,) = (line for line in (tmp_path / "embedded.md").read_text().splitlines() if f"`{claim.id}`" in line)
+    assert line.startswith("| **holds**")
+    (row,) = re.findall(rf'<tr class="row" id="{claim.id}".*?</tr>', (tmp_path / "index.html").read_text(), re.DOTALL)
+    assert ">holds<" in row
+    held = (tmp_path / "docs/findings.md").read_text().partition("## What held")[2].partition("## ")[0]
+    assert f"`{claim.id}`" in held
 
 
 def test_the_page_shows_what_the_records_say() -> None:
