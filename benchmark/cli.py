@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from .api import SHIPPED, at_a_time, compare_jobs, jobs_for
 from .cli_data import data
@@ -417,7 +418,14 @@ def _counted(records: Path | None, *recipes: str) -> list[Record]:
 # --- run and rehearse ---
 
 
-def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> range:
+class Seeds(NamedTuple):
+    """Seeds as they were asked for: so many (``counted``), or a range of them."""
+
+    numbers: range
+    counted: bool
+
+
+def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> Seeds:
     first, dash, last = value.partition("-")
     try:
         seeds = range(int(first), int(last) + 1) if dash else range(int(first))
@@ -427,7 +435,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
         raise click.BadParameter(
             f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds must be below 2**32"
         )
-    return seeds
+    return Seeds(seeds, counted=not dash)
 
 
 @main.command(short_help="Run a recipe or a published cell; record every seed.")
@@ -451,7 +459,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> ra
 def run(
     names: tuple[str, ...],
     cell: str | None,
-    seeds: range,
+    seeds: Seeds,
     jobs: int | None,
     records: Path | None,
     again: bool,
@@ -469,7 +477,7 @@ def run(
     RECIPE is a name of `reclaim list recipes`, a file (mine.toml), or an object in a module (my_module:recipe): these
     start from a recipe here, set values and name plugins, a loss, an optimizer, a strategy or a backbone by import
     path. With --images it runs on your own pictures, with --stream on an Avalanche benchmark. Runs of a recipe or
-    stream of your own go into ./records unless --records says otherwise.
+    stream of your own, and those of a STUDY, go into ./records unless --records says otherwise.
 
     A run already on record is not run again. Interrupting keeps what is finished. The same command continues from
     there, long runs from their last checkpoint. Of a CELL the published value and the verdict on these runs follow.
@@ -480,8 +488,9 @@ def run(
     failure does not stop the others, and the same command goes on (docs/scaling.md).
     """
     if len(names) == 1 and is_study(Path(names[0])):
-        if cell or again or settings or stream or backbone or pictures.folder:
-            raise click.UsageError("a study says itself which runs: leave out the other options of runs")
+        _require_options_of_study()
+        if address and engine != "ray":
+            raise click.UsageError(f"--address {address} is of a Ray cluster: add --engine ray")
         _run_study(Path(names[0]), RecordStore(records or OWN_RECORDS), setup, engine, jobs, address, status)
         return
     if status or address or engine != "local":
@@ -499,7 +508,8 @@ def run(
     else:
         found = _recipe_of(names[0])
         jobs = at_a_time(jobs, setup)
-        named = jobs_for([found], stream or (names[1:] or (None,))[0], seeds, settings, setup, backbone, pictures)
+        to_run = stream or (names[1:] or (None,))[0]
+        named = jobs_for([found], to_run, seeds.numbers, settings, setup, backbone, pictures)
     (todo,) = named.values()
     ours = bool(cell) or (found.name in RECIPES and todo[0].stream.tier != OWN)
     store = RecordStore(records) if records else default_store() if ours else RecordStore(OWN_RECORDS)
@@ -522,12 +532,28 @@ def run(
         _echo("\n" + shows.show_cells(find_run(cell), made, terminal_width()))
 
 
+OF_STUDY = {
+    *("names", "jobs", "records", "engine", "address", "status"),
+    *("device", "root", "cache", "weights", "workers", "checkpoint_minutes", "unverified"),
+}
+"""Parameters of `run` that go with a study."""
+
+
+def _require_options_of_study() -> None:
+    """:raises click.UsageError: an option was given that a study would not follow."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in OF_STUDY:
+            raise click.UsageError(f"a study says itself which runs: leave out {parameter.opts[0]}")
+
+
 def _run_study(
     path: Path, store: RecordStore, setup: Setup, engine: str, jobs: int | None, address: str | None, status: bool
 ) -> None:
     study = read_study(path, setup)
     if not status:
-        made, failures = run_study(study, store, engine, at_a_time(jobs, setup), address)
+        made, failures = run_study(study, store, engine, jobs if engine == "ray" else at_a_time(jobs, setup), address)
         for job, reason in failures.items():
             click.echo(f"failed: {job}: {reason}", err=True)
         tables: dict[tuple[str, ...], list[Record]] = {}
@@ -568,11 +594,11 @@ def _stamps(store: RecordStore, jobs: Sequence[Job]) -> dict[Path, int]:
     return {path: stamp for path, stamp in stamps.items() if stamp is not None}
 
 
-def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
+def _cell_seeds(seeds: Seeds, own: Sequence[int]) -> list[int]:
     """The paper's own seeds first, where it states them, then 0, 1, ...; a range is taken as it is."""
-    if seeds.start:
-        return list(seeds)
-    return [*own, *(seed for seed in range(len(seeds)) if seed not in own)][: len(seeds)]
+    if not seeds.counted:
+        return list(seeds.numbers)
+    return [*own, *(seed for seed in seeds.numbers if seed not in own)][: len(seeds.numbers)]
 
 
 # --- compare ---
@@ -598,7 +624,7 @@ def _cell_seeds(seeds: range, own: Sequence[int]) -> list[int]:
 @_setup
 def compare(
     names: tuple[str, ...],
-    seeds: range,
+    seeds: Seeds,
     metric: str,
     jobs: int | None,
     records: Path,
@@ -617,7 +643,7 @@ def compare(
     run again. Interrupting keeps what is finished, and the same command continues from there. Settings are those of all
     recipes. Decide on the number of seeds before you look.
     """
-    named = jobs_for([_recipe_of(name) for name in names], stream, seeds, settings, setup, backbone, pictures)
+    named = jobs_for([_recipe_of(name) for name in names], stream, seeds.numbers, settings, setup, backbone, pictures)
     store, n_jobs = RecordStore(records), at_a_time(jobs, setup)
     begun: list[Job] = []
     before: dict[Path, int] = {}

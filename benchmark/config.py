@@ -694,6 +694,17 @@ class Config:
                 f"{averaging[0]} goes on from the trained weights, and GDumb starts again from the initial ones: "
                 f"set one of them to null"
             )
+        anew = [name for name in ("lae", "weight_average") if getattr(self, name) is not None]
+        begins = (
+            "coda" * bool(self.coda)
+            or "l2p.share" * bool(self.l2p and self.l2p.share)
+            or "dualprompt.copy_prompts" * bool(self.dualprompt and self.dualprompt.copy_prompts)
+        )
+        if anew and begins:
+            raise ConfigError(
+                f"{anew[0]} averages over all steps, and {begins} gives prompts new values when an experience begins: "
+                f"set one of them to null or false"
+            )
         if self.weight_average is not None and self.keep == "best":
             raise ConfigError("weight_average is over all epochs, not those up to the best: set keep to last")
         if self.external:
@@ -751,12 +762,13 @@ class Config:
         for name, value in (("rank", inflora.rank), ("blocks", inflora.blocks)):
             if value is not None and value < 1:
                 raise ConfigError(f"inflora.{name} must be at least 1, got {value}")
-        frozen = [name for name in ("olor", "l2_sp", "ewc") if getattr(self, name) is not None]
-        if frozen:
-            raise ConfigError(
-                f"{frozen[0]} holds weights near earlier ones, and InfLoRA begins each experience with a new branch: "
-                f"set one of them to null"
-            )
+        of_earlier = ("olor", "l2_sp", "ewc", "lae", "weight_average", "wise_ft")
+        for name in of_earlier:
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name} keeps to earlier weights, and InfLoRA begins each experience with a new branch: set one "
+                    f"of them to null"
+                )
 
     def _require_external_fits(self, external: External) -> None:
         for kind, component in external.components.items():

@@ -46,7 +46,8 @@ def _is_seeds(value: Any) -> bool:
 SEEDS: Kind = (_is_seeds, "how many, such as 5, or a list of seeds, such as [3, 4]")
 _TOP: dict[str, Kind] = {"seeds": SEEDS, "needs": TABLE}
 _RUNS: Kind = (lambda v: isinstance(v, list) and bool(v) and all(isinstance(e, dict) for e in v), "tables: [[runs]]")
-_OF_RUNS: dict[str, Kind] = {"recipes": TEXTS, "streams": TEXTS, "papers": TEXTS, "settings": TABLE, **_TOP}
+_NAMES: Kind = (lambda value: bool(value) and TEXTS[0](value), 'a list of names, such as ["slca"]')
+_OF_RUNS: dict[str, Kind] = {"recipes": _NAMES, "streams": _NAMES, "papers": _NAMES, "settings": TABLE, **_TOP}
 
 
 def is_study(path: Path) -> bool:
@@ -72,15 +73,15 @@ def read_study(path: Path, setup: Setup = HERE) -> dict[Job, Needs]:
             raise StudyError(f"{where}: a paper's cells have their streams: leave out streams")
         needs = _needs(where, {**document.get("needs", {}), **entry.get("needs", {})})
         seeds = entry.get("seeds", document.get("seeds"))
-        settings = [f"{key}={json.dumps(value)}" for key, value in flatten(entry.get("settings", {})).items()]
         try:
+            settings = [f"{key}={json.dumps(value)}" for key, value in flatten(entry.get("settings", {})).items()]
             if "papers" in entry:
                 jobs = _of_papers(where, entry["papers"], seeds, settings, setup)
             else:
                 jobs = _of_recipes(path.parent, entry, 1 if seeds is None else seeds, settings, setup)
         except StudyError:
             raise
-        except (ValueError, ComponentError) as error:
+        except (ValueError, TypeError, ComponentError) as error:
             raise StudyError(f"{where}: {error}") from error
         for job in jobs:
             found.setdefault(job, needs)

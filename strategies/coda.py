@@ -20,7 +20,7 @@ from .checks import require_not_negative
 from .features import eval_mode
 from .parts import parts_of
 from .peft import attach_modules
-from .peft_module import PEFTModule, peft_modules, require_vision_transformer
+from .peft_module import PEFTModule, freeze_backbone, peft_modules, require_vision_transformer
 
 
 class CODAComponents(PEFTModule):
@@ -90,7 +90,7 @@ class CODAComponents(PEFTModule):
     @torch.no_grad()
     def _draw(self, first: int, generator: torch.Generator | None) -> None:
         for part in (self.prompts, self.keys, self.attention):
-            rows = part.flatten(1)
+            rows = part.flatten(1).float()  # there is no QR in half precision
             new = torch.randn(self.share, rows.shape[1], generator=generator).to(rows)
             joined = torch.cat([rows[:first], new]).T
             # the columns of Q are those of Gram and Schmidt, up to their signs
@@ -173,15 +173,20 @@ class _Query(nn.Module):
             hook.remove()
         del vit.coda_query
 
-    def _before(self, vit: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _before(self, vit: Any, inputs: tuple[Any, ...]) -> None:
+        # an interrupted pass has left its query, as has each that checkpointing computes again up to what it needs
+        self._give(vit, None)
         with eval_mode(vit):
-            query = type(vit).forward(vit, *inputs)
-        for components in coda_components(vit):
-            components.query = query
+            query = vit.forward_head(vit.forward_features(*inputs), pre_logits=True)
+        self._give(vit, query)
 
     def _after(self, vit: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self._give(vit, None)
+
+    @staticmethod
+    def _give(vit: nn.Module, query: Tensor | None) -> None:
         for components in coda_components(vit):
-            components.query = None
+            components.query = query
 
 
 def coda_components(model: nn.Module) -> list[CODAComponents]:
@@ -222,7 +227,7 @@ def attach_coda(
         return module.to(attention.qkv.weight).train(attention.training)
 
     modules = attach_modules(model, blocks, "attn", CODAAttention, "coda", make, "detach_coda")
-    vit.requires_grad_(False)
+    freeze_backbone(vit)
     for module in modules:
         module.requires_grad_(True)
     _Query().train(vit.training).enter(vit)

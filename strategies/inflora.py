@@ -119,6 +119,17 @@ class BranchedLinear(nn.Linear):
             return output
         return output + F.pad(self.branches(input), (self.out_features // 3, 0))
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.branches.unmerged is not None:  # the branches are saved, too, and must not count twice
+            weight = self.weight.detach().clone()
+            weight[self.out_features // 3 :] = self.branches.unmerged
+            destination[f"{prefix}weight"] = weight
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.branches.unmerged = None  # of the weight that is replaced
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     @torch.no_grad()
     def merge(self) -> None:
         """Fold the branches into the weight. A copy of its rows is kept."""
@@ -314,7 +325,10 @@ def second_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
 
     def add(index: int, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         tokens = inputs[0].flatten(0, -2).float()
-        sums[index] += (tokens.T @ tokens).cpu()
+        with torch.autocast(
+            tokens.device.type, enabled=False
+        ):  # sums over all tokens, beyond what half precision holds
+            sums[index] += (tokens.T @ tokens).cpu()
         counts[index] += len(tokens)
 
     hooks = [layer.register_forward_pre_hook(partial(add, index)) for index, layer in enumerate(layers)]
@@ -414,6 +428,12 @@ class InfLoRA(SupervisedPlugin[Any]):
             raise ValueError(
                 f"InfLoRA has bases of {len(self.bases)} layers, and the model has branches in {len(layers)}, "
                 f"or of another width: make a new InfLoRA for another backbone"
+            )
+        if not widths and any(len(layer.branches.earlier_A) or layer.branches.B.any() for layer in layers):
+            raise ValueError(
+                "the model has branches of earlier experiences, and this InfLoRA has no directions of theirs: it would "
+                "overwrite them; go on with the plugin that trained them (it can be pickled), or attach new "
+                "branches"
             )
         for parameter in parts.backbone_parameters().values():
             parameter.requires_grad_(False)

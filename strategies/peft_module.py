@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from .heads import ContinualModel, unwrap
+from .heads import ContinualModel, find_classifier, unwrap
 
 
 class PEFTModule(nn.Module):
@@ -26,6 +26,15 @@ def peft_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of :func:`peft_modules`."""
     for module in peft_modules(model):
         yield from module.parameters()
+
+
+def freeze_backbone(vit: nn.Module) -> None:
+    """Freeze a ViT, in place, but for its own classifier, if it has one: heads train as they did before."""
+    _, classifier = find_classifier(vit) or ("", nn.Module())
+    heads = {*classifier.parameters()}
+    for parameter in vit.parameters():
+        if parameter not in heads:
+            parameter.requires_grad_(False)
 
 
 def require_vision_transformer(model: nn.Module) -> VisionTransformer:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from .byte_counts import bytes_of
 from .checks import require_not_negative
 from .features import eval_mode
-from .peft_module import PEFTModule, require_vision_transformer
+from .heads import find_classifier
+from .peft_module import PEFTModule, freeze_backbone, require_vision_transformer
 
 Vote = Literal["batch", "image"]
 """Who chooses prompts: the whole batch by majority (:func:`vote`), or each image its own (F28)."""
@@ -218,7 +219,7 @@ def enter(vit: Any, pool: PromptPool, kind: type[PromptedTransformer], query_cop
 
     :param query_copy: what makes the queries; ``None``: the ViT itself.
     """
-    vit.requires_grad_(False)
+    freeze_backbone(vit)
     vit.__class__ = kind
     vit.query_copy = query_copy
     vit.prompt_pool = pool.train(vit.training)
@@ -312,8 +313,9 @@ class PoolTraining(SupervisedPlugin[Any]):
         return require_vision_transformer(strategy.model)
 
     def _frozen(self, strategy: Any) -> list[nn.Parameter]:
-        """The parameters of the ViT that do not train: all but those of PEFT modules and of the copy."""
+        """The parameters of the ViT that do not train: all but those of PEFT modules, the copy and a classifier."""
         vit = self._vit(strategy)
         others = [m for m in vit.modules() if isinstance(m, PEFTModule)] + [vit.query_copy or nn.Module()]
+        others += [classifier for _, classifier in [find_classifier(vit) or ("", nn.Module())]]
         trained = {p for module in others for p in module.parameters()}
         return [p for p in vit.parameters() if p not in trained]

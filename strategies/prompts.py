@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peft_module import PEFTModule, require_vision_transformer
+from .peft_module import PEFTModule, freeze_backbone, require_vision_transformer
 
 
 class Prompts(PEFTModule):
@@ -108,7 +108,7 @@ def attach_prompts(
     spans = [(block, block) for block in vit.blocks] if deep else [(vit.blocks[0], vit.blocks[-1])]
     area = math.prod(vit.patch_embed.patch_size)
     modules = [Prompts(vit.embed_dim, tokens, area, vit.num_prefix_tokens, generator).to(weight) for _ in spans]
-    vit.requires_grad_(False)
+    freeze_backbone(vit)
     for module, (first, last) in zip(modules, spans, strict=True):
         module.train(first.training).enter(first, last)
     return modules

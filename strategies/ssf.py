@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peft_module import PEFTModule, peft_modules, require_vision_transformer
+from .peft_module import PEFTModule, freeze_backbone, peft_modules, require_vision_transformer
 
 
 class SSF(PEFTModule):
@@ -86,7 +86,7 @@ def attach_ssf(model: nn.Module, std: float = 0.02, generator: torch.Generator |
         SSF(len(layer.weight), std, 1 if isinstance(layer, nn.Conv2d) else -1, generator).to(layer.weight)
         for layer in layers
     ]
-    vit.requires_grad_(False)
+    freeze_backbone(vit)
     for layer, module in zip(layers, modules, strict=True):
         module.train(layer.training).enter(layer)
     return modules

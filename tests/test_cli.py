@@ -300,6 +300,16 @@ def test_seeds(text: str, seeds: list[int], made: list[Job], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [1993, 1996, 1997]), ("0-2", [0, 1, 2]), ("0-0", [0]), ("1993-1993", [1993])]
+)
+def test_seeds_of_a_cell_are_the_papers_unless_a_range_is_given(
+    text: str, seeds: list[int], made: list[Job], small: Path
+) -> None:
+    reclaim("run", "--cell", "slca/main/slca/split-cifar100-10", "--seeds", text, "--records", small / "records")
+    assert [job.seed for job in made] == seeds
+
+
+@pytest.mark.parametrize(
     "text", ["5-3", "0", "-3", "3-", "-", "", "ten", "1.5", "1-2-3", "-2-1", "99999999999999", "0-4294967296"]
 )
 def test_bad_seeds_are_refused(text: str, made: list[Job], tmp_path: Path) -> None:

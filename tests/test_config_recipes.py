@@ -158,6 +158,21 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
             ["weight_average=0.9", "keep=best", "images={}", "images.hold_out=true"],
             "weight_average is over all epochs, not those up to the best",
         ),
+        (
+            ["inflora={}", "lae={}"],
+            "lae keeps to earlier weights, and InfLoRA begins each experience with a new branch",
+        ),
+        (["inflora={}", "weight_average=0.9"], "weight_average keeps to earlier weights, and InfLoRA"),
+        (["inflora={}", "wise_ft=0.5"], "wise_ft keeps to earlier weights, and InfLoRA"),
+        (
+            ["coda={}", "weight_average=0.9"],
+            "weight_average averages over all steps, and coda gives prompts new values",
+        ),
+        (
+            ["dualprompt.copy_prompts=true", "weight_average=0.9"],
+            r"weight_average averages over all steps, and dualprompt\.copy_prompts gives",
+        ),
+        (["l2p.share=true", "lae={}"], r"lae averages over all steps, and l2p\.share gives"),
         (["low_rank={}", "slow_factor=0.5"], "low_rank has its own learning rates and schedule"),
         (["inflora={}", "schedule=cosine"], "inflora has its own schedule, inflora.schedule=reference"),
         (["inflora={}", "slow_factor=0.5"], "slow_factor=0.5 would slow down InfLoRA's branches"),
@@ -165,7 +180,7 @@ def test_training_what_is_frozen_is_refused(part: str) -> None:
         (["inflora.last_threshold=-1"], "inflora.last_threshold must be from 0 to 1, got -1"),
         (["inflora.rank=0"], "inflora.rank must be at least 1, got 0"),
         (["inflora.blocks=0"], "inflora.blocks must be at least 1, got 0"),
-        (["inflora={}", "ewc=1.0"], "ewc holds weights near earlier ones, and InfLoRA begins each experience"),
+        (["inflora={}", "ewc=1.0"], "ewc keeps to earlier weights, and InfLoRA begins each experience"),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(settings: list[str], complaint: str) -> None:

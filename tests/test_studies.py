@@ -69,6 +69,10 @@ def test_all_cells_of_a_paper_are_one_line(tmp_path: Path) -> None:
         ('[[runs]]\nrecipes = ["slca"]\nsettings.epoch = 1', "epoch"),
         ('[[runs]]\npapers = ["nobody"]', "there is no paper 'nobody': choose among"),
         ('[[runs]]\npapers = ["slca"]\nstreams = ["split-quickdraw-5"]', "leave out streams"),
+        ("[[runs]]\nrecipes = []", r"recipes is \[\]: write a list of names"),
+        ('[[runs]]\nrecipes = ["slca"]\nstreams = []', r"streams is \[\]: write a list of names"),
+        ("[[runs]]\npapers = []", r"papers is \[\]: write a list of names"),
+        ('[[runs]]\nrecipes = ["slca"]\nsettings.lr = 2024-01-01', r"\[\[runs\]\] 1: .*date"),
         ("[[runs]\n", "study.toml is not TOML"),
     ],
 )
@@ -113,11 +117,49 @@ def test_a_finished_study_runs_nothing_and_has_a_table_for_each_configuration(tm
     assert "9 runs: 9 done, 0 running, 0 failed, 0 waiting" in said.output
 
 
-@pytest.mark.parametrize("options", [["--again"], ["--set", "epochs=1"], ["--stream", "a:b"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--again"],
+        ["--set", "epochs=1"],
+        ["--stream", "a:b"],
+        ["--seeds", "1"],
+        ["--tasks", "5"],
+        ["--split-seed", "0"],
+        ["--precision", "bf16"],
+        ["--micro-batch", "4"],
+    ],
+)
 def test_options_that_a_study_has_itself_are_refused(options: list[str], tmp_path: Path) -> None:
     said = CliRunner().invoke(main, ["run", str(write(tmp_path, STUDY)), *options])
     assert said.exit_code == 2
-    assert "a study says itself which runs" in said.output
+    assert f"a study says itself which runs: leave out {options[0]}" in said.output
+
+
+def test_an_address_is_of_a_ray_cluster(tmp_path: Path) -> None:
+    said = CliRunner().invoke(main, ["run", str(write(tmp_path, STUDY)), "--address", "auto"])
+    assert said.exit_code == 2
+    assert "--address auto is of a Ray cluster: add --engine ray" in said.output
+
+
+@pytest.mark.parametrize(("options", "n_jobs"), [([], 1), (["--engine", "ray"], None), (["--jobs", "3"], 3)])
+def test_ray_uses_the_whole_machine_whatever_the_device(
+    options: list[str], n_jobs: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local engine makes one run at a time on an accelerator; Ray counts what each run needs."""
+    asked: list[int | None] = []
+
+    def run_study(
+        needs: object, store: object, engine: str, jobs: int | None, address: str | None
+    ) -> tuple[dict, dict]:  # type: ignore[type-arg]
+        asked.append(jobs)
+        return {}, {}
+
+    monkeypatch.setattr("reclaim.benchmark.cli.run_study", run_study)
+    CliRunner().invoke(
+        main, ["run", str(write(tmp_path, STUDY)), "--device", "meta", "--records", str(tmp_path / "r"), *options]
+    )
+    assert asked == [n_jobs]
 
 
 @pytest.mark.parametrize("options", [["--status"], ["--engine", "ray"], ["--address", "auto"]])

@@ -188,7 +188,7 @@ def protocol_of(run: str) -> Protocol | Uncovered:
     if natural and paper == "slca":
         title, settings, remarks = rival_of_slca(method, stream.dataset, stream.n_classes)
     elif natural:
-        title, settings, remarks = rival_of_aepg(method.removesuffix("-ce"))
+        title, settings, remarks = rival_of_aepg(method.removesuffix("-ce"), len(stream.sizes))
     elif paper == "slca" and table == "main" and method in SLCA_OF_OTHERS:
         _require_known(run, "stream", home, SLCA_OF_OTHERS[method])
         title, settings, remarks = slca_of_others(method, stream.dataset)

@@ -122,13 +122,15 @@ def _memory(method: str, classes: int) -> Settings:
     return {**_natural("Avalanche's, as corrected here (docs/baselines.md)", memory__method=method), **size, **default}
 
 
-def rival_of_aepg(method: str) -> tuple[str, Settings, tuple[str, ...]]:
+def rival_of_aepg(method: str, experiences: int) -> tuple[str, Settings, tuple[str, ...]]:
     """Title, settings and remarks of a row of aEPG's Table 1 that is neither LoRA's nor LAE's: a key of
     :data:`OF_AEPG`.
 
     The rival's modules as in the code that is read for it, under LAE's recipe.
     """
     module = {**_DUALPROMPT, **_natural("no clipping in LAE's recipe (F72)", dualprompt__clip=0.0)}
+    if experiences > 10:  # the pool of the twin, whose streams have as many
+        module |= _natural("one prompt for each experience (F40)", dualprompt__pool=experiences)
     if method == "inflora":
         module = {**_INFLORA, **_natural("LAE's recipe, constant (F72)", inflora__schedule="constant")}
     frozen = _natural("LAE's recipe: 30 of 50 epochs (F17, F72)", **{f"{method}__frozen_epochs": 30})

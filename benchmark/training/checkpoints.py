@@ -85,7 +85,7 @@ class Checkpoint(SupervisedPlugin[Any]):
         """The strategy as saved, including this plugin; also restores the random number generators. Without a
         checkpoint, or with unusable ones, the strategy as it was given.
 
-        It warns of files that are damaged or belong to another run, and keeps the last of them under another name.
+        It warns of files that are damaged or belong to another run, and keeps each of them under another name.
 
         :param strategy: made anew, with this plugin. A checkpoint may name the classes and functions of it and
             of the experiences.

@@ -8,6 +8,7 @@ starting it again. Records and checkpoints lie on a file system that all machine
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def seconds_of(jobs: Sequence[Job], store: RecordStore) -> dict[Job, float | Non
         wall = record.provenance.get("wall_seconds")
         if wall:
             walls.setdefault((record.recipe, record.stream, record.config_hash), []).append(float(wall))
-            epochs = max(1, int(record.result["config"].get("epochs", 1))) * len(record.result["accuracy"])
+            experiences = 1 if record.dense else len(record.result["accuracy"])
+            epochs = max(1, int(record.result["config"].get("epochs", 1))) * experiences
             for key in (record.recipe, ""):
                 by_epoch.setdefault(key, []).append(float(wall) / epochs)
     found: dict[Job, float | None] = {}
@@ -117,8 +119,11 @@ def run_study(
     else:
         made, failures = _by_ray(missing, needs, store, n_jobs, address, quiet)
     for job, reason in failures.items():
-        _failure_of(job, store).parent.mkdir(parents=True, exist_ok=True)
-        write_text(_failure_of(job, store), json.dumps({"reason": reason}))
+        try:
+            _failure_of(job, store).parent.mkdir(parents=True, exist_ok=True)
+            write_text(_failure_of(job, store), json.dumps({"reason": reason}))
+        except OSError as error:  # a full disk, which may be why the run failed; the reason is returned in any case
+            warnings.warn(f"--status will not know that {job} failed: {error}", stacklevel=2)
     return {**known, **made}, failures
 
 

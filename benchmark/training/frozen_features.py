@@ -35,6 +35,8 @@ def never_changes(config: Config) -> bool:
     """
     if config.images is None or config.external or config.keep == "best" or config.compile:
         return False
+    if config.read_block is not None:  # the features would be those of another block
+        return False
     as_tested = config.epochs == 0 or not config.images.augment
     untrained = config.epochs == 0 or config.trainable == "heads"
     adds = config.final_norm == "fresh" or config.memory or any(getattr(config, name) for name in MODULES)

@@ -129,11 +129,12 @@ def try_jobs(
 def _try_jobs(
     jobs: Sequence[Job], store: RecordStore | None, n_jobs: int | None, again: bool, quiet: bool
 ) -> tuple[dict[Job, Record], dict[Job, Exception]]:
+    # before looking for records, which may take long: what another process records meanwhile is noticed
+    written = {job: store.written(*job.place) if store else None for job in jobs}
     known = on_record(jobs, store, again) if store else {}
     missing = [job for job in dict.fromkeys(jobs) if job not in known]
     if store and missing:
         store.require_writable()
-    written = {job: store.written(*job.place) if store else None for job in missing}
     n_jobs = min(n_jobs or available_cores(), max(1, len(missing)))
     failures: dict[Job, Exception] = {}
     placed = {job: with_checkpoints(job, store) for job in (*known, *missing)}
@@ -340,6 +341,8 @@ def _other_starts(known: Mapping[Job, Record]) -> Iterator[tuple[Job, str, str]]
             job.config.backbone,
             job.setup.weights,
             job.setup.unverified,
+            job.config.images
+            and (job.config.images.protocol, job.config.images.size),  # of which a fingerprint depends
         )
         if surroundings not in starts:
             from .run import start  # imported late, see _make
@@ -542,7 +545,12 @@ def _in_processes(
                     while len(pending) < n_jobs and (job := take()):
                         own = worker(1) if job.external else None
                         make = _make_isolated if own else _make
-                        future = (own or pool).submit(make, placed[job], messages.put)
+                        try:
+                            future = (own or pool).submit(make, placed[job], messages.put)
+                        except BrokenProcessPool:  # a process was killed: its runs have failed, this one has not begun
+                            pool.shutdown(wait=False)
+                            pool = worker(n_jobs)
+                            future = pool.submit(make, placed[job], messages.put)
                         pending[future] = job
                         if own:
                             alone[future] = own

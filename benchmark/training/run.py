@@ -216,6 +216,11 @@ def _require_fitting(stream: Stream, config: Config, setup: Setup) -> None:
     """
     if stream.tier == DENSE:
         raise ValueError(f"{stream.name} consists of canvases: choose a recipe for them, such as dense-sem-olor")
+    if config.coda and len(stream.sizes) > config.coda.experiences:
+        raise ValueError(
+            f"CODA-Prompt's components are shared by {config.coda.experiences} experiences, and {stream.name} has "
+            f"{len(stream.sizes)}: --set coda.experiences={len(stream.sizes)}"
+        )
     if stream.made_by:
         _require_served(stream, config, setup)
         return

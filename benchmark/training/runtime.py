@@ -5,6 +5,7 @@ It does not distinguish runs and is not part of a configuration's hash.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Setup:
         path = self.checkpoint_of(recipe, stream, config_hash, seed)
         if path:
             with contextlib.suppress(OSError):  # a remaining file does no harm
-                for file in (path, previous(path), unfinished(path), set_aside(path)):
+                for file in (path, previous(path), unfinished(path), *all_set_aside(path)):
                     file.unlink(missing_ok=True)
 
 
@@ -81,8 +82,16 @@ def previous(checkpoint: Path) -> Path:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Name given to a checkpoint that could not be used."""
-    return checkpoint.with_suffix(".unusable")
+    """A name that no file has yet for a checkpoint that could not be used: it may be good for another run."""
+    number = 1 + len(all_set_aside(checkpoint))
+    while (path := checkpoint.with_suffix(f".unusable-{number}")).exists():
+        number += 1
+    return path
+
+
+def all_set_aside(checkpoint: Path) -> list[Path]:
+    """The files of this run that have such a name."""
+    return sorted(checkpoint.parent.glob(f"{glob.escape(checkpoint.stem)}.unusable-*"))
 
 
 HERE = Setup()

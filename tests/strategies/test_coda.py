@@ -265,3 +265,41 @@ def test_errors() -> None:
     detach_coda(strategy.model)
     with pytest.raises(ValueError, match="the model has no components"):
         strategy.train(make_stream().train_stream)
+
+
+def test_what_an_interrupted_pass_leaves_is_not_used() -> None:
+    model, modules = attached()
+    expected = model(IMAGES)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.norm.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        model(IMAGES.flip(0)[:2] + 1)
+    hook.remove()
+    assert torch.equal(model(IMAGES), expected)
+    assert all(module.query is None for module in modules)
+
+
+def test_a_model_in_half_precision_begins_every_experience() -> None:
+    model = ContinualModel(vit()).to(torch.bfloat16)
+    modules = attach_coda(model, 3, range(2), components=6, length=4)
+    for _ in range(3):
+        for module in modules:
+            module.begin()
+    for part in (modules[0].prompts, modules[0].keys):
+        rows = part.flatten(1).float()
+        torch.testing.assert_close(rows @ rows.T, torch.eye(6), rtol=0, atol=0.03)
+
+
+def test_a_vit_with_its_own_classifier() -> None:
+    """The query is of features, whatever the head, and the head trains."""
+    model, modules = attached(num_classes=5)
+    queries = []
+    modules[0].register_forward_pre_hook(lambda _, inputs: queries.append(inputs[0]))
+    assert model(IMAGES).shape == (3, 5)
+    plain = vit(num_classes=5)
+    torch.testing.assert_close(queries[0], plain.forward_head(plain.forward_features(IMAGES), pre_logits=True))
+    assert model.head.weight.requires_grad
+    assert not model.norm.weight.requires_grad

@@ -189,9 +189,10 @@ def test_merged_equals_unmerged_and_is_undone_bit_for_bit() -> None:
     model = branched()
     randomize(model)
     state, outputs = learned(model), model.features(IMAGES)
+    weight = model.backbone.blocks[0].attn.qkv.weight.detach().clone()  # type: ignore[union-attr]
     merge_inflora(model)
     merge_inflora(model)  # once is enough
-    assert not equal(learned(model), state)
+    assert not torch.equal(model.backbone.blocks[0].attn.qkv.weight, weight)  # type: ignore[union-attr]
     assert torch.allclose(model.features(IMAGES), outputs, atol=1e-5)
     unmerge_inflora(model)
     assert equal(learned(model), state)
@@ -220,6 +221,26 @@ def test_a_state_is_loaded_whatever_the_number_of_branches() -> None:
     randomize(model, 3)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.features(IMAGES), model.features(IMAGES))
+
+
+def test_a_state_saved_while_merged_counts_the_branches_once() -> None:
+    model, other = branched(), branched()
+    randomize(model)
+    expected = model.features(IMAGES)
+    merge_inflora(model)
+    state = copy.deepcopy(model.state_dict())
+    other.load_state_dict(state)
+    assert torch.equal(other.features(IMAGES), expected)
+    # and what is loaded into a merged model is not overwritten when it is unmerged
+    third = branched()
+    randomize(third, 1)
+    merge_inflora(third)
+    third.load_state_dict(state)
+    unmerge_inflora(third)
+    assert torch.equal(third.features(IMAGES), expected)
+    # the merged model itself is as it was
+    unmerge_inflora(model)
+    assert torch.equal(model.features(IMAGES), expected)
 
 
 def test_bad_places_and_ranks_are_refused() -> None:
@@ -265,6 +286,17 @@ def test_second_moments_are_those_of_the_tokens_that_come_in() -> None:
         flat = kept.detach().double().flatten(0, 1)
         assert torch.allclose(moment, flat.T @ flat / len(flat), atol=1e-5)
     assert model.training
+
+
+def test_second_moments_are_summed_in_single_precision() -> None:
+    """Sums over all tokens: float16 would end at 65504."""
+    model = ContinualModel(vit(), autocast=torch.bfloat16)
+    attach_inflora(model, rank=RANK)
+    seen: list[Tensor] = []
+    layer = next(module for module in model.modules() if isinstance(module, BranchedLinear))
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2).double()))
+    found, *_ = second_moments(model, [IMAGES])
+    torch.testing.assert_close(found, seen[0].T @ seen[0] / len(seen[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_no_image_and_no_number_are_named() -> None:
@@ -590,6 +622,17 @@ def test_another_strategy_on_the_same_model_goes_on() -> None:
         naive(model, method).train(experience)
     assert len(peft_modules(model)[0].earlier_A) == 2 * RANK  # type: ignore[arg-type]
     assert all(basis.basis is not None for basis in method.bases)
+
+
+def test_a_plugin_without_the_directions_of_earlier_branches_is_refused() -> None:
+    stream = make_stream()
+    strategy = train(naive(branched(), InfLoRA()), stream)
+    saved, model = strategy.model.state_dict(), branched()
+    model.load_state_dict(saved)
+    before = learned(model)
+    with pytest.raises(ValueError, match="go on with the plugin that trained them"):
+        naive(model, InfLoRA()).train(stream.train_stream[0])
+    assert equal(learned(model), before)
 
 
 def test_a_model_with_branches_elsewhere_is_refused() -> None:

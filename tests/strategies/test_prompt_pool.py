@@ -276,6 +276,26 @@ def test_prompts_and_heads_train_and_nothing_else(size: int, attach: Attach, det
     assert any(name.endswith("prompts") for name in moved)
 
 
+@pytest.mark.parametrize("clip_over", ["trained", "all"])
+@every_method
+def test_a_vits_own_classifier_trains(clip_over: Any, attach: Attach, detach: Any, plugin: Any) -> None:
+    model = vit(num_classes=6)
+    attach(model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad and "prompt" not in n} == {
+        "head.weight",
+        "head.bias",
+    }
+    before = model.head.weight.detach().clone()
+    strategy = naive(model, plugin(clip_over=clip_over))
+    strategy.train(stream().train_stream[0])
+    assert not torch.equal(model.head.weight, before)
+    assert model.head.weight.requires_grad
+    frozen = vit(num_classes=6)
+    frozen.head.requires_grad_(False)
+    attach(frozen)
+    assert not frozen.head.weight.requires_grad  # as it was
+
+
 @every_method
 def test_evaluating_in_between_changes_nothing(attach: Attach, detach: Any, plugin: Any) -> None:
     ends = []

@@ -33,7 +33,7 @@ from reclaim.benchmark.training.checkpoints import Checkpoint
 from reclaim.benchmark.training.jobs import Job, run_jobs
 from reclaim.benchmark.training.observer import Effort
 from reclaim.benchmark.training.run import run
-from reclaim.benchmark.training.runtime import HERE, Setup, previous, set_aside, unfinished
+from reclaim.benchmark.training.runtime import HERE, Setup, all_set_aside, previous, unfinished
 from small_runs import SMALL, drawings, shrink, small_config, synthetic_record
 
 TESTS = Path(__file__).parents[1]
@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(
         record = run("linear", config, SMALL, 0, setup=setup)
     assert len(caught) == 1
     assert record.result == undisturbed()
-    assert set_aside(path).read_bytes() == spoiled
+    assert [aside.read_bytes() for aside in all_set_aside(path)] == [spoiled]
     setup.discard_checkpoint(record.recipe, record.stream, record.config_hash, record.seed)
     assert list(path.parent.iterdir()) == []
 
@@ -495,6 +495,31 @@ def test_a_checkpoint_of_another_run_is_not_used(
     ):
         record = run("linear", config, SMALL, 0, setup=setup)
     assert record.result == undisturbed()
+
+
+def test_all_checkpoints_of_another_run_are_kept(
+    setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be good where they were made: what cannot be used here is not lost, nor what came before it."""
+    config = small_config("linear", "epochs=1")
+    interrupt(2)
+    with pytest.raises(Interrupted):
+        run("linear", config, SMALL, 0, setup=setup)
+    path = file_of(setup)
+    made = {path.read_bytes(), previous(path).read_bytes()}
+    assert len(made) == 2
+    interrupt(1)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(checkpoints, "_code", lambda: "of another version")
+        with pytest.warns(UserWarning, match="belongs to another run"), pytest.raises(Interrupted):
+            run("linear", config, SMALL, 0, setup=setup)
+    assert {aside.read_bytes() for aside in all_set_aside(path)} == made
+    interrupt(100)
+    with pytest.warns(UserWarning, match="belongs to another run"):
+        record = run("linear", config, SMALL, 0, setup=setup)
+    assert record.result == undisturbed()
+    assert len(all_set_aside(path)) == 3
+    assert made < {aside.read_bytes() for aside in all_set_aside(path)}
 
 
 def test_each_run_has_its_own(setup: Setup) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reclaim.benchmark.data.streams import CANVASES
+from reclaim.benchmark.recipes import RECIPES
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.training import engines, jobs
@@ -123,6 +125,27 @@ def test_the_longest_come_first_by_what_is_on_record(makes: Any, store: RecordSt
     assert seconds[other] == 1000.0
     assert seconds[many] == pytest.approx(9 * seconds[few])
     assert longest_first([few, other], store) == [other, few]
+
+
+def test_runs_on_canvases_have_their_times(makes: Any, store: RecordStore) -> None:
+    config = RECIPES["dense-sem-full"].config
+    one, other = (Job("dense-sem-full", config, CANVASES, seed, "given") for seed in range(2))
+    makes(lambda *_: None)
+    made, failures = run_study({one: Needs()}, store, n_jobs=1, quiet=True)
+    assert (list(made), failures) == ([one], {})
+    assert seconds_of([other], store) == {other: 7.0}
+    assert progress_of([one, other], store).seconds_left == 7.0
+    assert longest_first([other, job()], store)[0] == other
+
+
+def test_the_reasons_are_told_when_the_disk_is_full(
+    makes: Any, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes(lambda *_: fail(ValueError("no")))
+    monkeypatch.setattr(engines, "write_text", lambda *_: fail(OSError(28, "No space left on device")))
+    with pytest.warns(UserWarning, match="--status will not know that linear .* failed: .*No space left"):
+        _, failures = run_study({job(): Needs()}, store, n_jobs=1, quiet=True)
+    assert [reason for reason in failures.values()] == ["ValueError: no"]
 
 
 def test_what_is_running_is_seen_and_left_alone(makes: Any, store: RecordStore) -> None:

@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock
 from reclaim.benchmark.data.streams import STREAMS, find_stream
 from reclaim.benchmark.papers.protocols import find_cell
-from reclaim.benchmark.recipes import find_recipe
+from reclaim.benchmark.recipes import RECIPES, find_recipe
 from reclaim.benchmark.records import store as stores
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
 from reclaim.benchmark.records.store import RecordStore
@@ -504,6 +504,61 @@ def test_two_at_a_time_give_what_one_after_another_gives(tmp_path: Path, monkeyp
         comparison = compare(alone, beside)
         assert comparison.exact
         assert comparison.agree
+
+
+def make_or_die(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """Stands in for ``jobs._make``: the kernel kills the process of seed 0."""
+    if job.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return synthetic_record(job.recipe, job.stream.name, job.seed, config=job.config)
+
+
+def test_what_is_recorded_while_the_images_are_read_is_not_made_again(
+    maker: Maker, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_record = engines.on_record
+
+    def slowly(*args: Any) -> Any:
+        found = on_record(*args)
+        first = jobs(1)[0]
+        store.write(synthetic_record(first.recipe, first.stream.name, first.seed, config=first.config))
+        return found
+
+    monkeypatch.setattr(engines, "on_record", slowly)
+    assert len(run_jobs(jobs(2), store, 1)) == 2
+    assert maker.made == [1]
+
+
+def test_weights_are_read_for_each_size_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Position embeddings are resampled to it, so that the fingerprint of one file is another."""
+    recipe, sizes = RECIPES["lite-ncm"], []
+
+    def start(stream: Any, config: Any, setup: Any) -> dict[str, tuple[str, ...]]:
+        sizes.append(config.images.size)
+        return {}
+
+    monkeypatch.setattr(runner, "start", start)
+    known = {}
+    for size in (64, 96, 64):
+        job = Job(
+            "mine", recipe.config.set([f"images.size={size}"]), find_stream("split-cifar10-5"), len(known), "given"
+        )
+        known[job] = synthetic_record("mine", "split-cifar10-5", job.seed, config=job.config)
+    engines._require_same_start(known)
+    assert sizes == [64, 96]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process")
+def test_a_killed_process_stops_no_run_that_waits(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_make", make_or_die)
+    todo = jobs(6)
+    made, failures = engines.try_jobs(todo, store, 2, quiet=True)
+    assert {*made} | {*failures} == {*todo}
+    assert todo[0] in failures
+    assert len(failures) <= 2  # what was under way in the pool of the killed process
+    assert "a process was killed, most often for want of memory" in str(failures[todo[0]])
+    again, _ = engines.try_jobs(todo[1:], store, 2, quiet=True)
+    assert {*again} == {*todo[1:]}
 
 
 # --- two commands on one store ---

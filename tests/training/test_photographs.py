@@ -252,7 +252,7 @@ def test_a_stopped_run_of_the_middle_tier_ends_with_the_same_result(recipe: str,
 
 @pytest.mark.parametrize(
     "change",
-    ["images.augment=true", "trainable=all", "memory={}", "keep=best", "ssf={}", "images=null"],
+    ["images.augment=true", "trainable=all", "memory={}", "keep=best", "ssf={}", "images=null", "read_block=9"],
 )
 def test_other_features_are_computed_anew(change: str) -> None:
     config = RECIPES["lite-linear"].config

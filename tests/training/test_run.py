@@ -358,6 +358,7 @@ def test_a_diverging_run_is_no_result() -> None:
         ("llrd-1", "layer_decay=0", "decay must be above 0 and at most 1, got 0.0"),
         ("wise-ft-1", "wise_ft=2", r"alpha must be in \[0, 1\], got 2.0"),
         ("weight-average-1", "weight_average=1", r"decay must be in \[0, 1\), got 1.0"),
+        ("coda-prompt", "coda.experiences=2", "shared by 2 experiences, and small has 3: --set coda.experiences=3"),
         ("linear", "backbone=vit_of_nobody", "unknown backbone 'vit_of_nobody'"),
     ],
 )
