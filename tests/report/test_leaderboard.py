@@ -221,7 +221,7 @@ def test_all_pages_judge_a_claim_on_a_recipe_that_turns_a_switch(store: RecordSt
     (line,) = (line for line in (tmp_path / "embedded.md").read_text().splitlines() if f"`{claim.id}`" in line)
     assert line.startswith("| **holds**")
     (row,) = re.findall(rf'<tr class="row" id="{claim.id}".*?</tr>', (tmp_path / "index.html").read_text(), re.DOTALL)
-    assert ">holds<" in row
+    assert " holds</span>" in row
     held = (tmp_path / "docs/findings.md").read_text().partition("## What held")[2].partition("## ")[0]
     assert f"`{claim.id}`" in held
 
