@@ -16,9 +16,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from .checks import require_fraction
-from .heads import unwrap
 from .parts import parts_of
 from .runs import Owner
+from .wrappers import unwrap
 
 
 class _Averaging(SupervisedPlugin[Any]):

@@ -14,8 +14,8 @@ from avalanche.models.utils import avalanche_forward
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, default_collate
 
-from .heads import unwrap
 from .parts import parts_of
+from .wrappers import unwrap
 
 
 def extract_features(

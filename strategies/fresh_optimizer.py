@@ -54,7 +54,7 @@ class FreshOptimizer(SupervisedPlugin[Any]):
         # Groups are matched by position. For a group added since the last experience, its present rate is its first
         # one.
         self._first_lrs += [float(group["lr"]) for group in groups[len(self._first_lrs) :]]
-        for group, lr in zip(groups, self._first_lrs, strict=True):
+        for group, lr in zip(groups, self._start(strategy), strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
@@ -66,6 +66,10 @@ class FreshOptimizer(SupervisedPlugin[Any]):
         steps = strategy.train_epochs * (len(strategy.dataloader) if self.every == "iteration" else 1)
         if self.schedule is not None and steps:
             self._scheduler = self.schedule(optimizer, steps)
+
+    def _start(self, strategy: Any) -> list[float]:
+        """The rates that the groups of this experience start from."""
+        return self._first_lrs
 
     def _warn_of_a_schedule_that_has_run(self, groups: list[dict[str, Any]]) -> None:
         rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in groups]

@@ -31,22 +31,27 @@ class FullCovariance:
 
     matrix: Tensor
 
-    @cached_property
+    @property
     def factor(self) -> Tensor:
         """F (d, d), float32, with F F^T = matrix: the Cholesky factor.
         If there is none, negative eigenvalues count as 0.
         """
+        return self._factored[0]
+
+    @cached_property
+    def _factored(self) -> tuple[Tensor, bool]:
+        """:attr:`factor`, and whether it is triangular."""
         if len(self.matrix) > WIDE:
             factor, failed = torch.linalg.cholesky_ex(self.matrix)
             if not failed:
-                return factor
+                return factor, True
         matrix = self.matrix.double()
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
             # fewer samples than dimensions and no ridge: singular, and after rounding to float32 slightly indefinite
             eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
-            factor = eigenvectors * eigenvalues.clamp_min(0).sqrt()
-        return factor.float()
+            return (eigenvectors * eigenvalues.clamp_min(0).sqrt()).float(), False
+        return factor.float(), True
 
     def __getstate__(self) -> dict[str, Tensor]:
         return {"matrix": self.matrix}  # copies and pickles compute the factor again
@@ -58,8 +63,8 @@ class FullCovariance:
 
     def draw(self, mean: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         """Samples (n, d) with mean (d,), from standard normal noise (n, d)."""
-        factor, dim = self.factor, len(mean)
-        if dim <= WIDE or factor[0, 1:].any():  # small, or not triangular
+        (factor, triangular), dim = self._factored, len(mean)
+        if dim <= WIDE or not triangular:
             return torch.addmm(mean, noise, factor.T)
         samples = torch.empty_like(noise)
         for start in range(0, dim, _BLOCK):  # without the products with the zeros above the diagonal

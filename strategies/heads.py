@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from avalanche.models import BaseModel, DynamicModule, IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .runs import classes_of
+from .wrappers import unwrap
 
 UNSEEN = -1000.0
 """Logit of a class without a head: finite in float16, and never the largest."""
@@ -251,17 +251,6 @@ class ContinualModel(nn.Module, BaseModel):  # type: ignore[misc]
         """Images (N, C, H, W) to logits (N, largest class id + 1)."""
         logits: Tensor = self.heads(self.features(images))
         return logits
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` returns."""
-    while True:
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:

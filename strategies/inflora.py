@@ -29,11 +29,12 @@ from torch.utils.data import DataLoader
 
 from .features import eval_mode
 from .fresh_optimizer import FreshOptimizer
-from .heads import ContinualModel, unwrap
+from .heads import ContinualModel
 from .parts import parts_of
 from .peft import attach_modules
 from .peft_module import PEFTModule, require_vision_transformer
 from .runs import Owner, experiences_before, images_at_a_time
+from .wrappers import unwrap
 
 # The branches of a layer
 

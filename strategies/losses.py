@@ -75,7 +75,8 @@ class _TargetAndEntropy(torch.autograd.Function):
         log_p = F.log_softmax(logits, dim=1)
         log_p_y, p = log_p.gather(1, targets.unsqueeze(1)).squeeze(1), log_p.exp()
         log_p.clamp_min_(-1e30)  # 0 log 0 is 0
-        h = -torch.linalg.vecdot(p, log_p)
+        with torch.autocast(logits.device.type, enabled=False):  # which would round p and log p
+            h = -torch.linalg.vecdot(p, log_p)
         ctx.save_for_backward(logits, targets, log_p, p, h)
         return log_p_y, h
 

@@ -17,7 +17,8 @@ from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
-from .heads import ContinualModel, TaskHeads, find_classifier, unwrap
+from .heads import ContinualModel, TaskHeads, find_classifier
+from .wrappers import unwrap
 
 
 class ClassifierRows:
@@ -142,6 +143,7 @@ class Parts:
 
         :param tasks: the classes that each experience brought; ``TaskHeads`` know theirs.
         """
+        self._require_plain("alignment")
         return self.classifier if isinstance(self.classifier, TaskHeads) else ClassifierRows(self.classifier, tasks)
 
     def require_classes(self, classes: Iterable[int], who: str, alone: bool = False) -> None:
@@ -152,6 +154,7 @@ class Parts:
         :param alone: no row of another class may compete with theirs, either.
         :raises ValueError: it is not so.
         """
+        self._require_plain(who)
         expected, layer = set(classes), type(self.classifier).__name__
         known = trained_classes(self.classifier)
         if known is not None:
@@ -169,6 +172,20 @@ class Parts:
                 f"which has {rows}, would compete with them: use Avalanche's IncrementalClassifier(masking=True), or a "
                 f"ContinualModel"
             )
+
+    def _require_plain(self, who: str) -> None:
+        """:raises ValueError: a linear layer of the classifier is not W x + b of its own weights: a cosine classifier,
+        or one whose weight is computed of others.
+        """
+        for layer in self.classifier.modules():
+            if isinstance(layer, nn.Linear) and (
+                type(layer).forward is not nn.Linear.forward or "weight" not in layer._parameters
+            ):
+                raise ValueError(
+                    f"{who} reads and writes the weights of a classifier W x + b, and {type(layer).__name__} of "
+                    f"{type(self.model).__name__} computes something else, or W of other tensors: use a plain "
+                    f"nn.Linear, or ContinualModel(backbone)"
+                )
 
     def backbone_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, of all but the classifier's."""

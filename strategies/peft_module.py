@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from .heads import ContinualModel, find_classifier, unwrap
+from .heads import ContinualModel, find_classifier
+from .wrappers import unwrap
 
 
 class PEFTModule(nn.Module):

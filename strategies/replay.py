@@ -25,9 +25,10 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
-from .heads import ContinualModel, unwrap
+from .heads import ContinualModel
 from .runs import Owner, classes_of, require_counted
 from .task_loss import TaskLoss
+from .wrappers import unwrap
 
 
 class Memory(ClassBalancedBuffer):
@@ -328,8 +329,10 @@ class DERPlusPlus(DER):
 
     def _before_forward(self, **kwargs: Any) -> None:
         plugins, self.plugins = self.plugins, []
-        super()._before_forward(**kwargs)  # puts the memory's images before the new ones
-        self.plugins = plugins
+        try:
+            super()._before_forward(**kwargs)  # puts the memory's images before the new ones
+        finally:
+            self.plugins = plugins
         super(DER, self)._before_forward(**kwargs)
 
 

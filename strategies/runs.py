@@ -5,6 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from torch import nn
+
+from .wrappers import unwrap
+
 
 class Owner:
     """The objects that the state of a plugin belongs to: the strategy and its model.
@@ -12,8 +16,8 @@ class Owner:
     Someone may use a plugin again, for another strategy. Its state must not come along. A new strategy on the same
     model goes on with the state, and so does the same strategy on a model that has replaced the old one.
 
-    The objects are not kept alive. A copy, pickled or not, belongs to nobody until it is used, and then to its user: a
-    checkpoint goes on with its state.
+    A model is the same in ``DataParallel`` or compiled. The objects are not kept alive. A copy, pickled or not, belongs
+    to nobody until it is used, and then to its user: a checkpoint goes on with its state.
     """
 
     def __init__(self) -> None:
@@ -22,16 +26,20 @@ class Owner:
     def is_another(self, *objects: Any) -> bool:
         """Whether the state belongs to others: to none of ``objects``."""
         known = [reference() for reference in self._objects]
-        return bool(known) and not any(a is b for a in objects for b in known)
+        return bool(known) and not any(_inner(a) is b for a in objects for b in known)
 
     def changes_to(self, *objects: Any) -> bool:
         """Whether the state belonged to others. From now on it belongs to ``objects``."""
         changes = self.is_another(*objects)
-        self._objects = [weakref.ref(thing) for thing in objects]
+        self._objects = [weakref.ref(_inner(thing)) for thing in objects]
         return changes
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_objects": []}
+
+
+def _inner(thing: Any) -> Any:
+    return unwrap(thing) if isinstance(thing, nn.Module) else thing
 
 
 def experiences_before(strategy: Any) -> int:

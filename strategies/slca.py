@@ -30,10 +30,11 @@ from .features import check_features, extract_features
 from .fresh_optimizer import FreshOptimizer
 from .frozen_batch_norm import moving_batch_norms
 from .gaussians import ClassGaussians, CovarianceKind
-from .heads import ContinualModel, unwrap
+from .heads import ContinualModel
 from .parts import Heads, parts_of, require_same_classes
 from .runs import Owner, classes_of, images_at_a_time
 from .task_loss import TaskCrossEntropy
+from .wrappers import unwrap
 
 TaskIndex = Literal["true", "reference"]
 
@@ -149,7 +150,9 @@ def align_heads(
     sizes = [len(c) for c in heads.head_classes]
     scales = mean_scales(heads, gaussians, task_index) if mean_decay else None
     # One matrix for all heads: the same arithmetic as SGD on each head, in a single product.
-    weight, bias = (rows.requires_grad_() for rows in heads.rows())
+    # In half precision most steps would be too small to change a weight.
+    rows = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in heads.rows())
+    weight, bias = (part.requires_grad_() for part in rows)
     optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=momentum, weight_decay=weight_decay)
     at_a_time = max(1, DRAWN_BYTES // (4 * len(classes) * weight.shape[1]))
     rounds = math.ceil(samples_per_class / at_a_time)
@@ -353,7 +356,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         self.seed = seed
         self.gaussians = ClassGaussians(covariance_ridge, covariance, rank)
         self._tasks: list[list[int]] = []  # the classes that each experience brought
-        self._unaligned: tuple[nn.Module, list[Tensor]] | None = None
+        self._unaligned: list[Tensor] | None = None
+        self._aligned = Owner()  # the classifier that they are of
         self._owner = Owner()
         self._looked = False  # at batch normalisation
 
@@ -369,10 +373,9 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
-            classifier, unaligned = self._unaligned
             parts = parts_of(strategy.model, "ClassifierAlignment")
-            if parts.classifier is classifier:  # false if the strategy has another model now
-                parts.heads(self._tasks).restore(unaligned)
+            if not self._aligned.is_another(parts.classifier):  # the strategy may have another model now
+                parts.heads(self._tasks).restore(self._unaligned)
             self._unaligned = None
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -411,7 +414,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
         if experience > 0:
             heads = parts.heads(self._tasks)
             if self.restore:
-                self._unaligned = parts.classifier, heads.snapshot()
+                self._unaligned = heads.snapshot()
+                self._aligned.changes_to(parts.classifier)
             entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(entropy[0]))
             align_heads(heads, self.gaussians, **self.settings, generator=generator)

@@ -30,6 +30,7 @@ from .fresh_optimizer import FreshOptimizer
 from .heads import TaskHeads, require_continual_model
 from .losses import symmetric_cross_entropy
 from .peft_module import PEFTModule, peft_parameters, require_vision_transformer
+from .runs import experiences_before
 from .slca import ClassifierAlignment, TaskIndex, fresh_final_norm, slow_learner_groups
 from .task_loss import TaskLoss
 
@@ -201,17 +202,17 @@ class SlowLearnerRates(FreshOptimizer):
         super().__init__(partial(CosineAnnealingLR, eta_min=floor))  # not a lambda: it can be pickled
         self.floor = floor
 
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        # there are no first rates yet when the first experience starts
+    def _start(self, strategy: Any) -> list[float]:
+        rates, later = super()._start(strategy), experiences_before(strategy) > 0
         groups = strategy.optimizer.param_groups
-        self._first_lrs = [group.get("later_lr", lr) for group, lr in zip(groups, self._first_lrs, strict=False)]
-        super().before_training_exp(strategy, *args, **kwargs)
-        lowest = min(self._first_lrs)
+        rates = [group.get("later_lr", lr) if later else lr for group, lr in zip(groups, rates, strict=True)]
+        lowest = min(rates)
         if lowest < self.floor and not math.isclose(lowest, self.floor):
             raise ValueError(
                 f"floor={self.floor} is above a parameter group's learning rate {lowest}, which would rise to it: "
                 f"lower the floor"
             )
+        return rates
 
 
 # The loss

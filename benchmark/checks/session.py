@@ -65,7 +65,7 @@ def records_on_record(config: pytest.Config) -> list[Record]:
 
 def records_to_judge(config: pytest.Config) -> list[Record]:
     """The records of the recipes' present configurations; with --paper-fresh their runs made again, which are not
-    written.
+    written, and the records of those that cannot be made here.
     """
     if JUDGED not in config.stash:
         records = current(records_on_record(config))
@@ -84,7 +84,10 @@ def records_to_judge(config: pytest.Config) -> list[Record]:
                 # those of published cells cannot be made here, those of the middle tier need its images
                 if r.recipe in RECIPES and (root or RECIPES[r.recipe].tier != MIDDLE)
             ]
-            records = train(config, jobs, None)
+            made = train(config, jobs, None)
+            again = {job.place for job in jobs}
+            # what cannot be made here is judged as it is on record
+            records = [*made, *(r for r in records if (r.recipe, r.stream, r.config_hash, r.seed) not in again)]
         config.stash[JUDGED] = records
     return config.stash[JUDGED]
 

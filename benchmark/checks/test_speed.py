@@ -426,7 +426,7 @@ def test_alignment_of_papers_shapes(classes: int, samples: int, rounds: int, che
 
     def first_epoch() -> None:
         for c in gaussians.classes:
-            vars(gaussians[c].kept).pop("factor", None)
+            vars(gaussians[c].kept).pop("_factored", None)
         align_heads(heads, gaussians, epochs=1, samples_per_class=samples, mean_decay=False, generator=generator)
 
     def public_way() -> None:

@@ -130,7 +130,8 @@ def take_stock(name: str, root: Path | str) -> Stock:
         }
         listed |= {f"{below}{c}/{image}" for c, of_class in counts.items() for image in of_class}
         problems += [no_image(folder / below / c) for c, of_class in counts.items() if not of_class]
-        expected = {c: entry.per_class for c in counts if entry.per_class is not None and counts[c]}
+        whole = not below  # else it is a part, whose images are counted as one
+        expected = {c: entry.per_class for c in counts if whole and entry.per_class is not None and counts[c]}
         wrong = [(below + c, len(counts[c]), n) for c, n in expected.items()]
         if below.rstrip("/") in entry.domains:
             wrong.append((below, sum(map(len, counts.values())), entry.domains[below.rstrip("/")]))

@@ -234,7 +234,7 @@ def rows(records: Sequence[Record], variants: Sequence[Record] = (), outside: Se
 
 TOLD = 3
 """Most settings that a title names."""
-_RESERVED = ("embedded", "index")
+_RESERVED = ("embedded", "middle", "index")
 """Names of pages that no stream may take."""
 
 

@@ -84,7 +84,8 @@ def write(
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 paths.append(folder / f"{name}.{kind}")
                 figure.savefig(paths[-1], dpi=150, metadata=metadata)
-        if planned := [v for v in run if v.claim.family == "confirmatory"]:
+        tiers = {v.claim.tier for v in run}  # whose claims all count, also those that were not run
+        if planned := [v for v in verdicts if v.claim.family == "confirmatory" and v.claim.tier in tiers]:
             figure = Figure(figsize=(12, 6.3))
             _card(figure, planned, checks)
             paths.append(folder / "card.png")

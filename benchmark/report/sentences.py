@@ -65,9 +65,9 @@ def _size(verdict: ClaimVerdict) -> str:
     """The difference in words, such as "Worse by 1.5 points"."""
     assert verdict.difference is not None
     value, unit = verdict.difference.value, unit_of(verdict.claim)
-    size = f"{abs(value):.1f}" if abs(value) >= 1 else f"{abs(value):.2f}"
-    if float(size) == 0:
+    if value == 0:
         return "No difference"
+    size = f"{abs(value):.1f}" if abs(value) >= 1 else f"{abs(value):.2f}" if abs(value) >= 0.005 else "less than 0.005"
     entropy = verdict.claim.metric in LESS_IS_BETTER
     if value > 0:
         return f"{'As claimed' if entropy else 'Better'} by {size} {unit}"

@@ -128,7 +128,12 @@ def compare(
         raise ValueError("no method is named: give the records of at least one")
     require_comparable(runs)
     first, *_ = runs
-    joint = {name for name, records in runs.items() if any(r.result["config"].get("joint") for r in records)}
+    joint = {
+        name
+        for name, records in runs.items()
+        if any(r.result["config"].get("joint") for r in records)
+        or (not records and name in RECIPES and RECIPES[name].config.joint)
+    }
     if first in joint and metric != "last_acc":
         raise ValueError(f"{first} is joint training, whose {metric} is of one experience: name another method first")
     values = {
@@ -325,7 +330,9 @@ def _best(first: ComparisonRow, rivals: Sequence[ComparisonRow], metric: str) ->
     judged = [row for row in rivals if row.difference]
     if len(judged) < len(rivals) or len(rivals) < 2:  # one sentence has said it, or who is best stays open
         return []
-    best = max((first, *judged), key=lambda row: sign * row.mean.mean if row.mean else -math.inf)
+    # means are over the seeds that each has: what is worse on the same seeds is not the best
+    candidates = (first, *(row for row in judged if row.verdict != "worse"))
+    best = max(candidates, key=lambda row: sign * row.mean.mean if row.mean else -math.inf)
     open_ = [row.name for row in judged if row is not best and row.verdict != "worse"]
     if best is first:
         if not open_:

@@ -316,6 +316,24 @@ def test_what_fetch_leaves_is_not_extra(
     assert "file.tar:" not in reclaim("fetch", "clrs25", "--root", str(root))
 
 
+def test_a_class_is_counted_as_a_whole_where_parts_have_folders_of_their_own(
+    reclaim: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(
+        find_dataset("clrs25"), classes=2, train=8, test=2, class_folders=("port", "river"), per_class=5, archives=()
+    )
+    monkeypatch.setitem(CATALOGUE, "clrs25", small)
+    for part, count in (("train", 4), ("test", 1)):
+        for number, name in enumerate(("port", "river")):
+            folder = tmp_path / "CLRS" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (3, 2), (number, i, count)).save(folder / f"{i}.png")
+    assert reclaim("check", "clrs25", "--root", str(tmp_path)).endswith("\ncomplete\n")
+    (tmp_path / "CLRS" / "train" / "port" / "0.png").unlink()
+    assert "complete" not in reclaim("check", "clrs25", "--root", str(tmp_path), fails=True).splitlines()
+
+
 def test_check_and_cache(reclaim: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(tmp_path)
     assert "CLRS, remote sensing scenes is not in" in reclaim("check", "clrs25", "--root", root, fails=True)

@@ -686,12 +686,13 @@ def test_two_sets_of_images_under_one_name_are_not_pooled(tmp_path: Path) -> Non
         on_own_images("slca", seed=2, own_stream=shape | {"split": {"seed": 3, "test": 0.2}}),
         on_own_images("slca", "Birds", seed=3),
         on_own_images("slca", "embedded", seed=4),
+        on_own_images("slca", "middle", seed=5),
     ]
     pages = shown(tmp_path, *records, beside=False)
     boards = {path.stem: json.loads(path.read_text())["rows"] for path in pages.glob("*.json")}
-    assert len({name.casefold() for name in boards}) == len(boards) == 5
-    assert all(re.fullmatch(r"([Bb]irds|embedded)@[0-9a-f]{12}", name) for name in boards)
-    assert sorted([len(found) for found in boards.values()]) == [1, 1, 1, 1, 2]  # the alias is of the same images
+    assert len({name.casefold() for name in boards}) == len(boards) == 6
+    assert all(re.fullmatch(r"([Bb]irds|embedded|middle)@[0-9a-f]{12}", name) for name in boards)
+    assert sorted([len(found) for found in boards.values()]) == [1, 1, 1, 1, 1, 2]  # the alias is of the same images
     assert "Others of this name have other images" in next(pages.glob("birds@*.md")).read_text()
 
 

@@ -308,3 +308,16 @@ def test_bad_inputs() -> None:
     gaussians.fit(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\[2, 4\]"):
         gaussians.fit(torch.zeros(3, 4), torch.ones(3, dtype=torch.long))
+
+
+def test_a_singular_covariance_whose_first_feature_is_constant_is_drawn_whole() -> None:
+    """There is no Cholesky factor, and the one of eigenvectors has zeros in its first row."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, WIDE + 100, generator=generator).relu()
+    features[:, 0] = 0
+    gaussians = ClassGaussians(ridge=0.0)
+    gaussians.fit(features, torch.zeros(40, dtype=torch.long))
+    (drawn,) = gaussians.sample([0], 2000, generator)
+    assert drawn[:, 0].abs().max() < 1e-6
+    ratio = drawn.var(dim=0)[1:] / features.var(dim=0)[1:].clamp(min=1e-3)
+    assert ((ratio > 0.7) & (ratio < 1.4)).float().mean() > 0.95

@@ -30,7 +30,7 @@ from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.features import extract_features
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.gaussians import ClassGaussians
-from reclaim.strategies.heads import ContinualModel, TaskHeads, find_classifier, require_continual_model, unwrap
+from reclaim.strategies.heads import ContinualModel, TaskHeads, find_classifier, require_continual_model
 from reclaim.strategies.lae import LAE
 from reclaim.strategies.olor import OLORSGD
 from reclaim.strategies.olor_plugin import OLORPlugin
@@ -39,6 +39,7 @@ from reclaim.strategies.peft import PEFTSchedule, attach_lora
 from reclaim.strategies.replay import BiC, GDumb, Replay
 from reclaim.strategies.slca import SLCA, ClassifierAlignment, align_heads, slow_learner_groups
 from reclaim.strategies.task_loss import TaskCrossEntropy
+from reclaim.strategies.wrappers import unwrap
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -513,6 +514,21 @@ def test_classifiers_that_do_not_fit(plugin: Any) -> None:
     heads = MTSimpleMLP(input_size=64, hidden_size=12)
     heads.classifier = MultiHeadClassifier(12, masking=False)
     refused(heads, plugin(), ValueError, "masking=True")
+
+
+class Cosine(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 10 * F.linear(F.normalize(input), F.normalize(self.weight))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [lambda: Cosine(12, 6), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(12, 6))],
+    ids=["cosine", "weight norm"],
+)
+@pytest.mark.parametrize("plugin", PLUGINS[:3])
+def test_layers_whose_rows_are_no_plain_weights(plugin: Any, layer: Callable[[], nn.Module]) -> None:
+    refused(mlp(layer()), plugin(), ValueError, r"a classifier W x \+ b, and .* computes something else, or W of other")
 
 
 def test_classes_of_several_tasks_need_ids_of_their_own() -> None:

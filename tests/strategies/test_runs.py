@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from typing import Any
 
 import pytest
+import torch
 from reclaim.strategies.runs import Owner, classes_of, experiences_before
+from torch import nn
 from trained import Strategy
 
 
@@ -31,6 +34,15 @@ def test_it_keeps_nothing_alive_and_mistakes_nothing_new_for_the_old() -> None:
         del strategy, model
         gc.collect()
         assert owner.changes_to(Strategy(), Strategy())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_a_wrapped_model_is_the_same(wrap: Any) -> None:
+    owner, model = Owner(), nn.Linear(2, 2)
+    assert not owner.changes_to(Strategy(), wrap(model))
+    assert not owner.changes_to(Strategy(), wrap(model))
+    assert not owner.is_another(model)
+    assert owner.changes_to(Strategy(), wrap(nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda owner: pickle.loads(pickle.dumps(owner))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -602,6 +603,42 @@ class TestClassifierAlignment:
         assert equal(starts[1], ends[0])
         assert equal(starts[2], ends[1]) == restore
         assert not equal(head_weights(strategy.model), ends[2]), "the last heads stay aligned"
+
+    def test_restoring_goes_on_after_plugin_and_weights_were_saved_apart(self) -> None:
+        stream, ends = make_stream([[0, 1], [2, 3], [4, 5]]), []
+        strategy = make_slca()
+        strategy.plugins.insert(0, Hook(after_training_exp=lambda s: ends.append(head_weights(s.model))))
+        train(strategy, stream.train_stream[:2])
+        (alignment,) = (plugin for plugin in strategy.plugins if isinstance(plugin, ClassifierAlignment))
+        saved = pickle.dumps(alignment)
+        assert b"TaskHeads" not in saved, "the model is saved by its user"
+        model = make_model()
+        for experience in stream.train_stream[:2]:
+            model.heads.adaptation(experience)
+        model.load_state_dict(strategy.model.state_dict())
+        starts: list[list[Tensor]] = []
+        again = Naive(
+            model=model,
+            optimizer=torch.optim.SGD(slow_learner_groups(model)),
+            plugins=[
+                Hook(before_training_exp=lambda s: starts.append(head_weights(s.model))),
+                pickle.loads(saved),
+            ],
+            train_mb_size=8,
+            evaluator=None,
+        )
+        again.train(stream.train_stream[2])
+        assert equal(starts[0][: len(ends[1])], ends[1])
+
+    def test_heads_in_half_precision_are_aligned_in_single(self) -> None:
+        heads, gaussians = make_heads([2, 2])
+        align_heads(heads, gaussians, epochs=2, samples_per_class=64, generator=torch.Generator().manual_seed(1))
+        half, _ = make_heads([2, 2])
+        half.to(torch.bfloat16)
+        align_heads(half, gaussians, epochs=2, samples_per_class=64, generator=torch.Generator().manual_seed(1))
+        for exact, rounded in zip(heads.rows(), half.rows(), strict=True):
+            assert rounded.dtype == torch.bfloat16
+            torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.005)
 
     def test_training_is_what_it_would_be_without_alignment(self) -> None:
         """Neither the global generator nor modes, flags or weights differ: the same backbone, bit for bit."""

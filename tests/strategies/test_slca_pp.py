@@ -297,6 +297,23 @@ def test_rates_of_each_epoch_and_no_momentum_at_the_start() -> None:
     assert heads <= {id(p) for p in groups[2]["params"]}
 
 
+def test_an_experience_that_is_trained_again_has_the_rates_of_its_number() -> None:
+    rates = []
+
+    def record(strategy: Any) -> None:
+        rates.append(strategy.optimizer.param_groups[1]["lr"])
+        if len(rates) == 1:
+            raise KeyboardInterrupt
+
+    strategy, stream = make(plugins=[Hook(before_training_epoch=record)]), make_stream([[0, 1], [2, 3]])
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(stream.train_stream[0])
+    train(strategy, stream.train_stream)
+    epochs = strategy.train_epochs
+    assert rates[0] == rates[1] == pytest.approx(0.005)
+    assert rates[1 + epochs] == pytest.approx(0.001)
+
+
 def test_without_later_rates_it_is_a_cosine_to_the_floor_in_any_strategy() -> None:
     rates: list[float] = []
     model = ContinualModel(vit())

@@ -319,6 +319,27 @@ def test_seeds_that_only_one_has_are_named_and_left_out() -> None:
     assert named(apart)["linear"].verdict == "no runs"
 
 
+def test_joint_training_without_runs_is_no_rival_either() -> None:
+    two = {"slca": runs("slca", A), "linear": runs("linear", above(A, *BETTER))}
+    without, failed = (named(compare(two | {"joint": joint})) for joint in (runs("joint", A), []))
+    assert failed["linear"] == without["linear"]
+    assert failed["joint"].verdict == "reference"
+
+
+def test_what_is_worse_on_the_same_seeds_is_not_called_the_best() -> None:
+    hard = {0: 60.0, 1: 61.0, 2: 62.0, 3: 40.0, 4: 41.0}
+    three = {
+        "slca": runs("slca", hard),
+        "linear": runs("linear", {0: 59.0, 1: 59.5, 2: 61.0}),  # of the easy seeds alone
+        "ncm": runs("ncm", {seed: value - 10 + seed / 10 for seed, value in hard.items()}),
+    }
+    comparison = compare(three)
+    assert named(comparison)["linear"].mean.mean > named(comparison)["slca"].mean.mean
+    assert {row.verdict for row in comparison.rows[1:]} == {"worse"}
+    assert "not separated" not in comparison.conclusion
+    assert "slca is the best of the 3: every other is worse" in comparison.conclusion
+
+
 def test_joint_training_is_a_reference() -> None:
     three = {"slca": runs("slca", A), "joint": runs("joint", above(A, *BETTER)), "linear": runs("linear", A)}
     comparison = compare(three)

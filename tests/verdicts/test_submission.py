@@ -436,6 +436,16 @@ def test_a_stream_of_ones_own_is_described_and_not_vouched_for(tmp_path: Path) -
     assert "stream: their_pkg.method:Their(rate=0.5), source abababababab; not imported, not run here" in checked.facts
 
 
+def test_an_experience_of_classes_that_come_back_brings_none_and_has_entropy(tmp_path: Path) -> None:
+    own = {"sizes": [98, 2, *[0] * 8], "train_counts": [80] * 10, "made_by": PLUGIN}
+    record = on_own_images("slca", own_stream=own)
+    record.result["entropy"] = [1.5] * len(record.result["entropy"])
+    assert not [problem for problem in check(document(record), tmp_path).problems if "entropy" in problem]
+    record.result["entropy"][-1] = 4.7  # above log 100
+    (problem,) = (problem for problem in check(document(record), tmp_path).problems if "entropy" in problem)
+    assert "over 100 classes it is 4.6052 at most" in problem
+
+
 UNEVEN = ("accuracy", "accuracy_task_known", "correct", "test_counts", "entropy", "train_loss", "class_order")
 
 
