@@ -12,7 +12,7 @@ paper-check: $(VENV)/installed-test
 	$(BIN)/pytest benchmark/ --paper-check $(if $(ROOT),--paper-root $(ROOT))
 
 test: $(VENV)/installed-test
-	$(BIN)/pytest tests/ -n auto --maxprocesses 8
+	$(BIN)/pytest tests/ -n auto --maxprocesses 8 --dist worksteal
 
 # The tests of faults and of input that nobody wrote, 10,000 times each instead of a few hundred.
 soak: $(VENV)/installed-test

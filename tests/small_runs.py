@@ -9,18 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from reclaim.benchmark.config import Config, Part, config_hash
+from reclaim.benchmark.config import LITE0, Config, Part, config_hash
 from reclaim.benchmark.data import drawings as all_drawings
-from reclaim.benchmark.data import experiences
 from reclaim.benchmark.data.drawings import Drawings
 from reclaim.benchmark.data.streams import CANVASES, LISTED, STREAMS, Stream, class_order
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
 from reclaim.benchmark.records.metrics import DENSE_SCORES, pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
-from reclaim.benchmark.training.isolation import isolated
 from reclaim.benchmark.training.jobs import Job, Tick
-from reclaim.strategies.backbones import KNOWN_BACKBONES, LITE0
 
 SMALL = Stream("small", (3, 2, 1), "six classes, eight training and four test drawings each")
 SETTINGS = ("epochs=2", "batch_size=16")
@@ -37,7 +34,7 @@ def drawings(part: Part = "test") -> Drawings:
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Make :func:`drawings` all there is, and :data:`SMALL` a stream by name."""
-    patch.setattr(experiences, "downstream", drawings)
+    patch.setattr("reclaim.benchmark.data.experiences.downstream", drawings)
     patch.setattr(
         "reclaim.benchmark.training.run.downstream", drawings
     )  # named, not imported: Avalanche takes seconds to import
@@ -61,13 +58,15 @@ def few_drawings(part: Part = "test") -> Drawings:
 def make_few(job: Job, advance: Callable[[Tick], Any]) -> Record:
     """A run that trains on few drawings, on the streams as they are: stands in for ``jobs._make``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiences, "downstream", few_drawings)
+        patch.setattr("reclaim.benchmark.data.experiences.downstream", few_drawings)
         patch.setattr("reclaim.benchmark.training.run.downstream", few_drawings)
         return _make(job, advance)
 
 
 def make_few_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:
     """The same of a run with code from outside: stands in for ``jobs._make_isolated``."""
+    from reclaim.benchmark.training.isolation import isolated  # imports torch, which not all tests need
+
     with isolated(job.external, jobs.log_of(job)):
         return make_few(job, advance)
 
@@ -109,7 +108,11 @@ def synthetic_record(
     accuracies = [100 * r / count for r, count in zip(right, counts, strict=True)]
     matrix = [accuracies[: t + 1] for t in range(len(sizes))]
     values = config.as_dict()
-    published = KNOWN_BACKBONES[LITE0].fingerprint if config.backbone == LITE0 else None
+    published = None
+    if config.backbone == LITE0:
+        from reclaim.strategies.backbones import KNOWN_BACKBONES  # imports timm, which takes seconds
+
+        published = KNOWN_BACKBONES[LITE0].fingerprint
     return Record(
         {
             "schema": 1,
@@ -166,5 +169,7 @@ def _synthetic_dense(like: Record, recipe: str, config: Config, percent: float) 
 
 def make_small_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:
     """The same of a run with code from outside: stands in for ``jobs._make_isolated``."""
+    from reclaim.benchmark.training.isolation import isolated  # imports torch, which not all tests need
+
     with isolated(job.external, jobs.log_of(job)):
         return make_small(job, advance)

@@ -433,6 +433,7 @@ def test_a_hash_that_is_not_the_configurations() -> None:
 
 def test_provenance_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     start = datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2)))
     found = provenance(start, start + timedelta(seconds=90), 89.5, cpu_seconds=80.0)
     validate({"result": make_result(), "provenance": found})
@@ -461,7 +462,8 @@ def test_provenance_knows_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        mine = ("user.name=a", "user.email=a@b", "commit.gpgsign=false", "core.hooksPath=/dev/null")
+        command = ["git", *(part for setting in mine for part in ("-c", setting)), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "-q")

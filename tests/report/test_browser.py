@@ -209,6 +209,7 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
     for record in with_joint_in_the_middle():
         store.write(record)
     (path,) = write(store, tmp_path, ["html"])
+    started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     started.get(path.as_uri())
     (body,) = started.find_elements("css selector", f"{TABLE} > tbody")
     started.set_window_size(1400, 900)  # all columns

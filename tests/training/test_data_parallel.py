@@ -71,12 +71,12 @@ def gradients(model: ContinualModel) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def both(rank: int, folder: str, port: int) -> None:
+def both(rank: int, folder: str) -> None:
     """What each of two processes computes."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ["TORCHELASTIC_RUN_ID"] = "any"
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "any"}
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    meeting = (Path(folder) / "meeting").as_uri()  # a file, for a port could be taken meanwhile
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     model, batches = model_and_batches()
     replicas, found = Replicas(), []
     for batch in batches:
@@ -98,8 +98,8 @@ def both(rank: int, folder: str, port: int) -> None:
 
 
 @pytest.mark.trains
-def test_gradients_and_features_of_two_processes_are_those_of_one(tmp_path: Path, free_port: int) -> None:
-    torch.multiprocessing.spawn(both, (str(tmp_path), free_port), nprocs=2)
+def test_gradients_and_features_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(both, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     model, batches = model_and_batches()
     for k, (images, targets) in enumerate([*batches, batches[0]]):
@@ -113,15 +113,6 @@ def test_gradients_and_features_of_two_processes_are_those_of_one(tmp_path: Path
     for found in (first, second):
         assert torch.equal(found["targets"], targets)
         torch.testing.assert_close(found["features"], features, rtol=0, atol=1e-6)
-
-
-@pytest.fixture
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 SCRIPT = """

@@ -317,18 +317,19 @@ def test_a_worker_a_node_and_the_driver_are_killed(
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     killed: set[str] = set()
+    driver: Any = None
     end = time.monotonic() + 900
     head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": RAY_SETTINGS}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+        raylet = str(second.all_processes["raylet"][0].process.pid)
         driver = start()
-        # a worker
-        pid, *_ = wait(under_way)[0]
+        # a worker, not of the second node: a new one there might come too late for a run
+        pid, *_ = wait(lambda: [one for one in under_way() if one[1] != raylet])[0]
         killed.add(pid)
         os.kill(int(pid), signal.SIGKILL)
         # the second node, while a run is under way there
-        raylet = str(second.all_processes["raylet"][0].process.pid)
         wait(lambda: raylet in [parent for _, parent, _ in under_way()])
         cluster.remove_node(second, allow_graceful=False)
         killed |= {line[0] for line in lines("saved") if line[1] == raylet}
@@ -340,7 +341,8 @@ def test_a_worker_a_node_and_the_driver_are_killed(
         wait(lambda: driver.poll() is not None)
         assert driver.returncode == 0, driver.communicate()[1]
     finally:
-        driver.kill()
+        if driver:
+            driver.kill()
         cluster.shutdown()
     assert sorted((recipe, int(seed)) for _, recipe, seed in lines("written")) == sorted(STUDY)
     assert len(lines("resumed")) >= 2

@@ -323,6 +323,7 @@ def test_threads_that_are_left_are_named(module: Path, monkeypatch: pytest.Monke
         assert ends  # the process does not wait for them
     finally:
         done.set()
+    monkeypatch.setattr(isolation, "GRACE", 60)
     in_isolation(lambda: threading.Thread(target=lambda: None).start())  # one that ends is fine
 
 
