@@ -342,7 +342,7 @@ def _other_starts(known: Mapping[Job, Record]) -> Iterator[tuple[Job, str, str]]
             job.setup.weights,
             job.setup.unverified,
             job.config.images
-            and (job.config.images.protocol, job.config.images.size),  # of which a fingerprint depends
+            and (job.config.images.protocol, job.config.images.size),  # on which a fingerprint depends
         )
         if surroundings not in starts:
             from .run import start  # imported late, see _make
