@@ -219,7 +219,7 @@ def test_a_whole_run(
         ours,
         partial(public, config, public_ways.experiences(sizes, train, test)),
         below=1.1,
-        than="the same passes, drawings and steps in the public code's way",
+        than="the public code's way, as a plain loop",
         rounds=5,
         shown=1,
         what=f"a whole run of `{recipe}` on 15 classes",
@@ -412,28 +412,25 @@ def test_alignment(check: Callable[..., None]) -> None:
     check(at_once, by_head, below=0.85, than="head by head", what="an epoch of alignment, 100 x 128")
 
 
-@pytest.mark.parametrize(("classes", "samples", "rounds"), [(100, 256, 5), (1000, 64, 3)], ids=["100", "1000"])
-def test_alignment_of_papers_shapes(classes: int, samples: int, rounds: int, check: Callable[..., None]) -> None:
+def test_alignment_of_papers_shapes(check: Callable[..., None]) -> None:
     """The first epoch, whose Cholesky factors nobody has computed yet, beside the public codes' way of drawing: a
     distribution made anew of each class and epoch.
     """
     torch.manual_seed(0)
     gaussians, mixing = ClassGaussians(), 0.05 * torch.randn(768, 768)
     heads, generator = TaskHeads(768), torch.Generator().manual_seed(0)
-    for of_head in torch.arange(classes).split(10):
+    for of_head in torch.arange(100).split(10):
         gaussians.fit(torch.randn(3000, 768) @ mixing, of_head.repeat_interleave(300))
         heads.add_head(of_head.tolist())
 
     def first_epoch() -> None:
         for c in gaussians.classes:
             vars(gaussians[c].kept).pop("_factored", None)
-        align_heads(heads, gaussians, epochs=1, samples_per_class=samples, mean_decay=False, generator=generator)
+        align_heads(heads, gaussians, epochs=1, mean_decay=False, generator=generator)
 
     def public_way() -> None:
         drawn = [
-            torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance).sample(
-                torch.Size([samples])
-            )
+            torch.distributions.MultivariateNormal(gaussians[c].mean, gaussians[c].covariance).sample(torch.Size([256]))
             for c in gaussians.classes
         ]
         train_head_by_head(heads, torch.stack(drawn), generator)
@@ -441,11 +438,10 @@ def test_alignment_of_papers_shapes(classes: int, samples: int, rounds: int, che
     check(
         first_epoch,
         public_way,
-        below=0.5,
+        below=0.2,
         than="a MultivariateNormal for each class and epoch",
-        rounds=rounds,
-        shown=1,
-        what=f"the first epoch of alignment, {classes} x 768, {samples} features each",
+        rounds=5,
+        what="the first epoch of alignment, 100 x 768",
         goal=1 / 12,
     )
 
