@@ -268,7 +268,7 @@ def at_a_time(jobs: int | None, setup: Setup) -> int:
 def _circumstances(
     setup: Mapping[str, Any], settings: Mapping[str, Any] | None, backbone: str | None
 ) -> tuple[Setup, list[str], NamedBackbone | None]:
-    known = {field.name for field in fields(Setup)} - {"rehearsal", "at_a_time"}  # runs set these themselves
+    known = {field.name for field in fields(Setup)} - {"rehearsal", "timed", "at_a_time"}  # runs set these themselves
     if unknown := sorted(set(setup) - known):
         raise ValueError(f"unknown argument {unknown[0]!r}: the environment of a run has {', '.join(sorted(known))}")
     places = {key: Path(value) for key, value in setup.items() if key in _PLACES and value is not None}

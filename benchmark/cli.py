@@ -703,10 +703,11 @@ def rehearse(
 ) -> None:
     """Rehearse published cells: a few steps, seed 0, synthetic images, random weights; always again.
 
-    Shapes, memory and files are those of the real run. Its time is projected from steps of two sizes, as a range. No
+    Shapes, memory and files are those of the real run. Its time is projected from steps of two sizes, as a range. Of
+    `all` one run of each kind is timed (the same backbone and modules); the others make a step in each experience. No
     check counts these records.
     """
-    from .training.rehearsal import project, shortened
+    from .training.rehearsal import kind, project, shortened
 
     if "all" in names and len(names) > 1:
         raise click.UsageError("`all` is every cell: name it alone")
@@ -716,12 +717,17 @@ def rehearse(
     found = covered_runs() if names == ("all",) else map(find_cell, names)
     runs = list({(recipe.name, stream.name): (recipe, stream) for recipe, stream, _ in found}.values())
     click.echo(f"{len(runs)} runs, on synthetic images and random weights", err=True)
-    real = {}
+    real, of_kind = {}, {}
     for recipe, stream in runs:
         named = (f"backbone={backbone.name}",) if backbone else ()
         config = recipe.config.set((*settings, *named))
-        short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup)
-        real[Job(recipe.name, short, stream, 0, "given", surroundings)] = config
+        alike = kind(config.as_dict())
+        timed = names != ("all",) or alike not in of_kind
+        short, surroundings = shortened(config, stream, root or Path("rehearsals", "data"), setup, timed)
+        job = Job(recipe.name, short, stream, 0, "given", surroundings)
+        real[job] = config
+        if timed:
+            of_kind[alike] = job
     store = RecordStore(records or Path("rehearsals", "records"))
     known, failures = try_jobs(list(real), store, jobs, again=True)
     rows = []
@@ -730,11 +736,18 @@ def rehearse(
             rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
             continue
         measured = known[job].provenance
-        real_run = project(measured["rehearsal"], config, job.stream, workers)
-        times = f"{measured['wall_seconds']:.0f} s", str(real_run), f"{real_run.bytes / 2**30:.1f} GiB"
-        rows.append((job.recipe, job.stream.name, *times))
+        like = job if job.setup.timed else of_kind[kind(config.as_dict())]
+        took = f"{measured['wall_seconds']:.0f} s"
+        if like in failures:
+            rows.append((job.recipe, job.stream.name, took, f"not known: {like} failed", "-"))
+            continue
+        times = known[like].provenance["rehearsal"]
+        real_run = project({**times, **measured["rehearsal"]}, config, job.stream, workers)
+        rows.append((job.recipe, job.stream.name, took, str(real_run), f"{real_run.bytes / 2**30:.1f} GiB"))
     click.echo(table(rows, ("run", "stream", "rehearsal", "real run: time here", "memory"), terminal_width()))
-    click.echo(f"{len(known)} of {len(real)} rehearsed; no check counts their records")
+    n = sum(job.setup.timed for job in known)
+    of_which = f", {n} of them timed, one of each kind" if n < len(known) else ""
+    click.echo(f"{len(known)} of {len(real)} rehearsed{of_which}; no check counts their records")
     if failures:
         raise click.exceptions.Exit(1)
 

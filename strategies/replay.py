@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from .byte_counts import bytes_of
+from .features import eval_mode
 from .heads import ContinualModel
 from .runs import Owner, classes_of, require_counted
 from .task_loss import TaskLoss
@@ -253,8 +254,7 @@ class BiC(BiCPlugin):
         return F.cross_entropy(new_outputs / self.T, torch.softmax(old_outputs / self.T, dim=1))
 
     def bias_correction_step(self, strategy: Any, persistent_workers: bool = False, num_workers: int = 0) -> None:
-        strategy.model.eval()
-        with torch.no_grad():
+        with eval_mode(strategy.model):  # Avalanche calls train() once for all experiences of a stream
             batches = [
                 (strategy.model(images.to(strategy.device)), targets.to(strategy.device))
                 for held_out in self.val_buffer.values()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from reclaim.benchmark.config import LITE0, Config, Part, config_hash
 from reclaim.benchmark.data import drawings as all_drawings
-from reclaim.benchmark.data.drawings import Drawings
-from reclaim.benchmark.data.streams import CANVASES, LISTED, STREAMS, Stream, class_order
+from reclaim.benchmark.data.drawings import Drawings, downstream_identity
+from reclaim.benchmark.data.streams import CANVASES, LISTED, PAPER_STREAMS, STREAMS, Stream, class_order
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
-from reclaim.benchmark.records.metrics import DENSE_SCORES, pack_bits
+from reclaim.benchmark.records.metrics import OF_TASK, pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
 from reclaim.benchmark.training.jobs import Job, Tick
@@ -100,11 +100,13 @@ def synthetic_record(
     config = config or (RECIPES[recipe].config if recipe in RECIPES else Config())
     if config.dense:
         return _synthetic_dense(synthetic_record("full-1", "quickdraw-1", seed), recipe, config, last_acc)
-    sizes = LISTED[stream].sizes if stream in LISTED else (50, 50)
+    known = {**PAPER_STREAMS, **LISTED}.get(stream)
+    sizes = known.sizes if known else (50, 50)
     if config.joint:
         sizes = (sum(sizes),)
     counts = [20 * size for size in sizes]
-    right = [round(last_acc / 100 * count) for count in counts]
+    so_far = [round(last_acc / 100 * sum(counts[: t + 1])) for t in range(len(counts))]  # of all, to an image
+    right = [after - before for before, after in zip([0, *so_far], so_far, strict=False)]
     accuracies = [100 * r / count for r, count in zip(right, counts, strict=True)]
     matrix = [accuracies[: t + 1] for t in range(len(sizes))]
     values = config.as_dict()
@@ -129,8 +131,8 @@ def synthetic_record(
             # only the last epoch of an experience counts as final
             "entropy": [*[9.0] * (config.epochs - 1), entropy] * len(sizes),
             "train_loss": [1.0] * config.epochs * len(sizes),
-            "class_order": class_order(sum(sizes), seed),
-            "data_sha256": "0" * 64,
+            "class_order": class_order(sum(sizes), None if config.seeding == "initialisation" else seed),
+            "data_sha256": downstream_identity(config.part)[1] if stream in STREAMS else "0" * 64,
             "weights_sha256": weights_sha256(config) or published or "f" * 64,
             "trained_parameters": 1234,
             "bytes_kept": 56,
@@ -149,7 +151,9 @@ def synthetic_record(
 
 def _synthetic_dense(like: Record, recipe: str, config: Config, percent: float) -> Record:
     """The same on canvases: every score is the percentage."""
-    values, scores = config.as_dict(), dict.fromkeys(DENSE_SCORES, percent)
+    if not config.dense:
+        raise ValueError(f"{recipe} has no scores")
+    values, scores = config.as_dict(), dict.fromkeys(OF_TASK[config.dense.task], percent)
     of_classification = ("accuracy", "accuracy_task_known", "correct", "entropy")
     result = {
         **{key: value for key, value in like.result.items() if key not in of_classification},

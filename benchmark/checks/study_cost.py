@@ -1,8 +1,7 @@
 """What the runs of all published cells cost on one device, and how long they take on several: `make study-cost` reads
 the store of `reclaim rehearse` and writes the tables and the picture of docs/scaling.md. It runs nothing.
 
-A rehearsal measures what a step and a test of its kind cost: the same backbone in the same precision, with the same
-modules and memory. Runs of other data sets, losses, epochs and batch sizes are projected from it.
+Runs of other data sets, losses, epochs and batch sizes are projected from a timed rehearsal of their kind.
 """
 
 from __future__ import annotations
@@ -30,11 +29,6 @@ from .speed_table import put
 DEVICES = (1, 8, 64)
 PICTURE = "study-makespan.svg"
 BEGIN, END = "<!-- make study-cost: begin -->", "<!-- make study-cost: end -->"
-CHEAP = ("images", "loss", "annealing")
-"""Parts of a configuration without which a step costs as much."""
-
-PASSES = ("ewc", "lwf")
-"""Settings that are numbers, and make passes of their own."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +46,14 @@ class Cost:
     unknown: str = ""
 
 
-def kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides how long a step and a test of an image take.
-
-    :param config: a configuration as a record has it.
-    """
-    memory = config.get("memory")
-    parts = sorted(k for k, v in config.items() if k in PASSES or (isinstance(v, dict) and k not in CHEAP))
-    arithmetic = (config.get("precision"), config.get("compile"))
-    return config["backbone"], arithmetic, config.get("trainable"), tuple(parts), memory and memory["method"]
-
-
 def costs(rehearsals: Sequence[Record]) -> list[Cost]:
     """Of each run of a published cell, for as many seeds as its paper has."""
-    from ..training.rehearsal import project  # imported late: it needs torch
+    from ..training.rehearsal import kind, project  # imported late: it needs torch
 
     measured: dict[tuple[Any, ...], list[Record]] = {}
     for record in rehearsals:
+        if "steps" not in record.provenance["rehearsal"]:
+            continue
         measured.setdefault(kind(record.result["config"]), []).append(record)
 
     def cost(name: str, config: Config, stream: Stream, seeds: int) -> Cost:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # seconds that names and records should not cost
 from ..files import asset
 
 UPSTREAM_CLASSES = 245
+DOWNSTREAM_CLASSES = 100
 DRAWINGS_PER_CLASS = 100
 UPSTREAM_TRAIN = 90
 DOWNSTREAM_TRAIN = 80
@@ -44,17 +45,23 @@ def _archive() -> tuple[np.ndarray, np.ndarray]:
         return archive["X"], archive["names"]
 
 
-def _drawings(classes: np.ndarray, train: slice, test: slice) -> Drawings:
-    images, names = _archive()
-    parts = [np.ascontiguousarray(images[classes, part]) for part in (train, test)]
+def _arrays(classes: np.ndarray, *parts: slice) -> tuple[list[np.ndarray], str]:
+    """Drawings of each part, uint8, and the SHA-256 of all."""
+    images, _ = _archive()
+    arrays = [np.ascontiguousarray(images[classes, part]) for part in parts]
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(repr(part.shape).encode())
-        digest.update(part.tobytes())
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+    return arrays, digest.hexdigest()
+
+
+def _drawings(classes: np.ndarray, train: slice, test: slice) -> Drawings:
     import torch
 
-    tensors = [torch.from_numpy(part).unsqueeze(2).float() / 255 for part in parts]
-    return Drawings(tensors[0], tensors[1], tuple(str(n) for n in names[classes]), digest.hexdigest())
+    arrays, sha256 = _arrays(classes, train, test)
+    tensors = [torch.from_numpy(array).unsqueeze(2).float() / 255 for array in arrays]
+    return Drawings(tensors[0], tensors[1], tuple(str(n) for n in _archive()[1][classes]), sha256)
 
 
 def _class_split() -> tuple[np.ndarray, np.ndarray]:
@@ -79,11 +86,20 @@ def downstream(part: Part = "test") -> Drawings:
     :param part: ``"test"``: 80 training and 20 test drawings per class. ``"validation"``, for choosing
         hyper-parameters: 64 of these 80 for training, 16 for validation; test drawings are not used.
     """
+    return _drawings(_class_split()[1], *_split(part))
+
+
+@functools.cache
+def downstream_identity(part: Part = "test") -> tuple[int, str]:
+    """Number of test drawings of a class, and the SHA-256, of :func:`downstream`; without torch."""
+    (_, test), sha256 = _arrays(_class_split()[1], *_split(part))
+    return test.shape[1], sha256
+
+
+def _split(part: Part) -> tuple[slice, slice]:
     if part == "test":
-        split = slice(0, DOWNSTREAM_TRAIN), slice(DOWNSTREAM_TRAIN, DRAWINGS_PER_CLASS)
-    elif part == "validation":
+        return slice(0, DOWNSTREAM_TRAIN), slice(DOWNSTREAM_TRAIN, DRAWINGS_PER_CLASS)
+    if part == "validation":
         border = DOWNSTREAM_TRAIN - DOWNSTREAM_VALIDATION
-        split = slice(0, border), slice(border, DOWNSTREAM_TRAIN)
-    else:
-        raise ValueError(f"part must be 'test' or 'validation', got {part!r}")
-    return _drawings(_class_split()[1], *split)
+        return slice(0, border), slice(border, DOWNSTREAM_TRAIN)
+    raise ValueError(f"part must be 'test' or 'validation', got {part!r}")

@@ -137,8 +137,8 @@ def _entry(where: str, entry: Mapping[str, Any], kind: type, required: tuple[str
 
 def _run(where: str, entry: Mapping[str, Any]) -> OtherRun:
     run = OtherRun(**_entry(where, entry, OtherRun, _REQUIRED))
-    if run.last_acc is None and run.inc_acc is None:
-        raise RerunError(f"{where}: neither last_acc nor inc_acc is there: add one")
+    if all(getattr(run, key) is None for key in ("last_acc", "inc_acc", "last_acc_task", "inc_acc_task")):
+        raise RerunError(f"{where}: neither last_acc nor inc_acc is there, nor one of them by task: add one")
     if run.curve:
         for key, value in (("last_acc", run.curve[-1]), ("inc_acc", statistics.fmean(run.curve))):
             _require_near(where, key, getattr(run, key), value, "its curve")
@@ -148,13 +148,20 @@ def _run(where: str, entry: Mapping[str, Any]) -> OtherRun:
 def _summary(where: str, entry: Mapping[str, Any], runs: tuple[OtherRun, ...]) -> Summary:
     summary = Summary(**_entry(where, entry, Summary, tuple(field.name for field in fields(Summary))))
     place = (summary.method, summary.stream)
-    found = {run.seed: run for run in runs if (run.method, run.stream) == place and run.evidence == "primary"}
+    of_place = [run for run in runs if (run.method, run.stream) == place and run.evidence == "primary"]
+    found = {run.seed: run for run in of_place}
+    if len(found) < len(of_place):
+        raise RerunError(f"{where}: {' on '.join(place)} has two primary runs of one seed: leave one out")
+    if len(summary.seeds) < 2 or len(set(summary.seeds)) < len(summary.seeds):
+        raise RerunError(f"{where}: seeds are {list(summary.seeds)}: give at least two, each once")
     if missing := [seed for seed in summary.seeds if seed not in found]:
         raise RerunError(
             f"{where}: no primary run of {' on '.join(place)} has seed {missing[0]}: add it, or leave it out"
         )
     for key in ("last_acc", "inc_acc", "last_acc_task", "inc_acc_task"):
-        values = [getattr(found[seed], key) for seed in summary.seeds]
+        values = [value for seed in summary.seeds if (value := getattr(found[seed], key)) is not None]
+        if len(values) < len(summary.seeds):
+            raise RerunError(f"{where}: a run of {' on '.join(place)} has no {key}, of which this is the mean: add it")
         _require_near(where, key, getattr(summary, key), statistics.fmean(values), "its runs")
         _require_near(where, f"{key}_std", getattr(summary, f"{key}_std"), statistics.stdev(values), "its runs")
     return summary

@@ -107,6 +107,11 @@ def _is_int(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_count(value: Any) -> bool:
+    # what does not fit into 64 bits is no count of anything, and beyond the range of float cannot be shown
+    return _is_int(value) and 0 <= value < 2**63
+
+
 def _is_number(value: Any) -> bool:
     # an int beyond the range of float cannot be computed with
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
@@ -167,11 +172,11 @@ def _is_component(value: Any) -> bool:
 
 
 def _is_own_stream(value: Any) -> bool:
-    counts = _list_of(lambda count: _is_int(count) and count > 0, least=1)
+    counts = _list_of(lambda count: _is_count(count) and count > 0, least=1)
     return (
         isinstance(value, dict)
         and {"sizes", "train_counts"} <= set(value) <= {"sizes", "train_counts", "made_by", "split"}
-        and _list_of(lambda count: _is_int(count) and count >= 0, least=1)(value["sizes"])
+        and _list_of(_is_count, least=1)(value["sizes"])
         and counts(value["train_counts"])
         and len(value["sizes"]) == len(value["train_counts"])
         and ("made_by" not in value or _is_component(value["made_by"]))
@@ -180,7 +185,7 @@ def _is_own_stream(value: Any) -> bool:
 
 
 def _are_distinct_classes(value: Any) -> bool:
-    return _list_of(lambda c: _is_int(c) and c >= 0, least=1)(value) and len(set(value)) == len(value)
+    return _list_of(_is_count, least=1)(value) and len(set(value)) == len(value)
 
 
 # A name becomes a folder: no separators, not hidden, no path out of the store.
@@ -188,6 +193,13 @@ is_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._+@-]*")
 NAME = "a name of letters, digits, '.', '_', '+', '-', '@' that starts with a letter or digit"
 _is_sha256 = _matches(r"[0-9a-f]{64}")
 _MATRIX = "lists of 1, 2, ..., T percentages (0..100)"
+_COUNT = "an integer that is not negative and below 2^63"
+
+MOST_NATS = 44
+"""An entropy over fewer than 2^63 classes is below it."""
+
+MOST_SECONDS = 1e9
+"""Of a run: 30 years."""
 
 RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schema": (
@@ -196,7 +208,7 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "recipe": (is_name, NAME),
     "stream": (is_name, NAME),
-    "seed": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
+    "seed": (_is_count, _COUNT),
     "config": (_is_config, "a dict of JSON values with an integer 'numerics'"),
     "config_hash": (_matches(r"[0-9a-f]{12}"), "12 hex digits"),
     "varied": (
@@ -206,18 +218,21 @@ RESULT_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accuracy": (_is_lower_triangular, _MATRIX),
     "accuracy_task_known": (_is_lower_triangular, _MATRIX),
     "test_counts": (
-        _list_of(lambda count: _is_int(count) and count > 0, least=1),
-        "a list of positive integers, one per task",
+        _list_of(lambda count: _is_count(count) and count > 0, least=1),
+        "a list of positive integers below 2^63, one per task",
     ),
     "correct": (_matches(r"[A-Za-z0-9+/]*={0,2}"), "base64 of one bit per test image"),
     # the mean of float32 entropies may be slightly below 0
-    "entropy": (_list_of(lambda nats: _is_number(nats) and nats > -1e-3), "a list of entropies in nats, one per epoch"),
+    "entropy": (
+        _list_of(lambda nats: _is_number(nats) and -1e-3 < nats < MOST_NATS),
+        f"a list of entropies in nats, below {MOST_NATS}, one per epoch",
+    ),
     "train_loss": (_list_of(_is_number), "a list of finite numbers, one per epoch"),
     "class_order": (_are_distinct_classes, "a list of distinct class numbers"),
     "data_sha256": (_is_sha256, "64 hex digits"),
     "weights_sha256": (_is_sha256, "64 hex digits"),
-    "trained_parameters": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
-    "bytes_kept": (lambda value: _is_int(value) and value >= 0, "an integer that is not negative"),
+    "trained_parameters": (_is_count, _COUNT),
+    "bytes_kept": (_is_count, _COUNT),
     "hyperparameters_from": (_one_of("paper", "validation", "given"), "'paper', 'validation' or 'given'"),
 }
 """Required keys of ``result``: the check and a description of valid values."""
@@ -314,8 +329,8 @@ def validate(document: Any) -> None:
             raise _wrong(f"provenance.{key}", provenance.get(key), "a string")
     for key in ("cpu_seconds", "wall_seconds"):
         seconds = provenance.get(key)
-        if seconds is not None and not (_is_number(seconds) and seconds >= 0):
-            raise _wrong(f"provenance.{key}", seconds, "a finite number that is not negative, or null")
+        if seconds is not None and not (_is_number(seconds) and 0 <= seconds <= MOST_SECONDS):
+            raise _wrong(f"provenance.{key}", seconds, f"a number from 0 to {MOST_SECONDS:.0e}, or null")
     try:
         json.dumps(provenance, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -9,17 +9,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from ..config import QUICKDRAW_VIT, differences, from_dict, shown
+from ..config import EXECUTION, QUICKDRAW_VIT, Config, differences, from_dict, shown
 from ..data.streams import DENSE, LISTED, MIDDLE, OWN, STREAMS, Stream, pretraining_overlap
 from ..recipes import RECIPES
 from ..records.record import Record, image_sets, metric_of, plain
 from ..stats.estimates import MeanInterval, mean_interval
 from ..stats.ranking import RankInterval, rank_intervals
+from ..verdicts.comparison import median_time
 from ..verdicts.counting import OTHER_WEIGHTS
 from ..verdicts.outside import drawn_at_random
 from ..verdicts.soundness import stream_of
@@ -73,7 +73,7 @@ NOT_SEPARATED = (
 )
 RANKS = (
     "Ranks are by mean Last-Acc, each with the 95% interval of a bootstrap over seeds, and only within a "
-    "group: the same stream, backbone and number of epochs. Joint training is a "
+    "group: the same stream, backbone, number of epochs and what seeds vary. Joint training is a "
     "reference and has no rank."
 )
 
@@ -83,6 +83,10 @@ def tier_name(tier: str) -> str:
     return {OWN: "somebody's own images", DENSE: "detection and segmentation"}.get(tier, f"{tier} tier")
 
 
+USUALLY_VARIED = Config().seeding
+"""What the seeds of most recipes vary; those of others cannot be paired with them."""
+
+
 @dataclass(frozen=True)
 class Group:
     """What recipes must share to be ranked with each other; the stream brings its tier."""
@@ -90,12 +94,14 @@ class Group:
     stream: str
     backbone: str
     epochs: int
+    varied: str
 
     def __str__(self) -> str:
         trained = {0: "nothing trained", 1: "1 epoch on each experience"}.get(
             self.epochs, f"{self.epochs} epochs on each experience"
         )
-        return f"{trained}, {self.backbone}"
+        seeds = "" if self.varied == USUALLY_VARIED else f", seeds vary the {self.varied.replace('_', ' ')} alone"
+        return f"{trained}, {self.backbone}{seeds}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ class Row:
     hyperparameters: str
     pretraining_overlap: str
     backbone: str
+    varied: str
     config_hash: str
     curves: dict[str, tuple[MeanInterval, ...]]
     matrices: dict[str, list[list[float]]]
@@ -179,7 +186,7 @@ class Row:
 
     @property
     def group(self) -> Group:
-        return Group(self.stream, self.backbone, self.epochs)
+        return Group(self.stream, self.backbone, self.epochs, self.varied)
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,9 @@ def rows(records: Sequence[Record], variants: Sequence[Record] = (), outside: Se
         groups.setdefault(row.group, []).append(row)
     boards = list(dict.fromkeys((*LISTED, *(row_of.definition.name for row_of in found))))
     ranked = []
-    for group in sorted(groups, key=lambda p: (boards.index(p.stream), -len(groups[p]), p.epochs, p.backbone)):
+    for group in sorted(
+        groups, key=lambda p: (boards.index(p.stream), -len(groups[p]), p.epochs, p.backbone, p.varied)
+    ):
         members = sorted(groups[group], key=lambda r: (-r.numbers["last_acc"].mean, r.key))
         rivals = {row.key: values[row.stream, row.key] for row in members if not row.joint and not row.variant}
         ranks = rank_intervals(rivals) if len(rivals) > 1 else {}
@@ -286,8 +295,8 @@ def _apart(definition: Stream, members: Sequence[Record]) -> list[_Runs]:
         apart = [key for key in keys if len({leaves.get(key) for leaves in settings}) > 1]
         for ((config, start), same), leaves in zip(parts.items(), settings, strict=True):
             told = _few([f"{plain(key, 60)}={leaves.get(key, 'null')}" for key in apart])
-            if recipe in RECIPES and not told:
-                told = _few(_changed(same[0]))
+            if not told:
+                told = _few(_changed(same[0]) if recipe in RECIPES else _execution(same[0]))
             alone = len(parts) == 1
             of_start = f"-{start}" if sum(config == other for other, _ in parts) > 1 else ""
             backbone = _backbone(same[0])
@@ -318,6 +327,14 @@ def _changed(record: Record) -> list[str]:
     """Settings of a recipe of ours that a run on one's own images changes, beyond what other images need."""
     changed = differences(record.result["config"], RECIPES[record.recipe].config)
     return [plain(text, 60) for key, text in changed.items() if key.split(".")[0] not in ("images", "backbone")]
+
+
+def _execution(record: Record) -> list[str]:
+    """How a run of others' making does its arithmetic otherwise than is usual."""
+    config, usual = record.result["config"], Config()
+    return [
+        f"{k}={plain(shown(config[k]))}" for k in EXECUTION if config.get(k, getattr(usual, k)) != getattr(usual, k)
+    ]
 
 
 def _paths(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -408,7 +425,7 @@ def _row(runs: _Runs) -> Row:
     matrices = ("accuracy", "accuracy_task_known")
     curves = {key: [_after_each_task(r.result[key], r.result["test_counts"]) for r in group] for key in matrices}
     curves["entropy"] = [record.result["entropy"] for record in group]
-    seconds, clock = _time(group)
+    seconds, clock = median_time(group)
     return Row(
         recipe=recipe,
         definition=runs.definition,
@@ -431,6 +448,7 @@ def _row(runs: _Runs) -> Row:
         hyperparameters=_origin(recipe, runs.definition.name, result["hyperparameters_from"]),
         pretraining_overlap=pretraining_overlap(runs.definition, runs.backbone),
         backbone=runs.backbone,
+        varied=result["varied"],
         config_hash=group[0].config_hash,
         curves={
             key: tuple(mean_interval(values) for values in zip(*runs, strict=True)) for key, runs in curves.items()
@@ -460,16 +478,6 @@ def _origin(recipe: str, stream: str, origin: str) -> str:
     others = [f"as `{found.tuned_as}`"] if found.tuned_as else []
     others += [f"on {found.home}"] if stream != found.home else []
     return f"{origin} ({', '.join(others)})" if others and origin == "validation" else origin
-
-
-def _time(group: Sequence[Record]) -> tuple[float | None, str]:
-    """Median processor time of the records that have it, or else wall time, which the first ones have alone; and which
-    of them it is.
-    """
-    for clock, key in (("processor", "cpu_seconds"), ("wall", "wall_seconds")):
-        if known := [seconds for r in group if (seconds := r.provenance.get(key))]:
-            return median(known), clock
-    return None, ""
 
 
 def ties(row: Row, members: Sequence[Row]) -> str:

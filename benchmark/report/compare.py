@@ -7,7 +7,8 @@ import io
 import json
 
 from ..records.metrics import LESS_IS_BETTER
-from ..verdicts.comparison import Comparison, ComparisonRow, p_in_words, signed, span, unit_of
+from ..stats.words import p_in_words, signed, span
+from ..verdicts.comparison import Comparison, ComparisonRow, unit_of
 from .board import METRICS as OF_BOARDS
 from .tables import markdown_table, size, table
 
@@ -61,7 +62,7 @@ def _mean(row: ComparisonRow, unit: str) -> str:
     digits = 4 if unit == "nats" else 2
     if row.mean is None:
         return "-"
-    if row.mean.interval is None:
+    if row.mean.interval is None or not row.mean.std:  # "± 0.00" would say that it is exact
         return f"{row.mean.mean:.{digits}f}"
     return f"{row.mean.mean:.{digits}f} ± {(row.mean.interval[1] - row.mean.interval[0]) / 2:.{digits}f}"
 

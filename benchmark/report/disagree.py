@@ -19,6 +19,7 @@ from ..recipes import RECIPES, Recipe
 from ..records.record import Record, metric_of
 from ..stats.estimates import mean_interval
 from ..stats.paired import PairedDifference, paired_difference
+from ..stats.words import bracketed, signed
 from .svg import Bar, templates, waterfall_plot
 from .tables import markdown_table
 
@@ -204,22 +205,16 @@ def _from_to(found: Path) -> str:
 def _cells(difference: PairedDifference | None) -> tuple[str, str, str]:
     if difference is None:
         return "not run", "-", "0"
-    interval = difference.interval()
-    return (
-        _signed(difference.value),
-        f"[{_signed(interval[0])}, {_signed(interval[1])}]" if interval else "-",
-        str(difference.n),
-    )
-
-
-def _signed(points: float) -> str:
-    """Two decimals with a sign; never -0.00."""
-    return f"{round(points, 2) + 0.0:+.2f}"
+    value, _, interval = bracketed(difference).partition(" ")
+    same = f"the same in {difference.n} seeds" if difference.n > 1 else "-"
+    return value, interval or same, str(difference.n)
 
 
 # --- published re-runs ---
 
 NAMES = {"last_acc": "Last-Acc", "inc_acc": "Inc-Acc"}
+OF_TASKS = {f"{metric}_task": f"{name}, mean over tasks" for metric, name in NAMES.items()}
+"""What others may have instead; no paper's number is one."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +274,8 @@ def _distinct(given: Iterable[OtherRun], method: str, stream: str) -> list[Other
     kept: dict[tuple[Any, ...], OtherRun] = {}
     for run in given:
         if (run.method, run.stream) == (method, stream):
-            kept.setdefault((run.seed, run.counts, run.last_acc, run.inc_acc), run)
+            digits = (run.last_acc, run.inc_acc, run.last_acc_task, run.inc_acc_task)
+            kept.setdefault((run.seed, run.counts, *digits), run)
     return list(kept.values())
 
 
@@ -287,8 +283,9 @@ def _beside() -> str:
     """A row for each method, stream and metric that has two numbers."""
     rows = []
     for place in places():
-        for metric, name in NAMES.items():
-            values = [getattr(run, metric) for run in place.runs if run.counts and getattr(run, metric) is not None]
+        for metric, name in {**NAMES, **OF_TASKS}.items():
+            own = [run for run in place.runs if metric in NAMES or run.evidence != "primary"]  # which has both
+            values = [getattr(run, metric) for run in own if run.counts and getattr(run, metric) is not None]
             published = place.published.get(metric)
             if not values or len(values) + (published is not None) < 2:
                 continue
@@ -301,7 +298,7 @@ def _beside() -> str:
                     str(len(values)),
                     f"{min(values):.2f} to {max(values):.2f}",
                     f"{max(values) - min(values):.2f}",
-                    "-" if published is None else _signed(statistics.fmean(values) - published),
+                    "-" if published is None else signed(statistics.fmean(values) - published),
                 )
             )
     header = ("method", "stream", "metric", "its paper", "others", "from, to", "spread", "mean of others - paper")
@@ -313,8 +310,8 @@ def _details() -> str:
         (
             place.method,
             f"`{place.stream}`",
-            _number(run.last_acc, run.last_acc_std),
-            _number(run.inc_acc, run.inc_acc_std),
+            _either(run, "last_acc"),
+            _either(run, "inc_acc"),
             "**copied: the paper's digits, not counted**" if not run.counts else run.evidence,
             "; ".join(filter(None, (f"seed {run.seed}" if run.seed is not None else "", run.note, run.source))),
         )
@@ -322,6 +319,14 @@ def _details() -> str:
         for run in place.runs
     ]
     return markdown_table(rows, ("method", "stream", "Last-Acc", "Inc-Acc", "what", "source"), padded=False)
+
+
+def _either(run: OtherRun, metric: str) -> str:
+    """Over images, or where that is not there over tasks."""
+    mean, of_tasks = getattr(run, metric), getattr(run, f"{metric}_task")
+    if mean is None and of_tasks is not None:
+        return f"{of_tasks:.2f} over tasks"
+    return _number(mean, getattr(run, f"{metric}_std"))
 
 
 def _number(mean: float | None, std: float | None) -> str:

@@ -19,6 +19,7 @@ from ..recipes import RECIPES, Recipe, recipes_of
 from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA
 from ..stats.paired import PairedDifference, paired_difference
+from ..stats.words import bracketed
 from .svg import effect_plot, templates
 from .tables import markdown_table
 
@@ -109,15 +110,13 @@ def _measured(recipe: Recipe, switch: Switch, records: Sequence[Record]) -> str:
     found = effect(recipe, records)
     if found is None:
         return f"not run {name}"
-    interval = found.interval()
-    spread = f" [{_signed(interval[0])}, {_signed(interval[1])}]" if interval else ""
     ratio = std_ratio(*_turned_and_default(recipe, records)) if switch.spread else None
     stds = (
         f", standard deviation over seeds {ratio[0]:.2f} [{ratio[1][0]:.2f}, {ratio[1][1]:.2f}] times the default's"
         if ratio
         else ""
     )
-    return f"{_signed(found.value)}{spread}, n = {found.n}{stds} {name}"
+    return f"{bracketed(found)}, n = {found.n}{stds} {name}"
 
 
 def _turned_and_default(recipe: Recipe, records: Sequence[Record]) -> tuple[dict[int, float], dict[int, float]]:
@@ -143,8 +142,3 @@ def _paragraph(note: Note) -> str:
         textwrap.fill(f"**{note.id}** (note) {note.text}{tests}", 125, break_long_words=False, break_on_hyphens=False)
         + "\n"
     )
-
-
-def _signed(points: float) -> str:
-    """Two decimals with a sign; never -0.00."""
-    return f"{round(points, 2) + 0.0:+.2f}"

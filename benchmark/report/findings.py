@@ -15,6 +15,7 @@ from ..records.metrics import LESS_IS_BETTER
 from ..records.record import Record, metric_of
 from ..stats.estimates import ALPHA, mean_interval
 from ..stats.paired import PairedDifference, factorial_effects, paired_difference
+from ..stats.words import bracketed, signed
 from ..verdicts.claims import ClaimVerdict, judge_claims
 from ..verdicts.study import count
 from . import dense_pages, disagree
@@ -400,7 +401,7 @@ def _as_others_run_them(records: Sequence[Record]) -> str:
         apart = [(name, d) for name, d in path.steps.items() if d and (_below_0(d) or _above_0(d))]
         apart.sort(key=lambda step: -abs(step[1].value))
         run = sum(d is not None for d in path.steps.values())
-        shown = [f"{disagree.fact_of(name)} {d.value:+.2f}" for name, d in apart] or ["none"]
+        shown = [f"{disagree.fact_of(name)} {signed(d.value)}" for name, d in apart] or ["none"]
         shown += [f"({run} of {len(path.steps)} run)"] if run < len(path.steps) else []
         names = f"`{path.end.name}`<br>`{path.start.name}`"
         rows.append((path.end.title, names, _shown(total), "<br>".join(shown)))
@@ -505,8 +506,7 @@ def _mean(runs: Runs, recipe: str) -> str:
 def _shown(difference: PairedDifference | None) -> str:
     if difference is None:
         return "-"
-    low, high = difference.interval() or (difference.value, difference.value)
-    return f"{difference.value:+.2f} [{low:+.2f}, {high:+.2f}], n = {difference.n}"
+    return f"{bracketed(difference)}, n = {difference.n}"
 
 
 def _or(values: Iterable[Any]) -> str:

@@ -25,11 +25,12 @@ from ..data.streams import DENSE, EMBEDDED, MIDDLE, OWN, STREAMS, Stream
 from ..papers.headers import Paper, papers
 from ..papers.kinds import together
 from ..papers.protocols import PAPERS, Protocol, Uncovered, commands, protocol_of, run_of
-from ..papers.published import CLAIMS, planned_seeds
+from ..papers.published import CLAIMS, confirmatory_plan, planned_seeds
 from ..recipes import RECIPES
 from ..records.record import Record, plain
 from ..stats.equivalence import Column
 from ..stats.estimates import Estimate, MeanInterval, Published
+from ..stats.words import p_in_words, signed, span
 from ..verdicts.cells import CellCheck, judge_tables
 from ..verdicts.claims import ClaimVerdict
 from ..verdicts.counting import OTHER_WEIGHTS
@@ -468,12 +469,15 @@ def _scatter(entries: Sequence[Entry]) -> Scatter | None:
 
 
 def _names(points: Sequence[Point], width: int) -> list[Name]:
-    """A name beside each point of the front, where no name or point is in its way; none if all sides are taken."""
+    """A name beside each point of the front, where no name or point is in its way, cut shorter where it must be; none
+    if all sides are taken.
+    """
     taken = [(float(p.x) - 4, float(p.y) - 4, float(p.x) + 4, float(p.y) + 4) for p in points]
     names = []
     for point in (p for p in points if p.front):
-        x, y, text = float(point.x), float(point.y), plain(point.title, 30)
-        for side, down in itertools.product((1, -1, 0), (-4, 12, -16, 24)):
+        x, y = float(point.x), float(point.y)
+        for most, side, down in itertools.product((30, 20, 12), (1, -1, 0), (-4, 12, -16, 24)):
+            text = plain(point.title, most)
             start = x + 7 * side - LETTER * len(text) * (1 - side) / 2
             box = (start, y + down - 10, start + LETTER * len(text), y + down + 2)
             free = all(box[2] < o[0] or o[2] < box[0] or box[3] < o[1] or o[3] < box[1] for o in taken)
@@ -639,7 +643,7 @@ def published_interval(published: Published) -> tuple[float, float] | None:
 
 def spread(column: Column) -> str:
     """The interval of the difference, signed; empty where there is none."""
-    return "{:+.2f} to {:+.2f}".format(*column.interval) if column.interval else ""
+    return span(column.interval) if column.interval else ""
 
 
 # --- why published numbers disagree ---
@@ -771,18 +775,20 @@ def _claim_data(verdict: ClaimVerdict) -> dict[str, Any]:
     numbers: list[tuple[str, str]] = []
     if difference:
         spread_ = difference.interval()
-        numbers.append((f"Difference, {unit}", f"{difference.value:+.2f}"))
-        numbers.append(("95% interval", "{:+.2f} to {:+.2f}".format(*spread_) if spread_ else "none, one seed"))
+        numbers.append((f"Difference, {unit}", signed(difference.value, unit)))
+        same = f"none, the same in {count(difference.n, 'seed')}"
+        numbers.append(("95% interval", span(spread_, unit) if spread_ and difference.std else same))
         if verdict.adjusted_interval:
-            numbers.append(("Adjusted interval", "{:+.2f} to {:+.2f}".format(*verdict.adjusted_interval)))
+            numbers.append(("Adjusted interval", span(verdict.adjusted_interval, unit)))
         g = difference.hedges_g
         numbers.append(("g", "-" if g is None else f"{g:+.2f}"))
         numbers.append(("n, seeds that both have", verdict.note or str(difference.n)))
         if not verdict.note:
-            numbers.append(("p, for the claim", f"{verdict.judged.p:.2g}"))
-            numbers.append(("Reverse p, against it", f"{verdict.judged.reverse_p:.2g}"))
+            bound = confirmatory_plan(claim.tier)[1] / 2
+            numbers.append(("p, for the claim", p_in_words(verdict.judged.p, bound)))
+            numbers.append(("Reverse p, against it", p_in_words(verdict.judged.reverse_p, bound)))
         listed = zip(difference.seeds, difference.values, strict=True)
-        numbers.append(("By seed", "; ".join(f"{seed}: {value:+.2f}" for seed, value in listed)))
+        numbers.append(("By seed", "; ".join(f"{seed}: {signed(value, unit)}" for seed, value in listed)))
     numbers.append(("Verdict", verdict.outcome))
     numbers.append(("Family", claim.family))
     if claim.margin:
@@ -811,9 +817,10 @@ def _cell_data(cell: Mapping[str, Any]) -> dict[str, Any]:
     if ours:
         numbers.append(("● Ours", f"{ours.mean:.2f}; {spread_in_words(ours)}; n = {ours.n}"))
         spread_ = f" [{cell['spread']}]" if cell["spread"] else ""
-        numbers.append(("Difference", f"{cell['difference'].value:+.2f}{spread_}"))
+        numbers.append(("Difference", f"{signed(cell['difference'].value)}{spread_}"))
         numbers.append(("Verdict", cell["badge"]))
-        numbers.append(("As a constant", f"{cell['constant'].verdict} [{cell['constant_spread']}]"))
+        of_constant = f" [{cell['constant_spread']}]" if cell["constant_spread"] else ""
+        numbers.append(("As a constant", f"{cell['constant'].verdict}{of_constant}"))
         if cell["predicted"]:
             inside = "in" if cell["inside"] else "not in"
             numbers.append(("Prediction", "{} {:.2f} to {:.2f}".format(inside, *cell["predicted"])))

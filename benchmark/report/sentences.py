@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..papers.published import Claim, confirmatory_plan
 from ..records.metrics import LESS_IS_BETTER
+from ..stats.words import p_in_words
 from ..verdicts.claims import ClaimVerdict
 from ..verdicts.study import count
 from .board import Row
@@ -53,12 +54,9 @@ def why(verdict: ClaimVerdict, family: int) -> str:
     p = verdict.judged.reverse_p if against else verdict.judged.p
     after = f"after Holm over {family} claims " if family > 1 else ""
     side = "below" if p < alpha / 2 else "above"
-    parts.append(f"{after}{p_in_words(p)}, {side} {alpha / 2:g}: {verdict.outcome}")
+    shown = "p < 0.0001" if p < 1e-4 else f"p = {p_in_words(p, alpha / 2)}"
+    parts.append(f"{after}{shown}, {side} {alpha / 2:g}: {verdict.outcome}")
     return "; ".join(parts) + "."
-
-
-def p_in_words(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def _size(verdict: ClaimVerdict) -> str:

@@ -55,7 +55,9 @@ class Scale:
         """
         inside = [min(max(value, limits[0]), limits[1]) for value in values]
         least, most = min(inside), max(inside)
-        rough = (most - least) / steps or 1.0
+        rough = (most - least) / steps
+        if rough <= 1e-9 * max(1.0, abs(most), abs(least)):  # equal but for rounding: no step could be told from 0
+            rough = 1.0
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
         # a millionth of a step: a value on a tick is not beyond it by its rounding error
@@ -79,7 +81,16 @@ def ends(summaries: Iterable[MeanInterval]) -> list[float]:
 
 # --- means with their intervals, a row each ---
 
-WIDTH, LABELS, ROW, HEADING, TOP, BOTTOM = 760, 250, 24, 30, 46, 46
+PLOT, MEANS, ROW, HEADING, TOP, BOTTOM = 440, 70, 24, 30, 46, 46
+"""Pixels: width of a plot, of the means beside it, and heights."""
+
+LETTER = 7.5
+"""Width of a letter of the labels in pixels, in the widest of the usual fonts."""
+
+
+def _room(labels: Iterable[str]) -> int:
+    """Width of the column of labels."""
+    return max(250, math.ceil(18 + LETTER * max(map(len, labels), default=0)))
 
 
 def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[str, MeanInterval]]]]) -> str:
@@ -88,7 +99,8 @@ def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[s
 
     Dots, unlike bars, need no zero: the axis begins and ends around the intervals.
     """
-    x = Scale.around(ends(e for _, entries in groups for _, e in entries), LABELS, WIDTH - 70, limits=(0, 100))
+    labels = _room(label for _, entries in groups for label, _ in entries)
+    x = Scale.around(ends(e for _, entries in groups for _, e in entries), labels, labels + PLOT, limits=(0, 100))
     placed, y = [], TOP
     for heading, entries in groups:
         if len(groups) > 1:
@@ -110,8 +122,8 @@ def dot_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[tuple[s
             groups=placed,
             headed=len(groups) > 1,
             x=x,
-            width=WIDTH,
-            labels=LABELS,
+            width=labels + PLOT + MEANS,
+            labels=labels,
             top=TOP,
             bottom=y,
         )
@@ -125,13 +137,21 @@ def effect_plot(title: str, axis: str, effects: Sequence[tuple[str, Estimate]]) 
     if not effects:
         return ""
     values = [end for _, e in effects for end in (0.0, *(e.interval() or (e.value,)))]
-    x = Scale.around(values, LABELS, WIDTH - 70)
+    labels = _room(label for label, _ in effects)
+    x = Scale.around(values, labels, labels + PLOT)
     rows = [(label, e, TOP + 18 * k + 9) for k, (label, e) in enumerate(effects)]
     return (
         templates()
         .get_template("effects.svg")
         .render(
-            title=title, axis=axis, rows=rows, x=x, width=WIDTH, labels=LABELS, top=TOP, bottom=TOP + 18 * len(rows)
+            title=title,
+            axis=axis,
+            rows=rows,
+            x=x,
+            width=labels + PLOT + MEANS,
+            labels=labels,
+            top=TOP,
+            bottom=TOP + 18 * len(rows),
         )
     )
 
@@ -162,14 +182,15 @@ def waterfall_plot(title: str, axis: str, groups: Sequence[tuple[str, Sequence[B
     """A row per bar of each group, on one scale of distances from where the group begins; readable on light and on dark
     pages.
     """
-    labels, width = LABELS + 100, WIDTH + 100
+    labels = _room(bar.label for _, bars in groups for bar in bars)
+    width = labels + PLOT + MEANS
     values = [
         end - bars[0].after
         for _, bars in groups
         for bar in bars
         for end in (bar.before, bar.after, *(bar.interval or ()))
     ]
-    x = Scale.around(values, labels, width - 70)
+    x = Scale.around(values, labels, labels + PLOT)
     placed, y = [], TOP
     for heading, bars in groups:
         y += HEADING

@@ -55,8 +55,8 @@ def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str], padded:
 
 def size(number: int) -> str:
     """A number with at most three digits and a thousand's letter, such as 6.6 M."""
-    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
+    for letter, unit in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit * 0.9995:  # what rounds to 1000 M is 1 G
             return f"{number / unit:.3g} {letter}"
     return str(number)
 

@@ -28,7 +28,7 @@ from scipy import stats
 ALPHA = 0.05
 
 NO_SPREAD = 1e-9
-"""Standard deviations below this (in points) are rounding errors of equal values and count as 0."""
+"""Standard deviations and differences below this (in points) are rounding errors of equal values and count as 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Estimate:
             return 1.0
         if self.standard_error > 0:
             return float(stats.t.sf(distance / self.standard_error, self.df))
-        return 2.0**-self.n if distance > 0 else 1.0
+        return 2.0**-self.n if distance > NO_SPREAD else 1.0
 
 
 @dataclass(frozen=True)

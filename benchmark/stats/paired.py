@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .estimates import ALPHA, Estimate, moments, require_margin, require_probability
+from .estimates import ALPHA, NO_SPREAD, Estimate, moments, require_margin, require_probability
 
 ClaimKind = Literal["superior", "noninferior"]
 Outcome = Literal["holds", "contradicted", "undecided", "not run"]
@@ -70,7 +70,7 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedD
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:
         return None
-    values = tuple(a[seed] - b[seed] for seed in seeds)
+    values = tuple(_difference(a[seed], b[seed]) for seed in seeds)
     mean, std, n = moments(values)
     return PairedDifference(
         value=mean,
@@ -82,6 +82,11 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> PairedD
         values=values,
         unmatched=tuple(sorted(a.keys() ^ b.keys())),
     )
+
+
+def _difference(a: float, b: float) -> float:
+    """Equal accuracies that were computed from other sums may differ in the last bit, which is no side of 0."""
+    return 0.0 if abs(a - b) <= NO_SPREAD else a - b
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

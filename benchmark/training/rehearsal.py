@@ -9,6 +9,9 @@ record is marked as a rehearsal, and no check counts it.
 A step costs something whatever its size: the optimizer, copies of the weights in lower precision. So the time of a real
 step is on the line through those of two sizes. Neighbouring steps make a pair, and every pair has a line: their spread
 is the range that is printed.
+
+Runs of one kind (:func:`kind`) differ in data sets, losses, epochs and batch sizes, not in what a step of so many
+images costs. Of many runs one of each kind is timed, and the others make a single step in each experience.
 """
 
 from __future__ import annotations
@@ -51,18 +54,41 @@ Timings = Sequence[tuple[int, float]]
 """Images and seconds of steps, in their order: the larger and the smaller size by turns."""
 
 
-def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple[Config, Setup]:
+CHEAP = ("images", "loss", "annealing")
+"""Parts of a configuration without which a step costs as much."""
+
+PASSES = ("ewc", "lwf")
+"""Settings that are numbers, and make passes of their own."""
+
+
+def kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how long a step and a test of an image take.
+
+    :param config: a configuration as a record has it.
+    """
+    memory = config.get("memory")
+    parts = sorted(k for k, v in config.items() if k in PASSES or (isinstance(v, dict) and k not in CHEAP))
+    arithmetic = (config.get("precision"), config.get("compile"))
+    return config["backbone"], arithmetic, config.get("trainable"), tuple(parts), memory and memory["method"]
+
+
+def shortened(config: Config, stream: Stream, root: Path, setup: Setup, timed: bool = True) -> tuple[Config, Setup]:
     """Configuration and setup of the rehearsal of a run. Writes the synthetic images that it needs below ``root``.
 
     :param config: of the real run.
     :param setup: device and threads. The process loads images itself; the number of workers is an argument of
         :func:`project`.
+    :param timed: otherwise each experience has one step, and alignment one epoch: the run is shown to be possible, and
+        its time is projected from another of its kind.
     :raises ValueError: a folder with other images exists.
     """
+    if config.alignment and not timed:
+        config = replace(config, alignment=replace(config.alignment, epochs=1))
     at_a_time = min(config.batch_size, config.micro_batch or config.batch_size)
     size = min(STEP_IMAGES, at_a_time) if setup.device == "cpu" else at_a_time
     config = replace(config, batch_size=size, micro_batch=None, drop_last=True)
-    batches = -(-STEPS // max(1, _epochs_alike(config)))  # an epoch's, so that all timed steps train the same weights
+    steps = STEPS if timed else 1
+    batches = -(-steps // max(1, _epochs_alike(config)))  # an epoch's, so that all timed steps train the same weights
     per_class = -(-batches * size // min(stream.sizes))  # one is enough for the statistics of classes
     if config.memory and config.memory.method == "bic":  # its first classes share what it holds out of all
         held_out = int(config.memory.held_out * config.memory.size)
@@ -71,7 +97,7 @@ def shortened(config: Config, stream: Stream, root: Path, setup: Setup) -> tuple
         per_class = max(FOLDS, -(-per_class * FOLDS // (FOLDS - 1)) + 1)
     folder = root / f"{per_class}-a-class"
     write_dataset(stream.dataset, folder, train_per_class=per_class)
-    return config, replace(setup, root=folder, workers=0, rehearsal=True)
+    return config, replace(setup, root=folder, workers=0, rehearsal=True, timed=timed)
 
 
 def _epochs_alike(config: Config) -> int:
@@ -92,11 +118,12 @@ class Stopwatch(SupervisedPlugin[Any]):
     logits, so that the device has finished.
 
     :param experiences: number of experiences of the run.
+    :param timed: otherwise every experience ends after one step, and only memory is measured.
     """
 
-    def __init__(self, experiences: int) -> None:
+    def __init__(self, experiences: int, timed: bool = True) -> None:
         super().__init__()
-        self._experiences = experiences
+        self._experiences, self._measures = experiences, timed
         self.steps: list[list[tuple[int, float]]] = []  # images and seconds, without loading, by experience
         self.tests: list[tuple[int, float]] = []  # the same of the last test's batches
         self.load_seconds: list[float] = []  # per image
@@ -121,7 +148,7 @@ class Stopwatch(SupervisedPlugin[Any]):
 
     @property
     def _timed(self) -> bool:
-        return len(self.steps) <= 2
+        return self._measures and len(self.steps) <= 2
 
     def _measure_activations(self, model: nn.Module, images: Tensor) -> None:
         """Memory kept by forward passes of all images and of half of them. Weight copies for lower precisions do not
@@ -152,7 +179,7 @@ class Stopwatch(SupervisedPlugin[Any]):
 
     def after_eval_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._last_test = strategy.experience.current_experience == self._experiences - 1
-        copies = STEPS * strategy.eval_mb_size if self._last_test else 1
+        copies = STEPS * strategy.eval_mb_size if self._last_test and self._measures else 1
         strategy.adapted_dataset = strategy.adapted_dataset.subset([0] * copies)
 
     def before_eval_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -165,21 +192,27 @@ class Stopwatch(SupervisedPlugin[Any]):
             self.tests.append((len(strategy.mb_x), time.perf_counter() - self._mark))
 
     def as_dict(self) -> dict[str, Any]:
-        """The measurements that :func:`project` needs, without the first step of each size.
+        """The measurements that :func:`project` needs, without the first step of each size; of a run that is not timed
+        those of memory.
 
         In the first experience everything trains that ever does; the second stands for all later ones.
         """
-        first, later = self.steps[0], self.steps[min(1, len(self.steps) - 1)]
         (images, whole), *half = self.activation_bytes.items()
         per_image = (whole - half[0][1]) / (images - half[0][0]) if half else whole / images
+        memory = {
+            "activation_bytes_per_image": per_image,
+            "fixed_bytes": self.fixed_bytes + whole - per_image * images,
+        }
+        if not self._measures:
+            return memory
+        first, later = self.steps[0], self.steps[min(1, len(self.steps) - 1)]
         return {
             "steps": first[2:],
             "later_steps": later[2:],
             "tests": self.tests[2:],
             "load_seconds": median(self.load_seconds),
             "closing_seconds": sum(self.closing_seconds),
-            "activation_bytes_per_image": per_image,
-            "fixed_bytes": self.fixed_bytes + whole - per_image * images,
+            **memory,
         }
 
 

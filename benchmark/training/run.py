@@ -66,7 +66,7 @@ def run(
     """
     observer = Observer()  # starts the clock
     taught = stream.joined() if config.joint else stream
-    stopwatch = Stopwatch(len(taught.sizes))
+    stopwatch = Stopwatch(len(taught.sizes), setup.timed)
     watching: list[Any] = [observer, stopwatch] if setup.rehearsal else [observer]
     _require_fitting(taught, config, setup)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)

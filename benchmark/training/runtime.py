@@ -31,7 +31,7 @@ class Setup:
     :ivar unverified: use data sets without verification, such as small ones of your own: without counting, and without
         checksums. The record says so.
     :ivar rehearsal: random weights, a few steps and test images per experience, small synthetic data: see
-        ``rehearsal.py``.
+        ``rehearsal.py``. ``timed``: its steps are, otherwise one is made in each experience.
     """
 
     device: str = "cpu"
@@ -45,6 +45,7 @@ class Setup:
     checkpoint_minutes: float = 5.0
     unverified: bool = False
     rehearsal: bool = False
+    timed: bool = True
 
     def checkpoint_of(self, recipe: str, stream: str, config_hash: str, seed: int) -> Path | None:
         """Path of this run's checkpoint, whether or not it exists; ``None`` without a folder for checkpoints."""

@@ -18,7 +18,7 @@ from ..papers.kinds import Kind, caveats, comparable, kind_of, seed_caveats, tog
 from ..papers.protocols import Protocol, Uncovered, protocol_of, run_of
 from ..papers.published import Cell, Table, cells
 from ..papers.sources import NATURAL
-from ..records.record import UNVERIFIED, Record, image_sets, metric_of
+from ..records.record import UNVERIFIED, Record, image_sets, metric_of, plain
 from ..stats.equivalence import CellVerdict, Column, Verdict, judge_cell
 from ..stats.estimates import ALPHA, prediction_interval
 from ..stats.paired import holm
@@ -40,6 +40,7 @@ class CellCheck:
     :ivar judged: None where the runs must not be pooled; ``problem`` then says why.
     :ivar margin: points; ``overridden`` if it is not the table's own.
     :ivar choice: where the paper prints the best of a grid, which of it these runs are (F23).
+    :ivar of_grid: then how many candidates are on record, and how many the grid has.
     """
 
     cell: Cell
@@ -50,6 +51,7 @@ class CellCheck:
     problem: str | None = None
     runs: tuple[Record, ...] = ()
     choice: str | None = None
+    of_grid: tuple[int, int] | None = None
 
     @property
     def column(self) -> Column | None:
@@ -76,6 +78,8 @@ class CellCheck:
         found = [words for begin, words in _OF_REMARKS.items() if any(remark.startswith(begin) for remark in remarks)]
         changed = dict.fromkeys(change for run in self.runs for change in protocol.deviations(run.result["config"]))
         found += [f"changed settings: {_first_of([*changed])}"] if changed else []
+        if self.in_part and self.of_grid:
+            found.append(f"the best of {self.of_grid[0]} of the grid's {self.of_grid[1]}")
         if protocol.natural:
             found.append(f"setting: {NATURAL}")
         elif protocol.readings:
@@ -86,6 +90,11 @@ class CellCheck:
         ):
             found.append("seeds of another kind")
         return found
+
+    @property
+    def in_part(self) -> bool:
+        """Whether candidates of the paper's grid are missing, of which one may be better."""
+        return self.of_grid is not None and self.of_grid[0] < self.of_grid[1]
 
     @property
     def words(self) -> str:
@@ -133,7 +142,7 @@ class CellCheck:
         notes = [undecided] if self.verdict == "undecided" else []
         notes += [f"made with {', '.join(self.deviations)}"] if self.deviations else []
         notes += [self.choice] if self.choice else []
-        notes += dict.fromkeys(remark for run in self.runs for remark in run.result.get("remarks", ()))
+        notes += dict.fromkeys(plain(text, 300) for run in self.runs for text in run.result.get("remarks", ()))
         notes += caveats(self.kinds, self.cell.kind)
         if self.cell.published.std is not None:
             notes += seed_caveats(self.kinds, self.cell.kind, {record.seed for record in self.runs}, self.cell.seeds)
@@ -243,8 +252,9 @@ def check_cells(
 
 
 def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha: float) -> CellCheck:
-    runs, choice = _best_of_grid(cell, runs)
+    runs, choice, of_grid = _best_of_grid(cell, runs)
     problem = judged = None
+    within = cell.table.margin if margin is None else margin
     images = [min(known) for known in image_sets(runs)]
     for what, found in (
         ("configurations", sorted({record.config_hash for record in runs})),
@@ -260,10 +270,8 @@ def _check_cell(cell: Cell, runs: Sequence[Record], margin: float | None, alpha:
             )
             break
     else:
-        judged = judge_cell(
-            [metric_of(record, cell.metric) for record in runs], cell.published, margin or cell.table.margin, alpha
-        )
-    return CellCheck(cell, judged, margin or cell.table.margin, alpha, margin is not None, problem, tuple(runs), choice)
+        judged = judge_cell([metric_of(record, cell.metric) for record in runs], cell.published, within, alpha)
+    return CellCheck(cell, judged, within, alpha, margin is not None, problem, tuple(runs), choice, of_grid)
 
 
 def _same_start(cell: Cell) -> bool:
@@ -272,15 +280,15 @@ def _same_start(cell: Cell) -> bool:
     return isinstance(protocol, Protocol) and protocol.recipe.config.starts_pretrained
 
 
-def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None]:
+def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record], str | None, tuple[int, int] | None]:
     """Where the paper prints the best of a grid (F23): the runs of the candidate that is best on record, by the paper's
-    own metric.
+    own metric, over the seeds that all those on record have; over each one's own where there are none.
 
     The same for all metrics of a run; chosen on the test images, as the paper's for all that is known.
     """
     protocol = protocol_of(run_of(cell))
     if isinstance(protocol, Uncovered) or not protocol.recipe.grid or not runs:
-        return runs, None
+        return runs, None, None
     found: dict[str, list[Record]] = {}
     for record in runs:
         made_with = protocol.made_with(record.result["config"])
@@ -293,10 +301,15 @@ def _best_of_grid(cell: Cell, runs: Sequence[Record]) -> tuple[Sequence[Record],
             {},
         )
         found.setdefault(", ".join(f"{key}={value:g}" for key, value in values.items()), []).append(record)
-    best = max(found, key=lambda name: fmean(metric_of(record, papers()[cell.paper].metric) for record in found[name]))
-    return found[
-        best
-    ], f"{best}: the best of {len(found)} on record, of {len(protocol.configs)} in the paper's grid (F23)"
+    common = set.intersection(*({record.seed for record in of_one} for of_one in found.values()))
+
+    def score(name: str) -> float:
+        counted = [record for record in found[name] if record.seed in common or not common]
+        return fmean(metric_of(record, papers()[cell.paper].metric) for record in counted)
+
+    best = max(found, key=score)
+    known, all_ = len(found), len(protocol.configs)
+    return found[best], f"{best}: the best of {known} on record, of {all_} in the paper's grid (F23)", (known, all_)
 
 
 def judge_tables(checks: Mapping[str, CellCheck]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from ..papers.published import Claim, ClaimTier, claims, confirmatory_plan, plan
 from ..records.metrics import LESS_IS_BETTER
 from ..records.record import Record, metric_of
 from ..stats.paired import Judgement, Outcome, PairedDifference, judge_family, paired_difference
+from ..stats.words import bracketed, p_in_words, signed
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,13 @@ class ClaimVerdict:
     def __str__(self) -> str:
         if self.difference is None:
             return "-"
-        interval, adjusted = self.difference.interval(), self.adjusted_interval
-        spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-        spread += f", adjusted [{adjusted[0]:+.2f}, {adjusted[1]:+.2f}]" if adjusted else ""
-        p = "" if self.note else f", {self.p_name} = {self.adjusted_p:.2g}"
-        other = f", reverse p = {self.judged.reverse_p:.2g}" if self.outcome == "undecided" and p else ""
-        return f"{self.difference.value:+.2f}{spread}, n = {self.note or self.difference.n}{p}{other}"
+        unit = "nats" if self.claim.metric in LESS_IS_BETTER else "points"
+        bound = confirmatory_plan(self.claim.tier)[1] / 2
+        low_high = [signed(end, unit) for end in self.adjusted_interval or ()]
+        adjusted = f", adjusted [{', '.join(low_high)}]" if low_high else ""
+        p = "" if self.note else f", {self.p_name} = {p_in_words(self.adjusted_p, bound)}"
+        other = f", reverse p = {p_in_words(self.judged.reverse_p, bound)}" if self.outcome == "undecided" and p else ""
+        return f"{bracketed(self.difference, unit)}{adjusted}, n = {self.note or self.difference.n}{p}{other}"
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON values, unrounded."""

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
+from ..config import EXECUTION, Config
 from ..recipes import CHOICE_SEEDS, RECIPES
 from ..records.metrics import DENSE_METRICS, LESS_IS_BETTER, METRICS
-from ..records.record import Record, image_sets, metric_of
-from ..stats.estimates import ALPHA, MeanInterval, mean_interval
+from ..records.record import Record, image_sets, metric_of, plain
+from ..stats.estimates import ALPHA, NO_SPREAD, MeanInterval, mean_interval
 from ..stats.paired import Outcome, PairedDifference, judge_family, paired_difference
 from ..stats.power import MAX_SEEDS
+from ..stats.words import signed, span
 from .study import POWER, count, detectable_effect, seeds_to_detect
 
 Verdict = Literal["first", "better", "worse", "undecided", "no runs", "reference"]
@@ -211,8 +213,8 @@ _VERDICTS: dict[Outcome, Verdict] = {
 def require_comparable(runs: Mapping[str, Sequence[Record]]) -> None:
     """Refuse records that cannot be paired.
 
-    :raises ValueError: they are of several streams or other images, a method has two records of one seed, or one is a
-        rehearsal; names the methods and what differs.
+    :raises ValueError: they are of several streams or other images, a method has two records of one seed or records of
+        several configurations, or one is a rehearsal; names the methods and what differs.
     """
     everything = [(name, record) for name, records in runs.items() for record in records]
     for name, record in everything:
@@ -225,6 +227,14 @@ def require_comparable(runs: Mapping[str, Sequence[Record]]) -> None:
         seeds = [record.seed for record in records]
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             raise ValueError(f"{name} has several records of seed {_listed(twice)}: give those of one configuration")
+        if len({record.config_hash for record in records}) > 1:
+            odd = next(r for r in records if r.config_hash != records[0].config_hash)
+            a, b = records[0].result["config"], odd.result["config"]
+            told = _listed(sorted(plain(key) for key in a.keys() | b.keys() if a.get(key) != b.get(key))[:5])
+            raise ValueError(
+                f"the records of {name} are of several configurations (seed {odd.seed} has another {told}): "
+                "give those of one"
+            )
     if len(sets := image_sets(record for _, record in everything)) > 1:
         told = "; ".join(
             f"{min(known)[:12]}...: {', '.join(dict.fromkeys(n for n, r in everything if r.images & known))}"
@@ -250,7 +260,7 @@ def require_comparable(runs: Mapping[str, Sequence[Record]]) -> None:
 def _row(
     name: str, values: Mapping[int, float], judged: Judged, records: Sequence[Record], failures: Iterable[str]
 ) -> ComparisonRow:
-    seconds, clock = _time(records)
+    seconds, clock = median_time(records)
     return ComparisonRow(
         name=name,
         seeds=tuple(sorted(values)),
@@ -267,7 +277,7 @@ def _row(
     )
 
 
-def _time(records: Sequence[Record]) -> tuple[float | None, str]:
+def median_time(records: Sequence[Record]) -> tuple[float | None, str]:
     """Median time of a run in seconds, and its clock."""
     on_processors = [record for record in records if not record.provenance.get("accelerator")]
     for clock, key, timed in (("processor", "cpu_seconds", on_processors), ("wall", "wall_seconds", records)):
@@ -308,7 +318,7 @@ def _sentence(row: ComparisonRow, first: ComparisonRow, family: int, unit: str) 
     if difference.n == 1:
         return f"{open_} by one seed in common: one seed has no interval, 5 give one."
     if not difference.std:
-        equal = "they are equal" if difference.value == 0 else f"{size}"
+        equal = "they are equal" if abs(difference.value) <= NO_SPREAD else f"{size}"
         return f"{open_}: {equal} in each of {difference.n} seeds, and without spread only the sign test is left."
     found = detectable_effect(difference.n, ALPHA / family) * difference.std
     power = (
@@ -387,6 +397,9 @@ def _notes(
             notes.append(f"{name} and {first.name} have the same settings: one method under two names")
     notes += _same_for_all("epochs of an experience", {name: c.get("epochs") for name, c in configs.items()})
     notes += _same_for_all("backbone", {name: c.get("backbone") for name, c in configs.items()})
+    for key in EXECUTION:
+        usual = getattr(Config(), key)
+        notes += _same_for_all(key, {name: str(c.get(key, usual)) for name, c in configs.items()})
     notes += _weights(runs)
     for what, key in (("origin of the hyper-parameters", "hyperparameters_from"), ("what a seed varies", "varied")):
         notes += _same_for_all(what, {n: _listed({r.result[key] for r in records}) for n, records in runs.items()})
@@ -404,7 +417,7 @@ def _notes(
     everything = [record for records in runs.values() for record in records]
     if chosen := sorted({record.seed for record in everything} & set(CHOICE_SEEDS)):
         notes.append(f"seed {_listed(chosen)} is one on which hyper-parameters were chosen")
-    notes += dict.fromkeys(remark for record in everything for remark in record.result.get("remarks", ()))
+    notes += dict.fromkeys(plain(text, 300) for record in everything for text in record.result.get("remarks", ()))
     return notes
 
 
@@ -441,7 +454,7 @@ def _machines(runs: Mapping[str, Sequence[Record]]) -> list[str]:
     for name, records in runs.items():
         for record in records:
             where = record.provenance.get("accelerator") or record.provenance.get("cpu_model") or "an unknown one"
-            machines.setdefault(str(where), {})[name] = None
+            machines.setdefault(plain(str(where)), {})[name] = None
     if len(machines) < 2:
         return []
     told = "; ".join(f"{where} ({', '.join(names)})" for where, names in machines.items())
@@ -454,28 +467,6 @@ def _machines(runs: Mapping[str, Sequence[Record]]) -> list[str]:
 def unit_of(metric: str) -> str:
     """The unit of a difference."""
     return "nats" if metric == "final_entropy" else "points"
-
-
-def signed(value: float, unit: str = "points") -> str:
-    """With a sign and two decimals (nats: four), or as many as it takes to tell it from 0: the verdict hangs on the
-    side of 0.
-    """
-    digits = 4 if unit == "nats" else 2
-    while value and not round(value, digits) and digits < 12:
-        digits += 1
-    return f"{value:+.{digits}f}" if round(value, digits) else "0"
-
-
-def span(interval: tuple[float, float] | None, unit: str = "points") -> str:
-    """An interval of a difference, such as "+0.10 to +1.30"."""
-    return f"{signed(interval[0], unit)} to {signed(interval[1], unit)}" if interval else "-"
-
-
-def p_in_words(p: float | None) -> str:
-    """Two digits, or as many as it takes to be on the right side of 5%."""
-    if p is None:
-        return "-"
-    return next((text for d in range(2, 17) if (float(text := f"{p:.{d}g}") < ALPHA) == (p < ALPHA)), f"{p:g}")
 
 
 def _listed(items: Iterable[object]) -> str:

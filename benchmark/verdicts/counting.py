@@ -15,6 +15,7 @@ from ..papers.published import cells
 from ..recipes import CHOICE_SEEDS, RECIPES, weights_sha256
 from ..records.record import UNVERIFIED, Record, RecordError, compare, plain
 from ..records.store import Problem, RecordStore
+from .soundness import misplaced
 
 
 def merge(stores: Sequence[RecordStore]) -> tuple[list[Record], list[Problem], list[str]]:
@@ -89,7 +90,8 @@ def reasons(records: Iterable[Record]) -> list[Reason | None]:
 
     Of a recipe those count that were made with its present configuration from the present weights, on seeds that no
     choice of hyper-parameters used. Of a published cell: those made by its paper's protocol, up to how the arithmetic
-    was done (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts.
+    was done (:data:`reclaim.benchmark.config.EXECUTION`). A rehearsal never counts, nor does a record of other images
+    or in another order of classes than its stream and seed have.
     """
     records = list(records)
     configs = {name: RECIPES[name].config for name in {record.recipe for record in records} & RECIPES.keys()}
@@ -170,13 +172,18 @@ def _reason(
             changed = differences(record.result["config"], RECIPES[record.recipe].config)
             return Reason(OTHER_CONFIGURATION, _few(list(changed.values())))
         if RECIPES[record.recipe].tier == "middle":
-            return _in_the_middle(record)
-        return Reason(OTHER_WEIGHTS) if record.result["weights_sha256"] != weights else None
+            return _in_the_middle(record) or _misplaced(record)
+        return Reason(OTHER_WEIGHTS) if record.result["weights_sha256"] != weights else _misplaced(record)
     if (record.recipe, record.stream) in runs:
-        return _against(runs[record.recipe, record.stream], record)
+        return _against(runs[record.recipe, record.stream], record) or _misplaced(record)
     if f"{record.recipe.replace('.', '/')}/{record.stream}" in run_names():
         return Reason("a run of a paper without a published number here")
     return Reason("no recipe or published cell of that name and stream")
+
+
+def _misplaced(record: Record) -> Reason | None:
+    problem = misplaced(record)
+    return Reason("not of its stream and seed (`reclaim check` says more)", plain(problem, 200)) if problem else None
 
 
 def _in_the_middle(record: Record) -> Reason | None:

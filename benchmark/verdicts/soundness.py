@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import QUICKDRAW_VIT, Component, Config, from_dict, shown
-from ..data.drawings import downstream
+from ..data.drawings import DOWNSTREAM_CLASSES, downstream_identity
 from ..data.streams import (
     CANVASES,
     DENSE,
@@ -85,6 +86,22 @@ def problems(record: Record) -> Iterator[str]:
     yield from _against_stream(result, config, stream)
 
 
+def misplaced(record: Record) -> str | None:
+    """The first thing that cannot be true of the images and the seed that it names; what a record of our recipes must
+    pass to be counted.
+    """
+    result = record.result
+    try:
+        config, stream = from_dict(result["config"]), stream_of(record)
+    except (ValueError, TypeError, OverflowError) as error:
+        return f"result.config or result.stream is not one of this version: {error}"
+    if record.dense:
+        return next(_of_canvases(record), None)
+    sizes = (stream.joined() if config.joint else stream).sizes
+    problems_of_both = (_against_order(result, config, stream), _against_images(result, config, stream, sizes))
+    return next(itertools.chain(*problems_of_both), None)
+
+
 def _of_canvases(record: Record) -> Iterator[str]:
     """What cannot be true of a run on canvases."""
     result = record.result
@@ -105,7 +122,9 @@ def _of_canvases(record: Record) -> Iterator[str]:
         yield f"result.test_counts is {result['test_counts']}, and dense.test_canvases {config.dense.test_canvases}"
     if len(result["class_order"]) != stream.n_classes:
         yield f"result.class_order has {len(result['class_order'])} classes: {stream.name} has {stream.n_classes}"
-    if result["data_sha256"] != (drawings := downstream(config.part).sha256):
+    else:
+        yield from _not_the_order(result, config, DOWNSTREAM_CLASSES)
+    if result["data_sha256"] != (drawings := downstream_identity(config.part)[1]):
         yield f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this version are {drawings[:12]}"
 
 
@@ -149,8 +168,9 @@ def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> I
         yield f"result.accuracy has {len(result['accuracy'])} rows: {stream.name} has {len(sizes)} experiences"
         return
     yield from _against_order(result, config, stream)
-    if len(result["entropy"]) != config.epochs * len(sizes):
-        expected = f"{config.epochs} epochs on {len(sizes)} experiences are {config.epochs * len(sizes)}"
+    trained = 1 if config.train_in == "first" else len(sizes)
+    if len(result["entropy"]) != config.epochs * trained:
+        expected = f"{config.epochs} epochs on {trained} experiences are {config.epochs * trained}"
         yield f"result.entropy has {len(result['entropy'])} entries: {expected}"
     else:
         for epoch, nats in enumerate(result["entropy"]):
@@ -160,6 +180,10 @@ def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> I
             # the room for rounding that a record has below 0
             if nats > math.log(classes) + 1e-3:
                 yield f"result.entropy[{epoch}] is {nats}: over {classes} classes it is {math.log(classes):.4f} at most"
+    yield from _against_images(result, config, stream, sizes)
+
+
+def _against_images(result: dict[str, Any], config: Config, stream: Stream, sizes: tuple[int, ...]) -> Iterator[str]:
     if stream.tier == OWN:
         if result["data_sha256"] in _drawings():
             yield f"result.data_sha256 is that of this project's drawings: {stream.name} is a stream of one's own"
@@ -169,14 +193,14 @@ def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> I
             f"{stream.name} is not made of"
         )
     elif stream.tier == EMBEDDED:
-        data = downstream(config.part)
-        counts = [data.test.shape[1] * size for size in sizes]
+        of_a_class, drawings = downstream_identity(config.part)
+        counts = [of_a_class * size for size in sizes]
         if result["test_counts"] != counts:
             yield f"result.test_counts is {result['test_counts']}: {stream.name} has {counts}"
-        if result["data_sha256"] != data.sha256:
+        if result["data_sha256"] != drawings:
             yield (
                 f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this "
-                f"version are {data.sha256[:12]}..."
+                f"version are {drawings[:12]}..."
             )
     else:
         if result["data_sha256"] in _drawings():
@@ -187,7 +211,7 @@ def _against_stream(result: dict[str, Any], config: Config, stream: Stream) -> I
 
 @functools.cache
 def _drawings() -> frozenset[str]:
-    return frozenset(downstream(part).sha256 for part in ("test", "validation"))
+    return frozenset(downstream_identity(part)[1] for part in ("test", "validation"))
 
 
 def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> Iterator[str]:
@@ -198,8 +222,13 @@ def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> It
     if sorted(result["class_order"]) != list(range(stream.n_classes)):
         yield f"result.class_order is no permutation of the {stream.n_classes} classes of {stream.name}"
         return
+    yield from _not_the_order(result, config, stream.n_classes)
+
+
+def _not_the_order(result: Mapping[str, Any], config: Config, n_classes: int) -> Iterator[str]:
+    """The stream's classes are the first of the order of ``n_classes``."""
     try:
-        expected = expected_order(result, config)
+        expected = expected_order(result, config, n_classes)[: len(result["class_order"])]
     except ValueError as error:
         yield f"result.seed is {result['seed']}: {error}"
         return
@@ -208,9 +237,9 @@ def _against_order(result: dict[str, Any], config: Config, stream: Stream) -> It
         yield f"result.class_order is not the one of {origin}"
 
 
-def expected_order(result: Mapping[str, Any], config: Config) -> list[int]:
+def expected_order(result: Mapping[str, Any], config: Config, n_classes: int) -> list[int]:
     """The order of the classes that the seed gives.
 
     :raises ValueError: it is no seed.
     """
-    return class_order(len(result["class_order"]), None if config.seeding == "initialisation" else result["seed"])
+    return class_order(n_classes, None if config.seeding == "initialisation" else result["seed"])

@@ -322,11 +322,12 @@ def _cost_of(records: Sequence[Record], cell: Cell) -> _Cost:
 def _cost(records: Sequence[Record], recipe: str, stream: str, epochs: int | None) -> _Cost:
     """Of the recipe's own runs, else the median over those of the same stream and number of epochs.
 
-    Processor time; the first records have wall time alone.
+    Processor time; wall time of runs on an accelerator, and of the first records, which have it alone.
     """
     found: dict[str, list[float]] = {}
     for record in records:
-        seconds = record.provenance.get("cpu_seconds") or record.provenance.get("wall_seconds")
+        device = record.provenance.get("accelerator")  # for which the processor mostly waits
+        seconds = (None if device else record.provenance.get("cpu_seconds")) or record.provenance.get("wall_seconds")
         if (
             record.stream == stream
             and seconds

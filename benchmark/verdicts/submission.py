@@ -301,7 +301,11 @@ def _facts_of_stream(record: Record, config: Config) -> Iterator[str]:
     result = record.result
     try:
         stream = stream_of(record)
-        order = "that of the seed" if result["class_order"] == expected_order(result, config) else "not the seed's"
+        order = (
+            "that of the seed"
+            if result["class_order"] == expected_order(result, config, len(result["class_order"]))
+            else "not the seed's"
+        )
     except ValueError:  # named among the problems
         return
     images = f"{sum(result['own_stream']['train_counts']):,} training and {sum(result['test_counts']):,} test images"

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reclaim.benchmark.checks.study_cost import BEGIN, DEVICES, END, PICTURE, costs, kind, main, makespan
+from reclaim.benchmark.checks.study_cost import BEGIN, DEVICES, END, PICTURE, costs, main, makespan
 from reclaim.benchmark.papers.protocols import covered_runs
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training.rehearsal import kind
 from small_runs import synthetic_record
 
 MEASURED = {

@@ -532,7 +532,7 @@ def test_outcomes(kind: str, better: list[float], outcome: str, monkeypatch: pyt
         expected = sum(b - 50 - x for b, x in zip(better, NOISE, strict=False)) / len(better)
         assert verdict.difference.value == pytest.approx(expected, abs=0.05)
         assert f"n = {len(better)}" in str(verdict)
-        assert ("[" in str(verdict)) == (len(better) > 1)
+        assert ("[" in str(verdict)) == (len(better) > 1 and bool(verdict.difference.std))
         assert (verdict.note == "1 of 5 planned seeds") == (len(better) == 1)
         assert verdict.p_name == ("reverse p" if outcome == "contradicted" else "p")
         assert (f", {verdict.p_name} = {verdict.adjusted_p:.2g}" in str(verdict)) == (len(better) == 5)

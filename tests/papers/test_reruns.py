@@ -75,7 +75,16 @@ def test_the_papers_digits_are_marked_and_nothing_else_is() -> None:
     published = {(c.method, c.stream, c.metric): c.published.mean for c in cells() if c.paper == "slca"}
     for run in reruns().runs:
         own = [published.get((run.method, run.stream, metric)) for metric in ("last_acc", "inc_acc")]
-        assert (own == [run.last_acc, run.inc_acc]) == (not run.counts)
+        if (run.last_acc, run.inc_acc) != (None, None):
+            assert (own == [run.last_acc, run.inc_acc]) == (not run.counts)
+
+
+def test_means_over_tasks_stand_beside_no_accuracy_over_images() -> None:
+    over_tasks = [run for run in reruns().runs if "mean over tasks" in run.source]
+    assert len(over_tasks) >= 8
+    assert all(run.last_acc is None and run.last_acc_task is not None for run in over_tasks)
+    values = {run.last_acc_task for run in over_tasks}
+    assert not [cell.id for cell in cells() for again in cell.reruns if again.value in values]
 
 
 def test_every_re_run_of_a_published_cell_stands_beside_it() -> None:
@@ -119,9 +128,17 @@ def test_two_seeds(tmp_path: Path) -> None:
             "summary 1: last_acc_std is 1, but its",
         ),
         ("seeds = [0, 1]", "seeds = [0, 2]", "summary 1: no primary run of InfLoRA on split-cifar100-10 has seed 2"),
+        ("seeds = [0, 1]", "seeds = [0]", r"summary 1: seeds are \[0\]: give at least two, each once"),
+        ("seeds = [0, 1]", "seeds = [0, 1, 1]", r"summary 1: seeds are \[0, 1, 1\]: give at least two, each once"),
+        ("seed = 1\n", "seed = 0\n", "summary 1: InfLoRA on split-cifar100-10 has two primary runs of one seed"),
+        ("last_acc_task = 81.0\n", "", "summary 1: a run of InfLoRA on split-cifar100-10 has no last_acc_task"),
         ("seeds = [0, 1]", "seeds = []", r"summary 1: seeds is \[\]: write a list of seeds"),
         ("last_acc = 82.0", "last_acc = 820", "rerun 2: last_acc is 820: write a number of percent, 0 to 100"),
-        ("last_acc = 82.0\ninc_acc = 87.0\n", "", "rerun 2: neither last_acc nor inc_acc is there: add one"),
+        (
+            "last_acc = 82.0\ninc_acc = 87.0\nlast_acc_task = 81.0\ninc_acc_task = 86.0\n",
+            "",
+            "rerun 2: neither last_acc nor inc_acc is there, nor",
+        ),
         ('source = "1.log"', 'sauce = "1.log"', "rerun 2: unknown key 'sauce', which is '1.log': did you mean source"),
         ('source = "1.log"', "", "rerun 2: source is missing: add a text"),
         ("[[summary]]", "[[sum]]", r"unknown section 'sum': write \[\[rerun\]\] or \[\[summary\]\]"),

@@ -362,6 +362,9 @@ def test_every_key_is_needed_and_checked(key: str) -> None:
         ("weights_sha256", "F" * 64),
         ("trained_parameters", 1.5),
         ("bytes_kept", -1),
+        ("bytes_kept", 10**400),
+        ("trained_parameters", 2**63),
+        ("entropy", [1e308, 1e308, 1e308]),
         ("hyperparameters_from", "guess"),
     ],
 )
@@ -384,6 +387,8 @@ def test_unknown_keys_are_refused() -> None:
         ({}, "torch"),
         ({"torch": "2.6.0"}, "platform"),
         (MACHINE | {"x": float("nan")}, "provenance"),
+        (MACHINE | {"cpu_seconds": 1e308}, "provenance.cpu_seconds"),
+        (MACHINE | {"wall_seconds": -1}, "provenance.wall_seconds"),
     ],
 )
 def test_provenance_is_checked(found: Any, named: str) -> None:

@@ -296,7 +296,7 @@ def test_a_tier_without_runs_says_so_in_words() -> None:
     root = Tree(of_all_tiers()).root
     test_everything_that_is_pointed_at_is_there(root)
     (lead,) = root.all("p", class_="lead")
-    assert lead.all("strong")[0].text == f"Miniature and middle tier; 0 of {len(cells())} published numbers run."
+    assert lead.all("strong")[0].text == f"0 of {len(cells())} published numbers run."
     assert "Middle tier, photographs and a small CNN: no runs yet." in lead.text
     assert "Detection and segmentation, on canvases of drawings: no runs yet." in lead.text
     names: dict[ClaimTier, str] = {"middle": "Middle tier", "dense": "Detection and segmentation"}
@@ -525,7 +525,8 @@ def test_seed_options(seeds: Any, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(0, "0"), (999, "999"), (6_604_800, "6.6 M"), (24_576, "24.6 k"), (2e9, "2 G")]
+    ("number", "expected"),
+    [(0, "0"), (999, "999"), (6_604_800, "6.6 M"), (24_576, "24.6 k"), (2e9, "2 G"), (999_600, "1 M"), (10**12, "1 T")],
 )
 def test_size(number: int, expected: str) -> None:
     assert size(number) == expected
@@ -542,6 +543,7 @@ def test_size(number: int, expected: str) -> None:
         ((0.0, 0.31), 0, 0.4, 0.1),
         ((-20.0, 130.0), 0, 100, 20),
         ((50.0, 60.0), 50, 60, 2),
+        ((48.0, 48.00000000000001), 48, 49, 1),
     ],
 )
 def test_scales_hold_their_values(values: tuple[float, ...], low: float, high: float, step: float) -> None:

@@ -529,3 +529,19 @@ def test_bic_says_which_streams_it_cannot_do() -> None:
         TypeError, match="replaces the dataset of an experience, which DatasetExperience does not allow: make"
     ):
         make_strategy(make_bic()).train(stream.train_stream[0], eval_streams=[])
+
+
+def test_bic_leaves_the_model_in_training_mode() -> None:
+    """Avalanche calls ``train()`` once for all experiences of a stream."""
+    strategy = make_strategy(make_bic(stage_2_epochs=1))
+    modes: list[bool] = []
+
+    class Modes(SupervisedPlugin[Any]):
+        def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            modes.append(strategy.model.training)
+
+    strategy.plugins.append(Modes())
+    strategy.train(make_stream().train_stream)
+    assert modes
+    assert all(modes)
+    assert strategy.model.heads.head_classes == [list(classes) for classes in EXPERIENCES]

@@ -102,6 +102,31 @@ def test_a_cell_is_rehearsed_to_a_record_that_no_check_counts(tmp_path: Path, as
     assert current(records) == current(whole) == []
 
 
+def test_of_all_one_run_of_each_kind_is_timed(
+    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("seqft+sl/split-cifar100-10", "seqft+sl/split-cub200-10", "slca/split-cifar100-10", "slca/split-cub200-10")
+    runs = [find_cell(f"slca/main/{name}") for name in names]
+    monkeypatch.setattr("reclaim.benchmark.cli.covered_runs", lambda: runs)
+    records = str(tmp_path / "records")
+    arguments = ["rehearse", "all", "--jobs", "1", "--root", str(tmp_path / "data"), "--records", records]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "4 of 4 rehearsed, 2 of them timed, one of each kind; no check counts their records" in result.output
+    rows = {(row[0], row[1]): row for row in (re.split(r"  +", line) for line in result.output.splitlines()) if row[1:]}
+    for recipe, stream, _ in runs:
+        (record,) = (
+            found
+            for found in RecordStore(tmp_path / "records").load()[0]
+            if (found.recipe, found.stream) == (recipe.name, stream.name)
+        )
+        timed = stream.name == "split-cifar100-10"
+        assert ("steps" in record.provenance["rehearsal"]) == timed
+        assert rows[recipe.name, stream.name][3].endswith(" h") or "not known" in rows[recipe.name, stream.name][3]
+        if recipe.config.alignment and not timed:
+            assert record.result["config"]["alignment"]["epochs"] == 1
+
+
 def test_what_is_shortened_is_the_batch(tmp_path: Path) -> None:
     recipe, stream, _ = find_cell("slca/main/slca/split-cifar100-10")
     config, setup = shortened(recipe.config, stream, tmp_path, Setup(threads=2))
@@ -264,6 +289,19 @@ class Strategy:
 
     def batch(self) -> None:
         self.mbatch = [torch.rand(8, 4), torch.zeros(8, dtype=torch.long)]
+
+
+def test_a_stopwatch_that_does_not_time_ends_each_experience_after_a_step() -> None:
+    strategy, stopwatch = Strategy(), Stopwatch(3, timed=False)
+    for _ in range(3):
+        strategy.stopped = False
+        stopwatch.before_training_exp(strategy)
+        stopwatch.before_training_epoch(strategy)
+        strategy.batch()
+        stopwatch.before_training_iteration(strategy)
+        stopwatch.after_training_iteration(strategy)
+        assert strategy.stopped
+    assert stopwatch.as_dict().keys() == {"activation_bytes_per_image", "fixed_bytes"}
 
 
 def test_a_stopwatch_times_steps_of_two_sizes_without_loading(monkeypatch: pytest.MonkeyPatch) -> None:

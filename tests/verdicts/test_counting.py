@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from reclaim.benchmark.config import Config
 from reclaim.benchmark.records.record import Record
-from reclaim.benchmark.verdicts.counting import weights_that_changed
+from reclaim.benchmark.verdicts.counting import current, reasons, weights_that_changed
 from small_runs import synthetic_record
 
 DINO = "vit_base_patch14_dinov2.lvd142m"
@@ -41,3 +43,27 @@ def test_weights_that_may_differ() -> None:
         (started(DINO, "a"), rehearsed),
     ):
         assert weights_that_changed([here], [there]) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stream"),
+    [("slca", "split-quickdraw-10"), ("joint", "split-quickdraw-10"), ("dense-sem-full", "quickdraw-canvases")],
+)
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("data_sha256", "a" * 64, "data_sha256"),
+        ("class_order", None, "not the one of seed 3"),
+        ("test_counts", None, "test_counts"),
+    ],
+)
+def test_our_recipe_on_other_images_or_in_another_order_does_not_count(
+    recipe: str, stream: str, key: str, value: Any, said: str
+) -> None:
+    sound, other = (synthetic_record(recipe, stream, seed=3) for _ in range(2))
+    reversed_, fewer = sorted(other.result["class_order"]), [n - 1 for n in other.result["test_counts"]]
+    other.result[key] = value or {"class_order": reversed_, "test_counts": fewer}[key]
+    assert current([sound, other]) == [sound]
+    (reason,) = reasons([other])
+    assert "not of its stream and seed" in str(reason)
+    assert said in str(reason)

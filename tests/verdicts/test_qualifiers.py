@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reclaim.benchmark.papers.protocols import find_cell, protocol_of, run_names
+from reclaim.benchmark.papers.protocols import Protocol, find_cell, protocol_of, run_names
 from reclaim.benchmark.papers.published import cells
 from reclaim.benchmark.records.record import UNVERIFIED, Record, compare, image_sets, validate
 from reclaim.benchmark.records.store import RecordStore
@@ -149,6 +149,35 @@ def test_where_nothing_was_run_nothing_is_said_to_have_failed() -> None:
     for table in judge_tables(checks):
         assert table["sentence"] == f"{table['table']}: {table['cells']} not run"
         assert table["reproduced"] == table["qualified"] == 0
+
+
+GRID = "aepg/table-2/lora-focal/split-imagenet-r-10/task_avg_last_acc"
+
+
+def of_grid(values: dict[int, list[float]]) -> list[Record]:
+    """Runs of the candidates of the grid of :data:`GRID`, by their place: the accuracies of seeds 0, 1, ..."""
+    recipe, stream, _ = find_cell(GRID)
+    protocol = protocol_of(GRID.rpartition("/")[0])
+    assert isinstance(protocol, Protocol)
+    return [
+        synthetic_record(recipe.name, stream.name, seed, value, config=protocol.configs[place])
+        for place, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+
+
+def test_the_best_of_a_grid_is_chosen_on_the_seeds_that_all_have() -> None:
+    """One lucky seed does not make a candidate the best."""
+    check, _ = judged(of_grid({0: [81.8, 80.0, 79.7], 1: [81.5], 2: [70.0, 70.0]}), GRID)
+    assert len(check.runs) == 3
+    assert check.in_part is False
+
+
+def test_a_grid_in_part_does_not_fail_the_check() -> None:
+    check, _ = judged(of_grid({0: [20.0, 20.5, 19.5]}), GRID)
+    assert check.verdict == "below"
+    assert "the best of 1 of the grid's 3" in check.words
+    assert check.in_part
 
 
 # --- one set of images in several layouts ---
