@@ -697,12 +697,14 @@ class Config:
         anew = [name for name in ("lae", "weight_average") if getattr(self, name) is not None]
         begins = (
             "coda" * bool(self.coda)
+            or "inflora" * bool(self.inflora)
             or "l2p.share" * bool(self.l2p and self.l2p.share)
             or "dualprompt.copy_prompts" * bool(self.dualprompt and self.dualprompt.copy_prompts)
         )
         if anew and begins:
+            what = "branches" if begins == "inflora" else "prompts"
             raise ConfigError(
-                f"{anew[0]} averages over all steps, and {begins} gives prompts new values when an experience begins: "
+                f"{anew[0]} averages over all steps, and {begins} gives {what} new values when an experience begins: "
                 f"set one of them to null or false"
             )
         if self.weight_average is not None and self.keep == "best":

@@ -13,6 +13,7 @@ F-numbers are those of docs/fidelity.md.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any, Literal
@@ -172,15 +173,11 @@ def _batches_to_come(strategy: Any, **kwargs: Any) -> int:
     """Minibatches per epoch of all experiences after the current one, counted with the strategy's own data loader."""
     if isinstance(strategy, JointTraining):  # which trains on all of them now
         return 0
-    saved = strategy.experience, strategy.adapted_dataset, strategy.dataloader
-    batches = 0
-    try:
-        for experience in saved[0].origin_stream:
-            if experience.current_experience > saved[0].current_experience:
-                strategy.experience = experience
-                strategy.train_dataset_adaptation(**kwargs)
-                strategy.make_train_dataloader(**kwargs)
-                batches += len(strategy.dataloader)
-    finally:
-        strategy.experience, strategy.adapted_dataset, strategy.dataloader = saved
+    batches, ahead = 0, copy.copy(strategy)  # a shallow one: what adaptation sets is not the strategy's
+    for experience in strategy.experience.origin_stream:
+        if experience.current_experience > strategy.experience.current_experience:
+            ahead.experience = experience
+            ahead.train_dataset_adaptation(**kwargs)
+            ahead.make_train_dataloader(**kwargs)
+            batches += len(ahead.dataloader)
     return batches

@@ -63,6 +63,7 @@ class APER(CosineClassMean):
         super().__init__()
         self._pretrained: nn.Module | None = None
         self._pretrained_bytes = 0
+        self._extended = False  # the model, by this plugin
 
     @property
     def bytes_kept(self) -> int:
@@ -71,10 +72,11 @@ class APER(CosineClassMean):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         require_continual_model(strategy.model, "APER")
+        super().before_training(strategy, *args, **kwargs)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, *args, **kwargs)
-        if not self._means:
+        if not self._means and not self._extended and self._pretrained is None:  # else after an interruption
             self._pretrained = copy_without_modules(require_continual_model(strategy.model, "APER").backbone)
             self._pretrained_bytes = sum(t.nbytes for t in self._pretrained.state_dict().values())
 
@@ -82,8 +84,12 @@ class APER(CosineClassMean):
         if self._pretrained is not None:
             model = require_continual_model(strategy.model, "APER")
             model.extend(BesidePretrained(self._pretrained), 2 * model.heads.in_features)
-            self._pretrained = None
+            self._pretrained, self._extended = None, True
         super().after_training_exp(strategy, *args, **kwargs)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._pretrained, self._extended = None, False
 
 
 def copy_without_modules(backbone: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """Weights that are averaged for prediction while training goes on from its own: WiSE-FT's interpolation with the
 pretrained ones (Wortsman et al., CVPR 2022, arXiv 2109.01903), and an exponential average over the steps of training.
 
-Both are written into the model after an experience. Plugins listed later, such as classifier alignment, see the
-averaged weights; plugins listed before, and evaluation within an experience, those of training. Before the next
+Both are written into the model after an experience. Classifier alignment and heads in closed form see the averaged
+weights, Avalanche's EWC and LwF those of training, wherever they are listed, and so does evaluation within an
+experience. Before the next
 experience the weights of training are put back: averages never feed back into training. The papers have one experience;
 what becomes of them in a stream is Reclaim's own choice.
 """
@@ -16,8 +17,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from .checks import require_fraction
+from .features import require_used
 from .parts import parts_of
-from .runs import Owner
+from .runs import Owner, require_lasting, starts_over, take_place
 from .wrappers import unwrap
 
 
@@ -27,6 +29,8 @@ class _Averaging(SupervisedPlugin[Any]):
     Weights are known by their names, so what replaces a model's parameters, as a classifier that grows does, keeps
     its averages.
     """
+
+    place = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,11 +45,15 @@ class _Averaging(SupervisedPlugin[Any]):
         """Name -> what to predict with, in the shapes of the model's parameters."""
         raise NotImplementedError
 
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        take_place(self, strategy)
+
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # after alignment has put back its heads, before any plugin looks at the weights and before the model grows
         if self._owner.changes_to(strategy, strategy.model):
             self._forget()
-        self._write(strategy.model, self._trained)
+        if not starts_over(strategy):
+            self._write(strategy.model, self._trained)
         self._trained = {}
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -59,8 +67,13 @@ class _Averaging(SupervisedPlugin[Any]):
     def _write(model: nn.Module, values: dict[str, Tensor]) -> None:
         named = dict(unwrap(model).named_parameters())
         for name, value in values.items():
-            if name in named:
+            if name in named and _fits(value, named[name]):
                 named[name].copy_(_fitted(value, named[name]))
+
+
+def _fits(value: Tensor, parameter: Tensor) -> bool:
+    """Whether it is the same parameter, which may have grown; heads of another width of features are new ones."""
+    return value.shape[1:] == parameter.shape[1:] and len(value) <= len(parameter) if value.ndim else True
 
 
 def _fitted(value: Tensor, parameter: Tensor) -> Tensor:
@@ -103,6 +116,7 @@ class WiSEFT(_Averaging):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if not self._theta_0:
+            require_used(strategy, "WiSEFT")
             parameters = parts_of(strategy.model, "WiSEFT").backbone_parameters()
             self._theta_0 = {name: p.detach().clone() for name, p in parameters.items()}
 
@@ -132,7 +146,8 @@ class WeightAverage(_Averaging):
     later experiences add, and does not pickle.
 
     :param decay: in [0, 1): 0 is training without an average; an average is over some 1 / (1 - decay) steps.
-    :raises ValueError: decay is out of its range.
+    :raises ValueError: decay is out of its range; before training, the model has PEFT modules that begin anew in each
+        experience.
     """
 
     def __init__(self, decay: float = 0.99) -> None:
@@ -147,6 +162,9 @@ class WeightAverage(_Averaging):
         """Bytes of the averages, and of the weights of training while the model has the averages."""
         return sum(t.nbytes for t in (*self._average.values(), *self._trained.values()))
 
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        require_lasting(unwrap(strategy.model), "WeightAverage")
+
     def _forget(self) -> None:
         super()._forget()
         self._average = {}
@@ -159,7 +177,8 @@ class WeightAverage(_Averaging):
                 # in half precision a step of 1 - decay would be rounded away
                 value = p.detach().to(torch.promote_types(p.dtype, torch.float32))
                 average = self._average.get(name)
-                average = value.clone() if average is None else _fitted(average.to(value.device), value)
+                begins = average is None or not _fits(average, value)
+                average = value.clone() if average is None or begins else _fitted(average.to(value.device), value)
                 self._average[name] = average
                 averages.append(average)
                 values.append(value)
@@ -168,4 +187,8 @@ class WeightAverage(_Averaging):
 
     def _averages(self, model: nn.Module) -> dict[str, Tensor]:
         named = dict(unwrap(model).named_parameters())
-        return {name: _fitted(average, named[name]) for name, average in self._average.items() if name in named}
+        return {
+            name: _fitted(average, named[name])
+            for name, average in self._average.items()
+            if name in named and _fits(average, named[name])
+        }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .byte_counts import bytes_of
 from .checks import require_not_negative
+from .features import require_used
 from .parts import parts_of
 from .runs import Owner, require_counted
 
@@ -27,6 +28,7 @@ class FrozenBackbone(SupervisedPlugin[Any]):
     """
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        require_used(strategy, "FrozenBackbone")
         for parameter in parts_of(strategy.model, "FrozenBackbone").backbone_parameters().values():
             parameter.requires_grad_(False)
 
@@ -67,6 +69,7 @@ class L2SP(SupervisedPlugin[Any]):
         return sum(t.numel() * t.element_size() for t in self._theta_0.values())
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        require_used(strategy, "L2SP")
         parameters = parts_of(strategy.model, "L2SP").backbone_parameters()
         if self._owner.changes_to(strategy, strategy.model) or not self._theta_0:
             self._theta_0 = {name: p.detach().clone() for name, p in parameters.items()}

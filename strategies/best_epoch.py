@@ -25,7 +25,7 @@ class BestEpoch(SupervisedPlugin[Any]):
     elsewhere (the optimizer's, LAE's second expert) stays as the last epoch left it. Module modes and torch's global
     generator do not change.
 
-    List it before plugins that use the trained model: EWC, LwF, classifier alignment.
+    List it before plugins that use the trained model: EWC, LwF. Alignment and averages come after it in any order.
 
     The model may be any one.
 
@@ -33,6 +33,8 @@ class BestEpoch(SupervisedPlugin[Any]):
         the same labels.
     :raises ValueError: before training, the two experiences have different classes, or there are no held-out images.
     """
+
+    place = -1
 
     def __init__(self, validation: Sequence[Any]) -> None:
         super().__init__()

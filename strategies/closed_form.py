@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .features import check_features, extract_features
 from .heads import require_continual_model
 from .parts import Heads, parts_of, require_same_classes
-from .runs import Owner, classes_of, images_at_a_time
+from .runs import Owner, classes_of, images_at_a_time, take_place
 
 
 class NearestClassMean(SupervisedPlugin[Any]):
@@ -41,6 +41,8 @@ class NearestClassMean(SupervisedPlugin[Any]):
     :raises TypeError: before training, a model without a classifier, or batches without images and class ids.
     """
 
+    place = 2
+
     def __init__(self) -> None:
         super().__init__()
         self._means: dict[int, Tensor] = {}
@@ -54,6 +56,7 @@ class NearestClassMean(SupervisedPlugin[Any]):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts_of(strategy.model, type(self).__name__)
+        take_place(self, strategy)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         who, experience = type(self).__name__, strategy.experience
@@ -192,7 +195,7 @@ class RandomProjection(nn.Module):
 
     def forward(self, features: Tensor, images: Tensor | None = None) -> Tensor:
         """Features (N, d) to (N, width); the images have no part in it."""
-        return F.relu(features @ self.matrix)
+        return F.relu(features @ self.matrix.to(features.dtype))
 
 
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
@@ -241,6 +244,7 @@ class RanPAC(NearestClassMean):
         self._gram = torch.zeros((), dtype=torch.float64)
         self._ridges: list[float] = []
         self._projection_bytes = 0
+        self._extended = False  # the model, by this plugin
 
     @property
     def bytes_kept(self) -> int:
@@ -254,14 +258,15 @@ class RanPAC(NearestClassMean):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         require_continual_model(strategy.model, "RanPAC")
+        super().before_training(strategy, *args, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model = require_continual_model(strategy.model, "RanPAC")
-        if self.width and not self._means:
+        if self.width and not self._means and not self._extended:
             generator = torch.Generator().manual_seed(self.seed)
             projection = RandomProjection(model.heads.in_features, self.width, generator)
             model.extend(projection, self.width)
-            self._projection_bytes = projection.matrix.nbytes
+            self._projection_bytes, self._extended = projection.matrix.nbytes, True
         super().after_training_exp(strategy, *args, **kwargs)
 
     def update(self, features: Tensor, targets: Tensor) -> None:
@@ -277,7 +282,8 @@ class RanPAC(NearestClassMean):
 
     def _forget(self) -> None:
         super()._forget()
-        self._gram, self._ridges, self._projection_bytes = torch.zeros((), dtype=torch.float64), [], 0
+        self._gram, self._ridges = torch.zeros((), dtype=torch.float64), []
+        self._projection_bytes, self._extended = 0, False
 
     def _sums(self, classes: list[int]) -> Tensor:
         """S (C, width), zero for a class not seen."""

@@ -21,6 +21,7 @@ from .features import eval_mode
 from .parts import parts_of
 from .peft import attach_modules
 from .peft_module import PEFTModule, freeze_backbone, peft_modules, require_vision_transformer
+from .runs import Owner
 
 
 class CODAComponents(PEFTModule):
@@ -40,6 +41,8 @@ class CODAComponents(PEFTModule):
     :param experiences: how many share the components: M // experiences each, the rest unused.
     :param generator: source of the random numbers; torch's default generator if not given.
     """
+
+    begins_anew = True
 
     def __init__(
         self,
@@ -277,12 +280,20 @@ class CODAPrompt(SupervisedPlugin[Any]):
         self.weight = weight
         self.seed = seed
         self._before: list[Tensor] = []
+        self._owner = Owner()
+        self._begun = False  # an experience that has not ended yet
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         modules = self._modules(strategy)
+        if not self._owner.changes_to(strategy, strategy.model) and self._begun:
+            return  # it was interrupted, and goes on with the components it has
+        self._begun = True
         generator = torch.Generator().manual_seed(self.seed + int(modules[0].experience) + 1)
         for module in modules:
             module.begin(generator)
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._begun = False
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if self.weight:

@@ -14,6 +14,7 @@ from avalanche.models.utils import avalanche_forward
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, default_collate
 
+from .heads import ContinualModel
 from .parts import parts_of
 from .wrappers import unwrap
 
@@ -30,8 +31,10 @@ def extract_features(
     :param num_workers: number of processes that load the images. Pass on what ``strategy.train`` was given.
     :raises TypeError: no classifier is found in the model, so that its features are unknown.
     """
-    features = parts_of(model, "extract_features").features
-    return _of_all(features, model, dataset, batch_size, device, num_workers)
+    parts = parts_of(model, "extract_features")
+    # a hook reads them where the model is not ours, and code compiled before does not call it
+    with nullcontext() if isinstance(parts.model, ContinualModel) else not_compiled(parts.model):
+        return _of_all(parts.features, model, dataset, batch_size, device, num_workers)
 
 
 def extract_logits(
@@ -62,9 +65,7 @@ def check_features(model: nn.Module, dataset: Any, device: torch.device | str, w
             f"{[type(b).__name__ for b in (batch.values() if isinstance(batch, Mapping) else batch)]}: "
             f"let the dataset return tuples"
         )
-    # two images would make a compiled model anticipate batches of any size
-    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in parts.model.modules())
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+    with not_compiled(parts.model):  # two images would make a compiled model anticipate batches of any size
         features, _ = _together(_of_batches(parts.check, model, [batch], device))
     if not torch.isfinite(features).all():
         raise ValueError(
@@ -72,6 +73,38 @@ def check_features(model: nn.Module, dataset: Any, device: torch.device | str, w
             f"check its weights and the images"
         )
     return features
+
+
+def require_used(strategy: Any, who: str) -> None:
+    """Check, before an experience, that the layer which is taken for the model's classifier is part of its forward
+    pass: all others count as the backbone.
+
+    :raises ValueError: it is not.
+    """
+    parts = parts_of(strategy.model, who)
+    data: Any = getattr(getattr(strategy, "experience", None), "dataset", ())
+    if isinstance(parts.model, ContinualModel) or not len(data):
+        return
+    calls: list[None] = []
+    handle = parts.classifier.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        with not_compiled(parts.model):
+            extract_logits(parts.model, data.eval().subset([0]), 1, strategy.device)
+    finally:
+        handle.remove()
+    if not calls:
+        raise ValueError(
+            f"{who} takes the last {type(parts.classifier).__name__} of {type(parts.model).__name__} for its "
+            f"classifier, and the model does not call it: put the classifier last, or use a ContinualModel"
+        )
+
+
+@contextmanager
+def not_compiled(model: nn.Module) -> Iterator[None]:
+    """A context in which a compiled model runs as it is written: compiled code does not call hooks that came later."""
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 def _of_all(

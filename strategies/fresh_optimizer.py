@@ -38,6 +38,7 @@ class FreshOptimizer(SupervisedPlugin[Any]):
         self._optimizer: Optimizer | None = None  # whose first rates these are
         self._first_lrs: list[float] = []
         self._scheduler: LRScheduler | None = None
+        self._planned: int | None = None  # steps of the scheduler, until the first epoch begins
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         optimizer = strategy.optimizer
@@ -54,6 +55,17 @@ class FreshOptimizer(SupervisedPlugin[Any]):
         # Groups are matched by position. For a group added since the last experience, its present rate is its first
         # one.
         self._first_lrs += [float(group["lr"]) for group in groups[len(self._first_lrs) :]]
+        self._begin(strategy)
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # plugins listed later may have taken another loader, as Replay does
+        if self._planned is not None and self._planned != self._steps(strategy):
+            self._begin(strategy)
+        self._planned = None
+
+    def _begin(self, strategy: Any) -> None:
+        """Set the rates, and start a schedule."""
+        groups, self._planned = strategy.optimizer.param_groups, self._steps(strategy)
         for group, lr in zip(groups, self._start(strategy), strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -63,9 +75,12 @@ class FreshOptimizer(SupervisedPlugin[Any]):
                 # Where a new schedule begins. Other schedulers may read it: it must not be missing.
                 group["initial_lr"] = lr
         self._scheduler = None
-        steps = strategy.train_epochs * (len(strategy.dataloader) if self.every == "iteration" else 1)
-        if self.schedule is not None and steps:
-            self._scheduler = self.schedule(optimizer, steps)
+        if self.schedule is not None and self._planned:
+            self._scheduler = self.schedule(strategy.optimizer, self._planned)
+
+    def _steps(self, strategy: Any) -> int:
+        """The scheduler's in this experience."""
+        return int(strategy.train_epochs * (len(strategy.dataloader) if self.every == "iteration" else 1))
 
     def _start(self, strategy: Any) -> list[float]:
         """The rates that the groups of this experience start from."""

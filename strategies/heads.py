@@ -62,9 +62,14 @@ class TaskHeads(DynamicModule):
         return [c for classes in self.head_classes for c in classes]
 
     def adaptation(self, experience: Any) -> None:
-        """Add a head for the new classes of an experience (training), or make room for its logits (evaluation)."""
+        """Add a head for the new classes of an experience (training), or make room for its logits (evaluation).
+
+        Plugins may train in eval mode, to keep batch statistics or dropout as they are: with gradients, on an
+        experience of a stream "train...", it is training all the same.
+        """
         present = classes_of(experience)
-        if not self.training:
+        stream = getattr(getattr(experience, "_origin_stream", None), "name", None) or ""  # the property may fail
+        if not (self.training or (torch.is_grad_enabled() and stream.startswith("train"))):
             self._eval_width = max(self._eval_width, present[-1] + 1)
             return
         new = sorted(set(present) - set(self.classes))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sized
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from .features import eval_mode
+from .features import eval_mode, not_compiled
 from .fresh_optimizer import FreshOptimizer
 from .heads import ContinualModel
 from .parts import parts_of
@@ -56,6 +55,8 @@ class Branches(PEFTModule):
     earlier_A: Tensor
     earlier_B: Tensor
     unmerged: Tensor | None  # rows of the layer's weight, while the update is folded into them
+
+    begins_anew = True
 
     def __init__(self, in_features: int, width: int, rank: int = 10) -> None:
         super().__init__()
@@ -333,10 +334,8 @@ def second_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
         counts[index] += len(tokens)
 
     hooks = [layer.register_forward_pre_hook(partial(add, index)) for index, layer in enumerate(layers)]
-    # a compiled model would not see the hooks
-    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     try:
-        with eval_mode(model), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        with eval_mode(model), not_compiled(model):
             for images in batches:
                 forward(images)
     finally:
@@ -409,6 +408,7 @@ class InfLoRA(SupervisedPlugin[Any]):
         self.seed = seed
         self.bases: list[DualGPM] = []  # of the layers, in the order of the model
         self._owner = Owner()
+        self._begun = False  # a branch whose experience has not ended yet
 
     @property
     def bytes_kept(self) -> int:
@@ -423,13 +423,16 @@ class InfLoRA(SupervisedPlugin[Any]):
         layers = _require_layers(parts.model)
         self._threshold_of(strategy)
         if self._owner.changes_to(strategy, strategy.model) or not self.bases:
-            self.bases = [DualGPM() for _ in layers]
+            self.bases, self._begun = [DualGPM() for _ in layers], False
         widths = [len(basis.basis) for basis in self.bases if basis.basis is not None]
         if len(self.bases) != len(layers) or (widths and widths != [layer.in_features for layer in layers]):
             raise ValueError(
                 f"InfLoRA has bases of {len(self.bases)} layers, and the model has branches in {len(layers)}, "
                 f"or of another width: make a new InfLoRA for another backbone"
             )
+        if self._begun:  # interrupted, this branch is trained again from the start
+            for layer in layers:
+                layer.branches.B.data.zero_()
         if not widths and any(len(layer.branches.earlier_A) or layer.branches.B.any() for layer in layers):
             raise ValueError(
                 "the model has branches of earlier experiences, and this InfLoRA has no directions of theirs: it would "
@@ -439,11 +442,13 @@ class InfLoRA(SupervisedPlugin[Any]):
         for parameter in parts.backbone_parameters().values():
             parameter.requires_grad_(False)
         moments = self._moments(strategy, 0, **kwargs)
+        self._begun = True
         for layer, basis, moment in zip(layers, self.bases, moments, strict=True):
             layer.branches.B.requires_grad_(True)
             layer.branches.begin(basis.design(moment, layer.branches.rank))
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self._begun = False
         for basis, moment in zip(self.bases, self._moments(strategy, 1, **kwargs), strict=True):
             basis.update(moment, self._threshold)
 

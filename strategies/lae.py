@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from .parts import parts_of, trained_classes
 from .peft_module import peft_modules, peft_parameters
-from .runs import Owner, classes_of, experiences_before
+from .runs import Owner, classes_of, experiences_before, require_lasting
+from .wrappers import unwrap
 
 
 def combine(online_logits: Tensor, offline_logits: Tensor) -> Tensor:
@@ -120,6 +121,7 @@ class LAE(SupervisedPlugin[Any]):
             raise ValueError(
                 "LAE needs PEFT modules in the model, which has none: attach some first, attach_lora(model, ...)"
             )
+        require_lasting(unwrap(model), "LAE")
         if self._owner.changes_to(strategy, strategy.model):
             self._offline = []
         if self._offline:

@@ -389,7 +389,14 @@ class PEFTSchedule(SupervisedPlugin[Any]):
         if self.freeze == "peft" and not peft_modules(parts.model):
             raise ValueError("the backbone has no PEFT modules to train: attach some first, attach_lora(model, ...)")
         if self._owner.changes_to(strategy, strategy.model) or self._fixed is None:
-            self._fixed = [name for name, p in parts.backbone_parameters().items() if not p.requires_grad]
+            backbone = parts.backbone_parameters()
+            self._fixed = [name for name, p in backbone.items() if not p.requires_grad]
+            if self.freeze == "backbone" and len(self._fixed) == len(backbone):
+                self._fixed = None
+                raise ValueError(
+                    "the whole backbone is frozen already, perhaps by a training that was interrupted, and what is "
+                    "frozen stays so: call requires_grad_(True) on what shall train, or use FrozenBackbone"
+                )
         self._is_first = experiences_before(strategy) == 0
         self._apply(parts, epoch=0)
 

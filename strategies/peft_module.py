@@ -15,7 +15,13 @@ from .wrappers import unwrap
 
 
 class PEFTModule(nn.Module):
-    """Base class of the modules that train while the backbone around them is frozen."""
+    """Base class of the modules that train while the backbone around them is frozen.
+
+    :cvar begins_anew: its parameters get new values when an experience begins, so that an average over the steps of
+        several means nothing.
+    """
+
+    begins_anew = False
 
 
 def peft_modules(model: nn.Module) -> list[PEFTModule]:

@@ -279,6 +279,7 @@ class PoolTraining(SupervisedPlugin[Any]):
         if clip_over not in ("trained", "all"):
             raise ValueError(f"clip_over must be 'trained' or 'all', got {clip_over!r}")
         self.pull, self.clip, self.clip_over, self.copy_prompts = pull, clip, clip_over, copy_prompts
+        self._thawed: list[nn.Parameter] = []  # for the gradient of this step alone
         self.bytes_kept = 0
         """Bytes of the frozen copy of the backbone, 0 without one."""
 
@@ -288,7 +289,9 @@ class PoolTraining(SupervisedPlugin[Any]):
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if self.clip and self.clip_over == "all":
-            for parameter in self._frozen(strategy):
+            left = set(self._thawed)  # of a step that was interrupted
+            self._thawed = [p for p in self._untrained(strategy) if not p.requires_grad or p in left]
+            for parameter in self._thawed:
                 parameter.requires_grad_(True)
 
     def before_backward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -299,9 +302,10 @@ class PoolTraining(SupervisedPlugin[Any]):
             return
         nn.utils.clip_grad_norm_(strategy.model.parameters(), self.clip)
         if self.clip_over == "all":
-            for parameter in self._frozen(strategy):
+            for parameter in self._thawed:
                 parameter.grad = None
                 parameter.requires_grad_(False)
+            self._thawed = []
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         self._pool(strategy).experiences += 1
@@ -312,8 +316,10 @@ class PoolTraining(SupervisedPlugin[Any]):
     def _vit(self, strategy: Any) -> Any:
         return require_vision_transformer(strategy.model)
 
-    def _frozen(self, strategy: Any) -> list[nn.Parameter]:
-        """The parameters of the ViT that do not train: all but those of PEFT modules, the copy and a classifier."""
+    def _untrained(self, strategy: Any) -> list[nn.Parameter]:
+        """The parameters of the ViT that are frozen, unless somebody trains them, too: all but those of PEFT modules,
+        the copy and a classifier.
+        """
         vit = self._vit(strategy)
         others = [m for m in vit.modules() if isinstance(m, PEFTModule)] + [vit.query_copy or nn.Module()]
         others += [classifier for _, classifier in [find_classifier(vit) or ("", nn.Module())]]

@@ -250,6 +250,16 @@ class BiC(BiCPlugin):
         if not self._owner.is_another(strategy, strategy.model):
             super().after_eval_forward(strategy, **kwargs)
 
+    def make_distillation_loss(self, strategy: Any) -> Tensor:
+        """Upstream's, for streams in which classes come back, too: these count as classes of the experience."""
+        initial, previous, _ = self._classes_groups(strategy)
+        old = sorted({*initial, *previous})
+        if not old or self.model_old is None:
+            return strategy.mb_output.new_zeros(())
+        with torch.no_grad():
+            before = self.bias_forward(self.model_old(strategy.mb_x))
+        return self.cross_entropy(strategy.mb_output[:, old], before[:, old])
+
     def cross_entropy(self, new_outputs: Tensor, old_outputs: Tensor) -> Tensor:
         return F.cross_entropy(new_outputs / self.T, torch.softmax(old_outputs / self.T, dim=1))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
+from avalanche.training.plugins import GDumbPlugin
 from torch import nn
 
 from .wrappers import unwrap
@@ -40,6 +42,54 @@ class Owner:
 
 def _inner(thing: Any) -> Any:
     return unwrap(thing) if isinstance(thing, nn.Module) else thing
+
+
+def take_place(plugin: Any, strategy: Any) -> None:
+    """Move a plugin of a strategy behind those that must act on the weights before it does.
+
+    After an experience come first what chooses the weights of training (``place`` below 0), then Avalanche's method
+    plugins, which look at them (EWC's, LwF's and so on; a strategy appends its own), then averages of the weights (1),
+    and last what reads the features and writes heads (2).
+    """
+    plugins = list(strategy.plugins)
+    if plugin not in plugins or strategy.evaluator not in plugins:
+        return
+    at = plugins.index(plugin)
+    # the evaluator and what follows it are of every strategy
+    behind = plugins[at + 1 : plugins.index(strategy.evaluator)]
+    earlier = [i for i, other in enumerate(behind) if _place(other) < plugin.place]
+    if earlier:
+        plugins.insert(at + 1 + earlier[-1] + 1, plugin)
+        del plugins[at]
+        # a new list: Avalanche is walking through the old one
+        strategy.plugins = plugins
+
+
+def _place(plugin: Any) -> float:
+    if (own := getattr(plugin, "place", None)) is not None:
+        return float(own)
+    avalanches = any(c.__module__.startswith("avalanche.training.") for c in type(plugin).__mro__)
+    return 0.0 if avalanches else math.inf
+
+
+def starts_over(strategy: Any) -> bool:
+    """Whether a plugin gives the model its initial weights again before every experience, as GDumb does: what others
+    would put back is not wanted then.
+    """
+    return any(isinstance(plugin, GDumbPlugin) for plugin in strategy.plugins)
+
+
+def require_lasting(model: nn.Module, who: str) -> None:
+    """Check that no module begins anew with each experience, as some PEFT modules do.
+
+    :raises ValueError: some do.
+    """
+    for module in model.modules():
+        if getattr(module, "begins_anew", False):
+            raise ValueError(
+                f"{who} averages over all steps, and {type(module).__name__} gets new values when an experience "
+                f"begins: use one of the two"
+            )
 
 
 def experiences_before(strategy: Any) -> int:

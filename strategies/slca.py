@@ -32,7 +32,7 @@ from .frozen_batch_norm import moving_batch_norms
 from .gaussians import ClassGaussians, CovarianceKind
 from .heads import ContinualModel
 from .parts import Heads, parts_of, require_same_classes
-from .runs import Owner, classes_of, images_at_a_time
+from .runs import Owner, classes_of, images_at_a_time, starts_over, take_place
 from .task_loss import TaskCrossEntropy
 from .wrappers import unwrap
 
@@ -317,6 +317,8 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
     :raises TypeError: before training, a model without a classifier, or batches without images and class ids.
     """
 
+    place = 2
+
     def __init__(
         self,
         *,
@@ -368,13 +370,14 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         parts_of(strategy.model, "ClassifierAlignment")
-        _go_behind_avalanches_plugins(self, strategy)
+        take_place(self, strategy)
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # The first hook of an experience: the model is not adapted yet, so no head has been added.
         if self._unaligned is not None:
             parts = parts_of(strategy.model, "ClassifierAlignment")
-            if not self._aligned.is_another(parts.classifier):  # the strategy may have another model now
+            # the strategy may have another model now, or begin with the initial one
+            if not self._aligned.is_another(parts.classifier) and not starts_over(strategy):
                 parts.heads(self._tasks).restore(self._unaligned)
             self._unaligned = None
 
@@ -419,24 +422,6 @@ class ClassifierAlignment(SupervisedPlugin[Any]):
             entropy = np.random.SeedSequence((self.seed, experience)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(entropy[0]))
             align_heads(heads, self.gaussians, **self.settings, generator=generator)
-
-
-def _go_behind_avalanches_plugins(plugin: SupervisedPlugin[Any], strategy: Any) -> None:
-    """Move a plugin of a strategy behind the last of Avalanche's method plugins (EWC's, LwF's and so on)."""
-    plugins = list(strategy.plugins)
-    if plugin not in plugins or strategy.evaluator not in plugins:
-        return
-    place = plugins.index(plugin)
-    # the evaluator and what follows it are of every strategy
-    behind = plugins[place + 1 : plugins.index(strategy.evaluator)]
-    methods = [
-        i for i, p in enumerate(behind) if any(c.__module__.startswith("avalanche.training.") for c in type(p).__mro__)
-    ]
-    if methods:
-        plugins.insert(place + 1 + methods[-1] + 1, plugin)
-        del plugins[place]
-        # a new list: Avalanche is walking through the old one
-        strategy.plugins = plugins
 
 
 # Both stages

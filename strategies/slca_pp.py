@@ -30,7 +30,7 @@ from .fresh_optimizer import FreshOptimizer
 from .heads import TaskHeads, require_continual_model
 from .losses import symmetric_cross_entropy
 from .peft_module import PEFTModule, peft_parameters, require_vision_transformer
-from .runs import experiences_before
+from .runs import Owner, experiences_before
 from .slca import ClassifierAlignment, TaskIndex, fresh_final_norm, slow_learner_groups
 from .task_loss import TaskLoss
 
@@ -257,11 +257,13 @@ class HeadScaling(SupervisedPlugin[Any]):
         require_not_negative(factor=factor)
         self.factor = factor
         self._unscaled: list[Tensor] | None = None
+        self._scaled = Owner()  # the heads that they are of
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         heads = require_continual_model(strategy.model, "HeadScaling").heads
         self._put_back(heads)
         self._unscaled = heads.snapshot()
+        self._scaled.changes_to(heads)
         linears: list[Any] = list(heads.heads)
         with torch.no_grad():
             for age, head in enumerate(reversed(linears)):
@@ -274,9 +276,9 @@ class HeadScaling(SupervisedPlugin[Any]):
         self._put_back(require_continual_model(strategy.model, "HeadScaling").heads)
 
     def _put_back(self, heads: TaskHeads) -> None:
-        if self._unscaled is not None:
+        if self._unscaled is not None and not self._scaled.is_another(heads):
             heads.restore(self._unscaled)
-            self._unscaled = None
+        self._unscaled = None
 
 
 # The whole strategy
