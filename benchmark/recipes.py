@@ -121,12 +121,28 @@ def chosen() -> dict[str, Any]:
 def choices_in(path: Path) -> dict[str, Any]:
     """Recipe -> what `reclaim sweep` recorded: settings, stream, seeds and the score of every candidate.
 
-    :raises RecipeError: the file is not JSON.
+    :raises RecipeError: the file is not JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON ({error}): delete it, and run `reclaim sweep` again") from None
+    if not isinstance(found, dict) or not all(map(_is_choice, found.values())):
+        raise RecipeError(
+            f"{path} is no file of choices, recipe -> choice: move it away, and run `reclaim sweep` again"
+        )
+    return found
+
+
+def _is_choice(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"made_for", "settings", "candidates"} <= value.keys():
+        return False
+    candidates = value["candidates"]
+    return (
+        isinstance(value["settings"], dict)
+        and isinstance(candidates, list)
+        and all(isinstance(one, dict) and isinstance(one.get("settings"), dict) for one in candidates)
+    )
 
 
 def weights_sha256(config: Config) -> str | None:

@@ -508,10 +508,21 @@ def _with_resized_position_embedding(model: Any, tensors: dict[str, Tensor], ant
     return {**tensors, "pos_embed": resized}
 
 
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _load(
     model: nn.Module, tensors: Mapping[str, Tensor], allow_missing: Collection[str], allow_unexpected: Collection[str]
 ) -> None:
     """Load every tensor. ``strict=False`` only serves to tell the allowed exceptions from the others."""
+    kinds = {name: (tensor.is_floating_point(), tensor.is_complex()) for name, tensor in tensors.items()}
+    for name, own in model.state_dict().items():
+        if kinds.get(name, (own.is_floating_point(), own.is_complex())) != (own.is_floating_point(), own.is_complex()):
+            raise ValueError(
+                f"{name} holds {_dtype(tensors[name])}, and the model's is {_dtype(own)}: give a file of the weights "
+                f"themselves, not quantised"
+            )
     try:
         found = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
@@ -521,8 +532,8 @@ def _load(
             else ""
         )
         raise ValueError(f"{error}{remedy}") from error
-    for name in model.state_dict():
-        if name in tensors and not torch.isfinite(tensors[name]).all():
+    for name, loaded in model.state_dict().items():  # what is beyond its range became infinite in the model
+        if name in tensors and not torch.isfinite(loaded).all():
             raise ValueError(f"{name} holds NaN or infinite values: the file is damaged, or its training diverged")
     missing = [key for key in found.missing_keys if not _matches(key, allow_missing)]
     unexpected = [key for key in found.unexpected_keys if not _matches(key, allow_unexpected)]

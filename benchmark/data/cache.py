@@ -189,12 +189,12 @@ def _decode(part: ImageList, target: Path, sha256: str, progress: Callable[[int]
             f"{target} needs {offsets[-1] / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free: "
             f"choose a folder on another disk"
         )
-    pixels = np.memmap(target / PIXELS, np.uint8, "w+", shape=(int(offsets[-1]),))
-    for i in range(len(part)):
-        pixels[offsets[i] : offsets[i + 1]] = np.asarray(part.load(i)).reshape(-1)
-        if progress:
-            progress(1)
-    pixels.flush()
+    # under a name of its own until it is whole: another process may be decoding, too
+    with replacing(target / PIXELS) as file:
+        for i in range(len(part)):
+            file.write(np.asarray(part.load(i)).tobytes())
+            if progress:
+                progress(1)
     with replacing(target / INDEX) as file:  # the index is written last: a cache without it counts as unfinished
         np.savez(file, sha256=sha256, sizes=sizes, labels=np.array(part.labels))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .images import FOLDS, ImageData, ImageList, is_image
+from .images import FOLDS, ImageData, ImageList, is_image, is_of_system
 from .streams import OWN, Stream, even_sizes, own_name, slug
 from .verify import missing_files, repeated_images
 
@@ -116,10 +116,12 @@ def unread_entries(folder: Path | str) -> list[Path]:
     folders in a class. Hidden ones are left out.
     """
     folder = Path(folder)
-    roots = [p for part in ("train", "test", "val") if (p := folder / part).is_dir()] if _in_parts(folder) else [folder]
+    parts = list(_parts(folder).values()) if _in_parts(folder) else []
+    roots = parts or [folder]
     classes = [root / name for root in roots for name in _subfolders(root)]
     unread = [path for root in roots for path in root.iterdir() if not path.is_dir()]
     unread += [path for c in classes for path in c.iterdir() if not (path.is_file() and is_image(path))]
+    unread += [folder / name for name in _subfolders(folder) if folder / name not in parts] if parts else []
     return sorted(path for path in unread if not path.name.startswith("."))
 
 
@@ -132,14 +134,41 @@ def _existing(folder: Path) -> Path:
 
 def _in_parts(folder: Path) -> bool:
     """Whether it has a training part: a folder "train" with class folders. A class may be called "train", too."""
-    return bool((folder / "train").is_dir() and _subfolders(folder / "train"))
+    return "train" in (parts := _parts(folder)) and bool(_subfolders(parts["train"]))
+
+
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
+"""Names of the folders of parts, in any case."""
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Training, test and validation part -> its folder.
+
+    :raises ValueError: a part has two.
+    """
+    found: dict[str, Path] = {}
+    for name in _subfolders(folder):
+        if part := _PARTS.get(name.casefold()):
+            if part in found:
+                raise ValueError(
+                    f"{folder} has both {found[part].name}/ and {name}/ for one part: move one of them away"
+                )
+            found[part] = folder / name
+    return {part: found[part] for part in ("train", "test", "val") if part in found}
 
 
 def _subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, in an order that does not depend on how a system writes accents."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return sorted(names, key=lambda name: (unicodedata.normalize("NFC", name), name))
+        names = [entry.name for entry in entries if entry.is_dir() and not is_of_system(entry.name)]
+    return sorted(names, key=lambda name: (_composed(name), name))
+
+
+def _composed(name: str) -> str:
+    """A name with its accents in one form: systems write them in two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
@@ -153,7 +182,9 @@ def _classes(folder: Path) -> dict[str, list[str]]:
         what = f"{loose:,} images, but no" if loose else "no"
         raise ValueError(f"{folder} has {what} class folders: put the images of each class into a folder of its own")
     if len(classes) == 1:
-        raise ValueError(f"{folder} has one class, {next(iter(classes))}: there is nothing to tell apart")
+        (only,) = classes
+        deeper = f"; name {folder / only} if the classes are in it" if _subfolders(folder / only) else ""
+        raise ValueError(f"{folder} has one class, {only}: there is nothing to tell apart{deeper}")
     if empty := [name for name, images in classes.items() if not images]:
         below = [name for name in empty if _subfolders(folder / name)]
         deeper = f" ({below[0]} has folders instead: images must lie in the class folder itself)" if below else ""
@@ -179,30 +210,32 @@ def _of_classes(name: str, folder: Path, share: float, seed: int) -> ImageData:
         for place, i in enumerate(order.tolist()):
             rows["test" if place < n_test else "train"].append((f"{c}/{images[i]}", label))
     remark = f"split by Reclaim, class by class: {share:g} of the images for testing, by seed {seed}"
-    return ImageData(
-        name, tuple(classes), _listed(folder, rows["train"]), _listed(folder, rows["test"]), None, (remark,)
-    )
+    train, test = (_listed(folder, rows[part]) for part in ("train", "test"))
+    return ImageData(name, tuple(map(_composed, classes)), train, test, None, (remark,))
 
 
 def _of_parts(name: str, folder: Path) -> ImageData:
-    there = [part for part in ("train", "test", "val") if (folder / part).is_dir()]
-    if len(there) == 1:
+    folders = _parts(folder)
+    if len(folders) == 1:
         raise ValueError(
-            f"neither test/ nor val/ exists next to {folder / 'train'}: put the test images there, or name that folder "
+            f"neither test/ nor val/ exists next to {folders['train']}: put the test images there, or name that folder "
             f"itself, of which a part is then tested on"
         )
-    listed = {part: _classes(folder / part) for part in there}
-    for part in there[1:]:
+    paths = {
+        part: {_composed(c): [f"{root.name}/{c}/{image}" for image in images] for c, images in _classes(root).items()}
+        for part, root in folders.items()
+    }
+    for part in [*folders][1:]:
         for here, other in (("train", part), (part, "train")):
-            if alone := [c for c in listed[here] if c not in listed[other]]:
+            if alone := [c for c in paths[here] if c not in paths[other]]:
                 raise ValueError(
-                    f"{_counted(alone, 'class is', 'classes are')} in {folder / here} and not in {folder / other}: "
+                    f"{_counted(alone, 'class is', 'classes are')} in {folders[here]} and not in {folders[other]}: "
                     f"{_some(alone)}: add images, or move the folder away"
                 )
-    names = tuple(listed["train"])
+    names = tuple(paths["train"])
     parts: dict[str, Any] = {
-        part: _listed(folder, [(f"{part}/{c}/{image}", label) for label, c in enumerate(names) for image in of_part[c]])
-        for part, of_part in listed.items()
+        part: _listed(folder, [(path, label) for label, c in enumerate(names) for path in of_part[c]])
+        for part, of_part in paths.items()
     }
     test = "test" if "test" in parts else "val"
     return ImageData(

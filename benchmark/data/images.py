@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import unicodedata
 from collections import Counter
@@ -19,8 +20,20 @@ from torch.utils.data import Dataset
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FOLDS, FOLD_SEED = 10, 1  # OLOR
 
-_OF_LAYOUTS = frozenset({"train", "test", "val", "validation", "images", "car_ims", "cars_train", "cars_test"})
-"""Folders of a layout, which are not part of an image's name."""
+_OF_LAYOUTS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "images"}
+    | {"car_ims", "cars_train", "cars_test"}
+)
+"""Folders of a layout, in any case, which are not part of an image's name."""
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
+"""What archives and file systems leave beside folders of images; hidden ones are left out, too."""
+
+
+def is_of_system(folder: str) -> bool:
+    """Whether a folder of this name is nobody's class."""
+    return folder.startswith(".") or folder in SYSTEM_FOLDERS
+
+
 _BLOCK = 4096  # bytes
 _OF_16_BITS = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow hold in 32
 
@@ -113,7 +126,8 @@ class ImageData:
         It does not depend on the layout (an image's name leaves out the folders of parts and classes) or on the order
         of lists. For the content see :attr:`ImageList.contents`. Reads every file.
         """
-        lines = [f"class\0{label}\0{name}" for label, name in enumerate(self.names)]
+        classes = [unicodedata.normalize("NFC", name) for name in self.names]
+        lines = [f"class\0{label}\0{name}" for label, name in enumerate(classes)]
         for part, images in self.parts.items():
             names = self.image_names(part)
             rows = zip(images.labels, names, images.contents, strict=True)
@@ -124,7 +138,7 @@ class ImageData:
     def split_sha256(self) -> str:
         """SHA-256, in hex, of the sorted (part, class, name) of its images: of the split alone. Reads no file."""
         return _digest(
-            f"{part}\0{self.names[label]}\0{name}"
+            f"{part}\0{unicodedata.normalize('NFC', self.names[label])}\0{name}"
             for part, images in self.parts.items()
             for label, name in zip(images.labels, self.image_names(part), strict=True)
         )
@@ -206,8 +220,18 @@ def _ends_of(path: Path) -> str:
 def _name_within(path: str, class_name: str) -> str:
     """The path of an image without the folders of its layout, its part and its class."""
     *folders, file = path.split("/")
-    own = [folder for folder in folders if folder != class_name and folder not in _OF_LAYOUTS]
+    of_class = plain_name(class_name)
+    own = [f for f in folders if plain_name(f) != of_class and f.casefold() not in _OF_LAYOUTS]
     return unicodedata.normalize("NFC", "/".join([*own, file]))
+
+
+@functools.cache
+def plain_name(name: str) -> str:
+    """A class name without differences of case, spaces and hyphens, and of how a system writes accents; names of signs
+    alone stay as they are.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(c for c in composed.lower() if c.isalnum()) or composed
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .catalogue import CatalogueEntry, find_dataset
 from .cifar import SPRITES, as_pixels, other_bytes, read_sprites
-from .images import ImageData
+from .images import ImageData, plain_name
 from .readers import (
     LISTS,
     READERS,
@@ -156,4 +156,18 @@ def list_images(name: str, root: Path | str, *, verify: bool = True) -> ImageDat
     exist, their number or their content. Part, label and name of each image decide its place.
     """
     folder, layout = find_layout(name, root)
-    return layout.read(folder, verify).in_order()
+    return _spelled(layout.read(folder, verify), find_dataset(name).class_folders).in_order()
+
+
+def _spelled(data: ImageData, catalogued: Sequence[str]) -> ImageData:
+    """With the classes as the catalogue writes and orders them, where copies write folders in another way."""
+    known = {plain_name(name): name for name in catalogued}
+    plain = [plain_name(name) for name in data.names]
+    if not known.keys() >= set(plain) or len(set(plain)) < len(plain):
+        return data
+    names = sorted(known[name] for name in plain)
+    label = [names.index(known[name]) for name in plain]
+    parts = {
+        part: replace(images, labels=tuple(label[old] for old in images.labels)) for part, images in data.parts.items()
+    }
+    return replace(data, names=tuple(names), **parts)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from .catalogue import GIVEN_SPLIT, OTHER_SPLIT
 from .cifar import read_pickles
-from .images import ImageData, ImageList, is_image
+from .images import ImageData, ImageList, is_image, is_of_system
 from .on_disk import require_md5, require_there
 
 SPLIT_SEED = 0
@@ -113,6 +114,7 @@ def _cars_annotations(path: Path) -> tuple[list[str], list[int], list[int], tupl
 
 
 def _svhn(folder: Path, verify: bool) -> ImageData:
+    from scipy.io.matlab import MatReadError
     from torchvision.datasets import SVHN
 
     files = [SVHN.split_list[part][1:] for part in ("train", "test")]
@@ -124,8 +126,13 @@ def _svhn(folder: Path, verify: bool) -> ImageData:
     )
     try:
         read = [kind(str(folder), split=part) for part in ("train", "test")]
-    except (ValueError, KeyError, EOFError, zlib.error) as error:
+    except (KeyError, MatReadError, *_NO_MATLAB) as error:
         raise ValueError(f"{folder} does not contain SVHN's .mat files ({error}): put fresh copies there") from error
+    for (file, _), r in zip(files, read, strict=True):
+        if len(r.labels) != len(r.data):
+            n = f"{len(r.data)} images and {len(r.labels)} labels"
+            raise ValueError(f"{folder / file} has {n}: put a fresh copy there")
+        _labels_fit(folder / file, [int(c) for c in r.labels], 10)
     train, test = (ImageList(folder, r.data.transpose(0, 2, 3, 1), tuple(int(c) for c in r.labels)) for r in read)
     return ImageData("svhn", tuple("0123456789"), train, test)
 
@@ -141,7 +148,7 @@ def _imagenet_r(folder: Path, verify: bool) -> ImageData:
 def read_split_lists(folder: Path, verify: bool = True) -> ImageData:
     """ImageNet-R as one folder per class, with train.txt and test.txt: a path, such as n01443537/art_0.jpg, a line."""
     names = _classes(folder)
-    train, test = (_labelled(folder, lines_of(folder / file), names) for file in SPLIT_LISTS)
+    train, test = (_labelled(folder, listed(folder / file), names) for file, listed in SPLIT_LISTS.items())
     remark = f"{GIVEN_SPLIT} train.txt and test.txt: the papers' (DualPrompt's) if these are its lists"
     everything = sorted({*zip(train.images, train.labels, strict=True), *zip(test.images, test.labels, strict=True)})
     ours, _ = seeded_split(ImageList(folder, *(tuple(column) for column in zip(*everything, strict=True))))
@@ -188,6 +195,9 @@ def _cub200(folder: Path, verify: bool) -> ImageData:
     for name in ("image_class_labels", "train_test_split"):
         if columns[name].keys() != images.keys():
             raise ValueError(f"{folder / name}.txt and images.txt do not list the same images: put fresh copies there")
+    if odd := [class_id for class_id in names if not class_id.isdecimal()]:
+        raise ValueError(f"{folder / 'classes.txt'}: {odd[0]} is no number of a class: put a fresh copy there")
+    names = dict(sorted(names.items(), key=lambda row: int(row[0])))
     ids = {class_id: label for label, class_id in enumerate(names)}
     unknown = set(classes.values()) - set(ids)
     if unknown:
@@ -237,18 +247,30 @@ def _ip102(folder: Path, verify: bool) -> ImageData:
     n_classes = 1 + max(max(part.labels) for part in (train, validation, test))
     names = tuple(str(c) for c in range(n_classes))
     if (folder / "classes.txt").is_file():
-        names = tuple(name for _, name in _pairs(folder / "classes.txt"))
-        _labels_fit(folder / "train.txt", train.labels, len(names))
+        rows = {number: name for number, name in _pairs(folder / "classes.txt")}
+        if sorted(rows) != sorted(str(n) for n in range(1, len(rows) + 1)):
+            raise ValueError(f"{folder / 'classes.txt'} does not number its classes from 1: put a fresh copy there")
+        names = tuple(rows[str(n)] for n in range(1, len(rows) + 1))
+        for part, images in (("train", train), ("val", validation), ("test", test)):
+            _labels_fit(folder / f"{part}.txt", images.labels, len(names))
     return ImageData("ip102", names, train, test, validation)
 
 
 def _places_lt(folder: Path, verify: bool) -> ImageData:
     parts = [_listed(folder, _labelled_lines(folder / f"Places_LT_{part}.txt")) for part in ("train", "val", "test")]
-    names = {
-        label: Path(path).parent.name for part in parts for path, label in zip(part.images, part.labels, strict=True)
-    }
     train, validation, test = parts
-    return ImageData("places-lt", tuple(names.get(c, str(c)) for c in range(1 + max(names))), train, test, validation)
+    n_classes = 1 + max(max(part.labels) for part in parts)
+    names = {label: _scene(path) for path, label in zip(train.images, train.labels, strict=True)}
+    repeated = {name for name, n in Counter(names.values()).items() if n > 1}
+    told = [f"{names[c]} ({c})" if names.get(c) in repeated else names.get(c, str(c)) for c in range(n_classes)]
+    return ImageData("places-lt", tuple(told), train, test, validation)
+
+
+def _scene(path: str) -> str:
+    """Such as "apartment_building/outdoor": what lies below the folder of the first letter. Test images have none."""
+    *folders, _ = path.split("/")
+    letters = [place for place, folder in enumerate(folders[:-1]) if len(folder) == 1]
+    return "/".join(folders[letters[0] + 1 :] if letters else folders[-1:]) or path
 
 
 def _domains(name: str, training: Sequence[str], testing: str, folder: Path, verify: bool) -> ImageData:
@@ -283,7 +305,7 @@ READERS: dict[str, Callable[[Path, bool], ImageData]] = {
 }
 
 
-SPLIT_LISTS = dict.fromkeys(("train.txt", "test.txt"), lambda path: lines_of(path))
+SPLIT_LISTS = dict.fromkeys(("train.txt", "test.txt"), lambda path: [_posix(line) for line in lines_of(path)])
 """ImageNet-R's lists."""
 
 LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
@@ -305,7 +327,7 @@ LISTS: dict[str, dict[str, Callable[[Path], list[str]]]] = {
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_of_system(path.name)))
     if not names:
         raise ValueError(
             f"{folder} has no class folders: unfinished unpacking, or another layout than `reclaim data list` shows"
@@ -357,10 +379,15 @@ def seeded_split(images: ImageList) -> tuple[ImageList, ImageList]:
 
 def lines_of(path: Path) -> list[str]:
     try:
-        lines = require_there(path).read_text(encoding="utf-8").splitlines()
+        lines = require_there(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file ({error}): put a fresh copy there") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def _posix(image: str) -> str:
+    """A path of a list as this project writes it: lists may have been made by `find .`, or on Windows."""
+    return PurePosixPath(image if "/" in image else image.replace("\\", "/")).as_posix()
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
@@ -378,7 +405,7 @@ def _labelled_lines(path: Path, prefix: str = "") -> list[tuple[str, int]]:
     bad = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not row[1].isdecimal()]
     if bad:
         raise ValueError(f"{path}, line {bad[0]}, is not an image and a label: put a fresh copy there")
-    return [(prefix + row[0], int(row[1])) for row in rows]
+    return [(prefix + _posix(row[0]), int(row[1])) for row in rows]
 
 
 def _labels_fit(path: Path, labels: Sequence[int], n_classes: int) -> None:

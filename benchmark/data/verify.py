@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..files import asset, replacing
 from .catalogue import CatalogueEntry, find_dataset
-from .images import ImageData, ImageList, is_image
+from .images import ImageData, ImageList, is_image, is_of_system, plain_name
 from .layouts import find_layout, list_images
 from .readers import no_image
 
@@ -118,15 +118,17 @@ def take_stock(name: str, root: Path | str) -> Stock:
     readable = not files and not absent
     for below in [below for below in above if below not in absent]:
         found = sorted(
-            path.name for path in (folder / below).iterdir() if path.is_dir() and not path.name.startswith(".")
+            path.name for path in (folder / below).iterdir() if path.is_dir() and not is_of_system(path.name)
         )
-        known = {_plain(c) for c in entry.class_folders} or {_plain(c) for c in found}
-        absent += [below + c for c in entry.class_folders if _plain(c) not in {_plain(other) for other in found}]
-        surplus += [below + c for c in found if _plain(c) not in known]
+        known = {plain_name(c) for c in entry.class_folders} or {plain_name(c) for c in found}
+        absent += [
+            below + c for c in entry.class_folders if plain_name(c) not in {plain_name(other) for other in found}
+        ]
+        surplus += [below + c for c in found if plain_name(c) not in known]
         if lists:
             continue
         counts = {
-            c: [p.name for p in (folder / below / c).iterdir() if is_image(p)] for c in found if _plain(c) in known
+            c: [p.name for p in (folder / below / c).iterdir() if is_image(p)] for c in found if plain_name(c) in known
         }
         listed |= {f"{below}{c}/{image}" for c, of_class in counts.items() for image in of_class}
         problems += [no_image(folder / below / c) for c, of_class in counts.items() if not of_class]
@@ -179,11 +181,6 @@ def _files(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(place).relative_to(folder)
         yield from ((below / name).as_posix() for name in files if not name.startswith("."))
-
-
-def _plain(name: str) -> str:
-    """A class name without differences of case, spaces and hyphens."""
-    return "".join(c for c in name.lower() if c.isalnum())
 
 
 REPEATED = 0.01

@@ -33,7 +33,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from ..files import replacing
 from ..records.provenance import MACHINE, PACKAGES, provenance
-from .runtime import previous, process, set_aside, unfinished
+from .runtime import is_lack_of_memory, previous, process, set_aside, unfinished
 from .states import StateError, code_in, decode, encode
 
 MAGIC = b"reclaim checkpoint 2\n"
@@ -89,7 +89,8 @@ class Checkpoint(SupervisedPlugin[Any]):
 
         :param strategy: made anew, with this plugin. A checkpoint may name the classes and functions of it and
             of the experiences.
-        :raises OSError: a file cannot be read, or there is not enough memory for it. Nothing is lost; try again.
+        :raises OSError: a file cannot be read. Nothing is lost; try again.
+        :raises MemoryError, RuntimeError: there is not enough memory for it, likewise.
         """
         if self.path is None:
             return strategy
@@ -107,9 +108,11 @@ class Checkpoint(SupervisedPlugin[Any]):
             try:
                 saved, states = self._read(path)
                 _set_random_states(states, self._device)
-            except (OSError, MemoryError, torch.OutOfMemoryError):
+            except OSError:
                 raise  # may be temporary; the checkpoint may be good
             except Exception as error:  # what a file holds can be wrong in any way
+                if is_lack_of_memory(error):
+                    raise
                 reason = (
                     str(error)
                     if isinstance(error, _UnusableError)

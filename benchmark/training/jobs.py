@@ -34,7 +34,7 @@ from ..records.record import UNVERIFIED, Record, RecordError
 from ..records.store import RecordStore
 from .components import LeftRunningError
 from .locks import RunLocks
-from .runtime import HERE, Setup, process
+from .runtime import HERE, Setup, is_lack_of_memory, process
 
 BAR = "{l_bar}{bar}| {n:.6g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 """tqdm's own, but of hundredths of epochs."""
@@ -355,14 +355,6 @@ def _other_starts(known: Mapping[Job, Record]) -> Iterator[tuple[Job, str, str]]
                 yield job, f"{kind}: {record.result[what][:12]}...", f"{here[0][:12]}..."
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-"""What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
 def _at_a_time(job: Job) -> int:
     """Images that pass through the backbone at a time in training."""
     return min(filter(None, (job.config.batch_size, job.config.micro_batch, job.setup.at_a_time)))
@@ -383,7 +375,7 @@ def _fewer_at_a_time(job: Job) -> int | None:
 def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> Exception | None:
     """The error with what helps against it, if it is that torch had, or probably had, too little memory."""
     config = job.config
-    if _is_lack_of_memory(error):
+    if is_lack_of_memory(error):
         what = f"out of memory ({next(line for line in str(error).splitlines() if line.strip())})"
     elif isinstance(error, BrokenProcessPool) and job.external:
         code = ", ".join(component.path for component in job.external)
@@ -497,7 +489,7 @@ def _make(job: Job, advance: Callable[[Tick], Any]) -> Record:
             )
         except RuntimeError as error:
             fewer = _fewer_at_a_time(replace(job, setup=setup))
-            if fewer is None or setup.rehearsal or not _is_lack_of_memory(error):
+            if fewer is None or setup.rehearsal or not is_lack_of_memory(error):
                 raise
             setup, lack = replace(setup, at_a_time=fewer), error
             _let_go(error)

@@ -7,6 +7,7 @@ reach as far as its locks do.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import warnings
@@ -41,9 +42,10 @@ class RunLocks:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError) as error:
+        except (Timeout, OSError, NotImplementedError) as found:
+            error = _cannot_lock(path) if isinstance(found, Timeout) else found
+            if error is None:
+                return False
             warnings.warn(
                 f"cannot lock {path} ({error}): do not start the same runs twice, both would be made", stacklevel=2
             )
@@ -100,3 +102,19 @@ class RunLocks:
 
 def _holder(path: Path) -> Path:
     return path.with_suffix(".running")
+
+
+def _cannot_lock(path: Path) -> OSError | None:
+    """Why a file cannot be locked at all, as on NFS without its lock service: some versions of filelock take that for
+    another process's lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return None
+    try:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return None if error.errno in (errno.EAGAIN, errno.EACCES) else error
+    return None

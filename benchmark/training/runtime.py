@@ -97,3 +97,13 @@ def all_set_aside(checkpoint: Path) -> list[Path]:
 
 HERE = Setup()
 """The CPU, and only files that ship with the package."""
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+"""What torch says: on accelerators, on a CPU, on Windows, and in cuDNN and cuBLAS."""
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    )

@@ -188,3 +188,40 @@ def test_a_pickled_cache_is_the_same_file(tmp_path: Path) -> None:
     assert not again.pixels.flags.writeable
     assert all(np.array_equal(cache[i], again[i]) for i in range(len(cache)))
     assert PIXELS in str(again.pixels.filename)
+
+
+def test_a_cache_that_another_process_has_begun_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two decode at once, and the second is killed: the first one's images stay."""
+    data = drawings(4, 1, 8)
+    load, calls = ImageList.load, []
+
+    def load_and_start_another(self: ImageList, i: int) -> Any:
+        calls.append(i)
+        if len(calls) == 3:
+
+            def killed(self: ImageList, i: int) -> Any:
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(ImageList, "load", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    make_cache(data, tmp_path)
+        return load(self, i)
+
+    monkeypatch.setattr(ImageList, "load", load_and_start_another)
+    make_cache(data, tmp_path)
+    cache = open_cache(data, "train", tmp_path)
+    for i in range(len(data.train)):
+        assert np.array_equal(cache[i], np.asarray(load(data.train, i)))
+
+
+def test_a_disk_that_fills_up_leaves_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = drawings(4, 1, 8)
+
+    def full(self: ImageList, i: int) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ImageList, "load", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_cache(data, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.config import Config, ConfigError, Images, config_hash
-from reclaim.benchmark.data.folders import list_folder, read_own_images, stream_of_images
+from reclaim.benchmark.data.folders import list_folder, read_own_images, stream_of_images, unread_entries
 from reclaim.benchmark.data.streams import OWN, STREAMS, even_sizes, slug
 from reclaim.benchmark.data.transforms import own_transforms
 from reclaim.benchmark.data.verify import undecodable_files
@@ -347,3 +348,68 @@ def test_the_size_is_of_own_images_only() -> None:
     without = Config(images=Images("own")).as_dict()
     assert "size" not in without["images"]
     assert config_hash(without) != config_hash(Config(images=Images("own", size=64)).as_dict())
+
+
+# --- folders as others leave them ---
+
+
+def rewritten(folder: Path, target: Path, **names: str) -> Path:
+    """A copy, with other names of folders."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            parts = [names.get(part, part) for part in path.relative_to(folder).parts]
+            place = target.joinpath(*parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+    return target
+
+
+def test_accents_are_the_same_in_both_forms(pets: Path, parts: Path, tmp_path: Path) -> None:
+    """An archive made on a Mac writes accents as signs of their own."""
+    apart = {"Äpfel": unicodedata.normalize("NFD", "Äpfel")}
+    other = rewritten(pets, tmp_path / "mac" / "pets", **apart)
+    one, two = (list_folder(folder, {}) for folder in (pets, other))
+    assert one.names == two.names
+    assert (one.sha256, one.split_sha256) == (two.sha256, two.split_sha256)
+    mixed = rewritten(parts, tmp_path / "mixed" / "cattle", cow="kühe")
+    (mixed / "test" / "kühe").rename(mixed / "test" / unicodedata.normalize("NFD", "kühe"))
+    assert len(list_folder(mixed, {}).names) == 3
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", ".git"])
+def test_what_systems_leave_is_no_class(name: str, pets: Path) -> None:
+    whole = list_folder(pets, {}).sha256
+    (pets / name).mkdir()
+    assert list_folder(pets, {}).sha256 == whole
+
+
+@pytest.mark.parametrize(
+    "names", [{"train": "Train", "test": "Test"}, {"train": "training", "test": "testing"}, {"test": "Validation"}]
+)
+def test_parts_by_other_names(names: dict[str, str], parts: Path, tmp_path: Path) -> None:
+    other = rewritten(parts, tmp_path / "other" / "cattle", **names)
+    assert list_folder(other, {}).sha256 == list_folder(parts, {}).sha256
+    assert unread_entries(other) == []
+
+
+def test_a_validation_part_by_another_name_is_used_and_two_are_refused(parts: Path) -> None:
+    for name in ("cat", "dog", "cow"):
+        fill(parts / "valid" / name, 3)
+    data = list_folder(parts, {})
+    assert data.validation is not None
+    assert len(data.validation) == 9
+    shutil.copytree(parts / "valid", parts / "val")
+    with pytest.raises(ValueError, match="has both val/ and valid/ for one part: move one of them away"):
+        list_folder(parts, {})
+
+
+def test_folders_beside_the_parts_are_named(parts: Path) -> None:
+    fill(parts / "unlabelled" / "cat", 1)
+    assert unread_entries(parts) == [parts / "unlabelled"]
+
+
+def test_a_folder_in_a_folder_is_named(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "download").mkdir()
+    pets.rename(tmp_path / "download" / "pets")
+    with pytest.raises(ValueError, match=r"has one class, pets: .*; name .*download.pets if the classes are in it"):
+        list_folder(tmp_path / "download", {})

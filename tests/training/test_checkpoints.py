@@ -449,7 +449,14 @@ def test_a_pickle_is_no_checkpoint(setup: Setup, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()], ids=repr
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),  # torch's
+    ],
+    ids=repr,
 )
 def test_a_checkpoint_that_cannot_be_read_now_stays(
     error: Exception, setup: Setup, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch

@@ -24,17 +24,18 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from reclaim.benchmark.data.streams import STREAMS, find_stream
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import RECIPES, find_recipe
 from reclaim.benchmark.records import store as stores
 from reclaim.benchmark.records.record import UNVERIFIED, Record, RecordError, compare
 from reclaim.benchmark.records.store import RecordStore
-from reclaim.benchmark.training import checkpoints
+from reclaim.benchmark.training import checkpoints, locks
 from reclaim.benchmark.training import jobs as engines
 from reclaim.benchmark.training import run as runner
 from reclaim.benchmark.training.jobs import Job, Tick, jobs_of, run_jobs, try_jobs
+from reclaim.benchmark.training.locks import RunLocks
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.heads import ContinualModel
 from small_runs import SMALL, make_small, shrink, small_config, synthetic_record
@@ -701,6 +702,26 @@ def test_two_commands_on_one_store_share_the_work(n_jobs: int, store: RecordStor
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_file_system_without_a_lock_service_is_not_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """filelock 3.12 takes all errors for another process's lock; then the run would be waited for without end."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_service(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def taken(self: Any, **kwargs: Any) -> None:
+        raise Timeout("a.lock")
+
+    monkeypatch.setattr(locks.FileLock, "acquire", taken)
+    with RunLocks(tmp_path) as mine:
+        assert not mine.take("slca", "small", "0" * 12, 0)
+        monkeypatch.setattr(fcntl, "flock", no_service)
+        with pytest.warns(UserWarning, match="cannot lock .*No locks available.*: do not start the same runs twice"):
+            assert mine.take("slca", "small", "0" * 12, 0)
+
+
 def test_the_lock_of_a_killed_process_blocks_nobody(store: RecordStore, tmp_path: Path) -> None:
     first = start_two(tmp_path, store, 1, 600, "one")
     try:

@@ -347,6 +347,10 @@ def test_a_choice_is_read_beside_the_file(folder: Path) -> None:
     (folder / "chosen.json").write_text("{")
     with pytest.raises(RecipeError, match=r"chosen.json is not JSON"):
         recipe_of(path).config  # noqa: B018
+    for other in ([], None, {"mine": {"candidates": []}}, {"mine": {**choice, "settings": 1}}):
+        (folder / "chosen.json").write_text(json.dumps(other))
+        with pytest.raises(RecipeError, match=r"chosen.json is no file of choices"):
+            recipe_of(path).config  # noqa: B018
 
 
 def test_the_command_says_what_is_wrong_in_one_line(folder: Path) -> None:
