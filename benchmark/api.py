@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config, ConfigError
+from .config import QUICKDRAW_VIT, Config, ConfigError
 from .data.streams import DENSE, STREAMS, Stream, find_stream
 from .recipes import Recipe
 from .records.metrics import DENSE_METRICS, METRICS, OF_TASK
@@ -75,11 +75,12 @@ def run(
     :raises ValueError: a name, setting or folder is invalid; before anything is run.
     :raises RuntimeError: some runs failed; the others are recorded.
     """
-    pictures = OwnImages(None if images is None else Path(images), tasks, size, test_share, split_seed)
+    pictures = OwnImages(_place(images), tasks, size, test_share, split_seed)
     where, texts, told = _circumstances(setup, settings, backbone)
     named = jobs_for([recipe_of(recipe)], stream, _seeds(seeds), texts, where, told, pictures, quiet=quiet)
     (todo,) = named.values()
-    return run_jobs(todo, None if records is None else RecordStore(records), at_a_time(jobs, where), again, quiet)
+    place = _place(records)
+    return run_jobs(todo, None if place is None else RecordStore(place), at_a_time(jobs, where), again, quiet)
 
 
 def compare(
@@ -110,11 +111,11 @@ def compare(
     :param metric: one of ``last_acc``, ``inc_acc``, ``task_avg_last_acc``, ``task_avg_inc_acc``, ``forgetting`` and
         ``final_entropy``.
     """
-    pictures = OwnImages(None if images is None else Path(images), tasks, size, test_share, split_seed)
+    pictures = OwnImages(_place(images), tasks, size, test_share, split_seed)
     where, texts, told = _circumstances(setup, settings, backbone)
     found = [recipe_of(recipe) for recipe in recipes]
     named = jobs_for(found, stream, _seeds(seeds), texts, where, told, pictures, quiet=quiet)
-    return compare_jobs(named, RecordStore(records), metric, at_a_time(jobs, where), again, quiet)
+    return compare_jobs(named, RecordStore(Path(records).expanduser()), metric, at_a_time(jobs, where), again, quiet)
 
 
 def load_records(*folders: str | Path) -> list[Record]:
@@ -124,7 +125,7 @@ def load_records(*folders: str | Path) -> list[Record]:
     """
     found: list[Record] = []
     for folder in folders:
-        records, problems = named_store(folder, "another path").load()
+        records, problems = named_store(Path(folder).expanduser(), "another path").load()
         found += records
         for problem in problems:
             warnings.warn(f"skipped {problem}", stacklevel=2)
@@ -183,6 +184,8 @@ def jobs_for(
     :raises ValueError: a recipe is named twice, or it and the stream do not fit.
     """
     names = [recipe.name for recipe in recipes]
+    if not names:
+        raise ValueError("no recipe is named: give at least one")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} is named twice: a recipe can be compared with others only")
     foreign = f"--images {pictures.folder}" if pictures.folder else f"--stream {stream}" if ":" in str(stream) else ""
@@ -208,7 +211,16 @@ def jobs_for(
                 f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {sees[unfit[0]]}: name recipes "
                 f"and a stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, or a --cell"
             )
-    return {recipe.name: _jobs(recipe, target, seeds, settings, setup) for recipe in recipes}
+        if which != "photographs" and (places := [name for name in ("root", "cache") if getattr(setup, name)]):
+            raise ValueError(f"{target.name} consists of {which}, which ship: leave out --{' and --'.join(places)}")
+    named = {recipe.name: _jobs(recipe, target, seeds, settings, setup) for recipe in recipes}
+    if setup.weights:
+        for name, jobs in named.items():
+            if jobs and jobs[0].config.backbone == QUICKDRAW_VIT:
+                raise ValueError(
+                    f"{name} starts from {QUICKDRAW_VIT}, whose weights ship: leave out the weights {setup.weights}"
+                )
+    return named
 
 
 def _trains_on(config: Config) -> str:
@@ -262,6 +274,8 @@ def _by_recipe(names: Iterable[str], records: Mapping[Job, Record]) -> dict[str,
 
 def at_a_time(jobs: int | None, setup: Setup) -> int:
     """Runs at a time: as many as asked for, else one per core, and on an accelerator one."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}: give a number of runs at a time, at least 1, or leave it out")
     return jobs or (available_cores() if setup.device == "cpu" else 1)
 
 
@@ -271,7 +285,9 @@ def _circumstances(
     known = {field.name for field in fields(Setup)} - {"rehearsal", "timed", "at_a_time"}  # runs set these themselves
     if unknown := sorted(set(setup) - known):
         raise ValueError(f"unknown argument {unknown[0]!r}: the environment of a run has {', '.join(sorted(known))}")
-    places = {key: Path(value) for key, value in setup.items() if key in _PLACES and value is not None}
+    places = {key: Path(value).expanduser() for key, value in setup.items() if key in _PLACES and value is not None}
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ValueError(f"settings is {settings!r}: give a dictionary, such as {{'lr': 0.1}}")
     try:
         texts = [f"{key}={json.dumps(value, default=operator.index)}" for key, value in (settings or {}).items()]
     except TypeError as error:
@@ -282,6 +298,10 @@ def _circumstances(
 
 
 _PLACES = ("root", "cache", "weights", "checkpoints")
+
+
+def _place(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:

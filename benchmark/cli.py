@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from .api import SHIPPED, at_a_time, compare_jobs, jobs_for
-from .cli_data import data
+from .cli_data import PathOf, data
 from .config import QUICKDRAW_VIT, config_hash, shown
 from .data.streams import DENSE_STREAMS, OWN, PAPER_STREAMS, STREAMS, find_stream
 from .files import asset
@@ -78,9 +78,7 @@ def _backbone(context: click.Context, parameter: click.Parameter, value: str | N
         raise click.BadParameter(str(error)) from error
 
 
-RECORDS = click.option(
-    "--records", type=click.Path(path_type=Path), help="Record store [default: ./leaderboards/records]."
-)
+RECORDS = click.option("--records", type=PathOf(path_type=Path), help="Record store [default: ./leaderboards/records].")
 JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs at a time [default: one per core].")
 DEVICE = click.option("--device", default="cpu", callback=_device, help="Torch device.")
 WORKERS = click.option(
@@ -173,7 +171,7 @@ def _stream(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--images",
-            type=click.Path(path_type=Path),
+            type=PathOf(path_type=Path),
             help="Your own images as the stream: FOLDER/train/CLASS/ and FOLDER/test/CLASS/, or FOLDER/CLASS/.",
         ),
     )
@@ -213,16 +211,16 @@ def _setup(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         WORKERS,
         click.option(
-            "--weights", type=click.Path(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub."
+            "--weights", type=PathOf(path_type=Path, dir_okay=False), help="Weights file, instead of timm's hub."
         ),
         click.option(
             "--cache",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=PathOf(path_type=Path, file_okay=False),
             help="Folder of decoded images (`reclaim data cache`), for photographs.",
         ),
         click.option(
             "--root",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=PathOf(path_type=Path, file_okay=False),
             help="Folder of the data sets (`reclaim data`), for photographs.",
         ),
         DEVICE,
@@ -243,6 +241,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):  # RuntimeErrors: --help ends by one
+            raise
+        except BrokenPipeError:  # whoever read the output has seen enough: click ends without a word
             raise
         except (ValueError, RuntimeError, TypeError, OSError, FloatingPointError) as error:
             raise click.ClickException(str(error)) from error
@@ -379,7 +379,10 @@ def show(name: str, records: Path | None) -> None:
     elif not _is_plain(name):
         own = _recipe_of(name)
         store = _store_at_hand(records or (OWN_RECORDS if OWN_RECORDS.is_dir() else None))
-        _echo(shows.show_recipe(own, [r for r in (store.load()[0] if store else []) if _is_of(r, own)], width))
+        loaded, problems = store.load() if store else ([], [])
+        for problem in problems:
+            click.echo(f"skipped {problem}", err=True)
+        _echo(shows.show_recipe(own, [r for r in loaded if _is_of(r, own)], width))
     elif kind == "backbone":
         click.echo(asset(f"{QUICKDRAW_VIT}.md").read_text(encoding="utf-8"))
     elif name in (backbones := _known_backbones()):
@@ -491,9 +494,13 @@ def run(
         _require_options_of_study()
         if address and engine != "ray":
             raise click.UsageError(f"--address {address} is of a Ray cluster: add --engine ray")
+        if address and jobs:
+            raise click.UsageError(f"the cluster at --address {address} has its own cores: leave out --jobs")
         _run_study(Path(names[0]), RecordStore(records or OWN_RECORDS), setup, engine, jobs, address, status)
         return
     if status or address or engine != "local":
+        if names and names[0].endswith(".toml") and not Path(names[0]).is_file():
+            raise click.UsageError(f"there is no file {names[0]}")
         raise click.UsageError("--engine, --address and --status are for a STUDY.toml")
     if bool(cell) == bool(names) or len(names) > 2:
         raise click.UsageError("name a RECIPE and, if it is not to be its home stream, a STREAM; or a --cell")
@@ -504,7 +511,7 @@ def run(
         found, target, own = find_cell(cell)
         jobs = jobs or 1
         setup = replace(setup, threads=max(1, available_cores() // jobs))
-        named = jobs_for([found], target.name, _cell_seeds(seeds, own), settings, setup, backbone)
+        named = jobs_for([found], target.name, _cell_seeds(seeds, own), settings, setup, backbone, pictures)
     else:
         found = _recipe_of(names[0])
         jobs = at_a_time(jobs, setup)
@@ -552,6 +559,7 @@ def _run_study(
     path: Path, store: RecordStore, setup: Setup, engine: str, jobs: int | None, address: str | None, status: bool
 ) -> None:
     study = read_study(path, setup)
+    failures: Mapping[Job, str] = {}
     if not status:
         made, failures = run_study(study, store, engine, jobs if engine == "ray" else at_a_time(jobs, setup), address)
         for job, reason in failures.items():
@@ -571,8 +579,8 @@ def _run_study(
     if len(far.done) < len(study):
         known = "not known, no run is on record" if far.seconds_left is None else f"{far.seconds_left / 3600:.2f} h"
         click.echo(f"time left, one run after another: {known}")
-    if not status and far.failed:
-        raise click.ClickException(f"{len(far.failed)} of {len(study)} runs failed; the same command tries them again")
+    if n := 0 if status else len(failures.keys() | {job for job in far.failed if job in study}):
+        raise click.ClickException(f"{n} of {len(study)} runs failed; the same command tries them again")
 
 
 def _recipe_of(name: str) -> Recipe:
@@ -613,7 +621,7 @@ def _cell_seeds(seeds: Seeds, own: Sequence[int]) -> list[int]:
 @JOBS
 @click.option(
     "--records",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     default=OWN_RECORDS,
     help="Where runs are recorded; those in ./leaderboards/records are used, too, and left as they are.",
 )
@@ -684,11 +692,11 @@ def _time_to_come(missing: Sequence[Job], stores: Sequence[RecordStore], n_jobs:
 @main.command(short_help="Rehearse published cells on synthetic images.")
 @click.argument("names", nargs=-1, required=True, metavar="CELL...|all")
 @JOBS
-@click.option("--records", type=click.Path(path_type=Path), help="Of rehearsals [default: ./rehearsals/records].")
+@click.option("--records", type=PathOf(path_type=Path), help="Of rehearsals [default: ./rehearsals/records].")
 @_settings
 @DEVICE
 @click.option(
-    "--root", type=click.Path(path_type=Path, file_okay=False), help="Of synthetic images [default: ./rehearsals/data]."
+    "--root", type=PathOf(path_type=Path, file_okay=False), help="Of synthetic images [default: ./rehearsals/data]."
 )
 @WORKERS
 def rehearse(
@@ -767,17 +775,19 @@ def rehearse(
 @JOBS
 @click.option(
     "--records",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     default=Path("sweeps", "records"),
     help="Where the candidates' runs are kept; no leaderboard shows them.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help=f"File that the choice is written into [default: ./{CHOSEN}]."
+    "--output",
+    type=PathOf(path_type=Path),
+    help=f"File of the choice [default: ./{CHOSEN}; of a recipe of your own: beside its file].",
 )
 @click.option("--adopt", is_flag=True, help="Write it into the checkout that this package is in: the recipes take it.")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathOf(path_type=Path, file_okay=False),
     help="Folder of the data sets (`reclaim data`), for recipes of photographs.",
 )
 def sweep(
@@ -799,15 +809,19 @@ def sweep(
     chosen = named or [r for r in recipes_of("embedded").values() if r.grid]
     if adopt and (own := [recipe.name for recipe in chosen if recipe.name not in known]):
         raise click.UsageError(f"{own[0]} does not ship: leave out --adopt, its choice is read beside its file")
+    if twice := sorted({recipe.name for recipe in chosen if [r.name for r in chosen].count(recipe.name) > 1}):
+        raise click.UsageError(f"{', '.join(twice)} is named twice, or is the name of two recipes: choose for one")
     seeds = range(CHOICE_SEEDS[0], CHOICE_SEEDS[0] + n_seeds)
     if adopt and output:
         raise click.UsageError("--adopt writes into the checkout, --output into a file: pass one of them")
-    path = _asset_of_checkout() if adopt else output or Path(CHOSEN)
+    path = _asset_of_checkout() if adopt else output or _file_of_choices(chosen)
     tuning.read(path)  # a file that cannot be written should be known before hours of training
     store = RecordStore(records)
     setup = Setup(root=root)
     todo = tuning.jobs_of_candidates(chosen, seeds, setup)
     click.echo(f"{len(todo)} runs, {len(_stamps(store, todo))} of them on record in {store.root}", err=True)
+    typed = {recipe.name: name for recipe, name in zip(chosen, recipes or [r.name for r in chosen], strict=True)}
+    read_from = {recipe.name: recipe.choices and recipe.choices.absolute() for recipe in chosen}
     choices = tuning.sweep(chosen, store, seeds, jobs, setup)
     tuning.save(path, choices)
     for name, choice in choices.items():
@@ -817,10 +831,20 @@ def sweep(
         ]
         settings = " ".join(f"--set {shlex.quote(f'{key}={shown(v)}')}" for key, v in choice["settings"].items())
         _echo(table(rows, (name, choice["metric"], ""), terminal_width()))
-        click.echo(f"reclaim run {name}\n" if adopt else f"reclaim run {name} {settings}\n")
-    click.echo(
-        f"wrote {path}" + (": the recipes take it from there" if adopt else "; the commands above use the choice")
-    )
+        taken = adopt or (read_from[name] and read_from[name] == path.absolute())
+        click.echo(f"reclaim run {shlex.quote(typed[name])}{'' if taken else ' ' + settings}\n")
+    click.echo(f"wrote {path}; the commands above use the choice")
+
+
+def _file_of_choices(recipes: Sequence[Recipe]) -> Path:
+    """Where these recipes look for theirs: one of a user's own beside its file."""
+    places = {(recipe.choices or Path(CHOSEN)).absolute() for recipe in recipes}
+    if len(places) > 1:
+        raise click.UsageError(
+            f"these recipes look for their choices in {' and '.join(map(str, sorted(places)))}: name those of one "
+            f"folder, or a file with --output"
+        )
+    return next((recipe.choices for recipe in recipes if recipe.choices), Path(CHOSEN))
 
 
 def _is_plain(name: str) -> bool:
@@ -839,7 +863,7 @@ def _asset_of_checkout() -> Path:
 
 
 @main.command(short_help="Check records from elsewhere.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=PathOf(path_type=Path))
 @RECORDS
 def check(files: Sequence[Path], records: Path | None) -> None:
     """Check record FILES from elsewhere: sound, whole, of a recipe here, in agreement with what is on record.
@@ -862,13 +886,13 @@ def check(files: Sequence[Path], records: Path | None) -> None:
 @click.option(
     "--records",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Record store [default: ./leaderboards/records]; repeatable, somebody else's is shown beside it.",
 )
-@click.option("--output", type=click.Path(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
+@click.option("--output", type=PathOf(path_type=Path), default=Path("leaderboards"), help="Folder of the pages.")
 @click.option(
     "--docs",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Folder of fidelity.md, findings.md, coverage.md and why-numbers-disagree.md, too [default: not written].",
 )
 @click.option(
@@ -879,7 +903,7 @@ def check(files: Sequence[Path], records: Path | None) -> None:
     help="Only markdown, csv, json, svg, html or latex; repeatable.",
 )
 @click.option(
-    "--figures", type=click.Path(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib."
+    "--figures", type=PathOf(path_type=Path), help="Folder of figures for papers and slides, too; needs matplotlib."
 )
 @click.option(
     "--variants", is_flag=True, help="Also rows of other configurations of a recipe, marked with what they change."
@@ -917,7 +941,7 @@ def leaderboard(
 
 
 @main.command(short_help="Hold the implementations against golden files.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=PathOf(path_type=Path))
 def conform(files: Sequence[Path]) -> None:
     """Hold the implementations against golden FILES (.npz): the largest deviations and their tolerances."""
     from .checks import conform as conformance
@@ -938,7 +962,7 @@ def conform(files: Sequence[Path]) -> None:
 @click.argument("backbone", type=click.Choice(["quickdraw"]))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     default=Path("pretrained"),
     help="Folder of weights, report and checkpoint.",
 )
@@ -957,10 +981,10 @@ def pretrain(backbone: str, output: Path, epochs: int | None, seed: int, threads
 
 
 @main.command("weights", short_help="Make a file of weights of an ONNX file.")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=PathOf(path_type=Path, dir_okay=False))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathOf(path_type=Path, dir_okay=False),
     default=Path("vit_small_patch14_dinov2.safetensors"),
     help="File of the weights, for --weights.",
 )
@@ -1014,7 +1038,10 @@ def plan(names: Sequence[str], std: float | None, records: Path | None) -> None:
     from .verdicts.study import plan as planned
 
     counted = _counted(records)
-    click.echo("\n\n".join(planned(name, counted, std) for name in names))
+    runs = set(run_names())
+    of_run = {name: [cell.id for cell in published.cells() if run_of(cell) == name] for name in names if name in runs}
+    each = [part for name in names for part in of_run.get(name) or [name]]
+    click.echo("\n\n".join(planned(name, counted, std) for name in each))
 
 
 if __name__ == "__main__":

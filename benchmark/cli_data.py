@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from .report.tables import table, terminal_width
 
-if TYPE_CHECKING:
-    pass
+
+class PathOf(click.Path):
+    """A path, in which `~` is the home directory: shells expand it in an argument of its own, not in `--option=~/x`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 @click.group(short_help="The papers' data sets on disk: list, check, fetch, decode.")
@@ -25,7 +30,7 @@ def data() -> None:
 
 
 ROOT = click.option(
-    "--root", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data sets."
+    "--root", type=PathOf(path_type=Path, file_okay=False), required=True, help="Folder of the data sets."
 )
 SHOWN = 50
 
@@ -75,10 +80,8 @@ def _count(images: int | None) -> str:
 
 @data.command("check")
 @click.argument("name", required=False)
-@click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Folder of the data sets.")
-@click.option(
-    "--images", "folder", type=click.Path(path_type=Path), help="A folder of your own images, instead of NAME."
-)
+@click.option("--root", type=PathOf(path_type=Path, file_okay=False), help="Folder of the data sets.")
+@click.option("--images", "folder", type=PathOf(path_type=Path), help="A folder of your own images, instead of NAME.")
 @click.option("--decode", is_flag=True, help="Decode every image, too: takes minutes. Your own always are.")
 @click.option(
     "--all",
@@ -198,7 +201,7 @@ def _check_own(folder: Path) -> None:
 @click.argument("name", type=click.Choice(["imagenet-r"]))
 @ROOT
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the lists [default: the data set's]."
+    "--out", type=PathOf(path_type=Path, file_okay=False), help="Folder of the lists [default: the data set's]."
 )
 def data_split(name: str, root: Path, out: Path | None) -> None:
     """Write the split of NAME as lists, train.txt and test.txt, and print its hash.
@@ -277,7 +280,7 @@ def data_fetch(name: str, root: Path, source: str) -> None:
 @data.command("cache")
 @click.argument("name")
 @ROOT
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the caches [default: ROOT/decoded].")
+@click.option("--output", type=PathOf(path_type=Path), help="Folder of the caches [default: ROOT/decoded].")
 @click.option("--unverified", is_flag=True, help="Take the images as they are, such as a small copy.")
 def data_cache(name: str, root: Path, output: Path | None, unverified: bool) -> None:
     """Decode all images of NAME once, into memory-mapped files of 3 bytes a pixel."""

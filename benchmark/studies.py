@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -26,7 +27,7 @@ from .api import jobs_for
 from .config import flatten
 from .papers.protocols import Uncovered, find_cell, protocol_of, run_names
 from .toml_files import TABLE, TEXTS, Kind, check_entry, read_document
-from .training.components import ComponentError
+from .training.components import ComponentError, look_into
 from .training.engines import Needs
 from .training.jobs import Job, jobs_of
 from .training.own import recipe_of
@@ -62,6 +63,7 @@ def read_study(path: Path, setup: Setup = HERE) -> dict[Job, Needs]:
     :raises ValueError: something in the file is wrong or does not fit; names the file, entry, value and remedy.
     """
     document = read_document(path, StudyError)
+    look_into(path.absolute().parent)  # for modules of recipes and streams
     check_entry(path.name, document, {"runs": _RUNS}, _TOP, StudyError)
     found: dict[Job, Needs] = {}
     for number, entry in enumerate(document["runs"], 1):
@@ -90,8 +92,13 @@ def read_study(path: Path, setup: Setup = HERE) -> dict[Job, Needs]:
 
 def _of_recipes(folder: Path, entry: Mapping[str, Any], seeds: Any, settings: Sequence[str], setup: Setup) -> list[Job]:
     recipes = [recipe_of(str(folder / name) if name.endswith(".toml") else name) for name in entry["recipes"]]
-    named = [jobs_for([r], s, _listed(seeds), settings, setup) for r in recipes for s in entry.get("streams", [None])]
-    return [job for each in named for jobs in each.values() for job in jobs]
+    # drawings ship: what the environment of a study says of images and weights is for its other recipes
+    shipped = replace(setup, root=None, cache=None, weights=None)
+    found: list[Job] = []
+    for r, s in itertools.product(recipes, entry.get("streams", [None])):
+        for jobs in jobs_for([r], s, _listed(seeds), settings, setup if r.config.images else shipped).values():
+            found += jobs
+    return found
 
 
 def _of_papers(where: str, papers: Sequence[str], seeds: Any, settings: Sequence[str], setup: Setup) -> list[Job]:

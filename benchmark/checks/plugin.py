@@ -79,7 +79,9 @@ def _alpha(text: str) -> float:
 
 
 def _jobs(text: str) -> int:
-    return int(_number(text, lambda value: value >= 1 and value == int(value), "a whole number of runs, at least 1"))
+    return int(
+        _number(text, lambda value: 1 <= value < math.inf and value == int(value), "a whole number of runs, at least 1")
+    )
 
 
 def _keys(text: str) -> tuple[str, ...]:

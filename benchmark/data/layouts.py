@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .catalogue import CatalogueEntry, find_dataset
 from .cifar import SPRITES, as_pixels, other_bytes, read_sprites
@@ -167,7 +168,7 @@ def _spelled(data: ImageData, catalogued: Sequence[str]) -> ImageData:
         return data
     names = sorted(known[name] for name in plain)
     label = [names.index(known[name]) for name in plain]
-    parts = {
+    parts: dict[str, Any] = {
         part: replace(images, labels=tuple(label[old] for old in images.labels)) for part, images in data.parts.items()
     }
     return replace(data, names=tuple(names), **parts)

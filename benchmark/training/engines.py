@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,7 +187,7 @@ def _by_ray(
                 max_retries=RETRIES,  # a killed worker or node
                 retry_exceptions=[TransientError],
             )
-            pending[task.remote(job, root)] = job
+            pending[task.remote(_anywhere(job), root)] = job
         reasons: dict[Job, str] = {}
         with tqdm(total=len(pending), unit="run", disable=quiet) as bar:
             while pending:
@@ -221,6 +221,13 @@ def _require_room(resources: Mapping[str, float], needs: Mapping[Job, Needs]) ->
             if wanted * unit > resources.get(what, 0.0):
                 has = resources.get(what, 0.0) / unit
                 raise ValueError(f"{job} needs {wanted:g} of {what}, the whole cluster has {has:g}: lower its needs")
+
+
+def _anywhere(job: Job) -> Job:
+    """With absolute paths: the processes of a cluster work in folders of their own."""
+    setup = job.setup
+    places = {key: path.absolute() for key in ("root", "cache", "weights") if (path := getattr(setup, key))}
+    return replace(job, setup=replace(setup, **places))
 
 
 def _make_on_a_node(job: Job, root: Path) -> str | None:

@@ -41,7 +41,7 @@ def named_backbone(text: str) -> NamedBackbone:
 
     if re.match(r"hf[-_]hub:", text):
         return NamedBackbone(hub_name(text))
-    place = Path(text.removeprefix("local-dir:"))
+    place = Path(text.removeprefix("local-dir:")).expanduser()
     if text.startswith("local-dir:") or _is_a_place(text):
         weights = _weights_in(place) if place.is_dir() else place
         if not weights.is_file():

@@ -94,6 +94,9 @@ def _of_module(path: str) -> Recipe:
 
 
 def _recipe(where: str, name: str | None, entry: Mapping[str, Any], folder: Path) -> Recipe:
+    if isinstance(entry.get("runs", entry.get("run")), list):
+        what = "a study (`reclaim run FILE` alone runs it)" if "runs" in entry else "no recipe: a study has [[runs]]"
+        raise RecipeError(f"{where} is {what}")
     check_entry(where, entry, _REQUIRED, _OPTIONAL, RecipeError)
     name = entry.get("name", name)
     if not isinstance(name, str) or not is_name(name):

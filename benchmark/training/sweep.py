@@ -70,7 +70,8 @@ def sweep(
     :param setup: see :func:`jobs_of_candidates`.
     :param store: where the candidates' runs are kept: the same call after an interruption goes on from there.
     :raises ValueError: a recipe has no grid of its own.
-    :raises RuntimeError: a run failed for another reason than divergence; the others are kept.
+    :raises RuntimeError: a run failed for another reason than divergence, or every candidate of a recipe diverged; the
+        other runs are kept.
     """
     jobs = jobs_of_candidates(recipes, seeds, setup)
     records, failures = try_jobs(jobs, store, n_jobs)
@@ -79,6 +80,11 @@ def sweep(
             raise RuntimeError(
                 f"{job} failed: {error}; finished runs are kept in {store.root}, the same command goes on from there"
             ) from error
+    for recipe in recipes:
+        if not any(job.recipe == recipe.name and job in records for job in jobs):
+            raise RuntimeError(
+                f"every candidate of {recipe.name} diverged: there is nothing to choose; change its grid"
+            )
     of_jobs = iter(jobs)
     chosen = {}
     for recipe in recipes:
