@@ -35,7 +35,8 @@ def layer_decay_groups(
     require_not_negative(lr=lr, weight_decay=weight_decay or 0.0)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
-    depths = layer_depths(model)
+    heads = set(parts.classifier.parameters())
+    depths = {p: depth for p, depth in layer_depths(model).items() if p not in heads}
     order = sorted(set(depths.values()))
     backbone = [*parts.backbone_parameters().values()]
     groups = [

@@ -202,7 +202,12 @@ class OLOROptimizer(Optimizer, ABC):
             (old, new)
             for place, group in zip(self._places, self.param_groups, strict=False)
             for old, new in zip(place, group["params"], strict=False)
-            if old in self.anchors and old not in held and new not in known
+            if old in self.anchors
+            and old not in held
+            and new not in known
+            # one with a depth or an anchor of its own is another layer's, as in gradual unfreezing
+            and new not in self.anchors
+            and new not in self._waiting
         ]
         for old, new in replaced:
             if old.shape == new.shape:
@@ -330,6 +335,11 @@ class OLOROptimizer(Optimizer, ABC):
             options = {**group, **_kind_of_step(group, params)}
             if options["fused"] and not all(p.is_floating_point() for p in params):
                 raise ValueError("fused=True is for real floating-point parameters only: leave it out")
+            if options["fused"] and not all(_layout(p) for p in params):
+                raise ValueError(
+                    "torch's fused step takes a parameter for one piece of memory, and one here is a part of another, "
+                    "or transposed: leave out fused and capturable, or make it contiguous"
+                )
             if options["foreach"]:
                 # torch's foreach steps do not take it as a tensor
                 options["lr"] = float(options["lr"])
@@ -345,6 +355,10 @@ class OLOROptimizer(Optimizer, ABC):
         because torch's distributed checkpoints want one of each parameter if there is any.
         """
         state = self.state.setdefault(parameter, {})
+        if group["fused"]:  # a state may be of another layout: of a model in channels_last, or of one that was not
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = _laid_like(value, parameter)
         if parameter in self.anchors:
             anchor = self.anchors[parameter]
             value = _placed_like(anchor.value, parameter)
@@ -405,6 +419,14 @@ class OLOROptimizer(Optimizer, ABC):
             of its range. Nothing is loaded then.
         """
         self._attach()
+        for number, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            own, others = group.get("param_names"), saved.get("param_names")
+            if own and others and own != others and sorted(own) == sorted(others):
+                name, other = next((a, b) for a, b in zip(own, others, strict=True) if a != b)
+                raise ValueError(
+                    f"group {number} has {name!r} where the state has {other!r}: build the optimizer with the "
+                    "parameters in the order of the state, else each would be pulled to the weights of another"
+                )
         if "anchors" in state_dict:  # beside the state, as version 0.1.0 was before its release
             state = dict(state_dict["state"])
             for number, anchor in state_dict["anchors"].items():
@@ -459,6 +481,11 @@ class OLOROptimizer(Optimizer, ABC):
         return {**super().__getstate__(), "anchors": self.anchors, "_waiting": self._waiting}  # type: ignore[misc]
 
 
+def _gradients(group: dict[str, Any], params: Sequence[Tensor]) -> list[Tensor]:
+    grads = [p.grad for p in params if p.grad is not None]
+    return [_laid_like(g, p) for g, p in zip(grads, params, strict=True)] if group["fused"] else grads
+
+
 def _kind_of_step(group: dict[str, Any], params: Sequence[Tensor]) -> dict[str, bool]:
     """``fused`` and ``foreach`` of a group's step, where neither was asked for: see :class:`OLORAdam`."""
     fused, foreach = group["fused"], group["foreach"]
@@ -472,10 +499,28 @@ def _kind_of_step(group: dict[str, Any], params: Sequence[Tensor]) -> dict[str, 
             and type(params[0]) in (Tensor, nn.Parameter)
             and params[0].dtype in (torch.float32, torch.float64)
             and params[0].device.type in _get_fused_kernels_supported_devices()
+            and all(map(_layout, params))
         )
     if foreach is None:
         foreach = same and not fused and not isinstance(group["lr"], Tensor)
     return {"fused": bool(fused), "foreach": bool(foreach)}
+
+
+def _layout(parameter: Tensor) -> torch.memory_format | None:
+    """In which order its elements lie in memory without gaps; ``None``: in neither of torch's."""
+    if parameter.is_contiguous():
+        return torch.contiguous_format
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return None
+
+
+def _laid_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """``value`` in the layout of ``parameter``: torch's fused steps count elements as they lie in memory."""
+    layout = _layout(parameter)
+    return (
+        value if layout is None or value.is_contiguous(memory_format=layout) else value.contiguous(memory_format=layout)
+    )
 
 
 def _placed_like(value: Tensor, parameter: Tensor) -> Tensor:
@@ -614,7 +659,7 @@ class OLORSGD(OLOROptimizer):
         self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]], rates: list[Rate]
     ) -> None:
         momentum, averaged = group["momentum"], group["momentum_average"] == "reference"
-        grads = [p.grad for p in params if p.grad is not None]
+        grads = _gradients(group, params)
         if group["maximize"]:
             grads = [-g for g in grads]
         if group["weight_decay"]:
@@ -756,7 +801,7 @@ class OLORAdam(OLOROptimizer):
         beta1, beta2 = group["betas"]
         adam(
             params,
-            [p.grad for p in params if p.grad is not None],
+            _gradients(group, params),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],

@@ -56,6 +56,8 @@ class Canvases:
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{n} {name}" for name, n in counts.items())
             raise CanvasError(f"there are {told}: give one of each for every canvas")
+        if not counts["images"]:
+            raise CanvasError("there is no canvas: give one or more")
         for i, (image, boxes, labels, masks) in enumerate(
             zip(self.images, self.boxes, self.labels, self.masks, strict=True)
         ):
@@ -83,6 +85,12 @@ def require_sound(canvas: int, image: Tensor, boxes: Tensor, labels: Tensor, mas
     :raises CanvasError: see :class:`Canvases`.
     """
     where = f"canvas {canvas}"
+    of = {"image": image, "boxes": boxes, "labels": labels, "masks": masks}
+    for name, value in of.items():
+        if not (hasattr(value, "is_floating_point") and hasattr(value, "ndim")):
+            raise CanvasError(f"{name} of {where} is of type {type(value).__name__}: give a tensor")
+    if image.ndim != 3 or not image.is_floating_point():
+        raise CanvasError(f"the image of {where} has {_kind(image)}: give (channels, H, W) of floating-point numbers")
     if not bool(image.isfinite().all()):
         raise CanvasError(f"{where} has pixels that are NaN or infinite: give finite ones")
     if not len(boxes):
@@ -91,6 +99,15 @@ def require_sound(canvas: int, image: Tensor, boxes: Tensor, labels: Tensor, mas
         raise CanvasError(
             f"{where} has {len(boxes)} boxes, {len(labels)} labels and {len(masks)} masks: give each object one of each"
         )
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise CanvasError(f"the boxes of {where} have {_kind(boxes)}: give (objects, 4) of floating-point numbers")
+    if labels.ndim != 1 or labels.is_floating_point() or str(labels.dtype) == "torch.bool":
+        raise CanvasError(f"the labels of {where} have {_kind(labels)}: give (objects,) of integers")
+    if masks.ndim != 3 or masks.shape[1:] != image.shape[1:]:
+        size = " x ".join(map(str, image.shape[1:]))
+        raise CanvasError(f"the masks of {where} have {_kind(masks)}, its image is {size}: give (objects, H, W) of it")
+    if not bool(((masks == 0) | (masks == 1)).all()):
+        raise CanvasError(f"the masks of {where} hold {_some_values(masks)}: give 0 and 1, or False and True")
     if not bool((labels >= 1).all()):
         raise CanvasError(f"{where} has labels {labels.tolist()}: 0 is the background, give objects labels from 1")
     if len(boxes) > 1 and int(masks.long().sum(0).max()) > 1:
@@ -109,6 +126,14 @@ def require_sound(canvas: int, image: Tensor, boxes: Tensor, labels: Tensor, mas
             raise CanvasError(
                 f"box {i} of {where} is {box.tolist()}, but its mask reaches over {around}: make the box of the mask"
             )
+
+
+def _kind(value: Tensor) -> str:
+    return f"shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+
+
+def _some_values(value: Tensor) -> str:
+    return ", ".join(f"{float(x):g}" for x in value.unique()[:4])
 
 
 def draw_canvases(
@@ -130,6 +155,10 @@ def draw_canvases(
     if n_train < 1 or n_test < 1:
         raise ValueError(f"got {n_train} training and {n_test} test canvases: make at least one of each")
     data = downstream(part)
+    if outside := [c for c in classes if not 0 <= c < len(data.names)]:
+        raise ValueError(
+            f"class {outside[0]} is none of the {len(data.names)} downstream classes, 0 to {len(data.names) - 1}"
+        )
     train, test = (
         _draw(drawings[list(classes), :, 0].numpy(), n, np.random.default_rng((seed, which)))
         for which, (drawings, n) in enumerate(((data.train, n_train), (data.test, n_test)))

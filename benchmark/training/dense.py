@@ -223,7 +223,9 @@ def score(
         )
         values = metric.compute()
         scores |= {f"{name}_ap": 100 * float(values["map"]), f"{name}_ap_50": 100 * float(values["map_50"])}
-        per_class = dict(zip(values["classes"].tolist(), values["map_per_class"].tolist(), strict=True))
+        # of a single class torchmetrics returns no lists
+        known, of_known = (values[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
+        per_class = dict(zip(known, of_known, strict=True))
         # torchmetrics gives -1 to a class that no canvas has
         of_classes[f"{name}_ap"] = [
             100 * ap if (ap := per_class.get(c, -1.0)) >= 0 else None for c in range(1, n_classes + 1)

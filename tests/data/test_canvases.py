@@ -121,7 +121,10 @@ def one(**changes: Any) -> dict[str, Any]:
 
 TWICE = torch.ones(2, 8, 8, dtype=torch.uint8)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no object": (one(boxes=[torch.zeros(0, 4)], labels=[torch.zeros(0)], masks=[TWICE[:0]]), "canvas 0 has no object"),
+    "no object": (
+        one(boxes=[torch.zeros(0, 4)], labels=[torch.zeros(0, dtype=torch.int64)], masks=[TWICE[:0]]),
+        "canvas 0 has no object",
+    ),
     "no area": (
         one(boxes=[torch.tensor([[3.0, 2.0, 3.0, 5.0]])]),
         r"box 0 of canvas 0 is \[3.0, 2.0, 3.0, 5.0\].*no area",
@@ -133,6 +136,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": (one(images=torch.full((1, 1, 8, 8), float("nan"))), "pixels that are NaN"),
     "a mask missing": (one(masks=[TWICE[:0]]), "1 boxes, 1 labels and 0 masks"),
     "a canvas missing": (one(masks=[]), "1 images, 1 boxes, 1 labels, 0 masks"),
+    "no canvas": ({"images": torch.zeros(0, 1, 8, 8), "boxes": [], "labels": [], "masks": []}, "there is no canvas"),
+    "masks of a PNG": (one(masks=[255 * one()["masks"][0]]), "the masks of canvas 0 hold 0, 255: give 0 and 1"),
+    "masks of halves": (one(masks=[0.5 * one()["masks"][0]]), "hold 0, 0.5: give 0 and 1"),
+    "smaller masks": (one(masks=[one()["masks"][0][:, :7, :7]]), r"have shape \(1, 7, 7\) .*, its image is 8 x 8"),
+    "labels of floats": (one(labels=[torch.tensor([1.5])]), r"labels of canvas 0 have shape \(1,\) and type float32"),
+    "boxes of integers": (one(boxes=[one()["boxes"][0].long()]), "boxes of canvas 0 have .* type int64"),
+    "boxes of five": (one(boxes=[torch.zeros(1, 5)]), r"boxes of canvas 0 have shape \(1, 5\)"),
+    "no tensors": (one(labels=[[1]]), "labels of canvas 0 is of type list: give a tensor"),
+    "images of integers": (one(images=torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), "the image of canvas 0 has shape"),
     "overlap": (
         one(boxes=[torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 2)], labels=[torch.tensor([1, 2])], masks=[TWICE]),
         "masks that overlap",
@@ -154,7 +166,10 @@ def test_sound_canvases_are_taken() -> None:
         replace(canvas, labels=[torch.tensor([-1])])
 
 
-@pytest.mark.parametrize(("classes", "n"), [([0, 1, 2, 3], 1), ([0, 0, 1, 2, 3, 4], 1), (CLASSES, 0)])
+@pytest.mark.parametrize(
+    ("classes", "n"),
+    [([0, 1, 2, 3], 1), ([0, 0, 1, 2, 3, 4], 1), (CLASSES, 0), ([-1, 0, 1, 2, 3], 1), ([0, 1, 2, 3, 500], 1)],
+)
 def test_too_little_is_refused(classes: list[int], n: int) -> None:
-    with pytest.raises(ValueError, match=r"different ones|at least one"):
+    with pytest.raises(ValueError, match=r"different ones|at least one|none of the 100 downstream classes"):
         draw_canvases(classes, n, 1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -88,3 +89,15 @@ def test_bad_rates_and_models() -> None:
         layer_decay_groups(vit(), -1.0, 0.5)
     with pytest.raises(TypeError, match="layer_decay_groups needs a backbone with a classifier"):
         layer_decay_groups(nn.Sequential(nn.Flatten(), nn.Tanh()), 0.1, 0.5)
+
+
+def test_the_name_of_the_classifier_does_not_matter() -> None:
+    def make(name: str) -> Any:
+        model = nn.Module()
+        for part in ("conv1", "conv2", "fc1"):
+            model.add_module(part, nn.Linear(4, 4))
+        model.add_module(name, nn.Linear(4, 2))
+        return model
+
+    rates = [[group["lr"] for group in layer_decay_groups(make(name), 1.0, 0.5)] for name in ("fc2", "classifier")]
+    assert rates[0] == rates[1]

@@ -1164,3 +1164,122 @@ def test_a_sharded_optimizer_resumes_with_its_theta_0(tmp_path: Path) -> None:
     script.write_text(textwrap.dedent(SHARDED))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip().endswith("the same"), done.stderr[-2000:]
+
+
+# --- another layer in a parameter's place ---
+
+
+def at(value: float) -> nn.Parameter:
+    return nn.Parameter(torch.full((3,), value))
+
+
+def idle(optimizer: Any, *parameters: nn.Parameter) -> None:
+    """A step without gradients: the rollback alone."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_layer_that_joins_in_anothers_place_has_its_own_weights(first: bool) -> None:
+    """Training one block at a time: equal shapes, one after the other in the same group."""
+    a, b = at(1.0), at(9.0)
+    optimizer = OLORSGD([a] if first else [a, b], lr=1.0, depths={a: 0.0, b: 0.0}, rollback_input=1.0)
+    if not first:
+        optimizer.param_groups[0]["params"] = [a]
+    idle(optimizer, a)
+    optimizer.param_groups[0]["params"] = [b]
+    idle(optimizer, b)
+    assert b.tolist() == [9.0] * 3
+    optimizer.param_groups[0]["params"] = [a]
+    with torch.no_grad():
+        a.fill_(2.0)
+    idle(optimizer, a)
+    assert a.tolist() == [1.0] * 3
+
+
+def test_what_is_put_in_after_another_was_taken_out_has_its_own_weights() -> None:
+    a, b, c = at(1.0), at(5.0), at(9.0)
+    optimizer = OLORSGD([a, b], lr=1.0, depths={a: 0.0, b: 0.0, c: 0.0}, rollback_input=1.0)
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.param_groups[0]["params"].append(c)
+    idle(optimizer, a, c)
+    assert c.tolist() == [9.0] * 3
+
+
+def test_a_state_of_the_same_parameters_in_another_order_is_refused() -> None:
+    a, b = at(1.0), at(9.0)
+    depths = {a: 0.0, b: 0.5}
+    saved = OLORAdam([("a", a), ("b", b)], depths=depths).state_dict()
+    OLORAdam([("a", a), ("b", b)], depths=depths).load_state_dict(saved)
+    with pytest.raises(ValueError, match="group 0 has 'b' where the state has 'a'"):
+        OLORAdam([("b", b), ("a", a)], depths=depths).load_state_dict(saved)
+
+
+# --- memory layouts ---
+
+
+def convolution() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+
+
+def trained(model: nn.Module, optimizer: Any, steps: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 8, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+OF_LAYOUTS: list[Callable[..., Any]] = [
+    lambda model: OLORAdam(model.parameters(), lr=0.01, depths=layer_depths_of(model)),
+    lambda model: OLORSGD(model.parameters(), lr=0.01, depths=layer_depths_of(model), momentum=0.9),
+]
+
+
+def layer_depths_of(model: nn.Module) -> dict[Any, float]:
+    return dict.fromkeys(model.parameters(), 0.5)
+
+
+@pytest.mark.parametrize("make", OF_LAYOUTS)
+@pytest.mark.parametrize("how", ["moved", "resumed"])
+def test_a_state_of_another_memory_layout(make: Callable[..., Any], how: str) -> None:
+    """Torch's fused steps count elements as they lie in memory: of weights, gradients and state."""
+    plain = convolution()
+    whole = make(plain)
+    trained(plain, whole, 3)
+    model = convolution()
+    optimizer = make(model)
+    trained(model, optimizer, 3)
+    if how == "moved":
+        model.to(memory_format=torch.channels_last)
+    else:
+        saved, weights = optimizer.state_dict(), model.state_dict()
+        model = convolution().to(memory_format=torch.channels_last)
+        model.load_state_dict(weights)
+        optimizer = make(model)
+        optimizer.load_state_dict(saved)
+    for one, other in zip(trained(plain, whole, 3, 1), trained(model, optimizer, 3, 1), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [OLORAdam, OLORSGD])
+def test_a_part_of_a_larger_tensor_leaves_the_rest_alone(kind: Any) -> None:
+    for view in (lambda t: t[:, ::2], lambda t: t[:, :3].t()):
+        big = torch.ones(4, 6)
+        parameter = nn.Parameter(view(big))
+        expected = nn.Parameter(parameter.detach().clone(memory_format=torch.contiguous_format))
+        for p in (parameter, expected):
+            optimizer = kind([p], lr=0.1, depths={p: 0.5})
+            for step in range(3):
+                p.grad = torch.arange(p.numel(), dtype=torch.float32).view(p.shape) + step
+                optimizer.step()
+        torch.testing.assert_close(parameter, expected)
+        mask = torch.zeros(4, 6, dtype=torch.bool)
+        view(mask).fill_(True)
+        assert (big[~mask] == 1).all()
+        optimizer = kind([parameter], lr=0.1, depths={parameter: 0.5}, fused=True)
+        with pytest.raises(ValueError, match="torch's fused step takes a parameter for one piece of memory"):
+            optimizer.step()

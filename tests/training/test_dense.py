@@ -344,3 +344,16 @@ def test_frozen_weights_stay_and_rolled_back_ones_stay_nearer(few: Any) -> None:
     full = moved("dense-sem-full", "epochs=3")
     pulled = moved("dense-sem-l2sp", "epochs=3", "l2_sp=100.0", "lr=" + str(RECIPES["dense-sem-full"].config.lr))
     assert sum(pulled) < sum(full)
+
+
+def test_canvases_of_a_single_class_have_scores(few: Any) -> None:
+    """torchmetrics returns numbers instead of lists then."""
+    _, canvases = few
+    alike = Canvases(canvases.images, canvases.boxes, [torch.ones_like(one) for one in canvases.labels], canvases.masks)
+    right = [
+        {"boxes": boxes, "labels": labels, "scores": torch.ones(len(labels)), "masks": masks.bool()}
+        for boxes, labels, masks in zip(alike.boxes, alike.labels, alike.masks, strict=True)
+    ]
+    scores, of_classes = score(Dense("instances"), right, alike, 3)
+    assert scores["mask_ap"] == pytest.approx(100.0)
+    assert of_classes["mask_ap"] == [pytest.approx(100.0), None, None]
