@@ -693,6 +693,7 @@ def _time_to_come(missing: Sequence[Job], stores: Sequence[RecordStore], n_jobs:
 @click.argument("names", nargs=-1, required=True, metavar="CELL...|all")
 @JOBS
 @click.option("--records", type=PathOf(path_type=Path), help="Of rehearsals [default: ./rehearsals/records].")
+@click.option("--missing", is_flag=True, help="Only what --records has not yet, such as after an interruption.")
 @_settings
 @DEVICE
 @click.option(
@@ -703,13 +704,14 @@ def rehearse(
     names: tuple[str, ...],
     jobs: int | None,
     records: Path | None,
+    missing: bool,
     backbone: NamedBackbone | None,
     settings: tuple[str, ...],
     device: str,
     root: Path | None,
     workers: int,
 ) -> None:
-    """Rehearse published cells: a few steps, seed 0, synthetic images, random weights; always again.
+    """Rehearse published cells: a few steps, seed 0, synthetic images, random weights; again unless --missing.
 
     Shapes, memory and files are those of the real run. Its time is projected from steps of two sizes, as a range. Of
     `all` one run of each kind is timed (the same backbone and modules); the others make a step in each experience. No
@@ -737,14 +739,17 @@ def rehearse(
         if timed:
             of_kind[alike] = job
     store = RecordStore(records or Path("rehearsals", "records"))
-    known, failures = try_jobs(list(real), store, jobs, again=True)
+    on_file = {job: store.get(*job.place) for job in real} if missing else {}
+    there = {job: record for job, record in on_file.items() if record and _rehearses(record, job)}
+    known, failures = try_jobs([job for job in real if job not in there], store, jobs, again=True)
+    known |= there
     rows = []
     for job, config in real.items():
         if job in failures:
             rows.append((job.recipe, job.stream.name, f"{type(failures[job]).__name__}: {failures[job]}", "-", "-"))
             continue
         measured = known[job].provenance
-        like = job if job.setup.timed else of_kind[kind(config.as_dict())]
+        like = job if "steps" in measured["rehearsal"] else of_kind[kind(config.as_dict())]
         took = f"{measured['wall_seconds']:.0f} s"
         if like in failures:
             rows.append((job.recipe, job.stream.name, took, f"not known: {like} failed", "-"))
@@ -753,11 +758,16 @@ def rehearse(
         real_run = project({**times, **measured["rehearsal"]}, config, job.stream, workers)
         rows.append((job.recipe, job.stream.name, took, str(real_run), f"{real_run.bytes / 2**30:.1f} GiB"))
     click.echo(table(rows, ("run", "stream", "rehearsal", "real run: time here", "memory"), terminal_width()))
-    n = sum(job.setup.timed for job in known)
+    n = sum("steps" in record.provenance["rehearsal"] for record in known.values())
     of_which = f", {n} of them timed, one of each kind" if n < len(known) else ""
     click.echo(f"{len(known)} of {len(real)} rehearsed{of_which}; no check counts their records")
     if failures:
         raise click.exceptions.Exit(1)
+
+
+def _rehearses(record: Record, job: Job) -> bool:
+    """Whether a record is the rehearsal that the job would make."""
+    return bool(record.result.get("rehearsal")) and ("steps" in record.provenance["rehearsal"] or not job.setup.timed)
 
 
 # --- sweep, check, leaderboard, conform, pretrain, plan ---

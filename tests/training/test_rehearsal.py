@@ -125,6 +125,14 @@ def test_of_all_one_run_of_each_kind_is_timed(
         assert rows[recipe.name, stream.name][3].endswith(" h") or "not known" in rows[recipe.name, stream.name][3]
         if recipe.config.alignment and not timed:
             assert record.result["config"]["alignment"]["epochs"] == 1
+    # after an interruption the others are made, and the table is of all
+    store = RecordStore(tmp_path / "records")
+    written = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")}
+    lost = next(path for path in written if "slca.main.slca/" in path.as_posix())
+    lost.unlink()
+    again = CliRunner().invoke(main, [*arguments, "--missing"])
+    assert "4 of 4 rehearsed, 2 of them timed" in again.output
+    assert [p for p in written if p.stat().st_mtime_ns != written[p]] == [lost]
 
 
 def test_what_is_shortened_is_the_batch(tmp_path: Path) -> None:
