@@ -8,7 +8,6 @@ the vectors.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,18 @@ from timm.models.vision_transformer import VisionTransformer
 
 from .conform_inflora import inflora
 from .conform_prompts import dualprompt, l2p
-from .golden import Arrays, Deviation, recorded_vit
+from .golden import Arrays, Deviation, as_computed, recorded_vit, relative_to, require_known
 
 
 # --- OLOR ---
 def olor(arrays: Arrays) -> list[Deviation]:
     """The parameters after every step of a recorded trajectory; its learning rate falls to 0 along a cosine."""
     lr, steps, pretrained = float(arrays["lr0"]), int(arrays["steps"]), int(arrays["n_pretrained"])
-    count = sum(name.startswith("init_") for name in arrays)
+    kind, count = require_known(arrays, "kind", ["adam", "sgd"]), sum(name.startswith("init_") for name in arrays)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: there is nothing to compare")
+    if not 1 <= pretrained <= count:
+        raise ValueError(f"n_pretrained is {pretrained} of {count} tensors: with none, nothing is rolled back")
     params = torch.nn.ParameterList(torch.from_numpy(arrays[f"init_{i}"].copy()) for i in range(count))
     depths = layer_depths(torch.nn.ParameterList(params[:pretrained]), counting="tensors")
     # The code's b: lambda is lr b for Adam, and b for SGD, to which the authors' script gives b = iota / lr; so iota is
@@ -44,7 +47,7 @@ def olor(arrays: Arrays) -> list[Deviation]:
         "rollback_power": float(arrays["back_pow"]),
     }
     optimizer: OLORAdam | OLORSGD
-    if str(arrays["kind"]) == "adam":
+    if kind == "adam":
         optimizer = OLORAdam(params, lr, depths, rollback_decay="reference", **rollback)
     else:
         optimizer = OLORSGD(
@@ -78,6 +81,10 @@ def slca(arrays: Arrays) -> list[Deviation]:
 
     The standard error of a difference is sqrt((s_ref^2 + s_own^2) / 20).
     """
+    sizes = arrays["task_sizes"].tolist()
+    newest = int(arrays.get("newest_task_size", np.array(sizes[-1])))
+    if newest != sizes[-1]:
+        raise ValueError(f"newest_task_size is {newest}, and the last of task_sizes {sizes[-1]}: make them agree")
     features, targets = torch.from_numpy(arrays["X"]), torch.from_numpy(arrays["Y"])
     test_features, test_targets = torch.from_numpy(arrays["Xt"]), torch.from_numpy(arrays["Yt"])
     heads = TaskHeads(features.shape[1])
@@ -96,6 +103,9 @@ def slca(arrays: Arrays) -> list[Deviation]:
     ]
 
     weights, accuracies = [], []
+    heads.restore(unaligned)
+    with torch.no_grad():
+        accuracy_before = (heads(test_features).argmax(dim=1) == test_targets).double().mean().item()
     for seed in range(ALIGNMENT_RUNS):
         heads.restore(unaligned)
         generator = torch.Generator().manual_seed(seed)
@@ -107,15 +117,20 @@ def slca(arrays: Arrays) -> list[Deviation]:
 
     def in_standard_errors(own: np.ndarray, reference_mean: np.ndarray, reference_std: np.ndarray) -> np.ndarray:
         error = np.sqrt((reference_std.astype(np.float64) ** 2 + own.var(axis=0, ddof=1)) / ALIGNMENT_RUNS)
-        return np.abs(own.mean(axis=0) - reference_mean) / error
+        off = np.abs(own.mean(axis=0) - reference_mean)
+        # where neither varies, as of accuracies that are all 100%, equal is within and all else is not
+        return np.divide(off, error, out=np.where(off <= 1e-7, 0.0, np.inf), where=error > 0)
 
     z = in_standard_errors(own_weights, arrays["weight_after_mean"], arrays["weight_after_std"])
     z_accuracy = in_standard_errors(own_accuracy, arrays["acc_after"].mean(), arrays["acc_after"].std(ddof=1))
     means = np.stack([gaussians[c].mean.numpy() for c in heads.classes])
     covariances = np.stack([gaussians[c].covariance.numpy() for c in heads.classes])
+    largest = max(1.0, relative_to(arrays["class_covs"]))  # float32 holds no more of large ones
+    before = [] if "acc_before" not in arrays else [abs(accuracy_before - float(arrays["acc_before"]))]
     return [
+        *(Deviation("accuracy before alignment", off, 1e-6 + 1.5 / len(test_targets)) for off in before),
         Deviation("class means", float(np.abs(means - arrays["class_means"]).max()), 1e-5),
-        Deviation("class covariances", float(np.abs(covariances - arrays["class_covs"]).max()), 1e-5),
+        Deviation("class covariances", float(np.abs(covariances - arrays["class_covs"]).max() / largest), 1e-5),
         Deviation("fraction of mean weights beyond 4 standard errors", float((z > 4).mean()), 0.01),
         Deviation("mean squared z of the mean weights", float((z**2).mean()), 1.3),
         Deviation("mean accuracy, in standard errors", float(z_accuracy), 4.0),
@@ -153,21 +168,17 @@ def lae_module(arrays: Arrays) -> list[Deviation]:
         assert parameter.grad is not None
         reference = arrays[f"grad_{name}"]
         difference = np.abs(parameter.grad[index].numpy() - reference).max()
-        deviations.append(Deviation(f"grad_{name}", float(difference / np.abs(reference).max()), 1e-4))
+        deviations.append(Deviation(f"grad_{name}", float(difference / relative_to(reference)), 1e-4))
     return deviations
 
 
 def _attach_recorded(vit: VisionTransformer, arrays: Arrays) -> Sequence[PEFTModule]:
-    kind, blocks = str(arrays["kind"]), arrays["adapt_blocks"].tolist()
+    kind, blocks = require_known(arrays, "kind", ["lora", "adapter", "prefix"]), arrays["adapt_blocks"].tolist()
     if kind == "lora":
         return attach_lora(vit, blocks, rank=len(arrays["pet0.lora_A.0"]))
     if kind == "adapter":
         return attach_adapter(vit, blocks, hidden=len(arrays["pet0.layer.0.weight"]))
-    if kind == "prefix":
-        return attach_prefix(vit, blocks, tokens=len(arrays["pet0.key.tokens"]))
-    raise ValueError(
-        f"unknown kind {kind!r} of module of LAE in a golden file: the known ones are lora, adapter and prefix"
-    )
+    return attach_prefix(vit, blocks, tokens=len(arrays["pet0.key.tokens"]))
 
 
 def _recorded_parameters(module: PEFTModule) -> list[tuple[str, torch.nn.Parameter, Any]]:
@@ -217,12 +228,14 @@ def check(path: Path) -> list[Deviation]:
             pass
         with np.load(path) as archive:
             arrays = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # what a file says of its arrays can be wrong in any way
         raise ValueError(f"cannot read {path} as an .npz archive: {error}") from error
     for names, run in KINDS:
         if names <= arrays.keys():
             try:
-                return run(arrays)
+                return run(arrays if run is olor else as_computed(arrays))
             except KeyError as error:
                 raise ValueError(f"{path} is not a whole golden file: it lacks the array {error}") from error
+            except Exception as error:  # shapes and numbers that are not those of one implementation
+                raise ValueError(f"{path} is no sound golden file: {type(error).__name__}: {error}") from error
     raise ValueError(f"{path} is no golden file known here: its arrays are {', '.join(sorted(arrays)[:8])}, ...")

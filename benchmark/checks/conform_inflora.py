@@ -27,17 +27,18 @@ from reclaim.strategies.task_loss import TaskCrossEntropy
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from .golden import Arrays, Deviation, recorded_vit
+from .golden import Arrays, Deviation, recorded_vit, relative_to, require_known
 
 STAGE, MOMENT, EXACT, GRADIENT, CHAIN = 5e-5, 1e-5, 1e-5, 1e-4, 3e-4
 
 
 def inflora(arrays: Arrays) -> list[Deviation]:
-    """A small ViT trained on three experiences: each stage from the recorded one before it, and the whole from the
+    """A small ViT trained on a few experiences: each stage from the recorded one before it, and the whole from the
     images on.
 
     Singular vectors have no sign: designed matrices are compared as A^T A, trained ones as B A.
     """
+    require_known(arrays, "method", ["inflora"])
     largest: dict[str, Deviation] = {}
     for deviation in [*_inflora_stages(arrays), *_inflora_probe(arrays), *_inflora_chain(arrays)]:
         if not deviation.value <= largest.get(deviation.quantity, deviation).value:
@@ -49,10 +50,13 @@ def inflora(arrays: Arrays) -> list[Deviation]:
 def _inflora_stages(arrays: Arrays) -> Iterator[Deviation]:
     model, modules = _inflora_model(arrays)
     depth = len(modules)
-    for epochs in (3, 20, 50):
+    for name in (name for name in arrays if name.startswith("lr_factor_")):
+        epochs = int(name.removeprefix("lr_factor_"))
         factors = [cosine_factor(epoch, epochs) for epoch in range(epochs)]
-        yield _off("factors of the learning rate", np.array(factors), arrays[f"lr_factor_{epochs}"], EXACT)
-    for t in range(int(arrays["sessions"])):
+        yield _off("factors of the learning rate", np.array(factors), arrays[name], EXACT)
+    lamb, lame, sessions = (float(arrays[name]) for name in ("lamb", "lame", "sessions"))
+    for t in range(len(arrays["x"])):
+        yield _off("thresholds", np.array(lamb + (lame - lamb) * t / sessions), arrays[f"t{t}.threshold"], EXACT)
         images = torch.from_numpy(arrays["x"][t])
         before = second_moments(model, [images])
         for b, module in enumerate(modules):
@@ -86,7 +90,7 @@ def _inflora_training(arrays: Arrays, model: ContinualModel, modules: list[Branc
         optimizer.param_groups[0]["lr"] = float(arrays["lr"]) * cosine_factor(epoch, epochs)
         for x, y in zip(images.split(size), labels.split(size), strict=True):
             optimizer.zero_grad()
-            F.cross_entropy(head(model.features(x)), y - int(labels.min())).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(head(model.features(x)), y - _first_class(arrays, t)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     yield from _off_trained("", arrays, t, modules, head)
     with torch.no_grad():
@@ -99,17 +103,18 @@ def _inflora_training(arrays: Arrays, model: ContinualModel, modules: list[Branc
 def _inflora_probe(arrays: Arrays) -> Iterator[Deviation]:
     """Tokens, loss and gradients with other B in the last experience, and the recorded ones before."""
     model, modules = _inflora_model(arrays)
-    last = int(arrays["sessions"]) - 1
+    last = len(arrays["x"]) - 1
     for b, module in enumerate(modules):
         for t in range(last + 1):
             module.begin(torch.from_numpy(arrays[f"t{t}.b{b}.A"]))
             of_task = f"t{t}.b{b}" if t < last else f"probe.b{b}"
             module.B.data.copy_(torch.from_numpy(np.stack([arrays[f"{of_task}.B_{part}"] for part in "kv"])))
-    images, labels = torch.from_numpy(arrays["x"][last][:4]), torch.from_numpy(arrays["labels"][last])
+    n = len(arrays["probe.tokens"])
+    images, labels = (torch.from_numpy(arrays[name][last][:n]) for name in ("x", "labels"))
     backbone: Any = model.backbone
     tokens = backbone.forward_features(images)
     head = [torch.from_numpy(arrays[f"t{last}.head_{name}_after"]) for name in ("weight", "bias")]
-    loss = F.cross_entropy(F.linear(tokens[:, 0], *head), labels[:4] - int(labels.min()))
+    loss = F.cross_entropy(F.linear(tokens[:, 0], *head), labels - _first_class(arrays, last))
     loss.backward()  # type: ignore[no-untyped-call]
     yield _off("probe: tokens", tokens.detach().numpy(), arrays["probe.tokens"], STAGE)
     yield _off("probe: loss", loss.detach().numpy(), arrays["probe.loss"], EXACT)
@@ -117,7 +122,7 @@ def _inflora_probe(arrays: Arrays) -> Iterator[Deviation]:
         assert module.B.grad is not None
         for gradient, part in zip(module.B.grad, "kv", strict=True):
             recorded = arrays[f"probe.b{b}.grad_B_{part}"]
-            scale = np.abs(recorded).max()
+            scale = relative_to(recorded)
             yield _off(f"probe: gradient of B_{part}", gradient.numpy() / scale, recorded / scale, GRADIENT)
 
 
@@ -162,7 +167,8 @@ def _inflora_chain(arrays: Arrays) -> Iterator[Deviation]:
         plugins=[InfLoRARates(), method, recorded],
         evaluator=EvaluationPlugin(loggers=[BaseLogger()]),
     )
-    for experience in _inflora_stream(arrays):
+    for t, experience in enumerate(_inflora_stream(arrays)):
+        model.heads.add_head(_classes(arrays, t))
         strategy.train(experience, shuffle=False)
     yield from recorded.deviations
     yield from _inflora_end("chain: ", arrays, model.eval(), CHAIN)
@@ -181,11 +187,20 @@ def _inflora_stream(arrays: Arrays) -> Any:
 def _inflora_model(arrays: Arrays, heads: bool = True) -> tuple[ContinualModel, list[Branches]]:
     model = ContinualModel(recorded_vit(arrays))
     modules = attach_inflora(model, rank=int(arrays["rank"]))
-    for t, labels in enumerate(arrays["labels"] if heads else ()):
-        head = model.heads.add_head(sorted(set(labels.tolist())))
+    for t in range(len(arrays["x"]) if heads else 0):
+        head = model.heads.add_head(_classes(arrays, t))
         head.weight.data.copy_(torch.from_numpy(arrays["head_weight"][t]))
         head.bias.data.copy_(torch.from_numpy(arrays["head_bias"][t]))
     return model.eval(), modules
+
+
+def _first_class(arrays: Arrays, t: int) -> int:
+    return t * int(arrays["head_weight"].shape[1])
+
+
+def _classes(arrays: Arrays, t: int) -> range:
+    """Of experience t, whether or not its few images show them all."""
+    return range(_first_class(arrays, t), _first_class(arrays, t + 1))
 
 
 def _recorded_basis(arrays: Arrays, t: int, b: int) -> DualGPM:
@@ -200,7 +215,7 @@ def _recorded_basis(arrays: Arrays, t: int, b: int) -> DualGPM:
 
 
 def _off(quantity: str, own: np.ndarray, recorded: np.ndarray, tolerance: float) -> Deviation:
-    return Deviation(quantity, float(np.abs(own - recorded).max()), tolerance)
+    return Deviation(quantity, float(np.abs(own - recorded).max(initial=0.0)), tolerance)
 
 
 def _off_trained(
@@ -231,7 +246,7 @@ def _inflora_end(chain: str, arrays: Arrays, model: ContinualModel, tolerance: f
         yield _off(f"{chain}logits of all heads", model(images).numpy(), arrays["logits_all"], tolerance)
     detach_inflora(model, merge=True)
     backbone: Any = model.backbone
-    last = int(arrays["sessions"]) - 1
+    last = len(arrays["x"]) - 1
     for b, block in enumerate(backbone.blocks):
         _, keys, values = block.attn.qkv.weight.detach().numpy().reshape(3, -1, arrays["head_weight"].shape[-1])
         for name, own in (("k", keys), ("v", values)):

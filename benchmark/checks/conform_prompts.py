@@ -15,13 +15,17 @@ from reclaim.strategies.prompt_pool import PoolTraining, cosine_similarity
 from torch import Tensor
 from torch.nn import functional as F
 
-from .golden import Arrays, Deviation, recorded_vit
+from .golden import Arrays, Deviation, recorded_vit, relative_to, require_known
+
+_RESULTS = ("idx_", "reduce_sim_", "tokens_", "pre_logits_", "logits_", "loss_", "grad_", "steps_")
+"""How names of results begin."""
 
 ANY_NORM = math.inf  # no gradient is clipped at it, but all are computed
 
 
 def l2p(arrays: Arrays) -> list[Deviation]:
     """Choices, tokens, outputs, gradients and three steps of L2P, of the PyTorch twin and of Google's code."""
+    require_known(arrays, "method", ["l2p"])
     recorded = _Recorded(arrays)
     for positions, suffix in (("reference", ""), ("google", "_google")):
         for mode, vote in (("sample", "image"), ("batch", "batch")):
@@ -37,13 +41,15 @@ def l2p(arrays: Arrays) -> list[Deviation]:
             )
             trained = recorded.write({"pool": pool.prompts, "keys": pool.keys}, model)
             recorded.compare(model.eval(), L2P(recorded.pull, ANY_NORM, "all"), trained, mode, suffix)
-            if mode == "batch" and not suffix:
+            if mode == "batch" and not suffix and recorded.has_steps:
                 recorded.step(model.train(), L2P(recorded.pull, clip=float(arrays["steps_clip"])), trained)
+    recorded.require_all_compared()
     return recorded.deviations
 
 
 def dualprompt(arrays: Arrays) -> list[Deviation]:
     """Choices, tokens, outputs, gradients and three steps of DualPrompt, of the PyTorch twin and of Google's code."""
+    require_known(arrays, "method", ["dualprompt"])
     recorded = _Recorded(arrays)
     g_layers, e_layers = arrays["g_layers"].tolist(), arrays["e_layers"].tolist()
     for pairing, suffix in (("reference", ""), ("google", "_google")):
@@ -70,8 +76,9 @@ def dualprompt(arrays: Arrays) -> list[Deviation]:
             recorded.compare(
                 model.train(mode == "train"), DualPrompt(recorded.pull, ANY_NORM, "all"), trained, mode, suffix
             )
-            if mode == "train" and not suffix:
+            if mode == "train" and not suffix and recorded.has_steps:
                 recorded.step(model, DualPrompt(recorded.pull, clip=float(arrays["steps_clip"])), trained)
+    recorded.require_all_compared()
     return recorded.deviations
 
 
@@ -90,7 +97,10 @@ class _Recorded:
         self.images, self.labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["labels"])
         self.classes = torch.from_numpy(arrays["class_mask"])
         self.pull = float(arrays["pull_coefficient"])
+        self.has_steps = any(name.startswith("steps_") for name in arrays)
         self.deviations: list[Deviation] = []
+        if foreign := sorted(set(self.labels.tolist()) - set(self.classes.tolist())):
+            raise ValueError(f"label {foreign[0]} is not in class_mask, which is {self.classes.tolist()}")
 
     def model(self) -> ContinualModel:
         model = ContinualModel(recorded_vit(self.arrays))
@@ -114,8 +124,10 @@ class _Recorded:
         """One pass forward and back. What a file does not have of a mode is not compared."""
         pool: Any = model.backbone.prompt_pool
         tokens: Any = model.backbone.forward_features(self.images)  # type: ignore[operator]
-        if not suffix:  # the same in both codes
-            self._add(f"idx_{mode}", pool.indices, 0.5)  # equal
+        if not suffix:  # the same in both codes, and what every file has
+            self._require(*(f"{name}_{mode}" for name in ("idx", "reduce_sim", "pre_logits", "logits", "loss")))
+            chosen, tokens = self._in_the_files_order(mode, pool, tokens)
+            self._add(f"idx_{mode}", chosen, 0.5)  # equal
             self._add(f"reduce_sim_{mode}", pool.pull())
         if not suffix and mode == "sample":  # the same in all modes
             self._add("query", pool.query)
@@ -155,15 +167,44 @@ class _Recorded:
         for name, parameters in trained.items():
             self._add(f"steps_{name}", _joined(parameters))
 
+    def require_all_compared(self) -> None:
+        """:raises ValueError: the file has a result that nothing was compared with."""
+        compared = {deviation.quantity for deviation in self.deviations} | {"steps_lr", "steps_clip"}
+        if left := sorted(name for name in self.arrays if name.startswith(_RESULTS) and name not in compared):
+            raise ValueError(f"nothing here computes {', '.join(left[:3])}: it is a result of no known mode")
+
+    def _require(self, *names: str) -> None:
+        for name in names:
+            if name not in self.arrays:
+                raise KeyError(name)
+
+    def _in_the_files_order(self, mode: str, pool: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Chosen prompts and tokens, with the prompts of a vote in the order in which the file has them: among equally
+        many votes its code's order is no rule, and attention does not depend on it.
+        """
+        own, recorded = pool.indices, torch.from_numpy(self.arrays[f"idx_{mode}"]).reshape(pool.indices.shape)
+        alike = own.ndim == 2 and own.shape[1] > 1 and torch.equal(own.sort(dim=1).values, recorded.sort(dim=1).values)
+        if mode != "batch" or not alike or torch.equal(own, recorded):
+            return own, tokens
+        if isinstance(prompts := getattr(pool, "prompts", None), Tensor):  # L2P's are tokens, behind the class token
+            length, k = prompts.shape[1], own.shape[1]
+            place = (own[:, :, None] == recorded[:, None, :]).int().argmax(dim=1)  # of each recorded prompt in ours
+            before, of_prompts, patches = tokens.split([1, k * length, tokens.shape[1] - 1 - k * length], dim=1)
+            blocks = of_prompts.unflatten(1, (k, length))
+            moved = blocks.gather(1, place[:, :, None, None].expand(-1, -1, *blocks.shape[2:])).flatten(1, 2)
+            tokens = torch.cat([before, moved, patches], dim=1)
+        return recorded, tokens
+
     def _loss(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits[:, self.classes], torch.searchsorted(self.classes, self.labels))
+        position = (self.labels[:, None] == self.classes).int().argmax(dim=1)
+        return F.cross_entropy(logits[:, self.classes], position)
 
     def _add(self, name: str, own: Tensor, tolerance: float = 1e-5, relative: bool = False) -> None:
         if name not in self.arrays:
             return
         reference = self.arrays[name]
-        difference = np.abs(own.detach().numpy().reshape(reference.shape) - reference).max()
-        scale = np.abs(reference).max() if relative else 1.0
+        difference = np.abs(own.detach().numpy().reshape(reference.shape) - reference).max(initial=0.0)
+        scale = relative_to(reference) if relative else 1.0
         self.deviations.append(Deviation(name, float(difference / scale), tolerance))
 
     def _add_relative(self, name: str, own: Tensor) -> None:
