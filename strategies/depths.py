@@ -22,6 +22,9 @@ from torch import nn
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HEAD = re.compile(r"(\w+_)?(head|heads|classifier|classifiers)|fc|last_linear|score|aux_?(logits)?\d?", re.IGNORECASE)
 _NEW = re.compile(r"lora_\w+|(\w+_)?adapters?(_\w+)?|modules_to_save|(\w+_)?prompts?|prompt_(embeddings|tokens)")
+_LATE = re.compile(r"(\w+_)?(proj|projection|logit_scale|logit_bias|temperature)")
+_GROWING = ("IncrementalClassifier", "MultiHeadClassifier", "TaskHeads")
+"""Avalanche's and this package's classifiers."""
 _PREDICTOR = re.compile(r"(^|\.)roi_heads\.\w+_predictor\.")
 
 
@@ -192,9 +195,10 @@ def _is_peft(module: nn.Module) -> bool:
 
 
 def _additions(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters of modules of parameter-efficient fine-tuning."""
+    """Parameters of modules of parameter-efficient fine-tuning, and of classifiers that grow with the classes."""
     for module in model.modules():
-        if any(cls.__name__ == "PEFTModule" for cls in type(module).__mro__):  # by name: its module imports timm
+        # by name: modules of both kinds take seconds to import
+        if any(cls.__name__ in ("PEFTModule", *_GROWING) for cls in type(module).__mro__):
             yield from module.parameters()
         elif isinstance(_own(module, "adapter_layer_names"), tuple):  # a layer of peft, around the pretrained one
             pretrained = {*getattr(module, "base_layer", nn.Module()).parameters()}
@@ -239,7 +243,12 @@ def _heads_among(net: nn.Module, children: dict[str, nn.Module]) -> list[str]:
     prefix = _own(net, "base_model_prefix")
     if isinstance(prefix, str) and prefix in children:  # a transformers model: all but the base model is for the task
         return [name for name in children if name != prefix]
-    named = [name for name, child in children.items() if _HEAD.fullmatch(name) or _own(child, "adaptation")]
+    named = [
+        name
+        for name, child in children.items()
+        if _HEAD.fullmatch(name.lstrip("_")) or (_own(child, "adaptation") and not _is_net(child))
+    ]
+    named = [name for name in named if name != "_conv_head"]  # the last layer of efficientnet_pytorch's backbone
     # what knows its layers is the backbone, whatever its name
     named = [name for name in named if name != "roi_heads" and not _holds_layers_that_it_knows(children[name])]
     if named or isinstance(prefix, str):
@@ -287,13 +296,15 @@ def _pieces(module: nn.Module, excluded: set[nn.Parameter]) -> list[_Piece]:
     # timm's few models that have a classifier and no group_matcher keep the depths that they always had
     if not _is_net(module) or _own(module, "get_classifier") is not None:
         return [_Piece(layer, True) for layer in _submodules(module, children)]
-    pieces = [_Piece(own, False)] if own else []  # tokens and embeddings
+    # a module's own tensors are tokens and embeddings, but for the last projection of CLIP's towers, and scales
+    late = [p for name, p in module.named_parameters(recurse=False) if _LATE.fullmatch(name)]
+    pieces = [_Piece(early, False)] if (early := [p for p in own if not any(p is one for one in late)]) else []
     for child in children.values():
         if _is_net(child):
             pieces += _pieces(child, excluded)
         else:
             pieces.append(_Piece(list(child.parameters()), _is_chain(module) and _matrices(child) > 1))
-    return pieces
+    return [*pieces, _Piece(late, False)] if late else pieces
 
 
 def _submodules(module: nn.Module, children: dict[str, nn.Module]) -> list[list[nn.Parameter]]:

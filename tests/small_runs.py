@@ -50,16 +50,35 @@ def make_small(job: Job, advance: Callable[[Tick], Any]) -> Record:
 
 @functools.cache
 def few_drawings(part: Part = "test") -> Drawings:
-    """All downstream classes with all drawings to test on, but four to train on."""
+    """All downstream classes with all drawings to test on, but four to train on; of the validation part, which no board
+    shows, two to test on.
+    """
     whole = all_drawings.downstream(part)
-    return Drawings(whole.train[:, :4].contiguous(), whole.test, whole.names, whole.sha256)
+    test = whole.test if part == "test" else whole.test[:, :2].contiguous()
+    return Drawings(whole.train[:, :4].contiguous(), test, whole.names, whole.sha256)
+
+
+@functools.cache
+def tiny_drawings(part: Part = "test") -> Drawings:
+    """All downstream classes, four drawings to train on and two to test on."""
+    whole = all_drawings.downstream(part)
+    return Drawings(whole.train[:, :4].contiguous(), whole.test[:, :2].contiguous(), whole.names, whole.sha256)
 
 
 def make_few(job: Job, advance: Callable[[Tick], Any]) -> Record:
     """A run that trains on few drawings, on the streams as they are: stands in for ``jobs._make``."""
+    return _make_on(few_drawings, job, advance)
+
+
+def make_tiny(job: Job, advance: Callable[[Tick], Any]) -> Record:
+    """The same, on few drawings to test on as well: no board would show its record."""
+    return _make_on(tiny_drawings, job, advance)
+
+
+def _make_on(drawings: Callable[[Part], Drawings], job: Job, advance: Callable[[Tick], Any]) -> Record:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reclaim.benchmark.data.experiences.downstream", few_drawings)
-        patch.setattr("reclaim.benchmark.training.run.downstream", few_drawings)
+        patch.setattr("reclaim.benchmark.data.experiences.downstream", drawings)
+        patch.setattr("reclaim.benchmark.training.run.downstream", drawings)
         return _make(job, advance)
 
 

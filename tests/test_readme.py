@@ -11,10 +11,12 @@ from typing import Any
 
 import click
 import pytest
-from reclaim.benchmark import recipes
+from reclaim.benchmark import api, recipes
 from reclaim.benchmark.cli import main
 from reclaim.benchmark.papers import published
 from reclaim.benchmark.studies import read_study
+from reclaim.benchmark.training import jobs
+from small_runs import make_tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -28,7 +30,10 @@ def with_a(pattern: re.Pattern[str]) -> list[Any]:
 
 @pytest.mark.parametrize("page", with_a(PYTHON))
 def test_python_blocks_run_one_after_another(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in them are on few drawings, one after another: what is printed does not hang on how many there are."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "_make", make_tiny)
+    monkeypatch.setattr(api, "available_cores", lambda: 1)
     text = page.read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in PYTHON.finditer(text):

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from avalanche.models import IncrementalClassifier
+from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
 from reclaim.strategies.depths import describe_depths, layer_depths
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.olor import OLORAdam
@@ -551,3 +551,69 @@ def test_torch_is_enough() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- towers, names of others, and Avalanche's classifiers ---
+
+
+class Tower(nn.Module):
+    """As CLIP's image tower: the projection of its output is a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.zeros(8))
+        self.positional_embedding = nn.Parameter(torch.zeros(5, 8))
+        self.proj = nn.Parameter(torch.zeros(8, 4))
+        self.conv1 = nn.Conv2d(3, 8, 4)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(3))
+        self.ln_post = nn.LayerNorm(8)
+
+
+def test_the_last_projection_of_a_tower_is_behind_its_blocks() -> None:
+    tower = Tower()
+    for model in (tower, nn.ModuleDict({"visual": tower, "head": nn.Linear(4, 2)})):
+        depths = layer_depths(model)
+        assert depths[tower.proj] == depths[tower.ln_post.weight] == 1.0
+        assert depths[tower.class_embedding] == depths[tower.positional_embedding] == depths[tower.conv1.weight] == 0.0
+
+
+def test_names_of_efficientnet_pytorch() -> None:
+    model = nn.Module()
+    model.add_module("_conv_stem", nn.Conv2d(3, 8, 3))
+    model.add_module("_blocks", nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)) for _ in range(2)))
+    model.add_module("_conv_head", nn.Conv2d(8, 8, 1))
+    model.add_module("_fc", nn.Linear(8, 2))
+    depths = layer_depths(model)
+    known = {name: depths.get(parameter) for name, parameter in model.named_parameters()}
+    assert known["_conv_stem.weight"] == 0.0
+    assert known["_conv_head.weight"] == 1.0
+    assert known["_fc.weight"] is None
+
+
+def test_avalanches_classifiers_are_new_wherever_they_stand_and_its_models_are_not() -> None:
+    class Blocks(MultiTaskModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(4, 8)
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(2))
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = Blocks()
+            self.classifier = IncrementalClassifier(8)
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Own()
+            self.net.classifier = MultiHeadClassifier(8)  # type: ignore[assignment]
+            self.proj = nn.Linear(8, 8)
+
+    for model, backbone, classifier in (
+        (own := Own(), own.backbone, own.classifier),
+        (outer := Outer(), outer.net.backbone, outer.net.classifier),
+    ):
+        depths = layer_depths(model)
+        assert all(parameter in depths for parameter in backbone.parameters())
+        assert not any(parameter in depths for parameter in classifier.parameters())
