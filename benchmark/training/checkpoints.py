@@ -108,7 +108,7 @@ class Checkpoint(SupervisedPlugin[Any]):
             try:
                 saved, states = self._read(path)
                 _set_random_states(states, self._device)
-            except OSError:
+            except (OSError, MemoryError):
                 raise  # may be temporary; the checkpoint may be good
             except Exception as error:  # what a file holds can be wrong in any way
                 if is_lack_of_memory(error):
