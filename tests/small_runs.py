@@ -4,17 +4,20 @@ and records that nobody had to run.
 
 from __future__ import annotations
 
+import base64
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from reclaim.benchmark.config import LITE0, Config, Part, config_hash
 from reclaim.benchmark.data import drawings as all_drawings
+from reclaim.benchmark.data.canvases import SIDE
 from reclaim.benchmark.data.drawings import Drawings, downstream_identity
 from reclaim.benchmark.data.streams import CANVASES, LISTED, PAPER_STREAMS, STREAMS, Stream, class_order
 from reclaim.benchmark.recipes import RECIPES, weights_sha256
-from reclaim.benchmark.records.metrics import OF_TASK, pack_bits
+from reclaim.benchmark.records.metrics import OF_TASK, SHOWN_CANVASES, pack_bits
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.training import jobs
 from reclaim.benchmark.training.jobs import Job, Tick
@@ -181,13 +184,21 @@ def _synthetic_dense(like: Record, recipe: str, config: Config, percent: float) 
         "config": values,
         "config_hash": config_hash(values),
         "scores": scores,
-        "class_scores": {metric: [percent] for metric in scores},
-        "predictions": [],
+        "class_scores": {metric: [percent] * (20 + (config.dense.task == "semantic")) for metric in scores},
+        "predictions": [_synthetic_prediction(config.dense.task)] * SHOWN_CANVASES,
         "test_counts": [200],
         "train_loss": [1.0] * config.epochs,
         "class_order": like.result["class_order"][:20],
     }
     return Record(result, like.provenance)
+
+
+def _synthetic_prediction(task: str) -> dict[str, Any]:
+    """Nothing is found on a canvas."""
+    if task == "semantic":
+        return {"semantic": base64.b64encode(zlib.compress(bytes(SIDE * SIDE))).decode()}
+    masks = {"masks": base64.b64encode(zlib.compress(b"")).decode()} if task == "instances" else {}
+    return {"boxes": [], "labels": [], **masks}
 
 
 def make_small_isolated(job: Job, advance: Callable[[Tick], Any]) -> Record:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import itertools
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import QUICKDRAW_VIT, Component, Config, from_dict, shown
+from ..data.canvases import SIDE
 from ..data.drawings import DOWNSTREAM_CLASSES, downstream_identity
 from ..data.streams import (
     CANVASES,
@@ -24,7 +27,7 @@ from ..data.streams import (
 )
 from ..papers.protocols import covered_runs
 from ..recipes import RECIPES, Recipe, weights_sha256
-from ..records.metrics import OF_TASK
+from ..records.metrics import OF_TASK, SHOWN_CANVASES
 from ..records.provenance import PACKAGES
 from ..records.record import Record, plain
 
@@ -118,6 +121,10 @@ def _of_canvases(record: Record) -> Iterator[str]:
     task, wanted = config.dense.task, OF_TASK[config.dense.task]
     if set(result["class_scores"]) != set(wanted) or not set(wanted) <= set(result["scores"]):
         yield f"result.scores are {', '.join(result['scores'])}: of dense.task={task} they are {', '.join(wanted)}"
+    classes = stream.n_classes + (task == "semantic")  # and the background
+    if wrong := [metric for metric, scores in result["class_scores"].items() if len(scores) != classes]:
+        yield f"result.class_scores.{wrong[0]} has {len(result['class_scores'][wrong[0]])} entries: there are {classes}"
+    yield from _of_predictions(result["predictions"], task, config.dense.test_canvases)
     if result["test_counts"] != [config.dense.test_canvases]:
         yield f"result.test_counts is {result['test_counts']}, and dense.test_canvases {config.dense.test_canvases}"
     if len(result["class_order"]) != stream.n_classes:
@@ -126,6 +133,53 @@ def _of_canvases(record: Record) -> Iterator[str]:
         yield from _not_the_order(result, config, DOWNSTREAM_CLASSES)
     if result["data_sha256"] != (drawings := downstream_identity(config.part)[1]):
         yield f"result.data_sha256 is {result['data_sha256'][:12]}...: the drawings of this version are {drawings[:12]}"
+
+
+_OF_PREDICTIONS = {
+    "semantic": {"semantic"},
+    "detection": {"boxes", "labels"},
+    "instances": {"boxes", "labels", "masks"},
+}
+
+
+def _of_predictions(predictions: list[dict[str, Any]], task: str, canvases: int) -> Iterator[str]:
+    """What cannot be drawn of the predictions that a record shows."""
+    if len(predictions) != min(SHOWN_CANVASES, canvases):
+        yield f"result.predictions has {len(predictions)} entries: {min(SHOWN_CANVASES, canvases)} canvases are shown"
+    for i, found in enumerate(predictions):
+        where = f"result.predictions[{i}]"
+        if found.keys() != _OF_PREDICTIONS[task]:
+            yield f"{where} has {', '.join(sorted(map(plain, found)))}: of dense.task={task} {_OF_PREDICTIONS[task]}"
+            continue
+        objects = 1
+        if task != "semantic":
+            boxes, labels = found["boxes"], found["labels"]
+            if not (_are_lists_of_integers(boxes, 4) and _are_lists_of_integers([labels])):
+                yield f"{where} has boxes or labels that are no lists of integers, four a box"
+                continue
+            objects = len(boxes)
+            if len(labels) != objects:
+                yield f"{where} has {objects} boxes and {len(labels)} labels"
+        for key in found.keys() & {"semantic", "masks"}:
+            if _unpacked_size(found[key], objects * SIDE * SIDE) != objects * SIDE * SIDE:
+                yield f"{where}.{key} is not {objects} x {SIDE} x {SIDE} pixels of a byte each, by zlib in base64"
+
+
+def _are_lists_of_integers(value: Any, length: int | None = None) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and length in (None, len(row)) and all(type(number) is int for number in row)
+        for row in value
+    )
+
+
+def _unpacked_size(packed: Any, most: int) -> int | None:
+    """Bytes in it, one more than ``most`` if there are more; None if it is no zlib in base64."""
+    try:
+        unpacking = zlib.decompressobj()
+        size = len(unpacking.decompress(base64.b64decode(packed, validate=True), most + 1))
+        return size if size > most or unpacking.eof else None
+    except (TypeError, ValueError, zlib.error):
+        return None
 
 
 def stream_of(record: Record) -> Stream:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from reclaim.benchmark.training.jobs import Job
 from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.benchmark.training.sweep import metric_for
-from reclaim.benchmark.verdicts.counting import reasons
+from reclaim.benchmark.verdicts.counting import current, reasons
 from reclaim.benchmark.verdicts.soundness import problems
 from reclaim.strategies.depths import layer_depths
 from small_runs import synthetic_record
@@ -357,3 +359,41 @@ def test_canvases_of_a_single_class_have_scores(few: Any) -> None:
     scores, of_classes = score(Dense("instances"), right, alike, 3)
     assert scores["mask_ap"] == pytest.approx(100.0)
     assert of_classes["mask_ap"] == [pytest.approx(100.0), None, None]
+
+
+def packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content)).decode()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "predictions", "said"),
+    [
+        ("dense-sem-full", [{"semantic": "!!!"}] * 4, "predictions[0].semantic is not 1 x 84 x 84 pixels"),
+        ("dense-sem-full", [{"semantic": packed(b"short")}] * 4, "predictions[0].semantic is not"),
+        ("dense-sem-full", [{"semantic": packed(bytes(10**7))}] * 4, "predictions[0].semantic is not"),
+        ("dense-sem-full", [{"semantic": 5}] * 4, "predictions[0].semantic is not"),
+        ("dense-sem-full", [{}] * 4, "predictions[0] has "),
+        ("dense-sem-full", [{"semantic": packed(bytes(84 * 84))}] * 7, "predictions has 7 entries"),
+        ("dense-det-full", [{"boxes": [[1, 2, 3, 4]], "labels": []}] * 4, "has 1 boxes and 0 labels"),
+        ("dense-det-full", [{"boxes": [[1, 2, 3]], "labels": [1]}] * 4, "boxes or labels that are no lists"),
+        ("dense-det-full", [{"boxes": [[1, 2, 3, 4.5]], "labels": [1]}] * 4, "boxes or labels that are no lists"),
+        (
+            "dense-inst-full",
+            [{"boxes": [[1, 2, 3, 4]], "labels": [1], "masks": packed(b"")}] * 4,
+            "masks is not 1 x 84 x 84 pixels",
+        ),
+    ],
+)
+def test_predictions_that_cannot_be_drawn_are_named_and_not_counted(
+    recipe: str, predictions: list[Any], said: str
+) -> None:
+    sound, damaged = (synthetic_record(recipe, CANVASES.name, seed) for seed in (0, 1))
+    damaged.result["predictions"] = predictions
+    assert said in str(reasons([damaged])[0])
+    assert current([sound, damaged]) == [sound]
+
+
+def test_scores_of_other_classes_are_named() -> None:
+    record = synthetic_record("dense-sem-full", CANVASES.name)
+    record.result["class_scores"] = {"miou": [1.0]}
+    assert "class_scores.miou has 1 entries: there are 21" in str(reasons([record])[0])
