@@ -1,5 +1,5 @@
 """Continual-learning methods for Avalanche and plain torch:
-SLCA, SLCA++, OLOR, aEPG, LAE, L2P, DualPrompt, InfLoRA, and baselines to compare them with.
+SLCA, SLCA++, OLOR, aEPG, LAE, L2P, DualPrompt, CODA-Prompt, InfLoRA, SSF, APER, RanPAC, and baselines to compare with.
 
 The names below are resolved when they are first used (PEP 562). Importing this package loads nothing. A name that needs
 torch only, such as ``OLORAdam`` or ``epg_loss``, loads neither Avalanche nor timm.
