@@ -219,6 +219,8 @@ def _as_recorded(prompts: Tensor) -> Tensor:
 def _joined(parameters: Any, gradient: bool = False) -> Tensor:
     """A parameter or those of all layers as one tensor, or their gradients."""
     if isinstance(parameters, list):
+        if not parameters:  # no layer has any
+            return torch.zeros(0)
         return torch.stack([_joined(parameter, gradient) for parameter in parameters])
     values = parameters.grad if gradient else parameters.detach()
     return torch.zeros_like(parameters) if values is None else values
