@@ -3,9 +3,8 @@ pretrained ones (Wortsman et al., CVPR 2022, arXiv 2109.01903), and an exponenti
 
 Both are written into the model after an experience. Classifier alignment and heads in closed form see the averaged
 weights, Avalanche's EWC and LwF those of training, wherever they are listed, and so does evaluation within an
-experience. Before the next
-experience the weights of training are put back: averages never feed back into training. The papers have one experience;
-what becomes of them in a stream is Reclaim's own choice.
+experience. Before the next experience the weights of training are put back: averages never feed back into training. The
+papers have one experience; what becomes of them in a stream is Reclaim's own choice.
 """
 
 from __future__ import annotations

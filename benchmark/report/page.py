@@ -776,7 +776,7 @@ def _claim_data(verdict: ClaimVerdict) -> dict[str, Any]:
     if difference:
         spread_ = difference.interval()
         numbers.append((f"Difference, {unit}", signed(difference.value, unit)))
-        same = f"none, the same in {count(difference.n, 'seed')}"
+        same = "none, one seed" if difference.n == 1 else f"none, the same in {difference.n} seeds"
         numbers.append(("95% interval", span(spread_, unit) if spread_ and difference.std else same))
         if verdict.adjusted_interval:
             numbers.append(("Adjusted interval", span(verdict.adjusted_interval, unit)))

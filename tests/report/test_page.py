@@ -388,6 +388,10 @@ def test_a_claim_opens_its_numbers_recipes_and_commands(tree: Node) -> None:
     ]
     shown = dict(data_of(Tree(page(every)).root)["claims"]["slca/alignment"]["numbers"])
     assert (shown["p, for the claim"], shown["Reverse p, against it"]) == ("1", "1")
+    assert shown["95% interval"] == "none, the same in 10 seeds"
+    of_one = [record for record in every if record.seed == 0]
+    shown = dict(data_of(Tree(page(of_one)).root)["claims"]["slca/alignment"]["numbers"])
+    assert shown["95% interval"] == "none, one seed"
 
 
 def test_a_cell_opens_its_sources_records_and_commands() -> None:
