@@ -1,8 +1,10 @@
-"""Features of a backbone that never changes: computed once for each image of a run, in place of once a pass."""
+"""Features of a backbone that never changes: computed once for each image, in place of once a pass, and kept for the
+next run of the process, which most often is the next seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -44,32 +46,43 @@ def never_changes(config: Config) -> bool:
     return bool(as_tested and untrained and not adds and not of_images)
 
 
+_kept: dict[Hashable, list[tuple[Tensor, Tensor]]] = {}
+"""What the last run of this process has computed: features and class ids of the training and of the test images."""
+
+
 def with_features(
-    benchmark: Any,
+    read: Callable[[], Any],
+    images: Hashable,
+    sizes: Sequence[int],
     order: Sequence[int],
     backbone: nn.Module,
     config: Config,
     device: str,
-    batch_size: int,
     workers: int = 0,
 ) -> tuple[Any, GivenFeatures]:
-    """A benchmark of the features of another one's images, under the transform of testing, and the backbone for them.
+    """A benchmark of features of images, under the transform of testing, and the backbone for it.
 
-    torch's global generator is not used.
+    They are computed in the order of the data set, whatever that of the classes: so they are the same bits for every
+    seed. torch's global generator is not used.
 
-    :param benchmark: of this project's, whose classes are numbered in order of appearance.
-    :param order: of its classes, by which images are grouped again as they were: batches have the same images.
+    :param read: makes the benchmark of all images as one experience, with the data set's class ids for labels.
+    :param images: what names these images, and the weights of the backbone. With the settings that features depend on
+        it says whether the last run's are the same.
+    :param sizes: number of classes of each experience.
+    :param order: of the classes. Images are grouped by it as they would be without this: batches have the same images.
     :param backbone: is moved to the device.
     """
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    model = ContinualModel(backbone, autocast=autocast)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parts = [
-        [extract_features(model, each.dataset.eval(), batch_size, device, workers) for each in experiences]
-        for experiences in (benchmark.train_stream, benchmark.test_stream)
-    ]
-    sizes = [len(each.classes_in_this_experience) for each in benchmark.train_stream]
-    train, test = (
-        (torch.cat([x for x, _ in part]), torch.tensor(order)[torch.cat([y for _, y in part])]) for part in parts
-    )
+    batch_size = config.eval_batch_size or config.batch_size
+    which = (images, config.backbone, config.images, config.part, config.precision, device, batch_size)
+    if which not in _kept:
+        autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+        model = ContinualModel(backbone, autocast=autocast)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        benchmark = read()
+        _kept.clear()
+        _kept[which] = [
+            extract_features(model, stream[0].dataset.eval(), batch_size, device, workers)
+            for stream in (benchmark.train_stream, benchmark.test_stream)
+        ]
+    train, test = _kept[which]
     return of_tensors(sizes, order, train, test), GivenFeatures(train[0].shape[1])

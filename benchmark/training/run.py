@@ -102,8 +102,17 @@ def run(
             of_images["remarks"] = [*of_images.get("remarks", ()), other]
         _warn_of_batch_norm(config, backbone)
         if never_changes(config) and not setup.rehearsal:
-            size = config.eval_batch_size or config.batch_size
-            benchmark, backbone = with_features(benchmark, order, backbone, config, setup.device, size, setup.workers)
+            together, as_numbered = taught.joined(), list(range(stream.n_classes))
+            benchmark, backbone = with_features(
+                lambda: _read(together, as_numbered, config, setup)[0],
+                (taught.dataset, of_images["data_sha256"], weights_sha256),
+                taught.sizes,
+                order,
+                backbone,
+                config,
+                setup.device,
+                setup.workers,
+            )
             setup = replace(setup, workers=0, cache=None)  # which are of images
         sources = {"sizes": taught.sizes, "data": of_images["data_sha256"], "weights": weights_sha256}
         which = {**sources, "workers": setup.workers, "cache": bool(setup.cache)}

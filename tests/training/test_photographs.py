@@ -7,6 +7,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from reclaim.benchmark.recipes import RECIPES, recipes_of
 from reclaim.benchmark.records.metrics import METRICS
 from reclaim.benchmark.records.record import UNVERIFIED
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.training import frozen_features
 from reclaim.benchmark.training.build import make_backbone
 from reclaim.benchmark.training.frozen_features import never_changes
 from reclaim.benchmark.training.run import run, start
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.backbones import LITE0, create_backbone
+from reclaim.strategies.features import extract_features
 from safetensors.torch import save_file
 
 TRAIN, TEST = 20, 6  # patches of each class
@@ -225,6 +228,50 @@ def test_features_that_never_change_are_computed_once(root: Path, monkeypatch: p
         )
         for key in ("test_counts", "trained_parameters", "bytes_kept", "class_order", "config", "data_sha256"):
             assert found[0][key] == found[1][key]
+
+
+def test_features_that_never_change_are_shared_by_seeds_and_methods(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by nothing that has other ones; whoever computes them, they are the same bits."""
+    computed: list[int] = []
+
+    def watched(model: torch.nn.Module, dataset: Any, *rest: Any) -> Any:
+        computed.append(len(dataset))
+        return extract_features(model, dataset, *rest)
+
+    monkeypatch.setattr(frozen_features, "extract_features", watched)
+    torch.manual_seed(5)
+    for name in ("weights", "others"):
+        save_file(create_backbone("test_resnet").state_dict(), tmp_path / f"{name}.safetensors")
+    stream = find_stream("split-cifar10-5")
+    setup = Setup(root=root, unverified=True, weights=tmp_path / "weights.safetensors")
+    settings = [*ALL, "backbone=test_resnet.local", "batch_size=16", "images.size=32"]
+
+    def made(recipe: str, seed: int, *more: str, setup: Setup = setup) -> dict[str, Any]:
+        epochs = ["epochs=2"] if RECIPES[recipe].config.epochs else []
+        return run("any", RECIPES[recipe].config.set([*settings, *epochs, *more]), stream, seed, setup=setup).result
+
+    def anew() -> list[int]:
+        found = computed.copy()
+        computed.clear()
+        return found
+
+    frozen_features._kept.clear()
+    first, whole = made("lite-frozen-ca", 0), [10 * TRAIN, 10 * TEST]
+    assert anew() == whole
+    second, lda = made("lite-frozen-ca", 1), made("lite-lda", 1)
+    assert anew() == []
+    assert first["class_order"] != second["class_order"]
+    made("lite-lda", 1, "part=validation")
+    assert sum(anew()) == 10 * TRAIN  # of which some are held out
+    made("lite-lda", 1, "images.size=40")
+    assert anew() == whole
+    made("lite-lda", 1, setup=replace(setup, weights=tmp_path / "others.safetensors"))
+    assert anew() == whole
+    for recipe, seed, known in (("lite-lda", 1, lda), ("lite-frozen-ca", 1, second), ("lite-frozen-ca", 0, first)):
+        frozen_features._kept.clear()
+        assert made(recipe, seed) == known
 
 
 @pytest.mark.trains
