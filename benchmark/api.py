@@ -24,7 +24,7 @@ from .records.store import RecordStore, named_store
 from .training.jobs import Job, available_cores, jobs_of, on_record, on_record_elsewhere, run_jobs, try_jobs
 from .training.named_backbone import NamedBackbone, named_backbone
 from .training.own import recipe_of
-from .training.own_streams import NO_IMAGES, OwnImages, for_stream, own_stream
+from .training.own_streams import NO_IMAGES, OwnImages, for_images, for_stream, own_stream
 from .training.runtime import Setup
 from .verdicts.comparison import Comparison, require_comparable
 from .verdicts.comparison import compare as compare_records
@@ -197,19 +197,23 @@ def jobs_for(
         if setup.weights:
             raise ValueError(f"--backbone is the file {backbone.weights}, --weights is {setup.weights}: leave out one")
         setup = replace(setup, weights=backbone.weights)
+    seen = [text.partition("=")[2].strip() for text in settings if text.partition("=")[0].strip() == "backbone"]
     if own:
         target, root = own
         setup = replace(setup, root=root)
-        seen = [text.partition("=")[2].strip() for text in settings if text.partition("=")[0].strip() == "backbone"]
         recipes = [for_stream(recipe, target, seen[-1] if seen else None, pictures.size) for recipe in recipes]
     else:
         target = find_stream(stream or recipes[0].home)
         which = "drawings" if target.name in STREAMS else "canvases" if target.tier == DENSE else "photographs"
+        if which == "photographs" and seen:  # as on photographs of one's own
+            recipes = [for_images(r, seen[-1]) if _trains_on(r.config) == "drawings" else r for r in recipes]
         sees = {recipe.name: _trains_on(recipe.config) for recipe in recipes}
         if unfit := [name for name, theirs in sees.items() if theirs != which]:
+            other = "a --backbone for photographs, " if which == "photographs" and "drawings" in sees.values() else ""
             raise ValueError(
                 f"{target.name} consists of {which}, and {', '.join(unfit)} trains on {sees[unfit[0]]}: name recipes "
-                f"and a stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, or a --cell"
+                f"and a stream of the same images, such as {', '.join(list(STREAMS)[:3])} for drawings, {other}or a "
+                "--cell"
             )
         if which != "photographs" and (places := [name for name in ("root", "cache") if getattr(setup, name)]):
             raise ValueError(f"{target.name} consists of {which}, which ship: leave out --{' and --'.join(places)}")

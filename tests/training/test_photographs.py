@@ -157,6 +157,22 @@ def test_decoded_images_and_the_best_epoch(root: Path, tmp_path: Path) -> None:
     assert best.result["config_hash"] != last.result["config_hash"]
 
 
+def test_a_method_of_the_drawings_runs_on_photographs_with_a_backbone_for_them(root: Path, tmp_path: Path) -> None:
+    records = RecordStore(tmp_path / "records")
+    words = ["run", "lora-ce", "split-cifar10-5", "--root", root, "--unverified", "--records", records.root, *SMALL]
+    told = CliRunner().invoke(main, [str(word) for word in words])
+    assert "lora-ce trains on drawings" in told.output
+    assert "a --backbone for photographs" in told.output
+    words += ["--backbone", "test_vit", "--set", "images.size=32", "--set", "epochs=3", "--jobs", 1]
+    told = CliRunner().invoke(main, [str(word) for word in words])
+    assert told.exit_code == 0, told.output
+    (record,), problems = records.load()
+    assert not problems
+    assert record.result["config"]["images"]["protocol"] == "own"
+    assert record.result["config"]["images"]["train_per_class"] == 18
+    assert record.result["hyperparameters_from"] == "given"
+
+
 def test_what_a_run_on_photographs_needs(root: Path) -> None:
     stream, config = find_stream("split-cifar10-5"), RECIPES["lite-slow"].config
     with pytest.raises(
