@@ -25,6 +25,7 @@ from typing import Any
 
 from .api import jobs_for
 from .config import flatten
+from .data.streams import MIDDLE_STREAMS, PAPER_STREAMS
 from .papers.protocols import Uncovered, find_cell, protocol_of, run_names
 from .toml_files import TABLE, TEXTS, Kind, check_entry, read_document
 from .training.components import ComponentError, look_into
@@ -96,7 +97,8 @@ def _of_recipes(folder: Path, entry: Mapping[str, Any], seeds: Any, settings: Se
     shipped = replace(setup, root=None, cache=None, weights=None)
     found: list[Job] = []
     for r, s in itertools.product(recipes, entry.get("streams", [None])):
-        for jobs in jobs_for([r], s, _listed(seeds), settings, setup if r.config.images else shipped).values():
+        of_photographs = r.config.images or s in PAPER_STREAMS or s in MIDDLE_STREAMS
+        for jobs in jobs_for([r], s, _listed(seeds), settings, setup if of_photographs else shipped).values():
             found += jobs
     return found
 

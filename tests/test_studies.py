@@ -11,6 +11,7 @@ from reclaim.benchmark.papers.protocols import Protocol, protocol_of, run_names
 from reclaim.benchmark.records.store import RecordStore
 from reclaim.benchmark.studies import StudyError, is_study, read_study
 from reclaim.benchmark.training.engines import Needs
+from reclaim.benchmark.training.runtime import Setup
 from small_runs import synthetic_record
 
 STUDY = """
@@ -42,6 +43,22 @@ def test_runs_are_recipes_times_streams_times_seeds(tmp_path: Path) -> None:
     ] + ["linear split-quickdraw-10 seed 7"]
     assert list(study.values()) == 8 * [Needs(4, 0.5)] + [Needs(1, 0.5)]
     assert [job.config.epochs for job in study][:8] == 8 * [1]
+
+
+def test_only_runs_on_photographs_get_their_folder(tmp_path: Path) -> None:
+    text = """
+        [[runs]]
+        recipes = ["slca", "lite-slca"]
+
+        [[runs]]
+        recipes = ["slca"]
+        streams = ["split-cifar10-5"]
+        settings.backbone = "resnet50"
+    """
+    drawn, *photographed = read_study(write(tmp_path, text), Setup(root=tmp_path, weights=tmp_path / "w.pth"))
+    assert drawn.setup.root is drawn.setup.weights is None
+    assert [job.setup.root for job in photographed] == 2 * [tmp_path]
+    assert [job.setup.weights for job in photographed] == 2 * [tmp_path / "w.pth"]
 
 
 def test_all_cells_of_a_paper_are_one_line(tmp_path: Path) -> None:
