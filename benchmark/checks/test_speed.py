@@ -32,11 +32,16 @@ from reclaim.benchmark.data.cache import CachedImages, Postponed, make_cache, op
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.experiences import of_tensors
 from reclaim.benchmark.data.images import ImageData, ImageList
+from reclaim.benchmark.data.streams import find_stream
+from reclaim.benchmark.data.synthetic import write_dataset
 from reclaim.benchmark.data.transforms import transforms_of
 from reclaim.benchmark.recipes import RECIPES
+from reclaim.benchmark.training import frozen_features
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.training.kernels import arithmetic
 from reclaim.benchmark.training.observer import Observer
+from reclaim.benchmark.training.run import run
+from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
 from reclaim.strategies.depths import layer_depths
@@ -506,6 +511,32 @@ def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None
         than="from files",
         what="16 photographs at 224 x 224 from the decoded cache",
         rounds=7,
+    )
+
+
+def test_a_frozen_backbone(check: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear probe of five experiences and five epochs, evaluated after each experience."""
+    write_dataset("cifar10", tmp_path, train_per_class=25, test_per_class=10)
+    settings = ["backbone=resnet18", "images.size=96", "images.train_per_class=null", "images.test_per_class=null"]
+    config, stream = RECIPES["lite-linear"].config.set(settings), find_stream("split-cifar10-5")
+    setup = Setup(root=tmp_path, unverified=True)
+
+    def seeds(once: bool) -> None:
+        frozen_features.kept.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("reclaim.benchmark.training.run.never_changes", lambda config: once)
+            for seed in range(4):
+                run("linear", config, stream, seed, setup=setup)
+
+    check(
+        partial(seeds, True),
+        partial(seeds, False),
+        below=0.6,
+        than="a pass of the backbone in every epoch and evaluation",
+        rounds=3,
+        shown=1,
+        what="four seeds of a linear probe on a frozen ResNet-18, whole runs",
+        goal=1 / 5,
     )
 
 

@@ -46,7 +46,7 @@ def never_changes(config: Config) -> bool:
     return bool(as_tested and untrained and not adds and not of_images)
 
 
-_kept: dict[Hashable, list[tuple[Tensor, Tensor]]] = {}
+kept: dict[Hashable, list[tuple[Tensor, Tensor]]] = {}
 """What the last run of this process has computed: features and class ids of the training and of the test images."""
 
 
@@ -74,15 +74,15 @@ def with_features(
     """
     batch_size = config.eval_batch_size or config.batch_size
     which = (images, config.backbone, config.images, config.part, config.precision, device, batch_size)
-    if which not in _kept:
+    if which not in kept:
         autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
         model = ContinualModel(backbone, autocast=autocast)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         benchmark = read()
-        _kept.clear()
-        _kept[which] = [
+        kept.clear()
+        kept[which] = [
             extract_features(model, stream[0].dataset.eval(), batch_size, device, workers)
             for stream in (benchmark.train_stream, benchmark.test_stream)
         ]
-    train, test = _kept[which]
+    train, test = kept[which]
     return of_tensors(sizes, order, train, test), GivenFeatures(train[0].shape[1])

@@ -273,7 +273,7 @@ def test_features_that_never_change_are_shared_by_seeds_and_methods(
         computed.clear()
         return found
 
-    frozen_features._kept.clear()
+    frozen_features.kept.clear()
     first, whole = made("lite-frozen-ca", 0), [10 * TRAIN, 10 * TEST]
     assert anew() == whole
     second, lda = made("lite-frozen-ca", 1), made("lite-lda", 1)
@@ -286,7 +286,7 @@ def test_features_that_never_change_are_shared_by_seeds_and_methods(
     made("lite-lda", 1, setup=replace(setup, weights=tmp_path / "others.safetensors"))
     assert anew() == whole
     for recipe, seed, known in (("lite-lda", 1, lda), ("lite-frozen-ca", 1, second), ("lite-frozen-ca", 0, first)):
-        frozen_features._kept.clear()
+        frozen_features.kept.clear()
         assert made(recipe, seed) == known
 
 
