@@ -77,6 +77,11 @@ RANKS = (
     "reference and has no rank."
 )
 
+OF_FEATURES = (
+    "Most leave out the features that a frozen backbone makes of photographs: one run of a process computes them for "
+    "all."
+)
+
 
 def tier_name(tier: str) -> str:
     """What a tier is called in a sentence."""

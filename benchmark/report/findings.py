@@ -183,9 +183,9 @@ def _tiers(embedded: Sequence[ClaimVerdict], records: Sequence[Record]) -> str:
     alike = sum(mine.outcome == theirs.outcome for mine, theirs in both)
     against = sum({mine.outcome, theirs.outcome} == {"holds", "contradicted"} for mine, theirs in both)
     said = (
-        f"Each tier has a family of claims of its own, and nothing is pooled over them. Of {count(len(both), 'claim')} "
-        f"with runs on both, {alike} have the same verdict and {len(both) - alike} another; {against} hold on one tier "
-        "and are contradicted on the other. An undecided claim is not a disagreement."
+        "Each tier has a family of claims of its own, and nothing is pooled over them. Claims with runs on both: "
+        f"{len(both)}; with the same verdict: {alike}; that hold on one and are contradicted on the other: {against}. "
+        "An undecided claim is not a disagreement."
     )
     rows = [
         (

@@ -38,6 +38,7 @@ from .board import (
     EXTERNAL,
     MIDDLE_NOT_COMPARABLE,
     NOT_SEPARATED,
+    OF_FEATURES,
     RANKS,
     SHOWN,
     Row,
@@ -354,8 +355,14 @@ def middle_markdown(table: Sequence[Row], verdicts: Sequence[ClaimVerdict]) -> s
     """The middle tier: a table per stream and group, then the verdicts on its claims, a family of their own."""
     ours = [row for row in table if not row.variant]
     tuning = ends_of_grids({row.recipe for row in ours if row.hyperparameters.startswith("validation")})
+    reading = (
+        "Means over n seeds with 95% Student-t intervals, in percent. A seed sets the class order and all random draws "
+        "of training. Bytes kept are those that a method carries from one experience to the next. Seconds are the "
+        f"median processor time of a run, evaluation included. {OF_FEATURES}"
+    )
     parts = [
-        f"# The middle tier\n\n**{MIDDLE_NOT_COMPARABLE}**\n\n{findings.TIERS_DIFFER}\n\n{tuning} {RANKS} {TIES}\n"
+        f"# The middle tier\n\n**{MIDDLE_NOT_COMPARABLE}**\n\n{findings.TIERS_DIFFER}\n\n{reading}\n\n"
+        f"{tuning} {RANKS} {TIES}\n"
     ]
     for stream in dict.fromkeys(row.stream for row in table):
         own = [row for row in table if row.stream == stream]

@@ -424,7 +424,10 @@ def test_two_tiers_stand_side_by_side_and_are_not_pooled() -> None:
     assert row[2].startswith("**contradicted** -10.00")
     assert row[3] == "opposite"
     text = one_line(found[SIDE])
-    assert "Of 1 claim with runs on both, 0 have the same verdict and 1 another; 1 hold on one tier" in text
+    assert (
+        "Claims with runs on both: 1; with the same verdict: 0; that hold on one and are contradicted on the other: 1."
+        in text
+    )
     assert "has images of nine of CIFAR-10's ten classes" in text
     assert rows["EPG is better than cross-entropy, of the heads alone"][3] == "of this tier alone"
     # the other sections are those of the embedded tier alone
