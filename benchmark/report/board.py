@@ -77,10 +77,7 @@ RANKS = (
     "reference and has no rank."
 )
 
-OF_FEATURES = (
-    "Most leave out the features that a frozen backbone makes of photographs: one run of a process computes them for "
-    "all."
-)
+OF_FEATURES = "A frozen backbone's features of photographs are left out: one run of a process computes them for all."
 
 
 def tier_name(tier: str) -> str:
