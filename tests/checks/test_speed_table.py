@@ -12,6 +12,7 @@ def saved(**of_item: Any) -> dict[str, Any]:
     item = {
         "ratio": 1.5,
         "interval": [1.4, 1.625],
+        "pairs": 7,
         "what": "a step",
         "than": "torch's",
         "goal": 1.6,
@@ -31,6 +32,10 @@ def test_a_row_says_whether_its_goal_is_met(goal: float | None, cells: list[str]
     _, _, row = (line.strip("|").split("|") for line in text.split("\n\n")[0].splitlines())
     assert [cell.strip() for cell in row] == ["a step", "torch's", "1.50 [1.40, 1.62]", *cells]
     assert "Z80, one thread, Python 3.99, torch 9.9, 2030-01-02; processes running or waiting per core" in text
+
+
+def test_of_few_pairs_the_range_is_no_interval() -> None:
+    assert "| 1.50 (1.40 to 1.62 in 5 pairs) |" in table(saved(pairs=5))
 
 
 def test_without_measurements_there_is_no_table() -> None:
