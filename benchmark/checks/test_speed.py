@@ -44,10 +44,14 @@ from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
+from reclaim.strategies.coda import attach_coda
 from reclaim.strategies.depths import layer_depths
+from reclaim.strategies.dualprompt import attach_dualprompt
 from reclaim.strategies.fresh_optimizer import FreshOptimizer
 from reclaim.strategies.gaussians import ClassGaussians
 from reclaim.strategies.heads import ContinualModel, TaskHeads
+from reclaim.strategies.inflora import attach_inflora, merge_inflora
+from reclaim.strategies.l2p import attach_l2p
 from reclaim.strategies.losses import (
     confidence_penalty_loss,
     entropy_penalty_loss,
@@ -57,6 +61,7 @@ from reclaim.strategies.losses import (
 from reclaim.strategies.olor import OLORSGD, OLORAdam
 from reclaim.strategies.olor_plugin import OLORPlugin
 from reclaim.strategies.peft import attach_adapter, attach_lora, attach_prefix
+from reclaim.strategies.prompts import attach_prompts
 from reclaim.strategies.slca import align_heads, slow_learner_groups
 from reclaim.strategies.ssf import attach_ssf
 from scipy.stats import binom
@@ -234,17 +239,42 @@ def test_a_whole_run(
     )
 
 
-@pytest.mark.parametrize("attach", [attach_lora, attach_adapter, attach_prefix, attach_ssf], ids=lambda f: f.__name__)
+def attach_merged_inflora(model: nn.Module) -> None:
+    attach_inflora(model)
+    merge_inflora(model)
+
+
+MODULES = {
+    "attach_lora": attach_lora,
+    "attach_adapter": attach_adapter,
+    "attach_prefix": attach_prefix,
+    "attach_ssf": attach_ssf,
+    "attach_prompts": attach_prompts,
+    "attach_inflora": attach_inflora,
+}
+QUERIED = {
+    "attach_l2p": attach_l2p,
+    "attach_dualprompt": partial(attach_dualprompt, train_choice="query"),
+    "attach_coda": partial(attach_coda, experiences=10),
+}
+"""Their images pass twice, first for a query without modules and gradients; so do those that they are compared with."""
+
+
+@pytest.mark.parametrize("name", [*MODULES, *QUERIED])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_modules_in_a_frozen_vit(
-    attach: Callable[[nn.Module], Any], training: bool, check: Callable[..., None]
-) -> None:
+def test_modules_in_a_frozen_vit(name: str, training: bool, check: Callable[..., None]) -> None:
     """ViT-S/16 at 224 pixels. In training gradients flow through the same blocks of both."""
+    attach: Callable[[nn.Module], Any] = {**MODULES, **QUERIED}[name]
+    if name == "attach_inflora" and not training:
+        attach = attach_merged_inflora
     frozen, attached = (create_model("vit_small_patch16_224", num_classes=0).requires_grad_(False) for _ in range(2))
     attach(attached)
     images = torch.randn(2, 3, 224, 224).requires_grad_(training)
 
-    def passes(model: nn.Module) -> None:
+    def passes(model: nn.Module, query: bool = False) -> None:
+        if query:
+            with torch.no_grad():
+                model(images)
         with torch.set_grad_enabled(training):
             features = model(images)
         if training:
@@ -252,11 +282,12 @@ def test_modules_in_a_frozen_vit(
 
     check(
         partial(passes, attached.train(training)),
-        partial(passes, frozen.train(training)),
+        partial(passes, frozen.train(training), query=name in QUERIED),
         below=1.6,
-        than="the frozen ViT's",
+        than="the frozen ViT's, after a pass for the query" if name in QUERIED else "the frozen ViT's",
         rounds=9,
-        what=f"{'forward and backward' if training else 'forward'} pass of ViT-S/16 after {attach.__name__}",
+        what=f"{'forward and backward' if training else 'forward'} pass of ViT-S/16 after {name}"
+        + (", merged" if attach is attach_merged_inflora else ""),
         goal=1.15,
     )
 
