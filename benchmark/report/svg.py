@@ -81,7 +81,7 @@ def ends(summaries: Iterable[MeanInterval]) -> list[float]:
 
 # --- means with their intervals, a row each ---
 
-PLOT, MEANS, ROW, HEADING, TOP, BOTTOM = 440, 70, 24, 30, 46, 46
+PLOT, MEANS, ROW, HEADING, TOP = 440, 70, 24, 30, 46
 """Pixels: width of a plot, of the means beside it, and heights."""
 
 LETTER = 7.5

@@ -123,20 +123,6 @@ class Judgement:
     interval: tuple[float, float] | None = None
 
 
-def judge_claim(
-    kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0, alpha: float = ALPHA
-) -> Outcome:
-    """Outcome of a single claim about a - b, without a family: two-sided at ``alpha``.
-
-    It holds if the (1 - alpha) interval lies above ``-margin``, and is contradicted if it lies below. Otherwise it is
-    ``undecided``, or ``not run`` without seeds.
-
-    :param margin: points; positive for ``noninferior``, 0 for ``superior``.
-    """
-    (judged,) = judge_family([(kind, difference, margin)], alpha)
-    return judged.outcome
-
-
 def claim_p(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0) -> float:
     """One-sided p-value of a claim before Holm's correction (small: it holds); 1 if nothing was run.
 

@@ -23,7 +23,6 @@ from reclaim.benchmark.stats.paired import (
     claim_p,
     factorial_effects,
     holm,
-    judge_claim,
     judge_family,
     paired_difference,
 )
@@ -567,7 +566,7 @@ def test_no_common_seed_is_no_difference() -> None:
 def test_one_pair() -> None:
     result = paired([3.0])
     assert (result.std, result.interval(), result.p_superior, result.effect_size) == (None, None, 1.0, None)
-    assert judge_claim("superior", result) == "undecided"
+    assert judge_alone("superior", result) == "undecided"
 
 
 def test_two_pairs() -> None:
@@ -602,6 +601,12 @@ def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
         holm(p_values)
 
 
+def judge_alone(kind: ClaimKind, difference: PairedDifference | None, margin: float = 0.0) -> str:
+    """Outcome of a claim that is all of its family."""
+    (judged,) = judge_family([(kind, difference, margin)])
+    return judged.outcome
+
+
 @pytest.mark.parametrize(
     ("kind", "margin", "differences", "expected"),
     [
@@ -621,24 +626,24 @@ def test_holm_refuses_what_is_no_p_value(p_values: list[float]) -> None:
     ],
 )
 def test_outcomes_of_claims(kind: ClaimKind, margin: float, differences: list[float], expected: str) -> None:
-    assert judge_claim(kind, paired(differences), margin) == expected
+    assert judge_alone(kind, paired(differences), margin) == expected
 
 
 def test_claims_without_runs() -> None:
-    assert judge_claim("superior", None) == "not run"
-    assert judge_claim("noninferior", None, 1.0) == "not run"
+    assert judge_alone("superior", None) == "not run"
+    assert judge_alone("noninferior", None, 1.0) == "not run"
     assert claim_p("superior", None) == 1.0
 
 
 def test_claims_on_equal_differences() -> None:
     # two methods that do the same: not worse, once there are enough seeds to say so, and never better
-    assert judge_claim("noninferior", paired([0.0] * 2), 1.0) == "undecided"
-    assert judge_claim("superior", paired([0.0] * 10)) == "undecided"
+    assert judge_alone("noninferior", paired([0.0] * 2), 1.0) == "undecided"
+    assert judge_alone("superior", paired([0.0] * 10)) == "undecided"
     # the sign test: 2^-5 is above 2.5%, 2^-6 below
     for n, decided in ((5, False), (6, True)):
-        assert judge_claim("noninferior", paired([0.0] * n), 1.0) == ("holds" if decided else "undecided")
-        assert judge_claim("superior", paired([0.5] * n)) == ("holds" if decided else "undecided")
-        assert judge_claim("superior", paired([-0.5] * n)) == ("contradicted" if decided else "undecided")
+        assert judge_alone("noninferior", paired([0.0] * n), 1.0) == ("holds" if decided else "undecided")
+        assert judge_alone("superior", paired([0.5] * n)) == ("holds" if decided else "undecided")
+        assert judge_alone("superior", paired([-0.5] * n)) == ("contradicted" if decided else "undecided")
 
 
 @pytest.mark.parametrize(
@@ -739,7 +744,7 @@ def test_a_verdict_agrees_with_its_interval(
 )
 def test_claims_that_make_no_sense(kind: ClaimKind, margin: float, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        judge_claim(kind, paired([1.0, 2.0]), margin)
+        judge_alone(kind, paired([1.0, 2.0]), margin)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=10), st.floats(0.01, 3), st.floats(0, 3))
@@ -747,8 +752,8 @@ def test_claims_that_make_no_sense(kind: ClaimKind, margin: float, named: str) -
 def test_a_wider_margin_never_undoes_noninferiority(differences: list[float], margin: float, more: float) -> None:
     result = paired(differences)
     assert result.p_noninferior(margin + more) <= result.p_noninferior(margin)
-    if judge_claim("noninferior", result, margin) == "holds":
-        assert judge_claim("noninferior", result, margin + more) == "holds"
+    if judge_alone("noninferior", result, margin) == "holds":
+        assert judge_alone("noninferior", result, margin + more) == "holds"
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=10))
