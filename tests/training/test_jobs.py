@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -181,6 +182,30 @@ def test_a_failed_run_leaves_no_model_behind(maker: Maker, store: RecordStore) -
     _, failures = try_jobs(jobs(2), store, 1)
     assert left[1] is None
     assert "became nan" in str(next(iter(failures.values())))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+def test_what_earlier_runs_have_freed_is_returned_before_a_run() -> None:
+    code = """
+import os
+from reclaim.benchmark.training.jobs import _return_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+before = resident()
+blocks = [bytearray(20_000) for _ in range(10_000)]
+kept = blocks[::100]  # too far apart for the free blocks between them to be the top of the heap
+del blocks
+freed = resident()
+_return_memory()
+print(freed - before, resident() - before)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    kept_back, after = map(int, output.split())
+    assert kept_back > 150e6
+    assert after < kept_back / 4
 
 
 def test_how_the_arithmetic_is_done_is_no_hyper_parameter() -> None:
