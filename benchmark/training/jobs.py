@@ -411,7 +411,6 @@ def _return_memory() -> None:
     """Give what earlier runs of this process have freed back to the system. glibc keeps it in pieces too small for the
     next run's batches, so that memory would grow from run to run; other C libraries have no such function.
     """
-    gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
