@@ -74,27 +74,29 @@ class ImageTransform:
             steps.append(transforms.Normalize(*self.normalisation))
         return transforms.Compose(steps)
 
-    def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
-        """The same transform of a batch, resampled on the device.
+    def on_batch(self, images: Sequence[np.ndarray] | Tensor, device: str | torch.device = "cpu") -> Tensor:
+        """The same transform of a batch, resampled on the device, which is not waited for.
 
         Random numbers are drawn by torchvision's own functions, image by image, from torch's global CPU generator. With
         the same seed, crops, flips and factors are therefore those of :meth:`reference`. Pixels differ by at most one
         of 255 levels where Pillow resamples rows first. Where it resamples columns first (newer versions, for tall
         images), they differ by 0.3 on average, and by several levels at edges.
 
-        :param images: (height, width, 3) uint8 each, of any sizes.
+        :param images: (height, width, 3) uint8 each, of any sizes; or one tensor of them, (n, height, width, 3), which
+            may be on the device already.
         :return: (n, 3, size, size) on ``device``.
         """
         views = [self._view(*image.shape[:2]) for image in images]
+        drawn = _sent([[*v.box, *v.resized, *v.offset, float(v.flipped), v.brightness] for v in views], device)
+        copied = [tuple(images.shape[1:3])] * len(views) if isinstance(images, Tensor) else [v.box[2:] for v in views]
         pixels = torch.cat(
-            [self._resample(images[chunk], views[chunk], torch.device(device)) for chunk in _chunks(views)]
+            [self._resample(images[chunk], views[chunk], drawn[chunk], device) for chunk in _chunks(copied)]
         )
         if self.brightness:
-            factor = torch.tensor([view.brightness for view in views], device=device).view(-1, 1, 1, 1)
-            pixels = (pixels * factor).clamp(0, 255).floor()
+            pixels = (pixels * drawn[:, 9].view(-1, 1, 1, 1)).clamp(0, 255).floor()
         pixels = pixels / 255
         if self.normalisation:
-            mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in self.normalisation)
+            mean, std = (_sent(values, device).view(1, 3, 1, 1) for values in self.normalisation)
             pixels = (pixels - mean) / std
         return pixels
 
@@ -125,24 +127,30 @@ class ImageTransform:
             brightness = float(transforms.ColorJitter.get_params(limits, None, None, None)[1])
         return _View(box, resized, offset, flipped, brightness)
 
-    def _resample(self, images: Sequence[np.ndarray], views: Sequence[_View], device: torch.device) -> Tensor:
+    def _resample(
+        self,
+        images: Sequence[np.ndarray] | Tensor,
+        views: Sequence[_View],
+        drawn: Tensor,
+        device: str | torch.device,
+    ) -> Tensor:
         """Crop and resize as Pillow does: rows first, rounded to whole levels each time;
         (n, 3, size, size) in 0 to 255.
+
+        :param drawn: the numbers of the views, (n, 10) on the device: box, resized, offset, flipped, brightness.
         """
-        boxes = torch.tensor([view.box for view in views], dtype=torch.float32, device=device)
-        resized = torch.tensor([view.resized for view in views], dtype=torch.float32, device=device)
-        offset = torch.tensor([view.offset for view in views], dtype=torch.float32, device=device)
-        height, width = (max(view.box[i] for view in views) for i in (2, 3))
-        padded = np.zeros((len(views), height, width, 3), np.uint8)
-        for target, image, view in zip(padded, images, views, strict=True):
-            top, left, rows, columns = view.box
-            target[:rows, :columns] = image[top : top + rows, left : left + columns]
-        pixels = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2).float()
-        along_rows = _weights(boxes[:, 3], resized[:, 1], offset[:, 1], self.size, width, self.interpolation)
-        flipped = torch.tensor([view.flipped for view in views], device=device).view(-1, 1, 1)
-        along_rows = torch.where(flipped, along_rows.flip(1), along_rows)
-        along_columns = _weights(boxes[:, 2], resized[:, 0], offset[:, 0], self.size, height, self.interpolation)
-        pixels = (pixels.flatten(1, 2) @ along_rows.mT).round().clamp(0, 255).unflatten(1, (3, height))
+        top, left, height, width, rows, columns, down, right, flipped, _ = drawn.unbind(1)
+        if isinstance(images, Tensor):
+            pixels = images.to(device, non_blocking=True)
+        else:
+            pixels = _boxes(images, views).to(device, non_blocking=True)
+            top, left = torch.zeros_like(top), torch.zeros_like(left)
+        pixels = pixels.permute(0, 3, 1, 2).float()
+        high, wide = pixels.shape[2:]
+        along_rows = _weights(left, width, columns, right, self.size, wide, self.interpolation)
+        along_rows = torch.where(flipped.view(-1, 1, 1) > 0, along_rows.flip(1), along_rows)
+        along_columns = _weights(top, height, rows, down, self.size, high, self.interpolation)
+        pixels = (pixels.flatten(1, 2) @ along_rows.mT).round().clamp(0, 255).unflatten(1, (3, high))
         return (along_columns.unsqueeze(1) @ pixels).round().clamp(0, 255)
 
 
@@ -164,29 +172,48 @@ def _blank(height: int, width: int) -> Tensor:
     return torch.empty(3, height, width, device="meta")
 
 
-def _chunks(views: Sequence[_View]) -> list[slice]:
-    """Groups of consecutive images whose boxes, padded to the largest of them, have at most :data:`CHUNK` values."""
+def _chunks(sizes: Sequence[tuple[int, ...]]) -> list[slice]:
+    """Groups of consecutive images (height, width) that, padded to the largest of them, have at most :data:`CHUNK`
+    values.
+    """
     chunks, start, height, width = [], 0, 0, 0
-    for i, view in enumerate(views):
-        height, width = max(height, view.box[2]), max(width, view.box[3])
+    for i, (rows, columns) in enumerate(sizes):
+        height, width = max(height, rows), max(width, columns)
         if i > start and (i + 1 - start) * 3 * height * width > CHUNK:
             chunks.append(slice(start, i))
-            start, height, width = i, view.box[2], view.box[3]
-    return [*chunks, slice(start, len(views))]
+            start, height, width = i, rows, columns
+    return [*chunks, slice(start, len(sizes))]
 
 
-def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: int, interpolation: str) -> Tensor:
+def _boxes(images: Sequence[np.ndarray], views: Sequence[_View]) -> Tensor:
+    """The boxes of the views, padded to the largest of them, (n, height, width, 3) uint8."""
+    height, width = (max(view.box[i] for view in views) for i in (2, 3))
+    padded = np.zeros((len(views), height, width, 3), np.uint8)
+    for target, image, view in zip(padded, images, views, strict=True):
+        top, left, rows, columns = view.box
+        target[:rows, :columns] = image[top : top + rows, left : left + columns]
+    return torch.from_numpy(padded)
+
+
+def _sent(values: Any, device: str | torch.device) -> Tensor:
+    """Numbers as float32 on a device, which is not waited for."""
+    return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
+
+
+def _weights(
+    first: Tensor, length: Tensor, resized: Tensor, offset: Tensor, out: int, size: int, interpolation: str
+) -> Tensor:
     """Weights of the input pixels in each output pixel along one axis:
     Pillow's resampling, whose kernel widens when shrinking.
 
-    :param length: (n,) number of input pixels. They are resized to ``resized`` (n,), of which ``out`` are kept,
-        starting at ``offset`` (n,).
-    :param size: number of columns of the result; columns beyond ``length`` are 0.
+    :param first, length: (n,) the first of the input pixels, and their number. They are resized to ``resized`` (n,), of
+        which ``out`` are kept, starting at ``offset`` (n,).
+    :param size: number of columns of the result; those of other pixels are 0.
     :return: (n, out, size); a row outside the image is 0.
     """
     scale = (length / resized).view(-1, 1, 1)
     centre = (offset.view(-1, 1, 1) + torch.arange(out, device=length.device).view(1, -1, 1) + 0.5) * scale
-    pixel = torch.arange(size, device=length.device).view(1, 1, -1)
+    pixel = torch.arange(size, device=length.device).view(1, 1, -1) - first.view(-1, 1, 1)
     distance = ((pixel + 0.5 - centre) / scale.clamp(min=1)).abs()
     if interpolation == "bilinear":
         kernel = (1 - distance).clamp(min=0)
@@ -194,7 +221,7 @@ def _weights(length: Tensor, resized: Tensor, offset: Tensor, out: int, size: in
         near = (1.5 * distance - 2.5) * distance.square() + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
         kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
-    kernel = kernel * (pixel < length.view(-1, 1, 1))
+    kernel = kernel * ((pixel >= 0) & (pixel < length.view(-1, 1, 1)))
     total = kernel.sum(2, keepdim=True)
     return torch.where(total.abs() > 1e-6, kernel / total, torch.zeros_like(kernel))
 
@@ -224,24 +251,26 @@ class OlorTransform:
         """The transform of one PIL image: itself."""
         return self
 
-    def on_batch(self, images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:
+    def on_batch(self, images: Sequence[np.ndarray] | Tensor, device: str | torch.device = "cpu") -> Tensor:
         """The same transform of a batch, on the device. Random numbers are drawn image by image, so the same seed gives
         the same views.
 
-        :param images: (height, width, 3) uint8 each, of any sizes.
+        :param images: (height, width, 3) uint8 each, of any sizes; or one tensor of them, (n, height, width, 3), which
+            may be on the device already.
         :return: (n, 3, size, size) on ``device``.
         """
-        pixels = torch.cat([self._resized(image, device) for image in images])
+        parts = [images] if isinstance(images, Tensor) else [torch.tensor(image)[None] for image in images]
+        pixels = torch.cat([self._resized(part.to(device, non_blocking=True)) for part in parts])
         if self.train:
             pixels = self._augment(
                 pixels, torch.stack([torch.cat([torch.rand(3), torch.empty(6).uniform_(-1, 1)]) for _ in images])
             )
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in IMAGENET)
+        mean, std = (_sent(values, device).view(1, 3, 1, 1) for values in IMAGENET)
         return (pixels - mean) / std
 
-    def _resized(self, image: np.ndarray, device: str | torch.device) -> Tensor:
-        """(1, 3, size, size) in [0, 1]."""
-        pixels = torch.tensor(image, device=device).permute(2, 0, 1)[None].float() / 255
+    def _resized(self, images: Tensor) -> Tensor:
+        """Images (n, height, width, 3) of 256 levels to (n, 3, size, size) in [0, 1]."""
+        pixels = images.permute(0, 3, 1, 2).float() / 255
         return F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False)
 
     def _augment(self, pixels: Tensor, drawn: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from reclaim.benchmark.config import Config, Images
-from reclaim.benchmark.data import experiences
+from reclaim.benchmark.data import cache, experiences
 from reclaim.benchmark.data.cache import PIXELS, CachedImages, Postponed, make_cache, open_cache
 from reclaim.benchmark.data.drawings import downstream
 from reclaim.benchmark.data.experiences import make_image_benchmark
 from reclaim.benchmark.data.images import ImageData, ImageList
 from reclaim.benchmark.data.streams import Stream
-from reclaim.benchmark.data.transforms import ImageTransform
+from reclaim.benchmark.data.transforms import IMAGENET, ImageTransform, OlorTransform
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.training.observer import Observer
 from torch import Tensor
@@ -78,10 +78,12 @@ def train(
     return strategy, observer
 
 
-@pytest.fixture
-def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an accelerator."""
+@pytest.fixture(params=["resident", "sent"])
+def whole_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator, which keeps the images, or gets those of each batch."""
     monkeypatch.setattr(experiences, "CachedImages", partial(CachedImages, whole=True))
+    if request.param == "sent":
+        monkeypatch.setattr(cache, "RESIDENT", 0)
 
 
 @pytest.mark.trains
@@ -153,6 +155,33 @@ def cached(tmp_path: Path, device: str = "cpu") -> CachedImages:
     data = drawings(train=2, test=1, side=28)
     make_cache(data, tmp_path)
     return CachedImages(open_cache(data, "train", tmp_path), range(20), device)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_batch_waits_for_the_device(resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values, whoever reads one fails."""
+    if not resident:
+        monkeypatch.setattr(cache, "RESIDENT", 0)
+    images = cached(tmp_path, "meta")
+    assert (images.resident is not None) == resident
+    crop = ImageTransform("random-resized-crop", 32, flip=0.5, brightness=0.2, normalisation=IMAGENET)
+    for transform in (crop, ImageTransform("pad-random-crop", 28, flip=0.5), OlorTransform(False, size=32)):
+        pending = Postponed(transform)
+        batch, labels = images.collate_fn([(pending(pixels), label) for pixels, label in (images[i] for i in range(7))])
+        assert (batch.device.type, tuple(batch.shape)) == ("meta", (7, 3, transform.size, transform.size))
+        assert labels.tolist() == images.targets[:7]
+
+
+def test_images_of_several_sizes_are_sent_batch_by_batch(tmp_path: Path) -> None:
+    pixels = [np.zeros((side, 8, 3), np.uint8) for side in (8, 9)]
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    part = ImageList(tmp_path, ("0.png", "1.png"), (0, 1))
+    data = ImageData("clrs25", ("a", "b"), part, part)
+    make_cache(data, tmp_path / "cache")
+    images = CachedImages(open_cache(data, "train", tmp_path / "cache"), [1, 0], whole=True)
+    assert images.resident is None
+    assert [image.shape for image, _ in (images[0], images[1])] == [(9, 8, 3), (8, 8, 3)]
 
 
 def test_a_mixed_batch_is_refused(tmp_path: Path) -> None:

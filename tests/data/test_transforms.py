@@ -72,6 +72,24 @@ def test_a_batch_is_transformed_as_torchvision_does_image_by_image(
     assert levels.median() < 1.01
 
 
+@pytest.mark.parametrize("transform", [*CASES.values(), OlorTransform(True, size=24), OlorTransform(False, size=24)])
+@pytest.mark.parametrize("chunk", [transforms.CHUNK, 1])
+def test_images_of_one_size_may_be_one_tensor(
+    transform: ImageTransform | OlorTransform, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms, "CHUNK", chunk)
+    images = photographs([(33, 33)] * 5)
+    batches, numbers = [], []
+    for form in (images, torch.from_numpy(np.stack(images))):
+        torch.manual_seed(3)
+        batches.append(transform.on_batch(form))
+        numbers.append(float(torch.rand(1)))
+    assert numbers[0] == numbers[1]
+    # sums of other lengths may round one level up or down, of 255; the standard deviation is 0.22 at least
+    torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=1.01 / 255 / 0.22)
+    assert (batches[0] == batches[1]).float().mean() > 0.98
+
+
 def test_other_random_numbers_make_another_batch_and_normalisation_is_torchvisions() -> None:
     images = photographs(SHAPES)
     transform = replace(CASES["random-resized-crop"], normalisation=IMAGENET)
