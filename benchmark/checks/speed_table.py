@@ -39,7 +39,7 @@ def table(saved: dict[str, Any]) -> str:
                 item["what"],
                 item["than"],
                 f"{item['ratio']:.2f} {spread}",
-                "-" if goal is None else f"{goal:.2g}",
+                "-" if goal is None else f"{goal:.3g}",
                 verdict,
             ]
         )

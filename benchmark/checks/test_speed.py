@@ -64,6 +64,7 @@ from reclaim.strategies.peft import attach_adapter, attach_lora, attach_prefix
 from reclaim.strategies.prompts import attach_prompts
 from reclaim.strategies.slca import align_heads, slow_learner_groups
 from reclaim.strategies.ssf import attach_ssf
+from safetensors.torch import save_model
 from scipy.stats import binom
 from timm import create_model
 from torch import Tensor, nn
@@ -569,9 +570,16 @@ def test_decoded_photographs(check: Callable[..., None], tmp_path: Path) -> None
 def test_a_frozen_backbone(check: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear probe of five experiences and five epochs, evaluated after each experience."""
     write_dataset("cifar10", tmp_path, train_per_class=25, test_per_class=10)
-    settings = ["backbone=resnet18", "images.size=96", "images.train_per_class=null", "images.test_per_class=null"]
+    weights = tmp_path / "resnet18.safetensors"  # without a file each seed would draw its own
+    save_model(create_model("resnet18"), str(weights))
+    settings = [
+        "backbone=resnet18.a1_in1k",
+        "images.size=96",
+        "images.train_per_class=null",
+        "images.test_per_class=null",
+    ]
     config, stream = RECIPES["lite-linear"].config.set(settings), find_stream("split-cifar10-5")
-    setup = Setup(root=tmp_path, unverified=True)
+    setup = Setup(root=tmp_path, weights=weights, unverified=True)
 
     def seeds(once: bool) -> None:
         frozen_features.kept.clear()

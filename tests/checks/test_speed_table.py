@@ -26,7 +26,7 @@ def saved(**of_item: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("goal", "cells"), [(1.6, ["1.6", "met"]), (1.25, ["1.2", "**missed**"]), (None, ["-", ""])])
+@pytest.mark.parametrize(("goal", "cells"), [(1.6, ["1.6", "met"]), (1.25, ["1.25", "**missed**"]), (None, ["-", ""])])
 def test_a_row_says_whether_its_goal_is_met(goal: float | None, cells: list[str]) -> None:
     text = table(saved(goal=goal))
     _, _, row = (line.strip("|").split("|") for line in text.split("\n\n")[0].splitlines())
