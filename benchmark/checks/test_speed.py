@@ -261,7 +261,7 @@ def attach_merged_inflora(model: nn.Module) -> None:
     merge_inflora(model)
 
 
-MODULES = {
+MODULES: dict[str, Callable[[nn.Module], Any]] = {
     "attach_lora": attach_lora,
     "attach_adapter": attach_adapter,
     "attach_prefix": attach_prefix,
@@ -269,7 +269,7 @@ MODULES = {
     "attach_prompts": attach_prompts,
     "attach_inflora": attach_inflora,
 }
-QUERIED = {
+QUERIED: dict[str, Callable[[nn.Module], Any]] = {
     "attach_l2p": attach_l2p,
     "attach_dualprompt": partial(attach_dualprompt, train_choice="query"),
     "attach_coda": partial(attach_coda, experiences=10),
@@ -281,7 +281,7 @@ QUERIED = {
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_modules_in_a_frozen_vit(name: str, training: bool, check: Callable[..., None]) -> None:
     """ViT-S/16 at 224 pixels. In training gradients flow through the same blocks of both."""
-    attach: Callable[[nn.Module], Any] = {**MODULES, **QUERIED}[name]
+    attach = {**MODULES, **QUERIED}[name]
     if name == "attach_inflora" and not training:
         attach = attach_merged_inflora
     frozen, attached = (create_model("vit_small_patch16_224", num_classes=0).requires_grad_(False) for _ in range(2))
