@@ -75,7 +75,7 @@ class ImageTransform:
         return transforms.Compose(steps)
 
     def on_batch(self, images: Sequence[np.ndarray] | Tensor, device: str | torch.device = "cpu") -> Tensor:
-        """The same transform of a batch, resampled on the device, which is not waited for.
+        """The same transform of a batch, resampled on the device, from which nothing is read back.
 
         Random numbers are drawn by torchvision's own functions, image by image, from torch's global CPU generator. With
         the same seed, crops, flips and factors are therefore those of :meth:`reference`. Pixels differ by at most one
@@ -196,7 +196,7 @@ def _boxes(images: Sequence[np.ndarray], views: Sequence[_View]) -> Tensor:
 
 
 def _sent(values: Any, device: str | torch.device) -> Tensor:
-    """Numbers as float32 on a device, which is not waited for."""
+    """Numbers as float32 on a device."""
     return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
 
 

@@ -158,14 +158,14 @@ def cached(tmp_path: Path, device: str = "cpu") -> CachedImages:
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_no_batch_waits_for_the_device(resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_reads_from_the_device(resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On tensors without values, whoever reads one fails."""
     if not resident:
         monkeypatch.setattr(cache, "RESIDENT", 0)
     images = cached(tmp_path, "meta")
     assert (images.resident is not None) == resident
     crop = ImageTransform("random-resized-crop", 32, flip=0.5, brightness=0.2, normalisation=IMAGENET)
-    for transform in (crop, ImageTransform("pad-random-crop", 28, flip=0.5), OlorTransform(False, size=32)):
+    for transform in (crop, ImageTransform("pad-random-crop", 28, flip=0.5), OlorTransform(True, size=32)):
         pending = Postponed(transform)
         batch, labels = images.collate_fn([(pending(pixels), label) for pixels, label in (images[i] for i in range(7))])
         assert (batch.device.type, tuple(batch.shape)) == ("meta", (7, 3, transform.size, transform.size))
@@ -173,8 +173,8 @@ def test_no_batch_waits_for_the_device(resident: bool, tmp_path: Path, monkeypat
 
 
 def test_images_of_several_sizes_are_sent_batch_by_batch(tmp_path: Path) -> None:
-    pixels = [np.zeros((side, 8, 3), np.uint8) for side in (8, 9)]
-    for i, image in enumerate(pixels):
+    for i, side in enumerate((8, 9)):
+        image = np.full((side, 8, 3), 50 + 100 * i, np.uint8)
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     part = ImageList(tmp_path, ("0.png", "1.png"), (0, 1))
     data = ImageData("clrs25", ("a", "b"), part, part)
@@ -182,6 +182,12 @@ def test_images_of_several_sizes_are_sent_batch_by_batch(tmp_path: Path) -> None
     images = CachedImages(open_cache(data, "train", tmp_path / "cache"), [1, 0], whole=True)
     assert images.resident is None
     assert [image.shape for image, _ in (images[0], images[1])] == [(9, 8, 3), (8, 8, 3)]
+    transform = ImageTransform("resize-center-crop", 8, resize=8)
+    batch, labels = images.collate_fn([(Postponed(transform)(image), label) for image, label in (images[0], images[1])])
+    torch.testing.assert_close(
+        batch, torch.stack([transform.reference()(part.load(i)) for i in (1, 0)]), rtol=0, atol=2 / 255
+    )
+    assert labels.tolist() == [1, 0]
 
 
 def test_a_mixed_batch_is_refused(tmp_path: Path) -> None:
