@@ -28,9 +28,10 @@ speed: $(VENV)/installed-test
 scaling: $(VENV)/installed-test
 	$(BIN)/python -m reclaim.benchmark.checks.scaling docs/performance.md
 
-# What all published cells cost on the device that they were rehearsed on: reclaim rehearse all, first.
+# What all published cells cost on a GPU that timm's authors measured, and on the device of `reclaim rehearse all`:
+# make study-cost REHEARSALS=rehearsals/records
 study-cost: $(VENV)/installed-test
-	$(BIN)/python -m reclaim.benchmark.checks.study_cost $(or $(REHEARSALS),rehearsals/records) docs/scaling.md
+	$(BIN)/python -m reclaim.benchmark.checks.study_cost docs/scaling.md $(REHEARSALS)
 
 # mypy and import-linter do not see packages that an editable installation maps into a namespace: they get them unpacked.
 lint: $(VENV)/installed-dev

@@ -6,7 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reclaim.benchmark.checks.study_cost import BEGIN, DEVICES, END, PICTURE, costs, main, makespan
+from reclaim.benchmark.checks.study_cost import (
+    BEGIN,
+    DEVICES,
+    END,
+    GPU_BEGIN,
+    GPU_END,
+    GPU_PICTURE,
+    GPU_RATES,
+    PICTURE,
+    costs,
+    gpu_costs,
+    main,
+    makespan,
+)
 from reclaim.benchmark.papers.protocols import covered_runs
 from reclaim.benchmark.records.record import Record
 from reclaim.benchmark.records.store import RecordStore
@@ -45,6 +58,18 @@ def test_runs_of_one_kind_are_projected_from_one_rehearsal() -> None:
     other = found["aepg.table-1.lora-ce", "split-imagenet-r-10"]
     assert other.hours is None
     assert other.unknown == "nothing of its kind was rehearsed"
+
+
+def test_a_gpu_passes_all_images_at_the_published_rates() -> None:
+    found = {(cost.run, cost.stream): cost for cost in gpu_costs()}
+    trained, tested = GPU_RATES["vit_base_patch16_224"]
+    seconds = 20 * 50_000 / trained + 10_000 / tested
+    assert found["slca.main.joint", "split-cifar100-10"].hours == pytest.approx([seconds / 3600] * 2)
+    assert all(cost.hours for cost in found.values())
+    small = next(cost for (run, _), cost in found.items() if run.startswith("aepg.table-3."))
+    trained, tested = GPU_RATES["resnet50_cifar"]
+    assert small.hours == pytest.approx([(350 * 50_000 / trained + 10_000 / tested) / 3600] * 2)
+    assert sum(cost.seeds for cost in found.values()) == sum(cost.seeds for cost in costs([]))
 
 
 def test_a_rehearsal_on_the_same_images_comes_first() -> None:
@@ -88,9 +113,9 @@ def test_page_and_picture(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "rehearsals")
     store.write(rehearsal("slca.main.joint", "split-cifar100-10"))
     target = tmp_path / "page.md"
-    target.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    main(store.root, target)
-    text = target.read_text()
+    target.write_text(f"before\n{BEGIN}\nold\n{END}\nbetween\n{GPU_BEGIN}\nold\n{GPU_END}\nafter\n")
+    main(target, store.root)
+    text, _, of_gpu = target.read_text().partition("\nbetween\n")
     assert text.startswith(f"before\n{BEGIN}\n")
     assert "old" not in text
     assert "Not known (nothing of its kind was rehearsed): slca.main.slca on split-cifar100-10, " in text
@@ -98,7 +123,12 @@ def test_page_and_picture(tmp_path: Path) -> None:
     layout = [line for line in text.splitlines() if line.startswith(tuple(f"| {n} " for n in DEVICES))]
     assert len(layout) == len(DEVICES)
     assert layout[0].split("|")[4].strip() == "100%"
-    assert (tmp_path / PICTURE).read_text().count("<svg") == 1
+    assert f"]({PICTURE})" in text
+    assert f"]({GPU_PICTURE})" in of_gpu
+    assert all((tmp_path / picture).read_text().count("<svg") == 1 for picture in (PICTURE, GPU_PICTURE))
+    before = target.read_text()
+    main(target)  # without a store
+    assert target.read_text() == before
 
 
 @pytest.mark.parametrize("devices", [[], ["one", "another"]])
@@ -109,7 +139,7 @@ def test_a_store_of_one_device_is_needed(devices: list[str], tmp_path: Path) -> 
         record.provenance["accelerator"] = device
         store.write(record)
     with pytest.raises(ValueError, match=rf"rehearsals of {len(devices)} kinds of device(.*: give the --records)"):
-        main(store.root, tmp_path / "page.md")
+        main(tmp_path / "page.md", store.root)
 
 
 def test_a_store_that_says_nothing_of_time_leaves_the_page_alone(tmp_path: Path) -> None:
@@ -118,10 +148,10 @@ def test_a_store_that_says_nothing_of_time_leaves_the_page_alone(tmp_path: Path)
     store = RecordStore(tmp_path / "rehearsals")
     store.write(noisy)
     with pytest.raises(ValueError, match=r"no time can be projected from .*try again on an idle machine"):
-        main(store.root, tmp_path / "page.md")
+        main(tmp_path / "page.md", store.root)
     assert [path.name for path in tmp_path.iterdir()] == ["rehearsals"]
 
 
 def test_the_page_has_the_marks() -> None:
     text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
+    assert [text.count(mark) for mark in (BEGIN, END, GPU_BEGIN, GPU_END)] == [1] * 4
