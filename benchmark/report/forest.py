@@ -11,8 +11,8 @@ from .board import tier_name
 from .sentences import unit_of
 from .svg import Scale, templates
 
-PANEL = (4.0, 316.0)
-"""First and last pixel of a panel."""
+PANEL, NARROW_PANEL = (4.0, 316.0), (4.0, 236.0)
+"""First and last pixel of a panel: on the page, and in the picture of claims beside their labels."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Forest:
     near: Scale | None
 
 
-def forests(verdicts: Sequence[ClaimVerdict]) -> list[Forest]:
+def forests(verdicts: Sequence[ClaimVerdict], panel: tuple[float, float] = PANEL) -> list[Forest]:
     """One for claims in points and one for those in nats, where there are any."""
     found = ((unit, [v for v in verdicts if unit_of(v.claim) == unit]) for unit in ("points", "nats"))
-    return [_forest(unit, members) for unit, members in found if members]
+    return [_forest(unit, members, panel) for unit, members in found if members]
 
 
-def _forest(unit: str, verdicts: list[ClaimVerdict]) -> Forest:
+def _forest(unit: str, verdicts: list[ClaimVerdict], panel: tuple[float, float]) -> Forest:
     ends = [end for v in verdicts for end in (0.0, *interval_of(v), -v.claim.margin)]
     farthest = sorted(max(map(abs, interval_of(v))) for v in verdicts if v.difference)
-    whole = Scale.around(ends, *PANEL, steps=4)
+    whole = Scale.around(ends, *panel, steps=4)
     near = farthest[(len(farthest) - 1) // 2] if farthest else 0.0
-    zoomed = Scale.around((-near, near), *PANEL, steps=4) if near else None
+    zoomed = Scale.around((-near, near), *panel, steps=4) if near else None
     narrower = zoomed is not None and zoomed.high - zoomed.low < whole.high - whole.low
     return Forest(unit, verdicts, whole, zoomed if narrower else None)
 
@@ -58,7 +58,8 @@ def picture(verdicts: Sequence[ClaimVerdict]) -> str:
     """The planned claims of every measured tier as SVG, for light and for dark pages; empty where none was run."""
     planned = [v for v in verdicts if v.claim.family == "confirmatory"]
     measured = dict.fromkeys(v.claim.tier for v in planned if v.difference)
-    groups = [(tier_name(t), f) for t in measured for f in forests([v for v in planned if v.claim.tier == t])]
+    of_tiers = [(tier, [v for v in planned if v.claim.tier == tier]) for tier in measured]
+    groups = [(tier_name(tier), forest) for tier, of_tier in of_tiers for forest in forests(of_tier, NARROW_PANEL)]
     if not groups:
         return ""
     names = {key: paper.name for key, paper in papers().items()}
