@@ -7,6 +7,7 @@ They are importable from ``reclaim.benchmark``; docs/library.md has three exampl
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import warnings
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import QUICKDRAW_VIT, Config, ConfigError
 from .data.streams import DENSE, STREAMS, Stream, find_stream
-from .recipes import Recipe
+from .recipes import MOST_SEEDS, Recipe
 from .records.metrics import DENSE_METRICS, METRICS, OF_TASK
 from .records.record import Record, metric_of, metrics_of
 from .records.store import RecordStore, named_store
@@ -310,9 +311,12 @@ def _place(path: str | Path | None) -> Path | None:
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
     try:  # NumPy's integers are integers, too
-        found = [operator.index(seed) for seed in (seeds if isinstance(seeds, Iterable) else range(seeds))]
+        numbers = seeds if isinstance(seeds, Iterable) else range(seeds)
+        found = [operator.index(seed) for seed in itertools.islice(numbers, MOST_SEEDS + 1)]
     except TypeError:
         found = []
     if not found or any(not 0 <= seed < 2**32 for seed in found):
         raise ValueError(f"seeds is {seeds!r}: give a number of seeds, or integers from 0 to 2**32 - 1")
+    if len(found) > MOST_SEEDS:
+        raise ValueError(f"seeds are more than {MOST_SEEDS}: give at most so many at a time")
     return found

@@ -25,7 +25,7 @@ from .data.streams import DENSE_STREAMS, OWN, PAPER_STREAMS, STREAMS, find_strea
 from .files import asset
 from .papers import published
 from .papers.protocols import Uncovered, covered_runs, find_cell, find_run, protocol_of, run_names, run_of
-from .recipes import CHOICE_SEEDS, CHOSEN, RECIPES, Recipe, find_recipe, recipes_of
+from .recipes import CHOICE_SEEDS, CHOSEN, MOST_SEEDS, RECIPES, Recipe, find_recipe, recipes_of
 from .records.metrics import DENSE_METRICS, METRICS
 from .records.record import Record
 from .records.store import RecordStore, default_store, named_store
@@ -434,9 +434,10 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> Se
         seeds = range(int(first), int(last) + 1) if dash else range(int(first))
     except ValueError:
         seeds = range(0)
-    if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32:
+    if not seeds or seeds[0] < 0 or seeds[-1] >= 2**32 or seeds[-1] - seeds[0] >= MOST_SEEDS:
         raise click.BadParameter(
-            f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds must be below 2**32"
+            f"{value!r}: give a number of seeds, such as 10, or a range, such as 3-7; seeds must be below 2**32, "
+            f"and at most {MOST_SEEDS} at a time"
         )
     return Seeds(seeds, counted=not dash)
 
@@ -779,7 +780,7 @@ def _rehearses(record: Record, job: Job) -> bool:
     "--seeds",
     "n_seeds",
     default=len(CHOICE_SEEDS),
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_SEEDS),
     help="Seeds per candidate (1000, 1001, ...).",
 )
 @JOBS

@@ -29,6 +29,9 @@ CHOSEN = "chosen.json"
 CHOICE_SEEDS = (1000,)
 """Seeds of the hyper-parameter choice. Leaderboards use 0, 1, 2, ..."""
 
+MOST_SEEDS = 1000
+"""In one command: more is a slip, and a list of billions would fill the memory before anything is run."""
+
 Tier = Literal["embedded", "dense", "middle", "paper"]
 
 

@@ -27,6 +27,7 @@ from .api import jobs_for
 from .config import flatten
 from .data.streams import MIDDLE_STREAMS, PAPER_STREAMS
 from .papers.protocols import Uncovered, find_cell, protocol_of, run_names
+from .recipes import MOST_SEEDS
 from .toml_files import TABLE, TEXTS, Kind, check_entry, read_document
 from .training.components import ComponentError, look_into
 from .training.engines import Needs
@@ -40,12 +41,12 @@ class StudyError(ValueError):
 
 
 def _is_seeds(value: Any) -> bool:
-    whole = value if isinstance(value, list) else [value]
-    low = 0 if isinstance(value, list) else 1
-    return bool(whole) and all(type(seed) is int and low <= seed < 2**32 for seed in whole)
+    if isinstance(value, list):
+        return 0 < len(value) <= MOST_SEEDS and all(type(seed) is int and 0 <= seed < 2**32 for seed in value)
+    return type(value) is int and 1 <= value <= MOST_SEEDS
 
 
-SEEDS: Kind = (_is_seeds, "how many, such as 5, or a list of seeds, such as [3, 4]")
+SEEDS: Kind = (_is_seeds, f"how many, such as 5, or a list of seeds, such as [3, 4], of at most {MOST_SEEDS}")
 _TOP: dict[str, Kind] = {"seeds": SEEDS, "needs": TABLE}
 _RUNS: Kind = (lambda v: isinstance(v, list) and bool(v) and all(isinstance(e, dict) for e in v), "tables: [[runs]]")
 _NAMES: Kind = (lambda value: bool(value) and TEXTS[0](value), 'a list of names, such as ["slca"]')

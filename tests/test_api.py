@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +91,8 @@ def test_the_home_stream_is_the_default(made: list[Job]) -> None:
         ({"stream": "split-cub200-10"}, "consists of photographs, and slca trains on drawings"),
         ({"seeds": 0}, "seeds is 0: give a number of seeds"),
         ({"seeds": 1.5}, "seeds is 1.5: give"),
+        ({"seeds": 4_000_000_000}, "seeds are more than 1000: give at most"),
+        ({"seeds": itertools.count()}, "seeds are more than 1000: give at most"),
         ({"settings": {"lr": 1j}}, "settings is .*complex.*use Python's numbers"),
         ({"seeds": [-1]}, r"seeds is \[-1\]"),
         ({"seeds": [1.5]}, r"seeds is \[1.5\]"),

@@ -528,6 +528,8 @@ def test_a_recipe_that_fails_does_not_stop_the_others(
         (["linear", "slca", "--set", "olor={}"], "linear: trainable="),
         (["linear", "slca", "--metric", "accuracy"], "'accuracy' is not one of"),
         (["linear", "slca", "--seeds", "0"], "'0': give a number of seeds"),
+        (["linear", "slca", "--seeds", "4000000000"], "at most 1000 at a time"),
+        (["linear", "slca", "--seeds", "5-4000000000"], "at most 1000 at a time"),
         (["linear", "slca", "--device", "abacus"], "'abacus' cannot be used here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

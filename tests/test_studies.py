@@ -78,6 +78,7 @@ def test_all_cells_of_a_paper_are_one_line(tmp_path: Path) -> None:
         ('[[runs]]\nrecipes = ["nothing"]', "nothing"),
         ('[[runs]]\nrecipes = ["slca"]\nstreams = ["nothing"]', "nothing"),
         ('[[runs]]\nrecipes = ["slca"]\nseeds = 0', "seeds is 0: write how many"),
+        ('[[runs]]\nrecipes = ["slca"]\nseeds = 4000000000', "seeds is 4000000000: write how many.*at most 1000"),
         ('[[runs]]\nrecipes = ["slca"]\nseeds = [-1]', "seeds is .-1.: write how many"),
         ('[[runs]]\nrecipes = ["slca"]\nseed = 3', "unknown key 'seed'.*did you mean seeds"),
         ('[[runs]]\nrecipes = ["slca"]\nneeds.gpu = 3', "unknown key 'gpu'.*did you mean gpus"),

@@ -273,12 +273,19 @@ def progress_of(jobs: Sequence[Job], store: RecordStore) -> Progress:
         if holder:
             running.append((job, holder))
         elif _failure_of(job, store).is_file():
-            failed[job] = str(json.loads(_failure_of(job, store).read_text())["reason"])
+            failed[job] = _reason_noted(_failure_of(job, store))
         else:
             waiting.append(job)
     left = list(seconds_of([job for job in jobs if job not in known], store).values())
     total = None if any(seconds is None for seconds in left) else sum(seconds or 0.0 for seconds in left)
     return Progress(tuple(known), tuple(running), failed, tuple(waiting), total)
+
+
+def _reason_noted(note: Path) -> str:
+    try:
+        return str(json.loads(note.read_text("utf-8"))["reason"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"{note} cannot be read: {error}"
 
 
 def _failure_of(job: Job, store: RecordStore) -> Path:

@@ -114,6 +114,16 @@ def test_the_end_of_a_failed_runs_log_is_told(makes: Any, store: RecordStore, mo
     assert failures[one].splitlines() == ["ValueError: no", *(f"| line {n}" for n in range(90, 100))]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b"7"])
+def test_a_damaged_note_of_a_failure_is_named(content: bytes, makes: Any, store: RecordStore) -> None:
+    one = job()
+    makes(lambda *_: fail(ValueError("no")))
+    run_study({one: Needs()}, store, n_jobs=1, quiet=True)
+    (note,) = store.root.parent.rglob("*.failed")
+    note.write_bytes(content)
+    assert progress_of([one], store).failed[one].startswith(f"{note} cannot be read: ")
+
+
 def test_the_longest_come_first_by_what_is_on_record(makes: Any, store: RecordStore) -> None:
     few, many, other = job("linear", 0, "epochs=1"), job("linear", 0, "epochs=9"), job("ewc", 0, "epochs=3")
     assert longest_first([few, many, other], store) == [many, other, few]
