@@ -128,7 +128,7 @@ def choices_in(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not JSON ({error}): delete it, and run `reclaim sweep` again") from None
     if not isinstance(found, dict) or not all(map(_is_choice, found.values())):
         raise RecipeError(

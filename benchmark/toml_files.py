@@ -42,11 +42,12 @@ def one_of(choices: Iterable[str]) -> Kind:
 def read_document(path: Path, error: type[ValueError]) -> dict[str, Any]:
     """The content of a file.
 
-    :raises ValueError: the file is not TOML (for example, a name occurs twice), or not UTF-8; of type ``error``.
+    :raises ValueError: the file is not TOML (for example, a name occurs twice, or it is nested too deeply), or not
+        UTF-8; of type ``error``.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"{path.name} is not TOML: {problem}") from None
 
 

@@ -1,4 +1,6 @@
-"""Files from elsewhere run no code: what a pickle would do in each place where one could be put."""
+"""Files from elsewhere run no code: what a pickle would do in each place where one could be put. What is nested too
+deeply is named.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,15 @@ import pytest
 import torch
 from reclaim import benchmark, strategies
 from reclaim.benchmark.checks.conform import check
+from reclaim.benchmark.config import Config, ConfigError
 from reclaim.benchmark.data.cifar import _unpickled
+from reclaim.benchmark.data.readers import _food_part
 from reclaim.benchmark.data.verify import read_images
+from reclaim.benchmark.recipes import RecipeError, choices_in
 from reclaim.benchmark.records.record import RecordError
 from reclaim.benchmark.records.store import RecordStore
+from reclaim.benchmark.toml_files import read_document
+from reclaim.benchmark.training import sweep
 from reclaim.strategies.backbones import read_weights
 
 
@@ -91,6 +98,30 @@ def test_unverified_cifar_runs_nothing(name: str, kind: str, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="is not a pickle of CIFAR's"):
         read_images(name, tmp_path, verify=False)
     assert not (tmp_path / "harmed").exists()
+
+
+DEEP = "[" * 100_000
+"""Nested too deeply to be read: Python's readers of JSON and TOML raise no ValueError at it."""
+
+NESTED: dict[str, Callable[[Path], Any]] = {
+    "recipes": lambda path: read_document(path, RecipeError),
+    "choices": choices_in,
+    "choices to be added to": sweep.read,
+    "images of Food-101": _food_part,
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_what_is_nested_too_deeply_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.toml"
+    path.write_text(f"a = {DEEP}" if kind == "recipes" else DEEP)
+    with pytest.raises(ValueError, match=r"file\.toml (is not|cannot be read)"):
+        NESTED[kind](path)
+
+
+def test_a_setting_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lr must be a finite number, got '\[\["):
+        Config().set([f"lr={DEEP}"])
 
 
 LOADERS = re.compile(r"pickle\.loads?\(|Unpickler\(|torch\.load\(|allow_pickle=True|joblib\.load|shelve|marshal\.load")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -160,14 +161,17 @@ class CachedImages(Dataset[tuple[Any, int]]):
 def open_cache(data: ImageData, part: str, folder: Path | str) -> ImageCache:
     """The cache of ``data.parts[part]`` in ``folder``.
 
-    :raises ValueError: there is no cache, it is unfinished, or it was made from other images.
+    :raises ValueError: there is no cache, it is unfinished or damaged, or it was made from other images.
     """
     target = Path(folder) / data.name / part
     remedy = f"make it with `reclaim data cache {data.name}`"
     if not (target / INDEX).is_file():
         raise ValueError(f"{target} has no finished cache: {remedy}")
-    with np.load(target / INDEX) as index:
-        sha256, sizes, labels = str(index["sha256"]), index["sizes"], index["labels"]
+    try:
+        with np.load(target / INDEX) as index:
+            sha256, sizes, labels = str(index["sha256"]), index["sizes"], index["labels"]
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, BadZipFile) as error:
+        raise ValueError(f"{target / INDEX} cannot be read ({error}): move {target} away and {remedy}") from None
     if sha256 != data.sha256:
         raise ValueError(f"{target} is a cache of other images, or of another split: move it away and {remedy}")
     offsets = _offsets(sizes)

@@ -63,7 +63,7 @@ def read_sprites(folder: Path, verify: bool = True) -> ImageData:
         batches = [_sprites(require_there(folder / file)) for file in files]
         try:
             labels = json.loads(require_there(folder / of_labels).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder / of_labels} cannot be read ({error}): put a fresh copy there") from error
         labels = _labels(folder / of_labels, labels, sum(map(len, batches)), len(CIFAR10))
         sources = [

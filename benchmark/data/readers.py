@@ -229,7 +229,7 @@ def _food_part(path: Path) -> dict[str, list[str]]:
     """Names of the images of each class."""
     try:
         part = json.loads(require_there(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}): put a fresh copy there") from error
     if not isinstance(part, dict) or not all(isinstance(images, list) for images in part.values()):
         raise ValueError(f"{path} does not list the images of each class: put a fresh copy there")

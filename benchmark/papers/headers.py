@@ -49,12 +49,15 @@ class Paper:
 def papers() -> dict[str, Paper]:
     """Key -> header of every paper that has a file here, in the order of their arXiv numbers.
 
-    :raises PublishedError: a header is incomplete.
+    :raises PublishedError: a file is not TOML, or a header is incomplete.
     """
     found = []
     for path in FOLDER.glob("*.toml"):
-        top, _, _ = path.read_text(encoding="utf-8").partition("\n[[")  # the header comes first; the rest is long
-        header = tomllib.loads(top).get("paper")
+        try:
+            top, _, _ = path.read_text(encoding="utf-8").partition("\n[[")  # the header comes first; the rest is long
+            header = tomllib.loads(top).get("paper")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise PublishedError(f"papers/{path.name} is not TOML: {error}") from error
         if header is None:
             continue
         required = ("key", "name", "title", "venue", "arxiv", "metric")

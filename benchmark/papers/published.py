@@ -396,10 +396,9 @@ def _plan(document: Mapping[str, Any], file: str) -> tuple[int, float]:
 
 
 def _document(name: str) -> dict[str, Any]:
-    text = (FOLDER / name).read_text(encoding="utf-8")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads((FOLDER / name).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PublishedError(f"papers/{name} is not TOML: {error}") from error
 
 

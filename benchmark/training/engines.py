@@ -284,7 +284,7 @@ def progress_of(jobs: Sequence[Job], store: RecordStore) -> Progress:
 def _reason_noted(note: Path) -> str:
     try:
         return str(json.loads(note.read_text("utf-8"))["reason"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         return f"{note} cannot be read: {error}"
 
 

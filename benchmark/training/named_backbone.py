@@ -81,6 +81,8 @@ def _architecture_of(weights: Path) -> str:
     if not isinstance(architecture, str):
         raise ValueError(f"{path} names no architecture of timm under 'architecture': {remedy}")
     arguments = said.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{path} has {arguments!r} as 'model_args', which is no table of arguments: {remedy}")
     if others := sorted(set(arguments) - SAID_BY_THE_RUN):
         raise ValueError(
             f"{path} changes the architecture {architecture!r} by {', '.join(others)} in 'model_args', which no name "

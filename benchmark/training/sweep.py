@@ -121,7 +121,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         require_writable(path.absolute().parent)
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror or error}): name another file with --output") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): name another file with --output") from error
     if not isinstance(known, dict) or not all(isinstance(choice, dict) for choice in known.values()):
         raise ValueError(f"{path} is no file of choices, recipe -> choice: name another file with --output")

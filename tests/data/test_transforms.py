@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -307,6 +308,13 @@ def test_a_cache_that_is_unfinished_damaged_or_of_other_images_is_refused(
         file.write(b"x")
     with pytest.raises(ValueError, match="does not match its index"):
         open_cache(data, "train", cache)
+    index = cache / "clrs25" / "train" / "index.npz"
+    whole = index.read_bytes()
+    for damaged in (b"", whole[:40], whole[:-40], pickle.dumps([])):
+        index.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"index\.npz cannot be read \(.*move .*train away and make it with"):
+            open_cache(data, "train", cache)
+    index.write_bytes(whole)
     other = replace(data, test=data.test.take([0]))
     with pytest.raises(ValueError, match="cache of other images"):
         make_cache(other, cache)

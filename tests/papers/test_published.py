@@ -454,6 +454,9 @@ def test_a_sound_claim_is_read(document: Callable[[Any], None]) -> None:
 
 def test_what_is_not_toml_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "slca.toml").write_text("[paper\n")
+    monkeypatch.setattr(headers, "FOLDER", tmp_path)
+    with pytest.raises(PublishedError, match=r"papers/slca\.toml is not TOML: .*line 1"):
+        papers.__wrapped__()
     monkeypatch.setattr(published, "FOLDER", tmp_path)
     monkeypatch.setattr(published, "papers", lambda: {"slca": papers()["slca"]})
     with pytest.raises(PublishedError, match=r"papers/slca\.toml is not TOML: .*line 1"):

@@ -64,6 +64,8 @@ def test_a_file_or_folder_gives_an_architecture_and_the_file(folder: Path, monke
             r"has no config.json beside it.*: name the architecture and pass the file: --backbone NAME --weights .*",
         ),
         ("{", "config.json is not JSON"),
+        ("[" * 100_000, "config.json is not JSON"),
+        ('{"architecture": "test_vit", "model_args": 3}', "has 3 as 'model_args'.*--weights"),
         ('["test_vit"]', "names no architecture of timm under 'architecture'"),
         ('{"architectures": ["ViTModel"]}', "names no architecture of timm under 'architecture'.*--weights"),
         ('{"architecture": "vit_of_nobody"}', "unknown backbone 'vit_of_nobody.local'"),
