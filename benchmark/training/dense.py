@@ -221,7 +221,12 @@ def score(
             [{key: value.cpu() for key, value in one.items()} for one in found],
             [{**one, "masks": one["masks"].bool()} for one in truth_of],
         )
-        values = metric.compute()
+        if any(len(one["labels"]) for one in found):
+            values = metric.compute()
+        else:  # torchmetrics would give masks -1, and no value of a class
+            seen = torch.cat([one["labels"] for one in truth_of]).unique()
+            none = torch.zeros(())
+            values = {"map": none, "map_50": none, "classes": seen, "map_per_class": torch.zeros(len(seen))}
         scores |= {f"{name}_ap": 100 * float(values["map"]), f"{name}_ap_50": 100 * float(values["map_50"])}
         # of a single class torchmetrics returns no lists
         known, of_known = (values[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))

@@ -298,6 +298,10 @@ def test_what_is_right_scores_100_and_what_is_wrong_0(few: Any) -> None:
         for one in right
     ]
     assert score(Dense("detection"), wrong, canvases, 6)[0]["box_ap"] == 0.0
+    nothing = [{key: value[:0] for key, value in one.items()} for one in right]
+    scores, of_classes = score(Dense("instances"), nothing, canvases, 6)
+    assert scores == dict.fromkeys(("box_ap", "box_ap_50", "mask_ap", "mask_ap_50"), 0.0)
+    assert of_classes["mask_ap"] == [0.0 if c in present else None for c in range(1, 7)]
     semantic = canvases.semantic()
     assert score(Dense("semantic"), [*semantic], canvases, 6)[0] == {"miou": pytest.approx(100.0)}
     background = score(Dense("semantic"), [*torch.zeros_like(semantic)], canvases, 6)
