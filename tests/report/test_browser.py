@@ -174,7 +174,8 @@ def test_the_address_keeps_stream_filter_order_and_curves(browser: Any, url: str
     assert "#methods?" in address
     browser.get("about:blank")
     browser.get(address)
-    assert order(browser) == ["lora-aepg", "lora-ce"]
+    # on a busy machine rows are laid out some time after the page has loaded
+    assert WebDriverWait(browser, 30).until(order) == ["lora-aepg", "lora-ce"]
     assert find(browser, f"{TABLE} [aria-sort]").get_attribute("aria-sort") == "ascending"
     assert not find(browser, f"#curves input[value='slca@{SPLIT}']").is_selected()
     assert find(browser, f"#curves input[value='lora-ce@{SPLIT}']").is_selected()
