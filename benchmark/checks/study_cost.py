@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reclaim.strategies.backbones import RESNET50_CIFAR
 from tabulate import tabulate
@@ -25,12 +25,10 @@ from ..files import write_text
 from ..papers.protocols import covered_runs
 from ..records.record import Record
 from ..records.store import RecordStore
+from ..training.rehearsal import Projection, kind, project
 from ..verdicts.study import count
 from .scaling import pyplot
 from .speed_table import put
-
-if TYPE_CHECKING:
-    from ..training.rehearsal import Projection  # torch is needed to project, not to name what is projected
 
 DEVICES = (1, 8, 64)
 PICTURE, GPU_PICTURE = "study-makespan.svg", "study-makespan-gpu.svg"
@@ -66,8 +64,6 @@ class Cost:
 
 def costs(rehearsals: Sequence[Record]) -> list[Cost]:
     """Of each run of a published cell, on the device of the rehearsals."""
-    from ..training.rehearsal import Projection, kind, project  # imported late: it needs torch
-
     measured: dict[tuple[Any, ...], list[Record]] = {}
     for record in rehearsals:
         if "steps" not in record.provenance["rehearsal"]:
@@ -88,7 +84,6 @@ def costs(rehearsals: Sequence[Record]) -> list[Cost]:
 
 def gpu_costs() -> list[Cost]:
     """Of each run of a published cell, if the GPU does nothing but pass all images through a plain backbone."""
-    from ..training.rehearsal import Projection, project  # imported late: it needs torch
 
     def steps(rate: float) -> list[tuple[int, float]]:
         return [(images, images / rate) for images in (2, 1)]

@@ -170,7 +170,7 @@ def open_cache(data: ImageData, part: str, folder: Path | str) -> ImageCache:
     try:
         with np.load(target / INDEX) as index:
             sha256, sizes, labels = str(index["sha256"]), index["sizes"], index["labels"]
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, BadZipFile) as error:
         raise ValueError(f"{target / INDEX} cannot be read ({error}): move {target} away and {remedy}") from None
     if sha256 != data.sha256:
         raise ValueError(f"{target} is a cache of other images, or of another split: move it away and {remedy}")

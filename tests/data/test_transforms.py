@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import shutil
@@ -310,7 +311,9 @@ def test_a_cache_that_is_unfinished_damaged_or_of_other_images_is_refused(
         open_cache(data, "train", cache)
     index = cache / "clrs25" / "train" / "index.npz"
     whole = index.read_bytes()
-    for damaged in (b"", whole[:40], whole[:-40], pickle.dumps([])):
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for damaged in (b"", whole[:40], whole[:-40], pickle.dumps([]), array.getvalue()):
         index.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"index\.npz cannot be read \(.*move .*train away and make it with"):
             open_cache(data, "train", cache)

@@ -609,6 +609,8 @@ def test_pictures_of_claims_tell_the_tiers_apart(tmp_path: Path) -> None:
     assert "in points (embedded tier)" in drawn
     assert "in points (detection and segmentation)" in drawn
     assert "middle" not in drawn  # has no runs
+    planned = [v.claim for v in verdicts if v.claim.family == "confirmatory" and v.claim.tier != "middle"]
+    assert all(claim.text in drawn for claim in planned)  # none is cut
     written = {path.name for path in figures.write([], {}, tmp_path, verdicts)}
     assert {"claims-embedded-confirmatory.svg", "claims-dense-confirmatory.svg", "card.png"} <= written
     assert not any("middle" in name for name in written)
