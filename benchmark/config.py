@@ -579,8 +579,8 @@ class Config:
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0 and not (name == "epochs" and self.epochs == 0 and self.closed_form):
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("slow_factor", "momentum", "weight_decay", "head_init_std", "horizon_beyond"):
-            if not getattr(self, name) >= 0:
+        for name in ("slow_factor", "momentum", "weight_decay", "head_init_std", "horizon_beyond", "l2_sp"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ConfigError(f"micro_batch must be a number of images, at least 1, got {self.micro_batch}")
@@ -728,6 +728,10 @@ class Config:
             raise ConfigError("dense: canvases are not warped, whose boxes would not follow: set augment to false")
         if self.schedule == "step":
             raise ConfigError("dense has the schedules constant and cosine: set schedule to one of them")
+        if self.seeding == "initialisation":
+            raise ConfigError(
+                "dense makes other canvases of each seed: set seeding to class_order+initialisation or class_order"
+            )
         if self.olor and self.olor.anchor != "pretrained":
             raise ConfigError("dense has one experience, so nothing previous: set olor.anchor to pretrained")
 

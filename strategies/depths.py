@@ -45,8 +45,9 @@ def layer_depths(
       VGG, only the last layer is new.
 
     Exclude everything else that is not pretrained. Of a torchvision detector with ``weights_backbone`` alone that is
-    all outside of ``model.backbone.body``. A head that is to be rolled back, or another layer, can be added to the
-    result: ``{**layer_depths(model), **dict.fromkeys(model.fc.parameters(), 1.0)}``.
+    all outside of ``model.backbone.body``, of an SSD all outside of ``model.backbone.features``. A head that is to be
+    rolled back, or another layer, can be added to the result:
+    ``{**layer_depths(model), **dict.fromkeys(model.fc.parameters(), 1.0)}``.
 
     :param counting: F8. ``"layers"`` (the text): patch embedding, tokens and position embedding (a ConvNet's stem) are
         0, block j is j + 1, and what comes after the last block, such as the final norm, is n. The blocks are those of
@@ -107,6 +108,8 @@ def describe_depths(model: nn.Module, depths: Mapping[nn.Parameter, float] | Non
 
 def _checked(model: nn.Module, parameters: Iterable[Any], argument: str = "exclude") -> list[nn.Parameter]:
     """Modules and names, and parameters of a copy, would name nothing, silently."""
+    if isinstance(parameters, nn.Module) or not isinstance(parameters, Iterable):
+        parameters = [parameters]
     parameters, own = list(parameters), {*model.parameters()}
     for parameter in parameters:
         if not isinstance(parameter, nn.Parameter):

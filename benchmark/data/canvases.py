@@ -43,7 +43,7 @@ class Canvases:
     :ivar labels: of each canvas (objects,) int64, from 1; 0 is the background.
     :ivar masks: of each canvas (objects, H, W) uint8: 1 where the object is visible.
     :raises CanvasError: a canvas has no object, a box no area, a mask is not within its box up to its edges, masks
-        overlap, or something is missing or not finite.
+        overlap, or something is missing, of another shape or kind, or out of range.
     """
 
     images: Tensor
@@ -52,6 +52,9 @@ class Canvases:
     masks: list[Tensor]
 
     def __post_init__(self) -> None:
+        _require_tensor("images", self.images)
+        if self.images.ndim != 4:
+            raise CanvasError(f"images have {_kind(self.images)}: give (canvases, channels, H, W)")
         counts = {name: len(getattr(self, name)) for name in ("images", "boxes", "labels", "masks")}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{n} {name}" for name, n in counts.items())
@@ -87,12 +90,18 @@ def require_sound(canvas: int, image: Tensor, boxes: Tensor, labels: Tensor, mas
     where = f"canvas {canvas}"
     of = {"image": image, "boxes": boxes, "labels": labels, "masks": masks}
     for name, value in of.items():
-        if not (hasattr(value, "is_floating_point") and hasattr(value, "ndim")):
-            raise CanvasError(f"{name} of {where} is of type {type(value).__name__}: give a tensor")
+        _require_tensor(f"{name} of {where}", value)
+        if not value.ndim:
+            raise CanvasError(f"{name} of {where} is a single number: give a list of them, as a tensor")
     if image.ndim != 3 or not image.is_floating_point():
         raise CanvasError(f"the image of {where} has {_kind(image)}: give (channels, H, W) of floating-point numbers")
     if not bool(image.isfinite().all()):
         raise CanvasError(f"{where} has pixels that are NaN or infinite: give finite ones")
+    if not bool(((image >= 0) & (image <= 1)).all()):
+        raise CanvasError(
+            f"{where} has pixels from {float(image.min()):g} to {float(image.max()):g}: give values from 0 to 1, such "
+            f"as those of an 8-bit image divided by 255"
+        )
     if not len(boxes):
         raise CanvasError(f"{where} has no object: put one on it, or leave it out")
     if not len(boxes) == len(labels) == len(masks):
@@ -126,6 +135,11 @@ def require_sound(canvas: int, image: Tensor, boxes: Tensor, labels: Tensor, mas
             raise CanvasError(
                 f"box {i} of {where} is {box.tolist()}, but its mask reaches over {around}: make the box of the mask"
             )
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not (hasattr(value, "is_floating_point") and hasattr(value, "ndim")):
+        raise CanvasError(f"{name} is of type {type(value).__name__}: give a tensor")
 
 
 def _kind(value: Tensor) -> str:

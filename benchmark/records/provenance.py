@@ -34,7 +34,7 @@ def provenance(
     import torch  # reading records and making leaderboards must not wait for it
 
     return {
-        **{package: _version(package) for package in PACKAGES},
+        **versions_of(*PACKAGES),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **dict(zip(("commit", "dirty"), _commit(), strict=True)),
@@ -53,6 +53,11 @@ def provenance(
             else {}
         ),
     }
+
+
+def versions_of(*packages: str) -> dict[str, str | None]:
+    """The installed version of each package; None of one that is not installed."""
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str | None:

@@ -103,7 +103,6 @@ def require_divisible(config: Config, backbone: nn.Module) -> None:
         "dualprompt": config.dualprompt is not None,
         "batch_norm": estimates,
         "memory": config.memory is not None,
-        "dense": config.dense is not None,
         "external": config.external is not None,
     }
     if found := [name for name, is_so in why.items() if is_so]:

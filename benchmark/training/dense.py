@@ -20,13 +20,13 @@ from ..data.canvases import Canvases, draw_canvases
 from ..data.drawings import downstream
 from ..data.streams import CANVASES, DENSE, Stream, class_order
 from ..records.metrics import SHOWN_CANVASES
-from ..records.provenance import provenance
+from ..records.provenance import provenance, versions_of
 from ..records.record import SCHEMA, Record
 from .build import make_backbone, optimizer_of
 from .dense_models import backbone_of, dense_loss, dense_predictions, make_dense_model, new_parameters
 from .kernels import arithmetic
 from .observer import Effort
-from .runtime import HERE, Setup
+from .runtime import HERE, Setup, process
 
 EVAL_BATCH = 50
 KEPT_SCORE = 0.3
@@ -49,7 +49,8 @@ def run_dense(
 
     :param progress: called with the number of epochs finished and their total.
     :raises FloatingPointError: a loss became NaN or infinite.
-    :raises ValueError: the configuration does not fit the stream, or what computes average precision is missing.
+    :raises ValueError: the configuration does not fit the stream, what computes average precision is missing, or
+        torchrun started several processes.
     """
     effort = Effort()
     dense = config.dense
@@ -59,14 +60,13 @@ def run_dense(
         raise ValueError(f"{recipe} is for canvases, which {stream.name} has not: run it on {CANVASES.name}")
     if setup.weights or setup.root or setup.cache:
         raise ValueError(f"{recipe} sees drawings that ship, by weights that ship: leave out weights, root and cache")
+    if process()[1] > 1:
+        raise ValueError(f"{recipe} trains on canvases in one process: run it without torchrun")
     require_metrics(dense)
     torch_seed = 1 if config.seeding == "class_order" else seed  # F2 (docs/fidelity.md)
     with arithmetic(setup.threads, setup.device):
         torch.manual_seed(torch_seed)
-        everything = class_order(
-            len(downstream(config.part).names), None if config.seeding == "initialisation" else seed
-        )
-        classes = everything[: stream.n_classes]
+        classes = class_order(len(downstream(config.part).names), seed)[: stream.n_classes]
         train, test = draw_canvases(classes, dense.canvases, dense.test_canvases, seed, config.part)
         weights_sha256 = fingerprint(make_backbone(config))
         model = make_dense_model(dense, len(classes)).to(setup.device)
@@ -78,6 +78,7 @@ def run_dense(
         where = provenance(
             effort.started, datetime.now(timezone.utc), effort.wall_seconds, setup.device, effort.cpu_seconds
         )
+        where |= versions_of("torchmetrics", "pycocotools")
     values = config.as_dict()
     result = {
         "schema": SCHEMA,
@@ -125,7 +126,10 @@ def fit(
 
     :param seed: of the order of canvases, and of what detectors draw; it reseeds torch.
     :raises FloatingPointError: a part of the loss became NaN or infinite; names it.
+    :raises ValueError: a label is above the number of the model's classes.
     """
+    if (largest := max(int(labels.max()) for labels in canvases.labels)) > model.n_classes:
+        raise ValueError(f"a canvas has the label {largest}, and the model {model.n_classes} classes: make it of more")
     device = next(model.parameters()).device
     optimizer = optimizer_of(config, _groups(config, model), model, new_parameters(model), device.type)
     steps = config.epochs * math.ceil(len(canvases) / config.batch_size)
@@ -197,7 +201,8 @@ def score(
     """Metric -> percent, and metric -> percent of each class, null of one that is on no canvas.
 
     ``miou`` is the mean of the intersections over unions of all classes and the background, over the pixels of all
-    canvases. ``box_ap`` and ``mask_ap`` are COCO's average precision, over IoU 0.50 to 0.95; ``_50`` at 0.50.
+    canvases. ``box_ap`` and ``mask_ap`` are COCO's average precision, over IoU 0.50 to 0.95; ``_50`` at 0.50. The
+    models find at most 20 objects on a canvas, where COCO allows 100 of an image.
     """
     if dense.task == "semantic":
         from torchmetrics.classification import MulticlassJaccardIndex

@@ -106,11 +106,16 @@ class PatchDecoder(nn.Module):
 def make_dense_model(dense: Dense, n_classes: int) -> Any:
     """The configured model. Draws from torch's global generator.
 
-    torchvision's detectors take and give what they always do; a segmenter takes (N, 1, H, W) and returns logits.
+    torchvision's detectors take and give what they always do; a segmenter takes (N, 1, H, W) and returns logits. All
+    have ``n_classes``.
     """
     body = FeatureMap()
-    if dense.task == "semantic":
-        return PatchDecoder(body, n_classes)
+    model = PatchDecoder(body, n_classes) if dense.task == "semantic" else _detector(dense, body, n_classes)
+    model.n_classes = n_classes
+    return model
+
+
+def _detector(dense: Dense, body: FeatureMap, n_classes: int) -> Any:
     # canvases are neither resized nor normalised
     as_they_are: dict[str, Any] = {
         "min_size": SIDE,
@@ -121,11 +126,12 @@ def make_dense_model(dense: Dense, n_classes: int) -> Any:
         "_skip_resize": True,
     }
     if dense.task == "detection":
-        # objects of 21 to 42 pixels: FCOS gives boxes whose longest side from a point is up to 8 x 3 pixels to level 0
+        # objects of 21 to 42 pixels: FCOS gives level 0 the boxes whose farthest side is up to 8 x 4 pixels from a
+        # point, and level 1 those from 4 x 6 pixels on
         return FCOS(
             Pyramid(body),
             num_classes=n_classes + 1,
-            anchor_generator=AnchorGenerator(((3,), (6,)), ((1.0,),) * 2),
+            anchor_generator=AnchorGenerator(((4,), (6,)), ((1.0,),) * 2),
             score_thresh=0.05,
             detections_per_img=DETECTIONS,
             topk_candidates=200,

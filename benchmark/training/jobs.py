@@ -391,7 +391,7 @@ def _out_of_memory(error: Exception, job: Job, n_jobs: int) -> Exception | None:
             f"--micro-batch {fewer} (now {_at_a_time(job)} images at a time; the same gradient, but not for "
             f"backbones with batch normalisation)"
         )
-    if config.precision == "fp32" and job.setup.device != "cpu":
+    if config.precision == "fp32" and job.setup.device != "cpu" and not config.dense:  # canvases have no precision
         remedies.append("--precision bf16")
     return MemoryError(f"{what}: use {', or '.join(remedies) or 'a smaller batch_size'}")
 

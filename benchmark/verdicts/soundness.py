@@ -39,6 +39,7 @@ def problems(record: Record) -> Iterator[str]:
         yield "it is a rehearsal, a few steps on synthetic images: no leaderboard shows one, make the run itself"
     if missing := [package for package in PACKAGES if not isinstance(provenance.get(package), str)]:
         yield f"provenance lacks the versions of {', '.join(missing)}: without them nobody can repeat the run"
+    yield from _of_the_origin(record)
     if record.dense:
         yield from _of_canvases(record)
         return
@@ -64,11 +65,6 @@ def problems(record: Record) -> Iterator[str]:
     except (ValueError, TypeError, OverflowError) as error:
         yield f"result.config is not one of this version: {error}"
         return
-    recipe, stated = _recipe(record), result["hyperparameters_from"]
-    # our choices were made on our drawings: what counts as chosen on somebody's own images is theirs to say
-    origin = recipe.origin_of(config) if recipe and "own_stream" not in result else stated
-    if stated != origin and (stated, origin) != ("validation", "given"):  # which an earlier choice is now
-        yield f"result.hyperparameters_from is {stated!r}: for {record.recipe} with this configuration it is {origin!r}"
     known, unknown = result["accuracy_task_known"][0][0], result["accuracy"][0][0]
     # DER++ has the classes to come in its head from the start; what code from outside has is not known
     if known > unknown and not config.external and not (config.memory and config.memory.method == "der++"):
@@ -103,6 +99,19 @@ def misplaced(record: Record) -> str | None:
     sizes = (stream.joined() if config.joint else stream).sizes
     problems_of_both = (_against_order(result, config, stream), _against_images(result, config, stream, sizes))
     return next(itertools.chain(*problems_of_both), None)
+
+
+def _of_the_origin(record: Record) -> Iterator[str]:
+    """What cannot be true of where its settings come from."""
+    try:
+        config = from_dict(record.result["config"])
+    except (ValueError, TypeError, OverflowError):  # which others say
+        return
+    recipe, stated = _recipe(record), record.result["hyperparameters_from"]
+    # our choices were made on our drawings: what counts as chosen on somebody's own images is theirs to say
+    origin = recipe.origin_of(config) if recipe and "own_stream" not in record.result else stated
+    if stated != origin and (stated, origin) != ("validation", "given"):  # which an earlier choice is now
+        yield f"result.hyperparameters_from is {stated!r}: for {record.recipe} with this configuration it is {origin!r}"
 
 
 def _of_canvases(record: Record) -> Iterator[str]:

@@ -144,6 +144,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "boxes of integers": (one(boxes=[one()["boxes"][0].long()]), "boxes of canvas 0 have .* type int64"),
     "boxes of five": (one(boxes=[torch.zeros(1, 5)]), r"boxes of canvas 0 have shape \(1, 5\)"),
     "no tensors": (one(labels=[[1]]), "labels of canvas 0 is of type list: give a tensor"),
+    "single numbers": (one(boxes=[torch.tensor(1.0)]), "boxes of canvas 0 is a single number"),
+    "images in a list": (one(images=[torch.zeros(1, 8, 8)]), "images is of type list: give a tensor"),
+    "no images": (one(images=None), "images is of type NoneType"),
+    "images without channels": (one(images=torch.zeros(1, 8, 8)), r"images have shape \(1, 8, 8\)"),
+    "pixels of 8 bits": (one(images=torch.full((1, 1, 8, 8), 255.0)), "pixels from 255 to 255: .* divided by 255"),
     "images of integers": (one(images=torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), "the image of canvas 0 has shape"),
     "overlap": (
         one(boxes=[torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 2)], labels=[torch.tensor([1, 2])], masks=[TWICE]),

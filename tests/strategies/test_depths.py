@@ -480,6 +480,9 @@ def test_exclude_takes_parameters_of_this_model_only() -> None:
     for wrong, named in ((model.head, "Linear"), ("head", "str")):
         with pytest.raises(TypeError, match=f"exclude holds .* a {named}: give parameters"):
             layer_depths(model, exclude=[wrong])  # type: ignore[list-item]
+    for wrong, named in ((model.norm, "LayerNorm"), (None, "NoneType"), (1, "int")):
+        with pytest.raises(TypeError, match=f"a {named}: give parameters"):
+            layer_depths(model, exclude=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="exclude holds 2 parameters that VisionTransformer does not have"):
         layer_depths(model, exclude=vit().norm.parameters())
     assert not set(layer_depths(model, exclude=model.norm.parameters())) & {*model.norm.parameters()}

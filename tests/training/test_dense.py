@@ -6,13 +6,14 @@ import base64
 import builtins
 import json
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from reclaim.benchmark import api
-from reclaim.benchmark.config import Config, ConfigError, Dense
+from reclaim.benchmark.config import Config, ConfigError, Dense, config_hash
 from reclaim.benchmark.data.canvases import SIDE, Canvases, draw_canvases
 from reclaim.benchmark.data.streams import CANVASES, STREAMS
 from reclaim.benchmark.recipes import RECIPES, recipes_of
@@ -81,6 +82,8 @@ def test_a_run_gives_a_sound_record(task: str, method: str) -> None:
     assert result["test_counts"] == [6]
     assert len(result["class_order"]) == 20
     assert len(result["predictions"]) == SHOWN_CANVASES
+    assert record.provenance["torchmetrics"] == version("torchmetrics")
+    assert record.provenance["pycocotools"] == version("pycocotools")
     assert len(result["class_scores"][TASKS[task]]) == (21 if task == "sem" else 20)
     assert not list(problems(record))
     n_new = sum(p.numel() for p in new_parameters(make_dense_model(Dense(RECIPES[record.recipe].base.dense.task), 20)))  # type: ignore[union-attr]
@@ -91,12 +94,20 @@ def test_a_run_gives_a_sound_record(task: str, method: str) -> None:
 
 
 @pytest.mark.trains
-def test_the_same_seed_gives_the_same_record_and_methods_see_the_same_canvases() -> None:
+def test_the_same_seed_gives_the_same_record_and_methods_see_the_same_canvases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Canvases, Canvases]] = []
+    monkeypatch.setattr(dense, "draw_canvases", lambda *given: seen.append(draw_canvases(*given)) or seen[-1])
     first, again, other = make("dense-inst-olor"), make("dense-inst-olor"), make("dense-inst-olor", seed=1)
     assert first.result == again.result
     assert compare(first, again).agree
     assert first.result["class_order"] != other.result["class_order"]
     assert make("dense-inst-full").result["class_order"] == first.result["class_order"]
+    for one, as_first in ((1, True), (2, False), (3, True)):  # of which the last is another method's
+        for mine, others in zip(seen[one], seen[0], strict=True):
+            assert torch.equal(mine.images, others.images) == as_first
+            assert torch.equal(mine.semantic(), others.semantic()) == as_first
 
 
 def test_records_of_other_machines_may_differ_by_the_tolerance() -> None:
@@ -154,6 +165,15 @@ def test_a_bad_record_is_refused(name: str) -> None:
         validate({"result": {**_result(), **BAD[name]}, "provenance": provenance})
 
 
+def test_where_settings_come_from_is_checked() -> None:
+    record = synthetic_record("dense-sem-olor", CANVASES.name)
+    record.result["hyperparameters_from"] = "validation"
+    assert "hyperparameters_from" not in str(list(problems(record)))
+    record.result["config"]["lr"] *= 2
+    record.result["config_hash"] = config_hash(record.result["config"])
+    assert "hyperparameters_from is 'validation'" in str(list(problems(record)))
+
+
 def test_scores_and_a_task_on_canvases_go_together() -> None:
     config = RECIPES["full-1"].config.as_dict()
     job = Job("full-1", RECIPES["full-1"].config, CANVASES, 0, "given")
@@ -208,6 +228,8 @@ def test_recipes_and_streams_that_do_not_fit() -> None:
         ("wise_ft=0.5", "has no wise_ft"),
         ("augment=true", "set augment to false"),
         ("schedule=step", "constant and cosine"),
+        ("seeding=initialisation", "makes other canvases of each seed"),
+        ("l2_sp=-1", "l2_sp must not be negative, got -1.0"),
         ("dense.canvases=0", "dense.canvases must be at least 1"),
         ("dense.task=panoptic", "dense.task must be semantic"),
         ("backbone=resnet18", "has no backbone"),
@@ -308,6 +330,26 @@ def test_what_is_right_scores_100_and_what_is_wrong_0(few: Any) -> None:
     share = 100 * float((semantic == 0).float().mean())
     assert background[0]["miou"] == pytest.approx(share / (1 + len(present)), rel=1e-4)
     assert background[1]["miou"][0] == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["semantic", "detection", "instances"])
+def test_a_label_above_the_classes_of_the_model_is_named(task: Any, few: Any) -> None:
+    model = make_dense_model(Dense(task), 5)
+    with pytest.raises(ValueError, match="a canvas has the label 6, and the model 5 classes"):
+        fit(model, RECIPES["dense-sem-full"].config.set(FEW), few[0], 0)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "any", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="dense-sem-full trains on canvases in one process: run it without torchrun"):
+        run_dense("dense-sem-full", RECIPES["dense-sem-full"].config, CANVASES, 0)
+
+
+def test_objects_go_to_the_level_of_their_size() -> None:
+    """FCOS gives an anchor of side a boxes whose farthest side is 4 a to 8 a away, and torchvision rounds anchors."""
+    of_levels = make_dense_model(Dense("detection"), 5).anchor_generator.cell_anchors
+    assert [float(anchors[0, 2] - anchors[0, 0]) for anchors in of_levels] == [4.0, 6.0]
 
 
 @pytest.mark.trains

@@ -354,7 +354,7 @@ def test_a_diverging_run_is_no_result() -> None:
         ("lora-ce", "lora.rank=0", "rank of LoRA must be at least 1, got 0"),
         ("lora-ce", "lora.blocks=7", "blocks must be distinct indices from 0 to 5"),
         ("lora-ce", "lora.frozen_epochs=3", "frozen_epochs=3 is more than"),
-        ("l2sp-1", "l2_sp=-1", "weight must be .*not negative, got -1.0"),
+        ("l2sp-1", "l2_sp=-1", "l2_sp must not be negative, got -1.0"),
         ("llrd-1", "layer_decay=0", "decay must be above 0 and at most 1, got 0.0"),
         ("wise-ft-1", "wise_ft=2", r"alpha must be in \[0, 1\], got 2.0"),
         ("weight-average-1", "weight_average=1", r"decay must be in \[0, 1\), got 1.0"),
