@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..config import from_dict
-from ..data.canvases import SIDE, draw_canvases
+from ..data.canvases import OBJECTS, SIDE, draw_canvases
 from ..recipes import recipes_of
 from ..records.metrics import DENSE_SCORES
 from ..records.record import Record
@@ -24,6 +24,8 @@ from .tables import markdown_table
 
 PICTURE = "dense.svg"
 NAMES = {"miou": "mIoU", "box_ap": "box AP", "box_ap_50": "box AP50", "mask_ap": "mask AP", "mask_ap_50": "mask AP50"}
+MOST = OBJECTS[1]
+"""Most objects of a prediction that are drawn: as many as a canvas has at most, the surest."""
 ENLARGED, GAP, CAPTION = 2, 6, 16
 """Pixels of the picture for one of a canvas; between canvases; height of a caption."""
 
@@ -151,19 +153,24 @@ def _color(label: int) -> tuple[int, int, int]:
 
 
 def _drawn(pixels: np.ndarray, found: Mapping[str, Any]) -> Image.Image:
-    """A canvas, dark on light, under what is found on it."""
+    """A canvas, dark on light, under what is found on it: of objects, which come by falling score, the surest, and the
+    surest of these on top.
+    """
     shown = np.repeat((255 * (1 - 0.8 * pixels))[:, :, None], 3, axis=2)
-    layers = [(int(c), found["semantic"] == c) for c in np.unique(found["semantic"])] if "semantic" in found else []
-    layers += zip(found["labels"], found["masks"].astype(bool), strict=True) if "masks" in found else []
-    for label, where in layers:
-        if label:
-            shown[where] = 0.4 * shown[where] + 0.6 * np.array(_color(label))
+    labels = found.get("labels", ())
+    drawn = range(min(MOST, len(labels)) - 1, -1, -1)
+    classes = found.get("semantic", np.zeros((SIDE, SIDE), int)).astype(int)
+    for i in drawn if "masks" in found else ():
+        classes[found["masks"][i].astype(bool)] = labels[i]
+    for label in np.unique(classes[classes > 0]).tolist():
+        where = classes == label
+        shown[where] = 0.4 * shown[where] + 0.6 * np.array(_color(label))
     image = Image.fromarray(shown.round().astype(np.uint8)).resize((ENLARGED * SIDE,) * 2, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(image)
-    for box, label in zip(found.get("boxes", ()), found.get("labels", ()), strict=True):
-        left, top, right, bottom = (ENLARGED * side for side in box)
+    for i in drawn:
+        left, top, right, bottom = (ENLARGED * side for side in found["boxes"][i])
         if left < right and top < bottom:
-            pen.rectangle((left, top, right - 1, bottom - 1), outline=_color(label), width=2)
+            pen.rectangle((left, top, right - 1, bottom - 1), outline=_color(labels[i]), width=2)
     return image
 
 
