@@ -95,16 +95,23 @@ def browser(started: Any, url: str) -> Iterator[Any]:
     page was asked for.
     """
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    started.get("about:blank")
+    visit(started, "about:blank")
     started.get_log("performance")
     started.get_log("browser")
-    started.get(url)
+    visit(started, url)
     yield started
     assert started.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in started.get_log("performance")]
     requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert [r for r in requested if r.split("#")[0] != url and not r.startswith("data:")] == []
     assert any(r.split("#")[0] == url for r in requested)  # else the log says nothing
+
+
+def visit(browser: Any, url: str) -> None:
+    """Open a page. On a busy machine the driver comes back while the one before is still there, or none."""
+    browser.get(url)
+    is_there = "return location.href.split('#')[0] === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(is_there, url.split("#")[0]))
 
 
 def find(browser: Any, selector: str) -> Any:
@@ -172,9 +179,9 @@ def test_the_address_keeps_stream_filter_order_and_curves(browser: Any, url: str
     curve_box(browser, f"slca@{SPLIT}").click()
     address = browser.current_url
     assert "#methods?" in address
-    browser.get("about:blank")
-    browser.get(address)
-    # on a busy machine rows are laid out some time after the page has loaded
+    visit(browser, "about:blank")
+    visit(browser, address)
+    # rows are laid out some time after that
     assert WebDriverWait(browser, 30).until(order) == ["lora-aepg", "lora-ce"]
     assert find(browser, f"{TABLE} [aria-sort]").get_attribute("aria-sort") == "ascending"
     assert not find(browser, f"#curves input[value='slca@{SPLIT}']").is_selected()
@@ -211,7 +218,7 @@ def test_every_column_sorts_by_its_numbers_with_joint_last_where_it_has_none(sta
         store.write(record)
     (path,) = write(store, tmp_path, ["html"])
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    started.get(path.as_uri())
+    visit(started, path.as_uri())
     (body,) = started.find_elements("css selector", f"{TABLE} > tbody")
     started.set_window_size(1400, 900)  # all columns
     buttons = started.find_elements("css selector", f"{TABLE} thead button")
@@ -340,15 +347,15 @@ def test_the_claims_are_a_few_tab_stops_away(browser: Any) -> None:
 
 
 def test_a_link_to_a_row_opens_it(browser: Any, url: str) -> None:
-    browser.get(f"{url}#lora-ce@{SPLIT}")
+    visit(browser, f"{url}#lora-ce@{SPLIT}")
     assert browser.find_element("id", f"lora-ce@{SPLIT}:detail").is_displayed()
     # its name is below the header that stays
     name, head = opener(browser, f"lora-ce@{SPLIT}"), find(browser, f"{TABLE} thead th")
     top = "return arguments[0].getBoundingClientRect()"
     assert browser.execute_script(f"{top}.top", name) >= browser.execute_script(f"{top}.bottom", head)
     # on a stream that is not the one on show
-    browser.get("about:blank")
-    browser.get(f"{url}#olor-1@quickdraw-1")
+    visit(browser, "about:blank")
+    visit(browser, f"{url}#olor-1@quickdraw-1")
     assert browser.find_element("id", "olor-1@quickdraw-1:detail").is_displayed()
 
 
@@ -396,7 +403,7 @@ def test_on_a_phone_cells_and_claims_open_with_what_their_rows_have_no_room_for(
 @pytest.mark.parametrize("link", ["slca/alignment", "slca/slca-pp", "slca/main/seqft+sl/split-imagenet-r-10/last_acc"])
 def test_a_link_to_a_claim_or_cell_opens_it(browser: Any, url: str, link: str) -> None:
     assert not browser.find_elements("id", f"{link}:detail")
-    browser.get(f"{url}#{link}")
+    visit(browser, f"{url}#{link}")
     assert browser.find_element("id", f"{link}:detail").is_displayed()
 
 
@@ -511,7 +518,7 @@ def test_axe_finds_nothing(browser: Any, scheme: str, width: int) -> None:
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_page_of_all_tiers_fits_and_has_no_barrier(started: Any, url_of_all_tiers: str, width: int) -> None:
     screen(started, width)
-    started.get(url_of_all_tiers)
+    visit(started, url_of_all_tiers)
     assert find(started, "#dense table").is_displayed()
     started.execute_script("for (const d of document.querySelectorAll('#claims details')) d.open = true")
     opener(started, "olor/dense-sem-full").click()
@@ -530,7 +537,7 @@ def test_a_table_of_many_recipes(started: Any, tmp_path: Path) -> None:
     path = tmp_path / "index.html"
     path.write_text(render(more, judge_claims(sample()), check_cells(records)), encoding="utf-8")
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    started.get(path.as_uri())
+    visit(started, path.as_uri())
     assert started.execute_script("return document.querySelectorAll('.row').length") > 600
     assert started.execute_script("return document.querySelectorAll('.detail').length") == 0
     find(started, f"{TABLE} th[data-key='last_acc'] button").click()
@@ -543,6 +550,6 @@ def test_a_table_of_many_recipes(started: Any, tmp_path: Path) -> None:
     assert len(started.execute_script(visible)) == 100
     find(started, "#show-all").click()
     assert len(started.execute_script(visible)) == 500
-    started.get("about:blank")
-    started.get(f"{path.as_uri()}#seqft-slow-99@{SPLIT}")
+    visit(started, "about:blank")
+    visit(started, f"{path.as_uri()}#seqft-slow-99@{SPLIT}")
     assert row(started, f"seqft-slow-99@{SPLIT}").is_displayed()
