@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from reclaim.benchmark.data.streams import STREAMS, find_stream
+from reclaim.benchmark.data.streams import CANVASES, STREAMS, find_stream
 from reclaim.benchmark.papers.protocols import find_cell
 from reclaim.benchmark.recipes import RECIPES, find_recipe
 from reclaim.benchmark.records import store as stores
@@ -273,6 +273,12 @@ def test_too_little_memory_names_the_remedy(error: Exception, maker: Maker, stor
     assert str(error).splitlines()[0] in str(raised.value)
     assert "If reserved" not in str(raised.value)
     assert seeds_on_record(store) == [1]
+
+
+def test_of_canvases_no_precision_is_advised() -> None:
+    job = Job("dense-sem-full", RECIPES["dense-sem-full"].config, CANVASES, 0, "given", Setup("cuda"))
+    error = engines._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"), job, 1)
+    assert str(error) == "out of memory (CUDA out of memory): use a smaller batch_size"
 
 
 @pytest.mark.parametrize(
