@@ -201,8 +201,8 @@ def score(
     """Metric -> percent, and metric -> percent of each class, null of one that is on no canvas.
 
     ``miou`` is the mean of the intersections over unions of all classes and the background, over the pixels of all
-    canvases. ``box_ap`` and ``mask_ap`` are COCO's average precision, over IoU 0.50 to 0.95; ``_50`` at 0.50. The
-    models find at most 20 objects on a canvas, where COCO allows 100 of an image.
+    canvases. ``box_ap`` and ``mask_ap`` are COCO's average precision, over IoU 0.50 to 0.95; ``_50`` at 0.50. COCO
+    allows 100 objects of an image; the models here find fewer, see ``DETECTIONS`` of their module.
     """
     if dense.task == "semantic":
         from torchmetrics.classification import MulticlassJaccardIndex
