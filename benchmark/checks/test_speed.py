@@ -40,10 +40,12 @@ from reclaim.benchmark.training import frozen_features
 from reclaim.benchmark.training.build import make_backbone, make_model, make_strategy
 from reclaim.benchmark.training.kernels import arithmetic
 from reclaim.benchmark.training.observer import Observer
+from reclaim.benchmark.training.roi_features import RoIFeatures
 from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
+from reclaim.strategies.baselines import l2_sp_penalty
 from reclaim.strategies.coda import attach_coda
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.dualprompt import attach_dualprompt
@@ -71,6 +73,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import default_collate
+from torchvision.ops import roi_align
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 pytestmark = pytest.mark.paper_speed
@@ -354,6 +357,27 @@ def test_olor_step_of_the_embedded_vit(check: Callable[..., None]) -> None:
 # Losses
 
 
+def test_l2_sp(check: Callable[..., None]) -> None:
+    """Small tensors: what counts is the work per tensor, not per number."""
+    anchors = {p: p.detach() + 0.01 * torch.randn_like(p) for p in quickdraw_vit().parameters()}
+
+    def as_written() -> Tensor:
+        return 0.5 * 0.001 * torch.stack([((p - anchor) ** 2).sum() for p, anchor in anchors.items()]).sum()
+
+    def gradients(of: Callable[[], Any]) -> None:
+        for _ in range(10):
+            torch.autograd.grad(of(), list(anchors))
+
+    check(
+        partial(gradients, partial(l2_sp_penalty, anchors, 0.001, "sum")),
+        partial(gradients, as_written),
+        below=1.0,
+        than="autograd's",
+        rounds=31,
+        what="gradient of L2-SP's penalty, the embedded tier's ViT",
+    )
+
+
 @pytest.mark.parametrize(
     ("loss_function", "name"),
     [
@@ -380,6 +404,27 @@ def test_losses(loss_function: Callable[[Tensor, Tensor], Tensor], name: str, ch
         rounds=31,
         what=f"gradient of {name}, 256 x 1000",
         goal=2.0,
+    )
+
+
+# Boxes
+
+
+def test_features_of_boxes(check: Callable[..., None]) -> None:
+    """Of a training step's boxes on four canvases, forward and backward."""
+    features = torch.randn(4, 64, 14, 14, requires_grad=True)
+    corners = 60 * torch.rand(4, 32, 2)
+    boxes = list(torch.cat([corners, corners + 10 + 30 * torch.rand(4, 32, 2)], dim=2))
+
+    def gradient(of: Callable[[], Tensor]) -> None:
+        torch.autograd.grad(of().sum(), features)
+
+    check(
+        partial(gradient, lambda: RoIFeatures(7, 6)({"0": features}, boxes, [])),
+        partial(gradient, lambda: roi_align(features, boxes, 7, 1 / 6, 2, aligned=True)),
+        below=1.0,
+        than="torchvision's",
+        what="gradient of RoIAlign, 128 boxes of 64 channels",
     )
 
 

@@ -28,7 +28,7 @@ from .kernels import arithmetic
 from .observer import Effort
 from .runtime import HERE, Setup, process
 
-EVAL_BATCH = 50
+EVAL_BATCH = 10
 KEPT_SCORE = 0.3
 """Least score of a prediction that a record keeps to be shown."""
 

@@ -14,11 +14,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from ..config import Dense
 from ..data.canvases import OBJECTS, SIDE
 from ..files import asset
+from .roi_features import RoIFeatures
 
 STRIDE = 6
 """Pixels from one token of the embedded ViT to the next."""
@@ -70,19 +70,6 @@ class Pyramid(nn.Module):
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         features = self.body(images)
         return OrderedDict((str(i), level(features)) for i, level in enumerate(self.levels))
-
-
-class RoIFeatures(MultiScaleRoIAlign):
-    """RoIAlign on the map of level "0", whose cell i is the middle of the pixels 6 i to 6 i + 5. torchvision's own
-    rounds the scale of a map to a power of two: it would look for a box's features at an eighth of its place, not a
-    sixth.
-    """
-
-    def __init__(self, side: int) -> None:
-        super().__init__(["0"], side, 2)
-
-    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        return roi_align(x["0"], boxes, self.output_size, 1 / STRIDE, self.sampling_ratio, aligned=True)
 
 
 class PatchDecoder(nn.Module):
@@ -146,12 +133,12 @@ def _detector(dense: Dense, body: FeatureMap, n_classes: int) -> Any:
         rpn_post_nms_top_n_train=50,
         rpn_post_nms_top_n_test=50,
         rpn_batch_size_per_image=64,
-        box_roi_pool=RoIFeatures(7),
+        box_roi_pool=RoIFeatures(7, STRIDE),
         box_head=TwoMLPHead(WIDTH * 7**2, 2 * WIDTH),
         box_predictor=FastRCNNPredictor(2 * WIDTH, n_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=DETECTIONS,
-        mask_roi_pool=RoIFeatures(14),
+        mask_roi_pool=RoIFeatures(14, STRIDE),
         mask_head=MaskRCNNHeads(WIDTH, (WIDTH, WIDTH), 1),
         mask_predictor=MaskRCNNPredictor(WIDTH, WIDTH, n_classes + 1),
         **as_they_are,

@@ -33,13 +33,13 @@ from reclaim.benchmark.training.dense import fit, predictions, require_finite, r
 from reclaim.benchmark.training.dense_models import (
     STRIDE,
     FeatureMap,
-    RoIFeatures,
     backbone_of,
     dense_loss,
     make_dense_model,
     new_parameters,
 )
 from reclaim.benchmark.training.jobs import Job
+from reclaim.benchmark.training.roi_features import RoIFeatures
 from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.benchmark.training.sweep import metric_for
@@ -287,20 +287,12 @@ def test_a_token_is_the_middle_of_its_pixels() -> None:
         assert divmod(found, body.grid) == (row // STRIDE, column // STRIDE)
 
 
-@pytest.mark.parametrize("box", [(12.0, 18.0, 48.0, 42.0), (3.0, 6.0, 27.0, 30.0)])
-def test_the_features_of_a_box_are_those_at_its_place(box: tuple[float, ...]) -> None:
-    """On a map whose values are the pixels in the middle of its cells, their mean is the middle of the box."""
-    middles = STRIDE * (torch.arange(SIDE // STRIDE) + 0.5)
-    of_map = torch.stack(torch.meshgrid(middles, middles, indexing="xy"))[None]
-    left, top, right, bottom = box
-    found = RoIFeatures(7)({"0": of_map, "1": of_map[..., ::2, ::2]}, [torch.tensor([box])], [(SIDE, SIDE)])
-    assert found.shape == (1, 2, 7, 7)
-    assert found.mean((0, 2, 3)).tolist() == pytest.approx([(left + right) / 2, (top + bottom) / 2])
-    steps = found[0, 0].diff(dim=1)  # from one of seven bins to the next
-    assert torch.allclose(steps, torch.full_like(steps, (right - left) / 7), atol=1e-4)
+def test_boxes_are_read_at_their_place() -> None:
+    """See test_roi_features.py."""
     heads = make_dense_model(Dense("instances"), 6).roi_heads
-    assert isinstance(heads.box_roi_pool, RoIFeatures)
-    assert isinstance(heads.mask_roi_pool, RoIFeatures)
+    for pool, side in ((heads.box_roi_pool, 7), (heads.mask_roi_pool, 14)):
+        assert isinstance(pool, RoIFeatures)
+        assert (pool.side, pool.scale) == (side, 1 / STRIDE)
 
 
 def test_what_is_right_scores_100_and_what_is_wrong_0(few: Any) -> None:
