@@ -168,6 +168,15 @@ def test_the_penalty_can_be_differentiated_twice(form: Any) -> None:
         torch.testing.assert_close(second, 2 * factor**2 * (p - anchor).detach())
 
 
+def test_weights_that_change_before_the_backward_pass_are_an_error() -> None:
+    weights = nn.Parameter(torch.ones(3))
+    penalty: Any = l2_sp_penalty({weights: torch.zeros(3)}, 0.3)
+    with torch.no_grad():
+        weights += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        penalty.backward()
+
+
 def test_the_sum_pulls_all_elements_alike() -> None:
     """The form of Li et al.: weight / 2 x the squared distance over all tensors."""
     plugin, model, moves = moved_model(0.3, "sum")

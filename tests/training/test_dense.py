@@ -292,7 +292,7 @@ def test_boxes_are_read_at_their_place() -> None:
     heads = make_dense_model(Dense("instances"), 6).roi_heads
     for pool, side in ((heads.box_roi_pool, 7), (heads.mask_roi_pool, 14)):
         assert isinstance(pool, RoIFeatures)
-        assert (pool.side, pool.scale) == (side, 1 / STRIDE)
+        assert (pool.output_size, pool.scale) == ((side, side), 1 / STRIDE)
 
 
 def test_what_is_right_scores_100_and_what_is_wrong_0(few: Any) -> None:

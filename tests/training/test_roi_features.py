@@ -11,6 +11,8 @@ from reclaim.benchmark.training.roi_features import BINS, SAMPLES, RoIFeatures
 from torch import Tensor
 from torchvision.ops import roi_align
 
+pytestmark = pytest.mark.trains  # bits hang on torch and the instruction set
+
 torch.set_num_threads(1)
 
 STRIDE, CELLS = 6, 14
@@ -35,13 +37,15 @@ def anywhere(n: int, generator: torch.Generator) -> Tensor:
     return torch.cat([corners, corners + 3 + 57 * torch.rand(n, 2, generator=generator)], 1)
 
 
-@pytest.mark.parametrize(("side", "per_image"), [(7, 12), (14, 3), (1, 5), (3, 0)])
+@pytest.mark.parametrize(("side", "per_image", "channels"), [(7, 12, 64), (14, 3, 5), (1, 5, 1), (3, 0, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(CELLS, CELLS), (CELLS + 3, CELLS - 5)], ids=["square", "oblong"])
-def test_values_and_gradient_are_torchvisions(side: int, per_image: int, dtype: Any, size: tuple[int, int]) -> None:
+def test_values_and_gradient_are_torchvisions(
+    side: int, per_image: int, channels: int, dtype: Any, size: tuple[int, int]
+) -> None:
     """To the last bit where its C++ rounds after each operation, which compilers for other processors may merge."""
     generator = torch.Generator().manual_seed(side)
-    features = torch.randn(3, 5, *size, generator=generator, dtype=dtype).requires_grad_()
+    features = torch.randn(3, channels, *size, generator=generator, dtype=dtype).requires_grad_()
     boxes = [anywhere(n, generator).to(dtype) for n in (per_image, 0, 2 * per_image)]  # the second has none
     if side == 7:
         assert 3 * per_image * side**2 > 2 * BINS  # several rounds
@@ -58,6 +62,42 @@ def test_values_and_gradient_are_torchvisions(side: int, per_image: int, dtype: 
         assert torch.equal(found, expected)
     torch.testing.assert_close(found, expected)
     assert bool(found.any()) == bool(per_image)
+
+
+@pytest.mark.parametrize("kind", ["float16", "autocast", "autocast, and boxes"])
+def test_of_fewer_bits_the_gradient_is_torchvisions_own(kind: str) -> None:
+    """Which under autocast computes in float32."""
+    dtype = torch.float16 if kind == "float16" else torch.bfloat16
+    features = torch.randn(1, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    boxes = torch.tensor([[6.0, 6.0, 40.0, 30.0], [20.0, 9.0, 60.0, 80.0]])
+    boxes = boxes if kind == "autocast" else boxes.to(dtype)
+    numbered = torch.cat([torch.zeros(2, 1).to(boxes), boxes], 1)
+    gradients = []
+    for read in (
+        lambda: RoIFeatures(7, STRIDE)({"0": features}, [boxes], [(84, 84)]),
+        lambda: roi_align(features, numbered, 7, 1 / STRIDE, SAMPLES, aligned=True),
+    ):
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind != "float16"):
+            found = read()
+        gradients += torch.autograd.grad(found.float().square().sum(), features)
+    assert gradients[0].dtype == dtype
+    assert torch.equal(*gradients)
+
+
+def test_several_threads_have_the_bits_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 64, CELLS, CELLS, generator=generator).requires_grad_()
+    boxes = [anywhere(20, generator), anywhere(20, generator)]
+
+    def gradient(threads: int) -> Tensor:
+        torch.set_num_threads(threads)
+        try:
+            found = RoIFeatures(7, STRIDE)({"0": features}, boxes, [(84, 84)] * 2)
+            return torch.autograd.grad(found.sum(), features)[0]
+        finally:
+            torch.set_num_threads(1)
+
+    assert torch.equal(gradient(1), gradient(4))
 
 
 def test_it_is_differentiated_once() -> None:
