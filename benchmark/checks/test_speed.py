@@ -415,9 +415,10 @@ def test_features_of_boxes(check: Callable[..., None]) -> None:
     features = torch.randn(4, 64, 14, 14, requires_grad=True)
     corners = 60 * torch.rand(4, 32, 2)
     boxes = list(torch.cat([corners, corners + 10 + 30 * torch.rand(4, 32, 2)], dim=2))
+    of_pooled = torch.randn(128, 64, 7, 7)
 
     def gradient(of: Callable[[], Tensor]) -> None:
-        torch.autograd.grad(of().sum(), features)
+        torch.autograd.grad(of(), features, of_pooled)
 
     check(
         partial(gradient, lambda: RoIFeatures(7, 6)({"0": features}, boxes, [])),
