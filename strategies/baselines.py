@@ -94,44 +94,11 @@ def l2_sp_penalty(
 ) -> Tensor | None:
     """The penalty of :class:`L2SP`, a scalar; None if no parameter is trained.
 
-    :param anchors: parameter -> theta_0, its pretrained value, a constant: it gets no gradient.
+    :param anchors: parameter -> theta_0, its pretrained value.
     """
-    trained = {p: anchor for p, anchor in anchors.items() if p.requires_grad}
-    if not trained:
-        return None
-    distances: Tensor = _SquaredDistances.apply(form, *trained, *trained.values())
-    return 0.5 * weight * distances.sum()
-
-
-class _SquaredDistances(torch.autograd.Function):
-    """Of each parameter the mean or sum of its squared distances from its anchor, (parameters,).
-
-    The same bits as by autograd (float16 aside, whose range it leaves sooner), which goes over each parameter and its
-    gradient several times more.
-    """
-
-    @staticmethod
-    def forward(form: str, *tensors: Tensor) -> Tensor:
-        reduce = torch.mean if form == "mean" else torch.sum
-        return torch.stack([reduce((p - anchor) ** 2) for p, anchor in _pairs(tensors)])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.form = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = _pairs(ctx.saved_tensors)
-        mean = ctx.form == "mean"
-        pulls = [(g / p.numel() if mean else g) * (p - a) for g, (p, a) in zip(2 * grads, pairs, strict=True)]
-        return None, *pulls, *([None] * len(pulls))
-
-
-def _pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """The first half, each with its own of the second."""
-    half = len(tensors) // 2
-    return list(zip(tensors[:half], tensors[half:], strict=True))
+    reduce = torch.mean if form == "mean" else torch.sum
+    distances = [reduce((p - anchor) ** 2) for p, anchor in anchors.items() if p.requires_grad]
+    return 0.5 * weight * torch.stack(distances).sum() if distances else None
 
 
 class EWC(EWCPlugin):

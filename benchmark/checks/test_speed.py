@@ -45,7 +45,6 @@ from reclaim.benchmark.training.run import run
 from reclaim.benchmark.training.runtime import Setup
 from reclaim.strategies.aepg import AnnealedEPGLoss
 from reclaim.strategies.backbones import quickdraw_vit
-from reclaim.strategies.baselines import l2_sp_penalty
 from reclaim.strategies.coda import attach_coda
 from reclaim.strategies.depths import layer_depths
 from reclaim.strategies.dualprompt import attach_dualprompt
@@ -355,27 +354,6 @@ def test_olor_step_of_the_embedded_vit(check: Callable[..., None]) -> None:
 
 
 # Losses
-
-
-def test_l2_sp(check: Callable[..., None]) -> None:
-    """Small tensors: what counts is the work per tensor, not per number."""
-    anchors = {p: p.detach() + 0.01 * torch.randn_like(p) for p in quickdraw_vit().parameters()}
-
-    def as_written() -> Tensor:
-        return 0.5 * 0.001 * torch.stack([((p - anchor) ** 2).sum() for p, anchor in anchors.items()]).sum()
-
-    def gradients(of: Callable[[], Any]) -> None:
-        for _ in range(10):
-            torch.autograd.grad(of(), list(anchors))
-
-    check(
-        partial(gradients, partial(l2_sp_penalty, anchors, 0.001, "sum")),
-        partial(gradients, as_written),
-        below=1.0,
-        than="autograd's",
-        rounds=31,
-        what="gradient of L2-SP's penalty, the embedded tier's ViT",
-    )
 
 
 @pytest.mark.parametrize(

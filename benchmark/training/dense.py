@@ -29,7 +29,7 @@ from .observer import Effort
 from .runtime import HERE, Setup, process
 
 EVAL_BATCH = 10
-"""Test canvases at a time. With 50, which had the same bits here, evaluation took a quarter longer."""
+"""Test canvases at a time. With 50 evaluation took a quarter longer, to the same bits where it was compared."""
 KEPT_SCORE = 0.3
 """Least score of a prediction that a record keeps to be shown."""
 

@@ -12,8 +12,8 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 SAMPLES = 2
 """Points along each side of a bin whose mean is its value."""
 BINS = 128
-"""Bins whose samples' gradients are made at a time. Of 64 channels that is 512 KiB; all at once took three times as
-long."""
+"""Bins whose samples' gradients are made at a time. Of 64 channels that is 512 KiB; larger pieces took up to three
+times as long."""
 
 
 class RoIFeatures(MultiScaleRoIAlign):

@@ -17,7 +17,7 @@ from avalanche.benchmarks import tensors_benchmark
 from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, GDumbPlugin, LwFPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF, l2_sp_penalty
+from reclaim.strategies.baselines import EWC, L2SP, FrozenBackbone, LwF
 from reclaim.strategies.heads import ContinualModel
 from reclaim.strategies.replay import GDumb
 from reclaim.strategies.slca import SLCA
@@ -135,46 +135,6 @@ def test_the_gradient_against_its_formula_and_finite_differences() -> None:
                 assert float((above - below) / (2 * step)) == pytest.approx(
                     float(parameter.grad.view(-1)[i]), rel=1e-6, abs=1e-9
                 )
-
-
-@pytest.mark.parametrize("form", ["mean", "sum"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_penalty_and_its_gradient_have_the_bits_of_autograds(form: Any, dtype: torch.dtype) -> None:
-    """Records on file were made with the formula as it is written here."""
-    torch.manual_seed(0)
-    shapes = [(7, 5, 3), (64, 3), (11,), (1,)]
-    anchors = {nn.Parameter(torch.randn(shape).to(dtype)): torch.randn(shape).to(dtype) for shape in shapes}
-    reduce = torch.mean if form == "mean" else torch.sum
-    written = 0.5 * 0.3 * torch.stack([reduce((p - anchor) ** 2) for p, anchor in anchors.items()]).sum()
-    ours: Any = l2_sp_penalty(anchors, 0.3, form)
-    assert ours.dtype == dtype
-    assert torch.equal(ours, written)
-    for own, of_formula in zip(*(torch.autograd.grad(x, list(anchors)) for x in (ours, written)), strict=True):
-        assert torch.equal(own, of_formula)
-
-
-@pytest.mark.parametrize("form", ["mean", "sum"])
-def test_the_penalty_can_be_differentiated_twice(form: Any) -> None:
-    torch.manual_seed(0)
-    anchors = {
-        nn.Parameter(torch.randn(shape, dtype=torch.float64)): torch.randn(shape, dtype=torch.float64)
-        for shape in [(4, 3), (5,)]
-    }
-    penalty: Any = l2_sp_penalty(anchors, 0.3, form)
-    gradients = torch.autograd.grad(penalty, list(anchors), create_graph=True)
-    seconds = torch.autograd.grad(sum((g**2).sum() for g in gradients), list(anchors))
-    for (p, anchor), second in zip(anchors.items(), seconds, strict=True):
-        factor = 0.3 / (p.numel() if form == "mean" else 1)
-        torch.testing.assert_close(second, 2 * factor**2 * (p - anchor).detach())
-
-
-def test_weights_that_change_before_the_backward_pass_are_an_error() -> None:
-    weights = nn.Parameter(torch.ones(3))
-    penalty: Any = l2_sp_penalty({weights: torch.zeros(3)}, 0.3)
-    with torch.no_grad():
-        weights += 1
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        penalty.backward()
 
 
 def test_the_sum_pulls_all_elements_alike() -> None:
